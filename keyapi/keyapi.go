@@ -1,0 +1,242 @@
+// Package keyapi is the vocabulary of the key service's HTTP API: paths, wire
+// types and the bytes that request signatures and release sealing cover. It
+// does no I/O.
+//
+//	GET  /v1/service                    who the service is, its statement key, its clusters
+//	PUT  /v1/secrets/{volume}     s     deposit a key with its policy
+//	GET  /v1/secrets              s     one's own secrets, without keys
+//	GET  /v1/secrets/{volume}     s     one secret, without its key
+//	PUT  /v1/secrets/{volume}/policy s  replace the policy
+//	POST /v1/secrets/{volume}/revoke s  never release it again
+//	POST /v1/manifests            s     register a signed job manifest
+//	POST /v1/tokens               s     a one-time token for a manifest (tier C)
+//	POST /v1/nonces                     a nonce for one attestation
+//	POST /v1/release                    evidence in, sealed keys and a statement out
+//	GET  /v1/audit/head           s     the signed head of the audit log
+//
+// Requests marked s carry an SSHSIG in HeaderSignature over SigningInput, made
+// in namespace Namespace. Bodies are JSON; unknown fields are refused.
+package keyapi
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"encoding/json"
+)
+
+// Request signing.
+const (
+	// Namespace is the SSHSIG namespace of request signatures.
+	Namespace = "sealbatch-request"
+	// HeaderSignature holds the raw SSHSIG blob (unarmoured), base64.
+	HeaderSignature = "Sealbatch-Signature"
+	// HeaderTime is the signing time, Unix seconds; the service accepts MaxSkew.
+	HeaderTime = "Sealbatch-Time"
+	// HeaderNonce is 32 hex digits, random; one use within the accepted time.
+	HeaderNonce = "Sealbatch-Nonce"
+	// MaxSkew is how far a request's time may lie from the service's.
+	MaxSkew = 2 * time.Minute
+)
+
+// Bounds, in bytes and numbers, that both sides keep.
+const (
+	MaxBody      = 2 << 20
+	NonceSize    = 32
+	NonceTTL     = 60 * time.Second
+	TokenTTL     = 7 * 24 * time.Hour
+	SecretKeyLen = 32
+)
+
+// SigningInput returns the message that a request signature covers: every
+// field on a line of its own, the path with its query as sent.
+func SigningInput(service, method, path string, body []byte, unix int64, nonce string) []byte {
+	sum := sha256.Sum256(body)
+	return []byte(strings.Join([]string{
+		"sealbatch-request v1", service, method, path,
+		hex.EncodeToString(sum[:]), strconv.FormatInt(unix, 10), nonce, "",
+	}, "\n"))
+}
+
+// Service answers GET /v1/service.
+type Service struct {
+	ID           string    `json:"id"`
+	Time         time.Time `json:"time"`
+	StatementKey string    `json:"statement_key"` // Ed25519, base64url
+	Clusters     []Cluster `json:"clusters"`
+	// Attestors are the kinds of evidence that are accepted.
+	Attestors []string `json:"attestors"`
+}
+
+// Cluster tells a submitter how nodes of a cluster reach their verifier.
+type Cluster struct {
+	Name        string `json:"name"`
+	VerifierURL string `json:"verifier_url"`
+	VerifierCA  string `json:"verifier_ca"` // PEM
+	MungeUser   string `json:"munge_user"`
+	Tier        string `json:"tier"` // what this verifier's word is worth
+}
+
+// Secret is the body of PUT /v1/secrets/{volume}. Policy is a
+// manifest.Policy, kept as raw JSON here.
+type Secret struct {
+	Name   string          `json:"name"`
+	Kind   string          `json:"kind"`
+	Digest string          `json:"digest"` // volume digest
+	Size   int64           `json:"size"`
+	Key    []byte          `json:"key"` // 32 bytes, base64 in JSON
+	Policy json.RawMessage `json:"policy"`
+}
+
+// SecretInfo is what the owner sees of a secret.
+type SecretInfo struct {
+	VolumeID     string          `json:"volume_id"`
+	Name         string          `json:"name"`
+	Kind         string          `json:"kind"`
+	Digest       string          `json:"digest"`
+	Size         int64           `json:"size"`
+	Owner        string          `json:"owner"` // account id
+	Path         string          `json:"path"`  // the info file's secret_path
+	Created      time.Time       `json:"created"`
+	Policy       json.RawMessage `json:"policy"`
+	Released     int             `json:"released"`
+	Revoked      bool            `json:"revoked"`
+	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
+}
+
+// Manifest is the body of POST /v1/manifests.
+type Manifest struct {
+	Manifest  []byte `json:"manifest"`  // the exact signed bytes
+	Signature string `json:"signature"` // armoured SSHSIG, namespace sealbatch-manifest
+	// Uses is how many Slurm jobs may present it; the first use binds. Only
+	// 1 is accepted today.
+	Uses int `json:"uses"`
+}
+
+// ManifestInfo answers POST /v1/manifests.
+type ManifestInfo struct {
+	Digest  string    `json:"digest"`
+	Expires time.Time `json:"expires"`
+}
+
+// TokenRequest is the body of POST /v1/tokens: claims that the submitter
+// vouches for, at tier C.
+type TokenRequest struct {
+	Manifest string `json:"manifest"` // digest
+	Node     string `json:"node"`     // the token is good on this node only; "" any
+}
+
+// Token answers POST /v1/tokens.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Nonce answers POST /v1/nonces.
+type Nonce struct {
+	Nonce   []byte    `json:"nonce"`
+	Expires time.Time `json:"expires"`
+}
+
+// Claim is what a node says of itself. Evidence must prove it.
+type Claim struct {
+	Manifest  string `json:"manifest"` // digest
+	Cluster   string `json:"cluster"`
+	JobID     uint32 `json:"job_id"`
+	ArrayTask int64  `json:"array_task"` // -1 outside arrays
+	Restart   uint32 `json:"restart"`
+	Node      string `json:"node"`
+	Nonce     []byte `json:"nonce"`
+	E         []byte `json:"e"` // HPKE public key, MLKEM768X25519
+	S         []byte `json:"s"` // Ed25519 public key
+}
+
+// Evidence is the body's proof: exactly the field of its type is set.
+type Evidence struct {
+	Type    string `json:"type"` // "slurm" or "token"
+	Token   string `json:"token,omitempty"`
+	Voucher string `json:"voucher,omitempty"` // JWS by the verifier
+}
+
+// Release is the body of POST /v1/release. Proof is an Ed25519 signature by S
+// over ClaimDigest, so that nobody claims with somebody else's key.
+type Release struct {
+	Claim    Claim    `json:"claim"`
+	Evidence Evidence `json:"evidence"`
+	Proof    []byte   `json:"proof"`
+}
+
+// Released answers POST /v1/release.
+type Released struct {
+	// Sealed is an HPKE message (suite: MLKEM768X25519, HKDF-SHA256,
+	// AES-256-GCM; info ReleaseInfo of the claim) holding a Bundle as JSON,
+	// the encapsulated key first.
+	Sealed    []byte `json:"sealed"`
+	Statement string `json:"statement"` // JWS, manifest.Statement
+	AuditHead string `json:"audit_head"`
+}
+
+// Bundle is what Sealed holds.
+type Bundle struct {
+	Keys []BundleKey `json:"keys"`
+}
+
+// BundleKey is one released key, with the digest that the volume must have.
+type BundleKey struct {
+	VolumeID string `json:"volume_id"`
+	Digest   string `json:"digest"`
+	Key      []byte `json:"key"`
+}
+
+// VouchRequest is the body of POST /v1/vouch at a verifier.
+type VouchRequest struct {
+	Service    string `json:"service"` // key service id
+	Claim      Claim  `json:"claim"`
+	Credential string `json:"credential"` // MUNGE, its payload MungePayload(Service, Claim)
+}
+
+// VouchResponse answers POST /v1/vouch.
+type VouchResponse struct {
+	Voucher string `json:"voucher"` // JWS, payload Voucher
+}
+
+// Voucher is a verifier's signed word about a claim.
+type Voucher struct {
+	Service   string    `json:"service"`
+	Cluster   string    `json:"cluster"`
+	Claim     []byte    `json:"claim"` // ClaimDigest
+	UID       int64     `json:"uid"`
+	User      string    `json:"user"`
+	Groups    []string  `json:"groups"`
+	Node      string    `json:"node"`
+	JobID     uint32    `json:"job_id"`
+	ArrayTask int64     `json:"array_task"`
+	Restart   uint32    `json:"restart"`
+	Account   string    `json:"account"`
+	Partition string    `json:"partition"`
+	Issued    time.Time `json:"issued"`
+}
+
+// Error is the body of every answer that is not 2xx.
+type Error struct {
+	Code    string `json:"code"`    // one of the Code constants
+	Message string `json:"message"` // for people; holds no secret
+	Hint    string `json:"hint,omitempty"`
+}
+
+// Error codes: what a program may act on. Statuses in brackets.
+const (
+	CodeBadRequest   = "bad_request"  // 400
+	CodeUnauthorised = "unauthorised" // 401: signature, time or nonce of a request
+	CodeForbidden    = "forbidden"    // 403: not this account's
+	CodeAttestation  = "attestation"  // 403: evidence does not hold
+	CodePolicy       = "policy"       // 403: evidence holds, the policy says no
+	CodeNotFound     = "not_found"    // 404
+	CodeConflict     = "conflict"     // 409: exists, bound or already claimed
+	CodeTooMany      = "too_many"     // 429, with Retry-After
+	CodeInternal     = "internal"     // 500
+	CodeUnavailable  = "unavailable"  // 503: the audit log cannot be written, say
+)

@@ -1,0 +1,132 @@
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// InfoFormat is the value of an info file's format field.
+const InfoFormat = "sealbatch-info/1"
+
+// Kind says what a sealed volume holds.
+type Kind string
+
+// The kinds of volumes.
+const (
+	KindDataset Kind = "dataset"
+	KindImage   Kind = "image" // one file, image.sif
+)
+
+// Info is what an info file (NAME.info.yaml) says of a sealed volume. The
+// first five fields are HPCS's; their YAML names are kept.
+type Info struct {
+	PathAtRest string `yaml:"path_at_rest"` // absolute, on the computing site
+	SecretPath string `yaml:"secret_path"`  // where the key service keeps the key
+	AccessRole string `yaml:"access_role"`  // Vault role; empty with the embedded store
+	Checksum   string `yaml:"checksum"`     // sha256 over the sha256s of 64 MiB segments
+	SpiffeID   string `yaml:"spiffeID"`     // empty without SPIRE
+
+	Format   string    `yaml:"format"`
+	Kind     Kind      `yaml:"kind"`
+	Name     string    `yaml:"name"` // the directory below /sd-container/encrypted
+	VolumeID string    `yaml:"volume_id"`
+	Digest   Digest    `yaml:"volume_digest"`
+	Size     int64     `yaml:"size"` // of the sealed file, bytes
+	Service  string    `yaml:"key_service"`
+	Created  time.Time `yaml:"created"`
+	Policy   Policy    `yaml:"policy"`
+}
+
+type infoFile struct {
+	Info Info `yaml:"info"`
+}
+
+// ParseInfo reads an info file. An info file written by HPCS, which has no
+// format field, is refused with ErrHPCSInfo.
+func ParseInfo(b []byte) (Info, error) {
+	if len(b) > maxDocument {
+		return Info{}, fmt.Errorf("%w: info file is larger than %d bytes", ErrInvalid, maxDocument)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	var f infoFile
+	if err := d.Decode(&f); err != nil {
+		return Info{}, fmt.Errorf("%w: info file: %v", ErrInvalid, err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Info{}, fmt.Errorf("%w: info file holds more than one document", ErrInvalid)
+	}
+	if f.Info.Format == "" && f.Info.SecretPath != "" {
+		return Info{}, ErrHPCSInfo
+	}
+	return f.Info, f.Info.Validate()
+}
+
+// ErrHPCSInfo says that an info file was written by HPCS: its volume is a
+// plain age file without a signed digest, and cannot be trusted as it is.
+var ErrHPCSInfo = errors.New("info file was written by HPCS, not by sealbatch")
+
+var volumeIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Validate reports the first field that is out of its domain.
+func (i Info) Validate() error {
+	switch {
+	case i.Format != InfoFormat:
+		return fmt.Errorf("%w: info file format %.40q is not %s", ErrInvalid, i.Format, InfoFormat)
+	case i.Kind != KindDataset && i.Kind != KindImage:
+		return fmt.Errorf("%w: info file kind %.40q is neither dataset nor image", ErrInvalid, i.Kind)
+	case !volumeIDRE.MatchString(i.VolumeID):
+		return fmt.Errorf("%w: info file volume_id is not 32 hex digits", ErrInvalid)
+	case i.Digest.IsZero():
+		return fmt.Errorf("%w: info file has no volume_digest", ErrInvalid)
+	case i.Size <= 0:
+		return fmt.Errorf("%w: info file size %d is not positive", ErrInvalid, i.Size)
+	}
+	if _, err := ParseDigest(i.Checksum); err != nil {
+		return fmt.Errorf("info file checksum: %w", err)
+	}
+	if err := validName(i.Name); err != nil {
+		return fmt.Errorf("info file name: %w", err)
+	}
+	if err := validPath(i.PathAtRest); err != nil {
+		return fmt.Errorf("info file path_at_rest: %w", err)
+	}
+	return i.Policy.Validate()
+}
+
+// Encode validates i and renders the file.
+func (i Info) Encode() ([]byte, error) {
+	i.Format = InfoFormat
+	if err := i.Validate(); err != nil {
+		return nil, err
+	}
+	return yaml.Marshal(infoFile{i})
+}
+
+// validName accepts one path component that is safe as a directory name
+// below /sd-container and in a runtime's bind specification.
+func validName(s string) error {
+	if s == "" || s == "." || s == ".." || len(s) > 255 || !utf8.ValidString(s) ||
+		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }) {
+		return fmt.Errorf("%w: %.80q is not a file name", ErrInvalid, s)
+	}
+	return nil
+}
+
+// validPath accepts a clean absolute path without control characters.
+func validPath(s string) error {
+	if !path.IsAbs(s) || path.Clean(s) != s || len(s) > 4096 || !utf8.ValidString(s) ||
+		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("%w: %.80q is not a clean absolute path", ErrInvalid, s)
+	}
+	return nil
+}

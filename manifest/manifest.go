@@ -1,0 +1,228 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Format is the value of a job manifest's format field.
+const Format = "sealbatch-manifest/1"
+
+// VolumeRef pins one sealed volume that a job opens.
+type VolumeRef struct {
+	Name     string `json:"name"`      // below /sd-container/encrypted; "image" for the image
+	Path     string `json:"path"`      // absolute, on the computing site
+	VolumeID string `json:"volume_id"` // 32 hex digits
+	Digest   Digest `json:"digest"`    // volume digest
+	Checksum Digest `json:"checksum"`  // of the whole file
+	Size     int64  `json:"size"`      // of the sealed file, bytes
+}
+
+// FileRef pins one file that travels with the job.
+type FileRef struct {
+	Name   string `json:"name"`
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+// Service says which key service releases the keys and how it is reached.
+type Service struct {
+	URL string `json:"url"`
+	ID  string `json:"id"`
+	// CA is the PEM bundle that alone vouches for URL's certificate.
+	CA string `json:"ca"`
+	// StatementKey is the service's Ed25519 key, base64url without padding.
+	StatementKey string `json:"statement_key"`
+}
+
+// Verifier says how a node reaches its cluster's verifier. It is empty for
+// jobs that attest by token.
+type Verifier struct {
+	Cluster string `json:"cluster"`
+	URL     string `json:"url"`
+	CA      string `json:"ca"`
+	// MungeUser is the user for whose eyes credentials are restricted.
+	MungeUser string `json:"munge_user"`
+}
+
+// Manifest pins everything a job does. Its digest is the SHA-256 of the exact
+// bytes that the submitter signed.
+type Manifest struct {
+	Format  string    `json:"format"`
+	Run     string    `json:"run"` // 32 hex digits, random: names this submission
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+
+	Service  Service  `json:"service"`
+	Verifier Verifier `json:"verifier"`
+	Tier     Tier     `json:"tier"` // at least this, or the node does not start
+
+	Image         VolumeRef   `json:"image"`
+	Inputs        []VolumeRef `json:"inputs"`
+	InputScripts  []FileRef   `json:"input_scripts"`  // run in this order
+	OutputScripts []FileRef   `json:"output_scripts"` // run in this order
+	Binaries      []FileRef   `json:"binaries"`       // "sealbatch" and "gocryptfs"
+
+	Args    []string `json:"args"`    // the application's, valid UTF-8
+	Flags   []string `json:"flags"`   // the runtime's, as the user gave them
+	Runtime string   `json:"runtime"` // name or absolute path; empty: first found
+
+	JobDir     string   `json:"job_dir"` // absolute, on the computing site
+	Nodes      int      `json:"nodes"`
+	Recipients []string `json:"recipients"` // age recipients of the results
+	// SealSeconds is how long before the time limit the application is
+	// stopped so that its outputs can be sealed.
+	SealSeconds int `json:"seal_seconds"`
+}
+
+var runRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Parse reads a manifest strictly and returns it with the digest of b.
+func Parse(b []byte) (Manifest, Digest, error) {
+	var m Manifest
+	if err := strictJSON(b, &m); err != nil {
+		return Manifest{}, Digest{}, fmt.Errorf("job manifest: %w", err)
+	}
+	if err := m.Validate(); err != nil {
+		return Manifest{}, Digest{}, fmt.Errorf("job manifest: %w", err)
+	}
+	return m, DigestOf(b), nil
+}
+
+// Encode validates m and renders the bytes that are signed.
+func (m Manifest) Encode() ([]byte, error) {
+	m.Format = Format
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("job manifest: %w", err)
+	}
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxDocument {
+		return nil, fmt.Errorf("%w: job manifest is larger than %d bytes", ErrInvalid, maxDocument)
+	}
+	return append(b, '\n'), nil
+}
+
+// Volumes returns the image and the inputs: the volumes whose keys the job needs.
+func (m Manifest) Volumes() []VolumeRef {
+	return append([]VolumeRef{m.Image}, m.Inputs...)
+}
+
+// Validate reports the first field that is out of its domain.
+func (m Manifest) Validate() error {
+	switch {
+	case m.Format != Format:
+		return fmt.Errorf("%w: format %.40q is not %s", ErrInvalid, m.Format, Format)
+	case !runRE.MatchString(m.Run):
+		return fmt.Errorf("%w: run is not 32 hex digits", ErrInvalid)
+	case m.Created.IsZero() || !m.Expires.After(m.Created):
+		return fmt.Errorf("%w: expiry does not follow creation", ErrInvalid)
+	case m.Service.ID == "" || m.Service.StatementKey == "" || !strings.HasPrefix(m.Service.URL, "https://"):
+		return fmt.Errorf("%w: key service is not given by id, key and https URL", ErrInvalid)
+	case m.Verifier.Cluster != "" && !strings.HasPrefix(m.Verifier.URL, "https://"):
+		return fmt.Errorf("%w: verifier has no https URL", ErrInvalid)
+	case tierNames[m.Tier] == "":
+		return fmt.Errorf("%w: no minimum tier", ErrInvalid)
+	case len(m.Recipients) == 0 || len(m.Recipients) > 64:
+		return fmt.Errorf("%w: results need 1 to 64 recipients, not %d", ErrInvalid, len(m.Recipients))
+	case m.Nodes < 1 || m.Nodes > 65536:
+		return fmt.Errorf("%w: %d nodes", ErrInvalid, m.Nodes)
+	case m.SealSeconds < 0 || m.SealSeconds > 86400:
+		return fmt.Errorf("%w: seal time of %d s", ErrInvalid, m.SealSeconds)
+	case len(m.Inputs) > 64:
+		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs))
+	}
+	if err := validPath(m.JobDir); err != nil {
+		return fmt.Errorf("job_dir: %w", err)
+	}
+	if err := m.validateVolumes(); err != nil {
+		return err
+	}
+	if err := m.validateFiles(); err != nil {
+		return err
+	}
+	return m.validateWords()
+}
+
+func (m Manifest) validateVolumes() error {
+	seen := map[string]bool{}
+	for _, v := range m.Volumes() {
+		if err := validName(v.Name); err != nil {
+			return fmt.Errorf("volume name: %w", err)
+		}
+		if err := validPath(v.Path); err != nil {
+			return fmt.Errorf("volume path: %w", err)
+		}
+		if !volumeIDRE.MatchString(v.VolumeID) || v.Digest.IsZero() || v.Size <= 0 {
+			return fmt.Errorf("%w: volume %q lacks id, digest or size", ErrInvalid, v.Name)
+		}
+	}
+	for _, v := range m.Inputs {
+		if seen[v.Name] {
+			return fmt.Errorf("%w: two inputs are named %q", ErrInvalid, v.Name)
+		}
+		seen[v.Name] = true
+	}
+	return nil
+}
+
+func (m Manifest) validateFiles() error {
+	for _, list := range [][]FileRef{m.InputScripts, m.OutputScripts, m.Binaries} {
+		if len(list) > 1024 {
+			return fmt.Errorf("%w: %d files in one list", ErrInvalid, len(list))
+		}
+		seen := map[string]bool{}
+		for _, f := range list {
+			if err := validName(f.Name); err != nil {
+				return err
+			}
+			if f.Digest.IsZero() || f.Size < 0 || seen[f.Name] {
+				return fmt.Errorf("%w: file %q lacks a digest or is named twice", ErrInvalid, f.Name)
+			}
+			seen[f.Name] = true
+		}
+	}
+	return nil
+}
+
+// validateWords refuses what a container runtime would alter on the way
+// (Apptainer turns invalid UTF-8 into U+FFFD) or cannot carry.
+func (m Manifest) validateWords() error {
+	for _, list := range [][]string{m.Args, m.Flags, m.Recipients, {m.Runtime}} {
+		for _, s := range list {
+			if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+				return fmt.Errorf("%w: argument %.80q is not valid UTF-8 text", ErrInvalid, s)
+			}
+			// json.Unmarshal replaces invalid UTF-8 silently.
+			if strings.ContainsRune(s, utf8.RuneError) {
+				return fmt.Errorf("%w: argument %.80q holds U+FFFD, the mark of damaged text", ErrInvalid, s)
+			}
+		}
+	}
+	return nil
+}
+
+// strictJSON decodes exactly one JSON value with no unknown fields.
+func strictJSON(b []byte, v any) error {
+	if len(b) > maxDocument {
+		return fmt.Errorf("%w: larger than %d bytes", ErrInvalid, maxDocument)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: trailing bytes", ErrInvalid)
+	}
+	return nil
+}

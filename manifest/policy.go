@@ -1,0 +1,89 @@
+package manifest
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Policy says who may open a volume. It lives with the key in the key service
+// and is the owner's alone; the copy in an info file only informs.
+//
+// A release must satisfy every part: (one of Users or one of Groups), one of
+// Nodes, at least Tier, before Expires, within Releases, and, where given, one
+// of Accounts and one of Partitions.
+type Policy struct {
+	// Users and Groups are Unix names at the computing site. At least one
+	// name must be given over both.
+	Users  []string `json:"users,omitempty" yaml:"users,omitempty"`
+	Groups []string `json:"groups,omitempty" yaml:"groups,omitempty"`
+	// Nodes are host list expressions in Slurm's syntax, such as "cn[1-4]".
+	// "*" alone means any node of the cluster.
+	Nodes []string `json:"compute_nodes" yaml:"compute_nodes"`
+	// Tier is the weakest evidence that is accepted.
+	Tier Tier `json:"tier" yaml:"tier"`
+	// Expires is the moment from which nothing is released.
+	Expires time.Time `json:"expires" yaml:"expires"`
+	// Releases limits how often the key is released in all; 0 is no limit.
+	Releases int `json:"releases,omitempty" yaml:"releases,omitempty"`
+	// Accounts and Partitions limit the Slurm accounts and partitions.
+	Accounts   []string `json:"accounts,omitempty" yaml:"accounts,omitempty"`
+	Partitions []string `json:"partitions,omitempty" yaml:"partitions,omitempty"`
+	// HostBinds permits runtime flags that bind paths of the node into the
+	// container.
+	HostBinds bool `json:"host_binds,omitempty" yaml:"host_binds,omitempty"`
+	// PinVersion keeps this version's key releasable after a newer volume
+	// of the same name has been registered.
+	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
+}
+
+// Names as HPCS accepts them (ship_a_key.py), with upper case, dots and a
+// domain part allowed beside: sites use them.
+var (
+	nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
+	nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]{0,4095}$`)
+	wordRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+)
+
+const maxPolicyNames = 1024
+
+// Validate reports the first thing that is wrong with p.
+func (p Policy) Validate() error {
+	if len(p.Users)+len(p.Groups) == 0 {
+		return fmt.Errorf("%w: policy names no user and no group", ErrInvalid)
+	}
+	if len(p.Nodes) == 0 {
+		return fmt.Errorf("%w: policy names no compute node", ErrInvalid)
+	}
+	for _, l := range []struct {
+		what  string
+		names []string
+		re    *regexp.Regexp
+	}{
+		{"user", p.Users, nameRE}, {"group", p.Groups, nameRE},
+		{"account", p.Accounts, wordRE}, {"partition", p.Partitions, wordRE},
+		{"compute node", p.Nodes, nodeRE},
+	} {
+		if len(l.names) > maxPolicyNames {
+			return fmt.Errorf("%w: policy names more than %d %ss", ErrInvalid, maxPolicyNames, l.what)
+		}
+		for _, n := range l.names {
+			if l.what == "compute node" && n == "*" && len(l.names) == 1 {
+				continue
+			}
+			if !l.re.MatchString(n) {
+				return fmt.Errorf("%w: %.80q is not a valid %s name", ErrInvalid, n, l.what)
+			}
+		}
+	}
+	if _, ok := tierNames[p.Tier]; !ok {
+		return fmt.Errorf("%w: policy has no minimum tier", ErrInvalid)
+	}
+	if p.Expires.IsZero() {
+		return fmt.Errorf("%w: policy has no expiry", ErrInvalid)
+	}
+	if p.Releases < 0 {
+		return fmt.Errorf("%w: number of releases is negative", ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package manifest
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// JWS types ("typ" header, RFC 7515 section 4.1.9), one for each purpose so
+// that no signed document passes for another.
+const (
+	TypeStatement = "sealbatch-statement+json"
+	TypeOrigin    = "sealbatch-origin+json"
+	TypeReceipt   = "sealbatch-receipt+json"
+	TypeVoucher   = "sealbatch-voucher+json"
+	TypeAuditHead = "sealbatch-audit-head+json"
+)
+
+// Job names one run of one Slurm job on a cluster.
+type Job struct {
+	Cluster   string `json:"cluster"`
+	ID        uint32 `json:"id"`
+	ArrayTask int64  `json:"array_task"` // -1 outside arrays
+	Restart   uint32 `json:"restart"`
+}
+
+// Statement is the key service's word that signing key S belongs to a process
+// which gave evidence of tier Tier for this job on this node.
+type Statement struct {
+	Service  string    `json:"service"`
+	Manifest Digest    `json:"manifest"`
+	Job      Job       `json:"job"`
+	Node     string    `json:"node"`
+	UID      int64     `json:"uid"` // -1 where the evidence shows none
+	User     string    `json:"user"`
+	Tier     Tier      `json:"tier"`
+	Attestor string    `json:"attestor"`
+	S        string    `json:"s"` // Ed25519 public key, base64url
+	Issued   time.Time `json:"issued"`
+}
+
+// Origin is written before an output volume's first byte: these wrapped keys
+// and this cipher directory are the job's own.
+type Origin struct {
+	Run      string    `json:"run"`
+	Manifest Digest    `json:"manifest"`
+	Job      Job       `json:"job"`
+	Node     string    `json:"node"`
+	VolumeID string    `json:"volume_id"` // of the output volume
+	Keys     Digest    `json:"keys"`      // of the keys.age beside the cipher directory
+	Created  time.Time `json:"created"`
+}
+
+// Output says where a node's results are and what vouches for them.
+type Output struct {
+	// Sealed is true for a sealed volume, checked by Digest; false for a
+	// cipher directory whose tree nothing vouches for.
+	Sealed   bool   `json:"sealed"`
+	File     string `json:"file"` // below the node's directory
+	VolumeID string `json:"volume_id"`
+	Digest   Digest `json:"digest,omitzero"`
+	Checksum Digest `json:"checksum,omitzero"`
+	Size     int64  `json:"size,omitempty"`
+	// Until says where the outputs lay before they were sealed: scratch,
+	// node-local or memory. Until then they could have been rolled back.
+	Until string `json:"until"`
+}
+
+// Step is one thing the supervisor did, with the time it took.
+type Step struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+	Exit    int     `json:"exit"`
+}
+
+// Receipt is the node's signed account of a run. It proves that a process
+// meeting the statement's tier asserted this, not that it is so.
+type Receipt struct {
+	Run      string    `json:"run"`
+	Manifest Digest    `json:"manifest"`
+	Job      Job       `json:"job"`
+	Node     string    `json:"node"`
+	Tier     Tier      `json:"tier"`
+	Started  time.Time `json:"started"`
+	Ended    time.Time `json:"ended"`
+	Exit     int       `json:"exit"`   // the application's, 128+signal, or -1 when it never ran
+	Reason   string    `json:"reason"` // "completed", "time limit", "cancelled", or the failed step
+	Mounts   string    `json:"mounts"` // how the volumes reached the container: "way 1", ...
+	Steps    []Step    `json:"steps"`
+	Output   Output    `json:"output"`
+}
+
+// SignJWS renders v as JSON in a compact JWS of type typ under an Ed25519 key
+// (RFC 8037, "EdDSA").
+func SignJWS(typ string, key ed25519.PrivateKey, v any) (string, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	opts := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: key}, opts)
+	if err != nil {
+		return "", fmt.Errorf("signer for %s: %w", typ, err)
+	}
+	o, err := s.Sign(b)
+	if err != nil {
+		return "", fmt.Errorf("sign %s: %w", typ, err)
+	}
+	return o.CompactSerialize()
+}
+
+// VerifyJWS checks that s is a compact JWS of type typ by pub and decodes its
+// payload strictly into v.
+func VerifyJWS(typ string, pub ed25519.PublicKey, s string, v any) error {
+	if len(s) > maxDocument {
+		return fmt.Errorf("%w: %s larger than %d bytes", ErrInvalid, typ, maxDocument)
+	}
+	o, err := jose.ParseSignedCompact(s, []jose.SignatureAlgorithm{jose.EdDSA})
+	if err != nil {
+		return fmt.Errorf("%w: %s: %v", ErrInvalid, typ, err)
+	}
+	b, err := o.Verify(pub)
+	if err != nil {
+		return fmt.Errorf("%w: %s is not signed by the expected key", ErrSignature, typ)
+	}
+	if got, _ := o.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string); got != typ {
+		return fmt.Errorf("%w: a %.60q where a %s is expected", ErrSignature, got, typ)
+	}
+	return strictJSON(b, v)
+}
+
+// ErrSignature says that a document is not signed, not by whom it should be,
+// or for another purpose.
+var ErrSignature = errors.New("signature does not hold")
+
+// EncodeKey and DecodeKey carry Ed25519 public keys as base64url text.
+func EncodeKey(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }
+
+// DecodeKey reads what EncodeKey wrote.
+func DecodeKey(s string) (ed25519.PublicKey, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != ed25519.PublicKeySize {
+		return nil, fmt.Errorf("%w: not an Ed25519 public key", ErrInvalid)
+	}
+	return b, nil
+}
