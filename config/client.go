@@ -1,0 +1,214 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Client is what client.conf says. HPCS's client.conf is one, unchanged.
+type Client struct {
+	Path          string // absolute path of the file it came from
+	Service       Service
+	Spire         Spire
+	Vault         Vault
+	Supercomputer Supercomputer
+	Identity      Identity
+	Results       Results
+	Trust         Trust
+	Job           Job
+}
+
+// Service is [hpcs-server]: the key service.
+type Service struct {
+	URL    string // https://host:port, without a trailing slash; required
+	CACert string // PEM file with the only authorities to trust; "" means the system's
+}
+
+// Spire is [spire-server], HPCS's section for the site's SPIRE server. Kept as written.
+type Spire struct{ Address, Port, TrustDomain string }
+
+// Vault is [vault], HPCS's section for the site's Vault. Kept as written.
+type Vault struct{ URL string }
+
+// Supercomputer is [supercomputer]: the login node and how to reach it.
+type Supercomputer struct {
+	Address    string   // host or ssh_config alias, without the port
+	Port       int      // 0 means ssh_config's, or 22
+	Username   string   // "" means ssh_config's, or the local user's name
+	Local      bool     // sealbatch runs on the login node itself: no SSH
+	SSHKeys    []string // private key files to try first
+	KnownHosts []string // known_hosts files instead of ssh_config's
+	SSHConfig  string   // ssh_config file; "" means ~/.ssh/config, "none" means none
+	ProxyJump  string   // as in ssh_config; "" means ssh_config's
+	Runtime    string   // apptainer, singularity or a path; "" means the first found on the node
+	SlurmBin   string   // directory of sbatch and its like on the login node; "" means PATH
+	Setup      []string // shell lines of the site's own, run in the job before anything else
+}
+
+// Identity is [identity]: the account key that signs requests and info files.
+type Identity struct {
+	SSHKey string // private key file, or .pub file of a key that the agent holds
+}
+
+// Results is [results]: who can open what jobs write.
+type Results struct {
+	Recipients []string // age1..., ssh-ed25519 ..., or absolute paths of files of them; empty means the account key
+	Identity   string   // age identity or SSH private key that opens them; "" means the account key
+}
+
+// Trust is [trust]: whose info files and manifests count.
+type Trust struct {
+	AllowedSigners string // file in OpenSSH's allowed_signers format; "" means only one's own key
+}
+
+// Job is [job]: defaults for job-prep's flags, which override them.
+type Job struct {
+	Partition, Account, Time, Workdir string
+	SealTime                          time.Duration // time kept at the end of a job for sealing results
+}
+
+// DefaultSealTime is how long before its time limit a job stops and seals its results.
+const DefaultSealTime = 300 * time.Second
+
+// EnvClient names the environment variable that names the client configuration.
+const EnvClient = "SEALBATCH_CONFIG"
+
+// LoadClient reads the client configuration at path. An empty path means $SEALBATCH_CONFIG, else
+// sealbatch/client.conf in the user's configuration directory (~/.config), else
+// /etc/sealbatch/client.conf. Neither the working directory nor /tmp is ever searched, since
+// whoever writes this file decides whom the user trusts. Errors wrap ErrConfig.
+func LoadClient(path string) (*Client, error) {
+	if path == "" {
+		var err error
+		if path, err = findClient(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c := defaultClient(f.path)
+	if err := f.apply(clientSchema(f, c)); err != nil {
+		return nil, err
+	}
+	return c, c.check(f)
+}
+
+func findClient() (string, error) {
+	if p := os.Getenv(EnvClient); p != "" {
+		return p, nil
+	}
+	var candidates []string
+	if dir, err := os.UserConfigDir(); err == nil {
+		candidates = append(candidates, filepath.Join(dir, "sealbatch", "client.conf"))
+	}
+	candidates = append(candidates, "/etc/sealbatch/client.conf")
+	for _, p := range candidates {
+		if _, err := os.Stat(p); !errors.Is(err, os.ErrNotExist) {
+			return p, nil
+		}
+	}
+	return "", &Error{File: candidates[0], What: "no client configuration found",
+		Next: "write it after the model of client.conf.example, or name one with --config"}
+}
+
+func defaultClient(path string) *Client {
+	c := &Client{Path: path, Job: Job{SealTime: DefaultSealTime}}
+	if home, err := os.UserHomeDir(); err == nil {
+		c.Identity.SSHKey = filepath.Join(home, ".ssh", "id_ed25519")
+	}
+	return c
+}
+
+func clientSchema(f *file, c *Client) schema {
+	s := &c.Supercomputer
+	return schema{sections: map[string][]key{
+		"hpcs-server": {httpsKey("url", &c.Service.URL), f.pathKey("ca-cert", &c.Service.CACert)},
+		"spire-server": {stringKey("address", &c.Spire.Address), stringKey("port", &c.Spire.Port),
+			stringKey("trust-domain", &c.Spire.TrustDomain)},
+		"vault": {stringKey("url", &c.Vault.URL)},
+		"supercomputer": {
+			addressKey("address", s), stringKey("username", &s.Username), intKey("port", &s.Port, 1, 65535),
+			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
+			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
+			stringKey("runtime", &s.Runtime), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
+		},
+		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
+		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},
+		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
+		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
+			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), durationKey("seal-time", &c.Job.SealTime)},
+	}}
+}
+
+// addressKey takes HOST, HOST:PORT, [IPv6]:PORT or IPv6.
+func addressKey(name string, s *Supercomputer) key {
+	return key{name: name, set: func(v []string) error {
+		host, port, err := net.SplitHostPort(v[0])
+		if err != nil || net.ParseIP(v[0]) != nil {
+			s.Address = strings.Trim(v[0], "[]")
+			return nil
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || host == "" {
+			return errors.New("should be HOST or HOST:PORT")
+		}
+		s.Address = host
+		if s.Port == 0 {
+			s.Port = int(n)
+		}
+		return nil
+	}}
+}
+
+func (f *file) pathOrKey(name string, dst *string, word string) key {
+	path := f.pathKey(name, dst)
+	return key{name: name, set: func(v []string) error {
+		if v[0] == word {
+			*dst = word
+			return nil
+		}
+		return path.set(v)
+	}}
+}
+
+// recipientsKey keeps public keys as they are and takes anything else for a file of them.
+func (f *file) recipientsKey(name string, dst *[]string) key {
+	return key{name: name, repeated: true, set: func(v []string) error {
+		*dst = nil
+		for _, r := range v {
+			if !strings.HasPrefix(r, "age1") && !strings.HasPrefix(r, "ssh-") {
+				abs, err := f.resolve(r)
+				if err != nil {
+					return err
+				}
+				r = abs
+			}
+			*dst = append(*dst, r)
+		}
+		return nil
+	}}
+}
+
+func (c *Client) check(f *file) error {
+	s := &c.Supercomputer
+	switch {
+	case c.Service.URL == "":
+		return &Error{File: f.path, What: "[hpcs-server] url is missing", Next: "add the key service's address: url = https://HOST:PORT"}
+	case s.Local && s.Address != "":
+		return f.errorf("supercomputer", "local", "[supercomputer] local = yes and address exclude each other")
+	case strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t@/"):
+		return f.errorf("supercomputer", "address", "[supercomputer] address: %q is not a host name; the user's name goes under username", s.Address)
+	case s.SlurmBin != "" && !strings.HasPrefix(s.SlurmBin, "/"):
+		return f.errorf("supercomputer", "slurm-bin", "[supercomputer] slurm-bin: %q is not an absolute path", s.SlurmBin)
+	case c.Job.Workdir != "" && !strings.HasPrefix(c.Job.Workdir, "/"):
+		return f.errorf("job", "workdir", "[job] workdir: %q is not an absolute path on the supercomputer", c.Job.Workdir)
+	}
+	return nil
+}

@@ -1,0 +1,34 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrConfig is wrapped by every error of this package.
+var ErrConfig = errors.New("configuration error")
+
+// Error says where in which file something is wrong, and what to do about it.
+type Error struct {
+	File string // path of the configuration file
+	Line int    // 1-based; 0 if the error belongs to no line
+	What string // what is wrong and why, for people
+	Next string // what to do next; may be empty
+}
+
+// Error gives "client.conf:12: ...".
+func (e *Error) Error() string {
+	if e.Line > 0 {
+		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.What)
+	}
+	return fmt.Sprintf("%s: %s", e.File, e.What)
+}
+
+// Unwrap makes errors.Is(err, ErrConfig) true.
+func (e *Error) Unwrap() error { return ErrConfig }
+
+// ErrorCode is the process's exit code for configuration errors.
+func (e *Error) ErrorCode() int { return 3 }
+
+// NextStep is a hint for the user.
+func (e *Error) NextStep() string { return e.Next }

@@ -1,0 +1,226 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gopkg.in/ini.v1"
+)
+
+// maxFileSize bounds what is read: a real configuration is a few kilobytes.
+const maxFileSize = 1 << 20
+
+// key is one key that a section may have.
+type key struct {
+	name     string
+	repeated bool // may stand several times or over several lines
+	set      func(values []string) error
+}
+
+// schema maps a section's name to its keys. A section name that ends in a space, such as "cluster ",
+// takes a name of its own: [cluster NAME].
+type schema struct {
+	sections map[string][]key
+	named    map[string]func(name string) []key
+}
+
+// file is one configuration file while it is being read.
+type file struct {
+	path string
+	data []byte
+}
+
+func readFile(path string) (*file, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, &Error{File: path, What: err.Error()}
+	}
+	info, err := os.Stat(abs)
+	switch {
+	case err != nil:
+		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err),
+			Next: "write it after the model of the .conf.example files, or name another with --config"}
+	case !info.Mode().IsRegular():
+		return nil, &Error{File: path, What: "is not a regular file"}
+	case info.Size() > maxFileSize:
+		return nil, &Error{File: path, What: fmt.Sprintf("is larger than %d bytes", maxFileSize)}
+	case info.Mode().Perm()&0o002 != 0:
+		return nil, &Error{File: path, What: "anyone on this machine can change it, and it decides whom to trust",
+			Next: "chmod o-w " + path}
+	}
+	data, err := os.ReadFile(abs)
+	if err != nil {
+		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err)}
+	}
+	return &file{path: abs, data: data}, nil
+}
+
+func rootCause(err error) string {
+	if pe, ok := err.(*os.PathError); ok {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// apply parses the file and hands every value to the schema.
+func (f *file) apply(s schema) error {
+	parsed, err := ini.LoadSources(ini.LoadOptions{
+		IgnoreInlineComment:        true, // as configparser: `module load x # y` is one value
+		IgnoreContinuation:         true,
+		AllowShadows:               true,
+		AllowDuplicateShadowValues: true,
+		AllowPythonMultilineValues: true,
+		KeyValueDelimiters:         "=:",
+		ChildSectionDelimiter:      "\x00", // no inheritance between sections
+	}, f.data)
+	if err != nil {
+		return f.errorf("", "", "is not an INI file: %v", err)
+	}
+	for _, section := range parsed.Sections() {
+		if section.Name() == ini.DefaultSection && len(section.Keys()) == 0 {
+			continue
+		}
+		if err := f.applySection(s, section); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *file) applySection(s schema, section *ini.Section) error {
+	name := section.Name()
+	if name == ini.DefaultSection {
+		k := section.Keys()[0].Name()
+		return f.errorf("", k, "%q stands before the first [section]", k)
+	}
+	keys, err := s.keysOf(name)
+	if err != nil {
+		return f.errorf(name, "", "%v", err)
+	}
+	for _, got := range section.Keys() {
+		k, ok := find(keys, got.Name())
+		if !ok {
+			return f.unknownKey(name, got.Name(), keys)
+		}
+		values := clean(got.ValueWithShadows())
+		if !k.repeated && len(values) > 1 {
+			return f.errorf(name, k.name, "[%s] %s is given %d times or over several lines", name, k.name, len(values))
+		}
+		if len(values) == 0 {
+			continue // `key =` means the default, as HPCS's own `pre-command = ""`
+		}
+		if err := k.set(values); err != nil {
+			return f.errorf(name, k.name, "[%s] %s: %v", name, k.name, err)
+		}
+	}
+	return nil
+}
+
+// keysOf finds the keys of the section called name.
+func (s schema) keysOf(name string) ([]key, error) {
+	if keys, ok := s.sections[name]; ok {
+		return keys, nil
+	}
+	kind, rest, _ := strings.Cut(name, " ")
+	if fn, ok := s.named[kind]; ok {
+		own := strings.Trim(strings.TrimSpace(rest), `"'`)
+		if own == "" {
+			return nil, fmt.Errorf("[%s] needs a name: [%s NAME]", kind, kind)
+		}
+		return fn(own), nil
+	}
+	var known []string
+	for n := range s.sections {
+		known = append(known, n)
+	}
+	for n := range s.named {
+		known = append(known, n)
+	}
+	return nil, fmt.Errorf("unknown section [%s]%s", name, suggest("; did you mean [%s]?", name, known))
+}
+
+func find(keys []key, name string) (key, bool) {
+	for _, k := range keys {
+		if strings.EqualFold(k.name, name) {
+			return k, true
+		}
+	}
+	return key{}, false
+}
+
+// clean splits values that go on over several lines and drops empty lines and comments among them.
+func clean(raw []string) []string {
+	var out []string
+	for _, value := range raw {
+		for _, line := range strings.Split(value, "\n") {
+			line = unquote(strings.TrimSpace(line))
+			if line != "" && line[0] != '#' && line[0] != ';' {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
+func unquote(s string) string {
+	if len(s) >= 2 && (s[0] == '"' || s[0] == '\'') && strings.IndexByte(s[1:], s[0]) == len(s)-2 {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+func (f *file) unknownKey(section, name string, keys []key) error {
+	var known []string
+	for _, k := range keys {
+		known = append(known, k.name)
+	}
+	return f.errorf(section, name, "unknown key %q in [%s]%s", name, section, suggest("; did you mean %q?", name, known))
+}
+
+func (f *file) errorf(section, key, format string, args ...any) error {
+	return &Error{File: f.path, Line: f.lineOf(section, key), What: fmt.Sprintf(format, args...)}
+}
+
+// lineOf finds the line of a key, or of a section's head; 0 if there is none. The INI library does
+// not keep positions.
+func (f *file) lineOf(section, key string) int {
+	current := ""
+	for i, line := range strings.Split(string(f.data), "\n") {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
+			current = strings.TrimSpace(line[1 : len(line)-1])
+			if key == "" && section != "" && current == section {
+				return i + 1
+			}
+			continue
+		}
+		if end := strings.IndexAny(line, "=:"); end > 0 && current == section && key != "" &&
+			strings.EqualFold(strings.TrimSpace(line[:end]), key) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// path makes a path from the file absolute.
+func (f *file) resolve(p string) (string, error) {
+	if strings.ContainsAny(p, "\x00\n") {
+		return "", fmt.Errorf("%q is not a path", p)
+	}
+	if p == "~" || strings.HasPrefix(p, "~/") {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("%s: no home directory: %w", p, err)
+		}
+		return filepath.Join(home, p[1:]), nil
+	}
+	if strings.HasPrefix(p, "~") {
+		return "", fmt.Errorf("%s: other users' home directories are not looked up; write the path in full", p)
+	}
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(filepath.Dir(f.path), p)
+	}
+	return filepath.Clean(p), nil
+}

@@ -1,0 +1,129 @@
+package config
+
+import (
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// Server is what server.conf says to the key service.
+type Server struct {
+	Path            string
+	Name            string // service id, bound into every signature and credential; required
+	PublicURL       string // https address under which clients reach it; "" if not told
+	Listen          string // HOST:PORT; default 127.0.0.1:8443
+	TLSCert, TLSKey string // PEM files; default tls.crt and tls.key in DataDir
+	DataDir         string // store, audit log, TLS and signing keys; required
+	MasterKeyFile   string // the key that seals the store's values, outside DataDir; required
+	AllowedSigners  string // the accounts, in OpenSSH's allowed_signers format; required
+	Audit           string // audit log; default audit.log in DataDir
+	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
+	MaxRequestBytes int    // default 1 MiB
+	RatePerMinute   int    // requests a minute and client; default 120
+	Clusters        []ClusterConf
+}
+
+// ClusterConf is [cluster NAME]: a Slurm cluster whose verifier the service believes.
+type ClusterConf struct {
+	Name        string
+	VerifierURL string // https address of the verifier; "" if nodes only come through it
+	VerifierKey string // its public key: a JWK, an absolute path of a PEM or JWK file, or base64 of an Ed25519 key
+}
+
+// LoadServer reads the key service's configuration. Errors wrap ErrConfig.
+func LoadServer(path string) (*Server, error) {
+	f, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 1 << 20, RatePerMinute: 120}
+	clusters := map[string]*ClusterConf{}
+	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
+		return nil, err
+	}
+	for _, c := range clusters {
+		if c.VerifierKey == "" {
+			return nil, f.errorf("cluster "+c.Name, "", "[cluster %s] verifier-key is missing", c.Name)
+		}
+		s.Clusters = append(s.Clusters, *c)
+	}
+	sort.Slice(s.Clusters, func(i, j int) bool { return s.Clusters[i].Name < s.Clusters[j].Name })
+	if err := f.required("server", map[string]string{"name": s.Name, "data-dir": s.DataDir,
+		"master-key-file": s.MasterKeyFile, "allowed-signers": s.AllowedSigners}); err != nil {
+		return nil, err
+	}
+	return s, s.finish(f)
+}
+
+func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
+	return schema{
+		sections: map[string][]key{
+			"server": {
+				stringKey("name", &s.Name), httpsKey("public-url", &s.PublicURL), listenKey("listen", &s.Listen),
+				f.pathKey("tls-cert", &s.TLSCert), f.pathKey("tls-key", &s.TLSKey), f.pathKey("data-dir", &s.DataDir),
+				f.pathKey("master-key-file", &s.MasterKeyFile), f.pathKey("allowed-signers", &s.AllowedSigners),
+				f.pathKey("audit", &s.Audit),
+			},
+			"limits": {
+				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
+				intKey("max-request-bytes", &s.MaxRequestBytes, 1<<10, 1<<28),
+				intKey("rate-per-minute", &s.RatePerMinute, 1, 1<<20),
+			},
+		},
+		named: map[string]func(string) []key{"cluster": func(name string) []key {
+			c, ok := clusters[name]
+			if !ok {
+				c = &ClusterConf{Name: name}
+				clusters[name] = c
+			}
+			return []key{httpsKey("verifier-url", &c.VerifierURL), f.keyKey("verifier-key", &c.VerifierKey)}
+		}},
+	}
+}
+
+// keyKey takes a public key in place ("{...}" or base64) or the path of a file with one.
+func (f *file) keyKey(name string, dst *string) key {
+	path := f.pathKey(name, dst)
+	return key{name: name, set: func(v []string) error {
+		if strings.HasPrefix(v[0], "{") || (len(v[0]) == 44 && v[0][43] == '=') {
+			*dst = v[0]
+			return nil
+		}
+		return path.set(v)
+	}}
+}
+
+func (s *Server) finish(f *file) error {
+	if rel, err := filepath.Rel(s.DataDir, s.MasterKeyFile); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return f.errorf("server", "master-key-file",
+			"[server] master-key-file lies inside data-dir: a copy of the store would carry its key along")
+	}
+	if (s.TLSCert == "") != (s.TLSKey == "") {
+		return f.errorf("server", "tls-cert", "[server] tls-cert and tls-key go together")
+	}
+	setDefault(&s.TLSCert, filepath.Join(s.DataDir, "tls.crt"))
+	setDefault(&s.TLSKey, filepath.Join(s.DataDir, "tls.key"))
+	setDefault(&s.Audit, filepath.Join(s.DataDir, "audit.log"))
+	return nil
+}
+
+func setDefault(dst *string, value string) {
+	if *dst == "" {
+		*dst = value
+	}
+}
+
+// required names all keys of a section that are missing at once.
+func (f *file) required(section string, values map[string]string) error {
+	var missing []string
+	for name, v := range values {
+		if v == "" {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	sort.Strings(missing)
+	return f.errorf(section, "", "[%s] %s missing", section, strings.Join(missing, ", "))
+}
