@@ -41,11 +41,15 @@ type Policy struct {
 // domain part allowed beside: sites use them.
 var (
 	nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
-	nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]{0,4095}$`)
+	nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*$`)
 	wordRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 )
 
-const maxPolicyNames = 1024
+// Bounds: names in one list, bytes in one name or host list.
+const (
+	maxPolicyNames = 1024
+	maxPolicyName  = 4096
+)
 
 // Validate reports the first thing that is wrong with p.
 func (p Policy) Validate() error {
@@ -71,7 +75,7 @@ func (p Policy) Validate() error {
 			if l.what == "compute node" && n == "*" && len(l.names) == 1 {
 				continue
 			}
-			if !l.re.MatchString(n) {
+			if len(n) > maxPolicyName || !l.re.MatchString(n) {
 				return fmt.Errorf("%w: %.80q is not a valid %s name", ErrInvalid, n, l.what)
 			}
 		}

@@ -1,0 +1,50 @@
+# sealbatch: `make demo` runs one job on a test cluster, `make test` runs every test.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+STATIC := CGO_ENABLED=0
+UNIT := $$($(GO) list ./... | grep -v /e2e)
+
+.PHONY: all build setup demo demo-down test lint unit e2e fuzz tidy clean
+
+all: build
+
+# Static binaries, side by side: both travel with every job.
+build:
+	@mkdir -p $(BIN)
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/sealbatch ./cmd/sealbatch
+	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -tags without_openssl -o $(BIN)/gocryptfs github.com/rfjakob/gocryptfs/v2
+
+setup:
+	@testcluster/setup
+
+demo: setup build
+	@testcluster/demo
+
+demo-down:
+	@testcluster/cluster down
+
+test: setup build lint unit e2e
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt: the files above are not formatted' >&2; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	shellcheck -x $$(git ls-files | xargs grep -lE '^#!.*(/| )(ba|da)?sh' -- 2>/dev/null | grep -v testdata/)
+
+unit:
+	$(GO) test -race $(UNIT)
+
+e2e: build
+	$(GO) test -count=1 -timeout 40m ./e2e/...
+
+# Each fuzz target for FUZZTIME.
+FUZZTIME ?= 1m
+fuzz:
+	@set -e; for d in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$d/*_test.go | sed 's/func //'); do \
+	    echo "== $$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./$$d; done; done
+
+clean:
+	rm -rf $(BIN)

@@ -1,0 +1,114 @@
+package layering
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/sealbatch/sealbatch/"
+
+// floors lists the packages, top floor first. A package may import from lower
+// floors only; packages on one floor do not import each other. A package's own
+// subpackages (test doubles, conformance suites) stand just above it.
+var floors = [][]string{
+	{"cmd/sealbatch", "e2e", "internal/layering"},
+	{"containerprep", "dataprep", "jobprep", "noderun", "results"},
+	{"publish", "submission"}, // what the workflows share
+	{"keyserver", "verifier"},
+	{"image", "fusefs", "transfer", "slurm", "identity", "keyclient"},
+	{"volume", "manifest", "keyapi", "config", "internal/ui"},
+}
+
+func floorOf(pkg string) (floor int, sub bool, err error) {
+	for i, f := range floors {
+		for _, p := range f {
+			if pkg == p {
+				return i, false, nil
+			}
+			if strings.HasPrefix(pkg, p+"/") {
+				return i, true, nil
+			}
+		}
+	}
+	return 0, false, fmt.Errorf("package %s stands on no floor", pkg)
+}
+
+func checkImport(from, to string) error {
+	ff, fsub, err := floorOf(from)
+	if err != nil {
+		return err
+	}
+	tf, _, err := floorOf(to)
+	if err != nil {
+		return err
+	}
+	if tf > ff || (fsub && strings.HasPrefix(from, to+"/")) {
+		return nil
+	}
+	return fmt.Errorf("%s imports %s, which is not on a lower floor", from, to)
+}
+
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := json.NewDecoder(strings.NewReader(string(out)))
+	seen := 0
+	for {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if _, _, err := floorOf(from); err != nil {
+			t.Error(err)
+			continue
+		}
+		seen++
+		for _, imp := range p.Imports {
+			if to, ok := strings.CutPrefix(imp, module); ok {
+				if err := checkImport(from, to); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if seen < 6 {
+		t.Errorf("only %d packages seen; is the list command right?", seen)
+	}
+}
+
+func TestCheckImportBites(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ from, to string }{
+		{"volume", "transfer"},      // upwards
+		{"volume", "manifest"},      // sideways
+		{"keyserver", "jobprep"},    // upwards
+		{"nosuch", "volume"},        // unknown importer
+		{"cmd/sealbatch", "nosuch"}, // unknown import
+		{"volume", "volume/vectors"},
+	} {
+		if checkImport(c.from, c.to) == nil {
+			t.Errorf("%s importing %s passed", c.from, c.to)
+		}
+	}
+	for _, c := range []struct{ from, to string }{
+		{"cmd/sealbatch", "volume"}, {"keyserver/storetest", "keyserver"}, {"publish", "transfer"},
+	} {
+		if err := checkImport(c.from, c.to); err != nil {
+			t.Error(err)
+		}
+	}
+}

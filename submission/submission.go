@@ -1,0 +1,152 @@
+// Package submission keeps, on the submitter's side, what was submitted: one
+// small file for each job, against which its results are checked later.
+package submission
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+// Format is the value of a record's format field.
+const Format = "sealbatch-submission/1"
+
+// Record is what a submitter remembers of a job. It holds no secret.
+type Record struct {
+	Format    string           `json:"format"`
+	Run       string           `json:"run"`      // the manifest's
+	Manifest  manifest.Digest  `json:"manifest"` // digest of the signed bytes
+	Name      string           `json:"name"`     // Slurm's job name
+	JobID     string           `json:"job_id"`   // Slurm's; empty until submitted
+	JobDir    string           `json:"job_dir"`  // absolute, on the computing site
+	LogFile   string           `json:"log_file"` // absolute, on the computing site
+	Address   string           `json:"address"`  // login node; empty when used on it
+	Service   manifest.Service `json:"service"`
+	Tier      manifest.Tier    `json:"tier"`
+	Nodes     int              `json:"nodes"`
+	Identity  string           `json:"identity"` // file that opens the results; may be empty
+	Submitted time.Time        `json:"submitted"`
+}
+
+// Errors of Find.
+var (
+	ErrNotFound  = errors.New("no such job among those submitted from here")
+	ErrAmbiguous = errors.New("several jobs match")
+)
+
+// Store is a directory of records, mode 0700. The zero value is not usable.
+type Store struct{ dir string }
+
+// Open returns the store at dir; an empty dir means $XDG_STATE_HOME/sealbatch,
+// else ~/.local/state/sealbatch. The directory is made when first written to.
+func Open(dir string) (Store, error) {
+	if dir == "" {
+		dir = os.Getenv("XDG_STATE_HOME")
+		if dir == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return Store{}, fmt.Errorf("where to remember submitted jobs: %w", err)
+			}
+			dir = filepath.Join(home, ".local", "state")
+		}
+		dir = filepath.Join(dir, "sealbatch")
+	}
+	return Store{dir: filepath.Join(dir, "jobs")}, nil
+}
+
+// Save writes r, replacing an earlier record of the same run atomically.
+func (s Store) Save(r Record) error {
+	r.Format = Format
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	f, err := os.CreateTemp(s.dir, ".new-*")
+	if err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.dir, r.Run+".json"))
+	}
+	if err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	return nil
+}
+
+// List returns every record, newest first.
+func (s Store) List() ([]Record, error) {
+	names, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Record
+	for _, n := range names {
+		r, err := read(n)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Submitted.After(all[j].Submitted) })
+	return all, nil
+}
+
+func read(path string) (Record, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Record{}, err
+	}
+	var r Record
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("record %s is damaged: %w", path, err)
+	}
+	if r.Format != Format {
+		return Record{}, fmt.Errorf("record %s has format %.40q, not %s", path, r.Format, Format)
+	}
+	return r, nil
+}
+
+// Find returns the record that ref names: a Slurm job id, a run id or the
+// first 8 or more of its digits, or the job's directory. Job ids repeat
+// between clusters and over the years: several matches are an error.
+func (s Store) Find(ref string) (Record, error) {
+	all, err := s.List()
+	if err != nil {
+		return Record{}, err
+	}
+	var found []Record
+	for _, r := range all {
+		byRun := len(ref) >= 8 && strings.HasPrefix(r.Run, ref)
+		if byRun || (ref != "" && (r.JobID == ref || r.JobDir == strings.TrimSuffix(ref, "/"))) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Record{}, fmt.Errorf("%w: %.80q", ErrNotFound, ref)
+	case 1:
+		return found[0], nil
+	}
+	var runs []string
+	for _, r := range found {
+		runs = append(runs, r.Run[:12]+" on "+r.Address)
+	}
+	return Record{}, fmt.Errorf("%w: %s: name one by its run: %s", ErrAmbiguous, ref, strings.Join(runs, ", "))
+}
