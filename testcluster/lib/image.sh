@@ -1,0 +1,42 @@
+#!/bin/bash
+# image.sh FILE.sif: a small image with bash, coreutils, jp2a and the libraries they need, made
+# from the root file system it runs in.
+set -euo pipefail
+out=$1
+box=$(mktemp -d /var/tmp/box.XXXXXX)
+chmod 755 "$box"
+
+# add FILE: copies it to the same place, following the links of merged /usr.
+add() {
+    local to=$box$1
+    [ ! -e "$to" ] || return 0
+    mkdir -p "$(dirname "$to")"
+    cp -L "$1" "$to"
+}
+
+mkdir -p "$box"/usr/{bin,sbin,lib,lib64} "$box"/{etc,proc,sys,dev,tmp,var/tmp,root,home,run,opt,mnt,srv}
+chmod 1777 "$box/tmp" "$box/var/tmp"
+for link in bin sbin lib lib64; do ln -s "usr/$link" "$box/$link"; done
+
+programs=(/usr/bin/bash /usr/bin/jp2a)
+mapfile -t -O 2 programs < <(dpkg -L coreutils | grep -E '^/(usr/)?s?bin/[^/]+$' | sed 's|^/bin|/usr/bin|')
+for program in "${programs[@]}"; do
+    if [ -L "$program" ]; then cp -P "$program" "$box$program"; else add "$program"; fi
+    # ldd names libraries by their links in /lib; the closure is what it lists.
+    while read -r library; do add "$library"; done < <(ldd "$program" 2>/dev/null | grep -oE '/[^ ]+' || true)
+done
+ln -s bash "$box/usr/bin/sh"
+
+# jp2a asks terminfo for the terminal even when it writes a file.
+for entry in /usr/share/terminfo/*/{dumb,linux,xterm} /lib/terminfo/*/{dumb,linux,xterm}; do
+    [ ! -e "$entry" ] || add "$entry"
+done
+printf 'root:x:0:0:root:/root:/bin/bash\n' >"$box/etc/passwd"
+printf 'root:x:0:\n' >"$box/etc/group"
+printf 'PRETTY_NAME="sealbatch test image"\nID=debian\n' >"$box/etc/os-release"
+: >"$box/etc/resolv.conf"
+: >"$box/etc/hosts"
+: >"$box/etc/localtime"
+
+apptainer --quiet build --force "$out" "$box"
+rm -rf "$box"
