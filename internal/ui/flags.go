@@ -1,0 +1,283 @@
+package ui
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+)
+
+// ErrUsage is wrapped by every error about flags and arguments.
+var ErrUsage = errors.New("usage error")
+
+// Flags are the flags of one command, in the ways that users of HPCS and Slurm write them: several
+// names for one value (-o, --output-path, --output-data), names of several letters with one dash
+// (-ai, -args), --name=value, --name value, -N1, -ef for two switches, flags after arguments, and --
+// before arguments that begin with a dash. Values are kept by the standard flag package.
+type Flags struct {
+	// Name is the command as typed: "sealbatch data-prep".
+	Name string
+	// Summary is what the command does, in a sentence.
+	Summary string
+	// Arguments names the positional arguments, such as "FILE"; empty means that there are none.
+	Arguments string
+	// Example is one or more lines to copy.
+	Example string
+
+	set   *flag.FlagSet
+	defs  []*def
+	names map[string]*def
+	args  []string
+}
+
+// def is one flag under all its names.
+type def struct {
+	names    []string
+	usage    string
+	value    flag.Value
+	isSwitch bool
+	verbatim bool // takes the next argument whatever it looks like
+	required bool
+	given    bool
+	repeated bool
+	shown    string // default, for the help
+}
+
+// NewFlags gives an empty set of flags.
+func NewFlags(name, summary, arguments, example string) *Flags {
+	set := flag.NewFlagSet(name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	return &Flags{Name: name, Summary: summary, Arguments: arguments, Example: example, set: set, names: map[string]*def{}}
+}
+
+// Option changes how a flag behaves.
+type Option func(*def)
+
+// Required makes Parse fail if the flag is not given.
+func Required(d *def) { d.required = true }
+
+// Verbatim makes the flag take the next argument as its value even if that is a flag's name: -args.
+func Verbatim(d *def) { d.verbatim = true }
+
+// Var adds a flag with a value of the caller's own kind. names are without dashes; the longest is
+// the one that messages use. A name that is taken panics, as in the flag package.
+func (f *Flags) Var(value flag.Value, usage string, names []string, options ...Option) {
+	d := &def{names: names, usage: usage, value: value, shown: value.String()}
+	if b, ok := value.(interface{ IsBoolFlag() bool }); ok {
+		d.isSwitch = b.IsBoolFlag()
+	}
+	for _, o := range options {
+		o(d)
+	}
+	for _, n := range names {
+		f.set.Var(value, n, usage)
+		f.names[n] = d
+	}
+	f.defs = append(f.defs, d)
+}
+
+// String adds a flag with a string value; what dst holds is its default.
+func (f *Flags) String(dst *string, usage string, names []string, options ...Option) {
+	f.Var((*stringValue)(dst), usage, names, options...)
+}
+
+// Word is String for values without quotes of their own: quotes around the value, as HPCS's compose
+// files have them, are taken off.
+func (f *Flags) Word(dst *string, usage string, names []string, options ...Option) {
+	f.Var((*wordValue)(dst), usage, names, options...)
+}
+
+// Int adds a flag with a whole number from low on.
+func (f *Flags) Int(dst *int, low int, usage string, names []string, options ...Option) {
+	f.Var(&intValue{dst, low}, usage, names, options...)
+}
+
+// Bool adds a switch: --name, or --name=false.
+func (f *Flags) Bool(dst *bool, usage string, names []string, options ...Option) {
+	f.Var((*boolValue)(dst), usage, names, options...)
+}
+
+// List adds a flag that may be repeated and whose value is split at commas: --users a,b --users c.
+func (f *Flags) List(dst *[]string, usage string, names []string, options ...Option) {
+	f.Var(&listValue{dst, true}, usage, names, append(options, repeated)...)
+}
+
+// Strings adds a flag that may be repeated and whose values are kept whole.
+func (f *Flags) Strings(dst *[]string, usage string, names []string, options ...Option) {
+	f.Var(&listValue{dst, false}, usage, names, append(options, repeated)...)
+}
+
+func repeated(d *def) { d.repeated = true }
+
+// Args gives the arguments that are not flags.
+func (f *Flags) Args() []string { return f.args }
+
+// Given tells whether the flag that has this name was on the command line, under any of its names.
+func (f *Flags) Given(name string) bool {
+	d, ok := f.names[name]
+	return ok && d.given
+}
+
+// Parse reads the arguments (without the command's name). For --help and -h it writes the usage to
+// help and returns flag.ErrHelp: the caller exits with 0. Other errors wrap ErrUsage, carry exit code
+// 2 and a hint. All flags that are missing are named at once.
+func (f *Flags) Parse(args []string, help io.Writer) error {
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		switch {
+		case arg == "--":
+			f.args = append(f.args, args...)
+			args = nil
+		case len(arg) < 2 || arg[0] != '-':
+			f.args = append(f.args, arg)
+		default:
+			rest, err := f.flag(arg, args)
+			if errors.Is(err, flag.ErrHelp) {
+				f.Usage(help)
+				return flag.ErrHelp
+			}
+			if err != nil {
+				return err
+			}
+			args = rest
+		}
+	}
+	if f.Arguments == "" && len(f.args) > 0 {
+		return f.errorf("", "unexpected argument %q", f.args[0])
+	}
+	return f.missing()
+}
+
+// flag handles one argument that begins with a dash and gives the arguments that remain.
+func (f *Flags) flag(arg string, rest []string) ([]string, error) {
+	name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+	if d, ok := f.names[name]; ok {
+		return f.assign(d, arg, value, hasValue, rest)
+	}
+	if name == "help" || name == "h" {
+		return nil, flag.ErrHelp
+	}
+	if arg[1] != '-' {
+		if rest, done, err := f.short(arg, rest); done {
+			return rest, err
+		}
+	}
+	return nil, f.unknown(arg, name)
+}
+
+// short handles -N1 and -ef; done is false if arg is neither.
+func (f *Flags) short(arg string, rest []string) (_ []string, done bool, err error) {
+	if near := Nearest(strings.TrimLeft(arg, "-"), f.longNames()); near != "" && len(arg) > 4 && isLetter(arg[2]) {
+		return nil, false, nil // -partiton is a misspelt name, not -p artiton
+	}
+	for letters := arg[1:]; letters != ""; letters = letters[1:] {
+		d, ok := f.names[letters[:1]]
+		if !ok {
+			return nil, false, nil
+		}
+		if !d.isSwitch {
+			value := strings.TrimPrefix(letters[1:], "=")
+			rest, err = f.assign(d, "-"+letters[:1], value, letters[1:] != "", rest)
+			return rest, true, err
+		}
+		if !f.allSwitches(letters) {
+			return nil, false, nil
+		}
+		if _, err = f.assign(d, "-"+letters[:1], "", false, rest); err != nil {
+			return nil, true, err
+		}
+	}
+	return rest, true, nil
+}
+
+// allSwitches tells whether letters are switches up to the end or up to a flag that takes a value.
+func (f *Flags) allSwitches(letters string) bool {
+	for i := range len(letters) {
+		d, ok := f.names[letters[i:i+1]]
+		if !ok {
+			return false
+		}
+		if !d.isSwitch {
+			return true
+		}
+	}
+	return true
+}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+
+func (f *Flags) assign(d *def, arg, value string, hasValue bool, rest []string) ([]string, error) {
+	arg, _, _ = strings.Cut(arg, "=")
+	if !hasValue && d.isSwitch {
+		value = "true"
+	} else if !hasValue {
+		if len(rest) == 0 || (!d.verbatim && f.isFlag(rest[0])) {
+			return nil, f.errorf("if the value itself begins with a dash, write "+d.dashed()+"=VALUE", "%s needs a value", arg)
+		}
+		value, rest = rest[0], rest[1:]
+	}
+	if d.given && !d.repeated && !d.isSwitch {
+		return nil, f.errorf("", "%s is given more than once", d.dashed())
+	}
+	d.given = true
+	if err := f.set.Set(d.names[0], value); err != nil {
+		return nil, f.errorf("", "%s %q: %v", arg, value, err)
+	}
+	return rest, nil
+}
+
+// isFlag tells whether an argument is spelt like one of the known flags, or is --.
+func (f *Flags) isFlag(arg string) bool {
+	if len(arg) < 2 || arg[0] != '-' {
+		return false
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+	_, known := f.names[name]
+	return known || arg == "--" || arg == "--help"
+}
+
+func (f *Flags) missing() error {
+	var names []string
+	for _, d := range f.defs {
+		if d.required && !d.given {
+			names = append(names, d.dashed())
+		}
+	}
+	switch len(names) {
+	case 0:
+		return nil
+	case 1:
+		return f.errorf("", "%s is required", names[0])
+	}
+	return f.errorf("", "%s are required", strings.Join(names[:len(names)-1], ", ")+" and "+names[len(names)-1])
+}
+
+func (f *Flags) unknown(arg, name string) error {
+	near := Nearest(name, f.longNames())
+	arg, _, _ = strings.Cut(arg, "=")
+	if near == "" {
+		return f.errorf("", "unknown flag %s", arg)
+	}
+	return f.errorf("did you mean "+f.names[near].dash(near)+"?", "unknown flag %s", arg)
+}
+
+func (f *Flags) longNames() []string {
+	var out []string
+	for n := range f.names {
+		if len(n) > 1 {
+			out = append(out, n)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+func (f *Flags) errorf(hint, format string, args ...any) error {
+	if hint == "" {
+		hint = f.Name + " --help shows all flags and an example"
+	}
+	return Fail(CodeUsage, fmt.Errorf("%w: %s: %s", ErrUsage, f.Name, fmt.Sprintf(format, args...)), hint)
+}
