@@ -1,0 +1,277 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DirSource is the tree under a directory, or one file as the only entry of a
+// root of its own. The path itself may be a symbolic link; links below it are
+// kept as links. The Source also implements Measurer.
+func DirSource(input string) Source { return dirSource(input) }
+
+type dirSource string
+
+// inode identifies a file with several names.
+type inode struct{ dev, ino uint64 }
+
+// stamp is what is compared before and after reading.
+type stamp struct {
+	inode
+	size         int64
+	mode         uint32
+	mtime, ctime syscall.Timespec
+}
+
+func stampOf(st *syscall.Stat_t) stamp {
+	return stamp{inode{st.Dev, st.Ino}, st.Size, st.Mode, st.Mtim, st.Ctim}
+}
+
+func statOf(fi fs.FileInfo) *syscall.Stat_t { return fi.Sys().(*syscall.Stat_t) }
+
+func attrOf(t Type, st *syscall.Stat_t) Attr {
+	a := Attr{Type: t, Mode: st.Mode & 0o7777, Mtime: time.Unix(st.Mtim.Unix()), Nlink: uint32(st.Nlink)}
+	if t == File {
+		a.Size = st.Size
+	}
+	return a
+}
+
+// dirWalk is one walk of a directory.
+type dirWalk struct {
+	ctx   context.Context
+	emit  func(Entry) (uint32, error)
+	nodes map[inode]uint32 // files with several names
+}
+
+// Walk implements Source. Paths in errors begin with the input's.
+func (d dirSource) Walk(ctx context.Context, emit func(Entry) (uint32, error)) error {
+	w := &dirWalk{ctx: ctx, emit: emit, nodes: map[inode]uint32{}}
+	fi, err := os.Stat(string(d))
+	if err != nil {
+		return err
+	}
+	switch {
+	case fi.Mode().IsRegular():
+		return w.single(string(d), fi)
+	case fi.IsDir():
+		root, err := os.OpenRoot(string(d))
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return w.dir(root, "", 0, string(d))
+	}
+	return specialError(string(d), fi.Mode())
+}
+
+// single gives a root that holds one file.
+func (w *dirWalk) single(path string, fi fs.FileInfo) error {
+	st := statOf(fi)
+	rootAttr := Attr{Type: Dir, Mode: 0o755, Mtime: time.Unix(st.Mtim.Unix()), Nlink: 2}
+	if _, err := w.emit(Entry{Attr: rootAttr}); err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return w.file(f, filepath.Base(abs), 0, path)
+}
+
+// dir gives a directory and all below it. The directory is looked at again at
+// the end, so that a name added or removed meanwhile is found.
+func (w *dirWalk) dir(root *os.Root, name string, parent uint32, path string) error {
+	f, err := root.Open(".")
+	if err != nil {
+		return inPath(path, err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return inPath(path, err)
+	}
+	before := stampOf(statOf(fi))
+	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: attrOf(Dir, statOf(fi))})
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return inPath(path, err)
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, e := range entries {
+		if err := w.ctx.Err(); err != nil {
+			return context.Cause(w.ctx)
+		}
+		if err := w.entry(root, e, self, path+"/"+e.Name()); err != nil {
+			return err
+		}
+	}
+	if fi, err = f.Stat(); err != nil {
+		return inPath(path, err)
+	}
+	if stampOf(statOf(fi)) != before {
+		return fmt.Errorf("%q %w", path, ErrChanged)
+	}
+	return nil
+}
+
+func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string) error {
+	switch e.Type() {
+	case fs.ModeDir:
+		sub, err := root.OpenRoot(e.Name())
+		if err != nil {
+			return inPath(path, err)
+		}
+		defer sub.Close()
+		return w.dir(sub, e.Name(), parent, path)
+	case fs.ModeSymlink:
+		return w.symlink(root, e.Name(), parent, path)
+	case 0:
+		// Not following and not blocking, in case it is no longer a file.
+		f, err := root.OpenFile(e.Name(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return inPath(path, err)
+		}
+		return w.file(f, e.Name(), parent, path)
+	}
+	return specialError(path, e.Type())
+}
+
+func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string) error {
+	fi, err := root.Lstat(name)
+	if err != nil {
+		return inPath(path, err)
+	}
+	target, err := root.Readlink(name)
+	if err != nil {
+		return inPath(path, err)
+	}
+	attr := attrOf(Symlink, statOf(fi))
+	attr.Nlink, attr.Size = 1, int64(len(target))
+	_, err = w.emit(Entry{Parent: parent, Name: name, Attr: attr, Target: target})
+	return err
+}
+
+// file gives a file, or a further name of one, and closes f.
+func (w *dirWalk) file(f *os.File, name string, parent uint32, path string) error {
+	c := &dirFile{File: f, path: path}
+	defer c.File.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return inPath(path, err)
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("%q %w: it was a file", path, ErrChanged)
+	}
+	c.before = stampOf(statOf(fi))
+	e := Entry{
+		Parent: parent, Name: name, Attr: attrOf(File, statOf(fi)),
+		Open: func() (io.ReadCloser, error) { return c, nil },
+	}
+	if e.Attr.Nlink > 1 {
+		e.Link, e.IsLink = w.nodes[c.before.inode]
+	}
+	node, err := w.emit(e)
+	if e.Attr.Nlink > 1 {
+		w.nodes[c.before.inode] = node
+	}
+	return err
+}
+
+// dirFile is a file's content; closing it compares its stamp.
+type dirFile struct {
+	*os.File
+	path   string
+	before stamp
+}
+
+func (c *dirFile) Close() error {
+	fi, err := c.File.Stat()
+	if err != nil {
+		return inPath(c.path, err)
+	}
+	if stampOf(statOf(fi)) != c.before {
+		return fmt.Errorf("%q %w", c.path, ErrChanged)
+	}
+	return nil
+}
+
+// Measure implements Measurer. What cannot be read is not counted: Walk will
+// say so.
+func (d dirSource) Measure(ctx context.Context) (Usage, error) {
+	var u Usage
+	seen := map[inode]bool{}
+	err := filepath.WalkDir(string(d)+"/", func(path string, e fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return nil
+		}
+		u.count(e, seen)
+		return nil
+	})
+	if fi, serr := os.Stat(string(d)); err == nil && serr == nil && fi.Mode().IsRegular() {
+		u = Usage{}
+		u.add(File, fi.Size(), true)
+	}
+	const fixed = 1 << 20 // keys.age, index, footer
+	u.SealedBytes += fixed
+	return u, err
+}
+
+func (u *Usage) count(e fs.DirEntry, seen map[inode]bool) {
+	switch e.Type() {
+	case fs.ModeDir:
+		u.add(Dir, 0, true)
+	case fs.ModeSymlink:
+		u.add(Symlink, 0, true)
+	case 0:
+		fi, err := e.Info()
+		if err != nil {
+			return
+		}
+		st := statOf(fi)
+		id := inode{st.Dev, st.Ino}
+		u.add(File, st.Size, !seen[id])
+		if st.Nlink > 1 {
+			seen[id] = true
+		}
+	}
+}
+
+// inPath puts the whole path into an error about a name in a directory.
+func inPath(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return &fs.PathError{Op: "seal", Path: path, Err: err}
+}
+
+func specialError(path string, mode fs.FileMode) error {
+	kind := "device"
+	switch {
+	case mode&fs.ModeSocket != 0:
+		kind = "socket"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "named pipe"
+	}
+	return fmt.Errorf("%q is a %s: %w", path, kind, ErrSpecial)
+}

@@ -1,0 +1,50 @@
+package volume
+
+import "errors"
+
+// integrityError is a failure class that means: these are not the bytes that
+// were sealed. Every such class also matches ErrIntegrity.
+type integrityError string
+
+func (e integrityError) Error() string        { return string(e) }
+func (e integrityError) Is(target error) bool { return target == ErrIntegrity }
+
+// ErrIntegrity matches every error that means altered, cut, moved or replayed
+// bytes. The classes below that match it say where they were found.
+var ErrIntegrity = errors.New("integrity check failed")
+
+// Integrity failures, by place. Each matches ErrIntegrity as well.
+var (
+	// ErrFooter: the end of the file is not a sealed volume's.
+	ErrFooter error = integrityError("not a sealed volume, or its end is damaged")
+	// ErrIndex: the sealed index does not open or contradicts itself. A wrong
+	// key looks the same.
+	ErrIndex error = integrityError("the volume's index does not open: wrong key, or the file was altered")
+	// ErrBlock: a block or header of encrypted content is not the sealed one.
+	ErrBlock error = integrityError("encrypted content was altered")
+	// ErrSize: a file is longer or shorter than it was when it was sealed.
+	ErrSize error = integrityError("size differs from the sealed one")
+	// ErrName: a file name that no file system could hold ("", "..", with "/"
+	// or NUL, over 255 bytes), or one that does not decrypt.
+	ErrName error = integrityError("invalid file name")
+	// ErrChecksum: the whole file's checksum is not the expected one.
+	ErrChecksum error = integrityError("checksum differs from the expected one")
+)
+
+// Failures that do not mean altered bytes.
+var (
+	// ErrVersion: a format version that this build does not read.
+	ErrVersion = errors.New("unsupported volume format version")
+	// ErrKey: not a master key, one that was wiped, or the key of another volume.
+	ErrKey = errors.New("not this volume's master key")
+	// ErrIdentity: an identity or recipient that cannot be parsed or used.
+	ErrIdentity = errors.New("unusable identity or recipient")
+	// ErrNoIdentity: keys.age is encrypted to none of the identities given.
+	ErrNoIdentity = errors.New("none of the identities opens this volume's keys.age")
+	// ErrPath: a path that cannot be sealed or extracted to.
+	ErrPath = errors.New("unusable path")
+	// ErrSpecial: a socket, pipe or device in the input.
+	ErrSpecial = errors.New("not a regular file, directory or symbolic link")
+	// ErrChanged: the input changed while it was being sealed.
+	ErrChanged = errors.New("changed while it was being read")
+)

@@ -1,0 +1,304 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// PartialSuffix is what a directory is called while it is being extracted.
+const PartialSuffix = ".partial"
+
+// ExtractOptions says how to extract. The zero value will do.
+type ExtractOptions struct {
+	// KeepSetID keeps setuid and setgid bits, which are dropped otherwise.
+	KeepSetID bool
+	// Progress, if set, is called often, from several goroutines, with the
+	// number of bytes extracted and their total (0 if it is not known).
+	Progress func(bytesDone, bytesTotal int64)
+	// Workers is the number of files written at once; 0 means one a processor.
+	Workers int
+}
+
+// Extract writes the volume's tree to dir, which must be new or empty. It is
+// written as dir.partial and renamed when it is complete; if it fails,
+// dir.partial is removed. Nothing is written outside it, whatever names and
+// links the volume holds. Owners and ACLs are not part of a volume.
+func (r *Reader) Extract(ctx context.Context, dir string, opt ExtractOptions) error {
+	var total int64
+	for i := range r.t.nodes {
+		if r.t.nodes[i].typ == File {
+			total += r.t.nodes[i].size
+		}
+	}
+	return extract(ctx, r, dir, total, opt)
+}
+
+func extract(ctx context.Context, src Source, dir string, total int64, opt ExtractOptions) (err error) {
+	dir = filepath.Clean(dir)
+	if err := checkTargetDir(dir); err != nil {
+		return err
+	}
+	partial := dir + PartialSuffix
+	if err := os.Mkdir(partial, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %s is left from an interrupted run; look at it, remove it and try again", ErrPath, partial)
+		}
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeTree(partial))
+		}
+	}()
+	if err := extractInto(ctx, src, partial, total, opt); err != nil {
+		return err
+	}
+	// Replaces dir if it exists and is (still) empty, else fails.
+	return os.Rename(partial, dir)
+}
+
+// checkTargetDir accepts a path that does not exist or is an empty directory.
+func checkTargetDir(dir string) error {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(1)
+	if len(names) > 0 {
+		return fmt.Errorf("%w: %s is not empty; name a new directory", ErrPath, dir)
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// removeTree removes what was extracted, read-only directories included.
+func removeTree(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			return root.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// extraction is one Extract under way.
+type extraction struct {
+	root   *os.Root
+	opt    ExtractOptions
+	group  *errgroup.Group
+	ctx    context.Context
+	nodes  uint32
+	dirs   map[uint32]string // paths of directories
+	linked map[uint32]string // paths of files with further names
+	attrs  []dirAttr         // to be set last
+	done   atomic.Int64
+	total  int64
+}
+
+type dirAttr struct {
+	path string
+	attr Attr
+}
+
+func extractInto(ctx context.Context, src Source, dir string, total int64, opt ExtractOptions) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	workers := opt.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	group.SetLimit(workers)
+	x := &extraction{
+		root: root, opt: opt, group: group, ctx: ctx, total: total,
+		dirs: map[uint32]string{}, linked: map[uint32]string{},
+	}
+	err = src.Walk(ctx, x.entry)
+	if gerr := group.Wait(); gerr != nil {
+		return gerr // why Walk ended, if both failed
+	}
+	if err != nil {
+		return err
+	}
+	return x.finish()
+}
+
+func (x *extraction) entry(e Entry) (uint32, error) {
+	if x.nodes == 0 {
+		x.nodes++
+		x.dirs[0] = "."
+		x.attrs = append(x.attrs, dirAttr{".", e.Attr})
+		return 0, nil
+	}
+	parent, ok := x.dirs[e.Parent]
+	if !ok {
+		return 0, fmt.Errorf("%w: %q comes before its directory", ErrPath, e.Name)
+	}
+	if err := checkName(e.Name); err != nil {
+		return 0, err
+	}
+	path := e.Name
+	if parent != "." {
+		path = parent + "/" + e.Name
+	}
+	if e.IsLink {
+		return e.Link, x.root.Link(x.linked[e.Link], path)
+	}
+	node := x.nodes
+	x.nodes++
+	switch e.Attr.Type {
+	case Dir:
+		x.dirs[node] = path
+		x.attrs = append(x.attrs, dirAttr{path, e.Attr})
+		return node, x.root.Mkdir(path, 0o700)
+	case Symlink:
+		return node, x.symlink(e, path)
+	case File:
+		if e.Attr.Nlink > 1 {
+			x.linked[node] = path
+		}
+		return node, x.file(e, path)
+	}
+	return 0, fmt.Errorf("%w: %q", ErrSpecial, path)
+}
+
+func (x *extraction) symlink(e Entry, path string) error {
+	if err := x.root.Symlink(e.Target, path); err != nil {
+		return err
+	}
+	dir, err := x.root.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	mtime := unix.Timespec{Sec: e.Attr.Mtime.Unix(), Nsec: int64(e.Attr.Mtime.Nanosecond())}
+	err = unix.UtimesNanoAt(int(dir.Fd()), e.Name, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return &fs.PathError{Op: "set times of", Path: path, Err: err}
+	}
+	return nil
+}
+
+// file creates a file at once, so that links to it can follow, and leaves large
+// contents to a worker.
+func (x *extraction) file(e Entry, path string) error {
+	f, err := x.root.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	const small = 64 << 10
+	if e.Attr.Size <= small {
+		return x.content(e, f, path)
+	}
+	x.group.Go(func() error { return x.content(e, f, path) })
+	return nil
+}
+
+func (x *extraction) content(e Entry, f *os.File, path string) error {
+	err := x.copy(e, f)
+	if err == nil {
+		err = x.setAttr(f, path, e.Attr)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("extract %q: %w", path, err)
+	}
+	return nil
+}
+
+var copyBufs = sync.Pool{New: func() any { return new([1 << 20]byte) }}
+
+// copy writes a file's content. Stretches of zeros become holes.
+func (x *extraction) copy(e Entry, f *os.File) error {
+	if e.Attr.Size == 0 {
+		return nil
+	}
+	r, err := e.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	buf := copyBufs.Get().(*[1 << 20]byte)
+	defer copyBufs.Put(buf)
+	for off := int64(0); off < e.Attr.Size; {
+		if x.ctx.Err() != nil {
+			return context.Cause(x.ctx)
+		}
+		b := buf[:min(int64(len(buf)), e.Attr.Size-off)]
+		if _, err := io.ReadFull(r, b); err != nil {
+			return err
+		}
+		if !allZero(b) {
+			if _, err := f.WriteAt(b, off); err != nil {
+				return err
+			}
+		}
+		off += int64(len(b))
+		if x.opt.Progress != nil {
+			x.opt.Progress(x.done.Add(int64(len(b))), x.total)
+		}
+	}
+	return f.Truncate(e.Attr.Size)
+}
+
+func (x *extraction) setAttr(f *os.File, path string, a Attr) error {
+	if err := unix.Fchmod(int(f.Fd()), x.mode(a)); err != nil {
+		return fmt.Errorf("set its mode: %w", err)
+	}
+	// By path, since older kernels cannot set times by descriptor. The zero time
+	// leaves the access time alone.
+	return x.root.Chtimes(path, time.Time{}, a.Mtime)
+}
+
+func (x *extraction) mode(a Attr) uint32 {
+	if x.opt.KeepSetID {
+		return a.Mode & 0o7777
+	}
+	return a.Mode & 0o1777
+}
+
+// finish sets the directories' attributes, the innermost first: creating a file
+// changes its directory's time, and a read-only one could not be filled.
+func (x *extraction) finish() error {
+	for i := len(x.attrs) - 1; i >= 0; i-- {
+		f, err := x.root.Open(x.attrs[i].path)
+		if err != nil {
+			return err
+		}
+		err = x.setAttr(f, x.attrs[i].path, x.attrs[i].attr)
+		_ = f.Close()
+		if err != nil {
+			return fmt.Errorf("extract %q: %w", x.attrs[i].path, err)
+		}
+	}
+	return nil
+}

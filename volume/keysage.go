@@ -1,0 +1,128 @@
+package volume
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"filippo.io/age"
+)
+
+// maxKeysAge bounds keys.age: thousands of recipients fit.
+const maxKeysAge = 1 << 20
+
+// keysFormat names the JSON in keys.age.
+const keysFormat = "sealbatch-key-1"
+
+// keysJSON is the plaintext of keys.age.
+type keysJSON struct {
+	Format string `json:"format"`
+	Volume ID     `json:"volume"`
+	// Key is 64 hexadecimal digits, ready for `gocryptfs -masterkey=stdin`.
+	Key string `json:"key"`
+}
+
+// WrapKey writes the content of a keys.age file: the volume's id and master key
+// as JSON, encrypted to the recipients with age. It proves no origin: anyone
+// can encrypt to a public recipient.
+func WrapKey(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
+	if len(rcpts) == 0 {
+		return fmt.Errorf("%w: no recipient given, so nobody could open the volume", ErrIdentity)
+	}
+	if key.IsZero() {
+		return fmt.Errorf("%w: no key, or it was wiped", ErrKey)
+	}
+	plain, err := json.Marshal(keysJSON{Format: keysFormat, Volume: id, Key: key.Hex()})
+	if err != nil {
+		return fmt.Errorf("wrap the key: %w", err)
+	}
+	defer clear(plain)
+	aw, err := age.Encrypt(w, rcpts...)
+	if err != nil {
+		return fmt.Errorf("wrap the key: %w", err)
+	}
+	if _, err := aw.Write(append(plain, '\n')); err != nil {
+		return fmt.Errorf("wrap the key: %w", err)
+	}
+	if err := aw.Close(); err != nil {
+		return fmt.Errorf("wrap the key: %w", err)
+	}
+	return nil
+}
+
+// ReadKey opens the content of a keys.age file. ErrNoIdentity if it is
+// encrypted to none of the identities; ErrKey if it holds no key.
+func ReadKey(r io.Reader, ids ...age.Identity) (ID, Key, error) {
+	if len(ids) == 0 {
+		return ID{}, Key{}, fmt.Errorf("%w: none given", ErrNoIdentity)
+	}
+	ar, err := age.Decrypt(io.LimitReader(r, maxKeysAge), ids...)
+	var none *age.NoIdentityMatchError
+	if errors.As(err, &none) {
+		return ID{}, Key{}, fmt.Errorf("%w: it is encrypted to others", ErrNoIdentity)
+	}
+	if err != nil {
+		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
+	}
+	const maxJSON = 1024
+	plain, err := io.ReadAll(io.LimitReader(ar, maxJSON))
+	if err != nil {
+		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
+	}
+	defer clear(plain)
+	return parseKeysJSON(plain)
+}
+
+// parseKeysJSON reads the plaintext of keys.age. Errors do not quote it.
+func parseKeysJSON(plain []byte) (ID, Key, error) {
+	bad := func(why string) (ID, Key, error) {
+		return ID{}, Key{}, fmt.Errorf("%w: %s %s", ErrKey, keysName, why)
+	}
+	var k keysJSON
+	d := json.NewDecoder(bytes.NewReader(plain))
+	d.DisallowUnknownFields()
+	if d.Decode(&k) != nil {
+		return bad("does not hold the expected JSON")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return bad("holds more than one JSON value")
+	}
+	if k.Format != keysFormat {
+		return bad("has an unknown format")
+	}
+	var raw [KeySize]byte
+	defer clear(raw[:])
+	if n, err := hex.Decode(raw[:min(KeySize, len(k.Key)/2)], []byte(k.Key[:min(2*KeySize, len(k.Key))])); err != nil || n != KeySize || len(k.Key) != 2*KeySize {
+		return bad("does not hold a key of 64 hexadecimal digits")
+	}
+	key, err := KeyFromBytes(raw[:])
+	return k.Volume, key, err
+}
+
+// UnwrapKey opens a sealed volume's own keys.age. This is for owners: it proves
+// nothing about who made the volume. ErrNoIdentity if the volume is encrypted
+// to none of the identities, ErrKey if the key is that of another volume.
+func UnwrapKey(r io.ReaderAt, size int64, ids ...age.Identity) (Key, error) {
+	f, err := readFooter(r, size)
+	if err != nil {
+		return Key{}, err
+	}
+	tr := tar.NewReader(io.NewSectionReader(r, 0, f.offset))
+	hdr, err := tr.Next()
+	if err != nil || hdr.Name != keysName || hdr.Typeflag != tar.TypeReg || hdr.Size > maxKeysAge {
+		return Key{}, fmt.Errorf("%w: it does not begin with %s", ErrKey, keysName)
+	}
+	id, key, err := ReadKey(tr, ids...)
+	if err != nil {
+		return Key{}, err
+	}
+	if id != f.id {
+		key.Wipe()
+		return Key{}, fmt.Errorf("%w: %s belongs to volume %s, this is %s", ErrKey, keysName, id, f.id)
+	}
+	return key, nil
+}

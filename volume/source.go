@@ -1,0 +1,99 @@
+package volume
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Type is the kind of a node.
+type Type uint8
+
+// The kinds of nodes. The values are those of the index format.
+const (
+	Dir     Type = 1
+	File    Type = 2
+	Symlink Type = 3
+)
+
+// recordLink marks a further name of an earlier file in the index.
+const recordLink Type = 4
+
+// String returns "directory", "file" or "symbolic link".
+func (t Type) String() string {
+	switch t {
+	case Dir:
+		return "directory"
+	case File:
+		return "file"
+	case Symlink:
+		return "symbolic link"
+	}
+	return "unknown type"
+}
+
+// Attr describes a node.
+type Attr struct {
+	Type  Type
+	Mode  uint32 // permission, setuid, setgid and sticky bits: 07777
+	Mtime time.Time
+	Size  int64  // File: bytes; Symlink: length of the target; Dir: 0
+	Nlink uint32 // File: number of names; Dir: 2 + subdirectories; Symlink: 1
+}
+
+// Entry is one name of a tree, as a Source gives it.
+type Entry struct {
+	// Parent is the number of the directory that holds the name. The root
+	// comes first and has neither parent nor name.
+	Parent uint32
+	Name   string
+	Attr   Attr
+	// Target is a symbolic link's target.
+	Target string
+	// IsLink says that this is a further name of the earlier file number Link;
+	// Attr and Open are then unused.
+	IsLink bool
+	Link   uint32
+	// Open gives a file's content, exactly Attr.Size bytes. It is called at
+	// most once. Closing the content reports whether it changed since Walk
+	// looked at it (ErrChanged).
+	Open func() (io.ReadCloser, error)
+}
+
+// Source is a tree that can be sealed or extracted: a directory, a sealed
+// volume, a cipher directory.
+type Source interface {
+	// Walk gives each entry to emit, a directory before what it holds and the
+	// root first. emit returns the number of the node (0 for the root; for a
+	// link the number of the file); Walk ends with its first error.
+	Walk(ctx context.Context, emit func(Entry) (uint32, error)) error
+}
+
+// Measurer is a Source that can tell beforehand, quickly, how large it is.
+type Measurer interface {
+	Measure(ctx context.Context) (Usage, error)
+}
+
+// Usage is the extent of a tree.
+type Usage struct {
+	Entries    int   // names, the root not counted
+	PlainBytes int64 // sum of the file sizes, hard-linked files once
+	// SealedBytes estimates the size of the sealed volume, a little high.
+	SealedBytes int64
+}
+
+// add counts one entry of a tree.
+func (u *Usage) add(t Type, size int64, firstName bool) {
+	// Tar headers, PAX records of deep paths, padding, the index: about this
+	// much a name, and a directory has its gocryptfs.diriv as well.
+	const perName, perDir = 2048, 2048
+	u.Entries++
+	u.SealedBytes += perName
+	if t == Dir {
+		u.SealedBytes += perDir
+	}
+	if t == File && firstName {
+		u.PlainBytes += size
+		u.SealedBytes += padded(cipherSize(size))
+	}
+}
