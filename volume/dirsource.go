@@ -171,7 +171,11 @@ func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string
 // file gives a file, or a further name of one, and closes f.
 func (w *dirWalk) file(f *os.File, name string, parent uint32, path string) error {
 	c := &dirFile{File: f, path: path}
-	defer c.File.Close()
+	defer func() {
+		if !c.taken {
+			_ = f.Close()
+		}
+	}()
 	fi, err := f.Stat()
 	if err != nil {
 		return inPath(path, err)
@@ -182,7 +186,7 @@ func (w *dirWalk) file(f *os.File, name string, parent uint32, path string) erro
 	c.before = stampOf(statOf(fi))
 	e := Entry{
 		Parent: parent, Name: name, Attr: attrOf(File, statOf(fi)),
-		Open: func() (io.ReadCloser, error) { return c, nil },
+		Open: func() (io.ReadCloser, error) { c.taken = true; return c, nil },
 	}
 	if e.Attr.Nlink > 1 {
 		e.Link, e.IsLink = w.nodes[c.before.inode]
@@ -199,9 +203,11 @@ type dirFile struct {
 	*os.File
 	path   string
 	before stamp
+	taken  bool // by whoever called Open, who closes it
 }
 
 func (c *dirFile) Close() error {
+	defer c.File.Close()
 	fi, err := c.File.Stat()
 	if err != nil {
 		return inPath(c.path, err)

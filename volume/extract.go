@@ -24,6 +24,10 @@ const PartialSuffix = ".partial"
 type ExtractOptions struct {
 	// KeepSetID keeps setuid and setgid bits, which are dropped otherwise.
 	KeepSetID bool
+	// Damaged, if set, is told of files whose content fails its integrity check,
+	// from several goroutines; they are kept up to the failure, and extraction
+	// goes on. Without it the first such failure ends it.
+	Damaged func(path string, err error)
 	// Progress, if set, is called often, from several goroutines, with the
 	// number of bytes extracted and their total (0 if it is not known).
 	Progress func(bytesDone, bytesTotal int64)
@@ -213,16 +217,28 @@ func (x *extraction) file(e Entry, path string) error {
 	if err != nil {
 		return err
 	}
+	r, err := e.Open()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
 	const small = 64 << 10
 	if e.Attr.Size <= small {
-		return x.content(e, f, path)
+		return x.content(e, r, f, path)
 	}
-	x.group.Go(func() error { return x.content(e, f, path) })
+	x.group.Go(func() error { return x.content(e, r, f, path) })
 	return nil
 }
 
-func (x *extraction) content(e Entry, f *os.File, path string) error {
-	err := x.copy(e, f)
+func (x *extraction) content(e Entry, r io.ReadCloser, f *os.File, path string) error {
+	err := x.copy(e, r, f)
+	if cerr := r.Close(); err == nil {
+		err = cerr
+	}
+	var d *damage
+	if errors.As(err, &d) {
+		x.opt.Damaged(path, d.error)
+		err = nil
+	}
 	if err == nil {
 		err = x.setAttr(f, path, e.Attr)
 	}
@@ -238,15 +254,7 @@ func (x *extraction) content(e Entry, f *os.File, path string) error {
 var copyBufs = sync.Pool{New: func() any { return new([1 << 20]byte) }}
 
 // copy writes a file's content. Stretches of zeros become holes.
-func (x *extraction) copy(e Entry, f *os.File) error {
-	if e.Attr.Size == 0 {
-		return nil
-	}
-	r, err := e.Open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (x *extraction) copy(e Entry, r io.Reader, f *os.File) error {
 	buf := copyBufs.Get().(*[1 << 20]byte)
 	defer copyBufs.Put(buf)
 	for off := int64(0); off < e.Attr.Size; {
@@ -254,21 +262,39 @@ func (x *extraction) copy(e Entry, f *os.File) error {
 			return context.Cause(x.ctx)
 		}
 		b := buf[:min(int64(len(buf)), e.Attr.Size-off)]
-		if _, err := io.ReadFull(r, b); err != nil {
-			return err
-		}
-		if !allZero(b) {
+		n, rerr := io.ReadFull(r, b)
+		if b = b[:n]; !allZero(b) {
 			if _, err := f.WriteAt(b, off); err != nil {
 				return err
 			}
 		}
-		off += int64(len(b))
+		off += int64(n)
+		if rerr != nil {
+			return x.cut(f, off, rerr)
+		}
 		if x.opt.Progress != nil {
 			x.opt.Progress(x.done.Add(int64(len(b))), x.total)
 		}
 	}
 	return f.Truncate(e.Attr.Size)
 }
+
+// cut ends a file where its content failed.
+func (x *extraction) cut(f *os.File, off int64, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: it ends early", ErrSize)
+	}
+	if x.opt.Damaged == nil || !errors.Is(err, ErrIntegrity) {
+		return err
+	}
+	if terr := f.Truncate(off); terr != nil {
+		return terr
+	}
+	return &damage{err}
+}
+
+// damage marks an integrity failure that does not end the extraction.
+type damage struct{ error }
 
 func (x *extraction) setAttr(f *os.File, path string, a Attr) error {
 	if err := unix.Fchmod(int(f.Fd()), x.mode(a)); err != nil {

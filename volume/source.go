@@ -55,8 +55,8 @@ type Entry struct {
 	IsLink bool
 	Link   uint32
 	// Open gives a file's content, exactly Attr.Size bytes. It is called at
-	// most once. Closing the content reports whether it changed since Walk
-	// looked at it (ErrChanged).
+	// most once, before emit returns; the content may be read later. Closing it
+	// reports whether it changed since Walk looked at it (ErrChanged).
 	Open func() (io.ReadCloser, error)
 }
 
