@@ -1,15 +1,12 @@
 package manifest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"regexp"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -56,14 +53,9 @@ func ParseInfo(b []byte) (Info, error) {
 	if len(b) > maxDocument {
 		return Info{}, fmt.Errorf("%w: info file is larger than %d bytes", ErrInvalid, maxDocument)
 	}
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
 	var f infoFile
-	if err := d.Decode(&f); err != nil {
-		return Info{}, fmt.Errorf("%w: info file: %v", ErrInvalid, err)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Info{}, fmt.Errorf("%w: info file holds more than one document", ErrInvalid)
+	if err := decodeYAML(b, &f); err != nil {
+		return Info{}, fmt.Errorf("info file: %w", err)
 	}
 	if f.Info.Format == "" && f.Info.SecretPath != "" {
 		return Info{}, ErrHPCSInfo
@@ -91,8 +83,8 @@ func (i Info) Validate() error {
 	case i.Size <= 0:
 		return fmt.Errorf("%w: info file size %d is not positive", ErrInvalid, i.Size)
 	}
-	if _, err := ParseDigest(i.Checksum); err != nil {
-		return fmt.Errorf("info file checksum: %w", err)
+	if sum, err := ParseDigest(i.Checksum); err != nil || sum.IsZero() {
+		return fmt.Errorf("%w: info file checksum %.80q is not a digest", ErrInvalid, i.Checksum)
 	}
 	if err := validName(i.Name); err != nil {
 		return fmt.Errorf("info file name: %w", err)
@@ -115,7 +107,7 @@ func (i Info) Encode() ([]byte, error) {
 // validName accepts one path component that is safe as a directory name
 // below /sd-container and in a runtime's bind specification.
 func validName(s string) error {
-	if s == "" || s == "." || s == ".." || len(s) > 255 || !utf8.ValidString(s) ||
+	if s == "" || s == "." || s == ".." || len(s) > 255 || damaged(s) ||
 		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }) {
 		return fmt.Errorf("%w: %.80q is not a file name", ErrInvalid, s)
 	}
@@ -124,7 +116,7 @@ func validName(s string) error {
 
 // validPath accepts a clean absolute path without control characters.
 func validPath(s string) error {
-	if !path.IsAbs(s) || path.Clean(s) != s || len(s) > 4096 || !utf8.ValidString(s) ||
+	if !path.IsAbs(s) || path.Clean(s) != s || len(s) > 4096 || damaged(s) ||
 		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return fmt.Errorf("%w: %.80q is not a clean absolute path", ErrInvalid, s)
 	}

@@ -1,15 +1,11 @@
 package manifest
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // Format is the value of a job manifest's format field.
@@ -87,7 +83,10 @@ var runRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
 // Parse reads a manifest strictly and returns it with the digest of b.
 func Parse(b []byte) (Manifest, Digest, error) {
 	var m Manifest
-	if err := strictJSON(b, &m); err != nil {
+	if len(b) > maxDocument {
+		return Manifest{}, Digest{}, fmt.Errorf("job manifest: %w: larger than %d bytes", ErrInvalid, maxDocument)
+	}
+	if err := DecodeJSON(b, &m); err != nil {
 		return Manifest{}, Digest{}, fmt.Errorf("job manifest: %w", err)
 	}
 	if err := m.Validate(); err != nil {
@@ -162,8 +161,8 @@ func (m Manifest) validateVolumes() error {
 		if err := validPath(v.Path); err != nil {
 			return fmt.Errorf("volume path: %w", err)
 		}
-		if !volumeIDRE.MatchString(v.VolumeID) || v.Digest.IsZero() || v.Size <= 0 {
-			return fmt.Errorf("%w: volume %q lacks id, digest or size", ErrInvalid, v.Name)
+		if !volumeIDRE.MatchString(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() || v.Size <= 0 {
+			return fmt.Errorf("%w: volume %q lacks id, digest, checksum or size", ErrInvalid, v.Name)
 		}
 	}
 	for _, v := range m.Inputs {
@@ -199,30 +198,10 @@ func (m Manifest) validateFiles() error {
 func (m Manifest) validateWords() error {
 	for _, list := range [][]string{m.Args, m.Flags, m.Recipients, {m.Runtime}} {
 		for _, s := range list {
-			if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
-				return fmt.Errorf("%w: argument %.80q is not valid UTF-8 text", ErrInvalid, s)
-			}
-			// json.Unmarshal replaces invalid UTF-8 silently.
-			if strings.ContainsRune(s, utf8.RuneError) {
-				return fmt.Errorf("%w: argument %.80q holds U+FFFD, the mark of damaged text", ErrInvalid, s)
+			if damaged(s) || strings.ContainsRune(s, 0) {
+				return fmt.Errorf("%w: argument %.80q is not valid UTF-8 text, or holds U+FFFD, the mark of damaged text", ErrInvalid, s)
 			}
 		}
-	}
-	return nil
-}
-
-// strictJSON decodes exactly one JSON value with no unknown fields.
-func strictJSON(b []byte, v any) error {
-	if len(b) > maxDocument {
-		return fmt.Errorf("%w: larger than %d bytes", ErrInvalid, maxDocument)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%w: %v", ErrInvalid, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: trailing bytes", ErrInvalid)
 	}
 	return nil
 }
