@@ -1,0 +1,386 @@
+package fusefs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ChildArg is the first argument with which a Space starts its own executable
+// again; the program then has to call ChildMain before anything else.
+const ChildArg = "ns-child"
+
+// childSocket is the descriptor of the socket to the Space.
+const childSocket = 3
+
+// killLimit is how long killed processes get to vanish, unmountLimit how long a
+// busy mount gets to become idle.
+const (
+	killLimit    = 20 * time.Second
+	unmountLimit = 3 * time.Second
+)
+
+// ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
+// asked to over the socket, holds no keys, and ends (and with it everything in
+// the namespace) when the socket closes. It never returns.
+func ChildMain() {
+	err := childMain()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sealbatch: namespace child:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func childMain() error {
+	// Whatever the caller inherited or will be passed stays out of the commands.
+	if err := unix.CloseRange(childSocket, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		if err := closeOnExec(); err != nil {
+			return err
+		}
+	}
+	w, err := newWire(os.NewFile(childSocket, "space"))
+	if err != nil {
+		return err
+	}
+	c := &child{wire: w, forks: make(chan func()), procs: map[int]uint64{}}
+	c.catchSignals()
+	ready := make(chan error)
+	go c.forker(ready)
+	if err := <-ready; err != nil {
+		return err
+	}
+	for {
+		var r request
+		if _, err := w.recv(&r); err != nil {
+			return nil // the Space closed, or died
+		}
+		go c.serve(r)
+	}
+}
+
+// closeOnExec does what close_range does, for kernels before 5.11.
+func closeOnExec() error {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		var fd int
+		if _, err := fmt.Sscan(n.Name(), &fd); err == nil && fd >= childSocket {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+type child struct {
+	wire  *wire
+	dir   string
+	forks chan func()
+
+	mu    sync.Mutex     // held from fork to entry in procs, so that nobody reaps in between
+	procs map[int]uint64 // running started processes, to the request's ID
+}
+
+// catchSignals reaps on SIGCHLD and drops the signals that sites send to every
+// process of a job: the Space decides when this one ends. They are caught, not
+// ignored, since an ignored signal would stay ignored in the commands.
+func (c *child) catchSignals() {
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	go func() {
+		for range died {
+			c.reap()
+		}
+	}()
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT,
+		unix.SIGUSR1, unix.SIGUSR2, unix.SIGXCPU, unix.SIGALRM)
+}
+
+// forker runs on one thread, without the capability to mount, whatever starts
+// processes.
+func (c *child) forker(ready chan<- error) {
+	runtime.LockOSThread()
+	ready <- dropCapabilities()
+	for f := range c.forks {
+		f()
+	}
+}
+
+// dropCapabilities makes programs that this thread executes start without any.
+func dropCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	if os.Geteuid() == 0 { // exec would grant root everything in this namespace
+		const noRoot = 0x3 // SECBIT_NOROOT and SECBIT_NOROOT_LOCKED, linux/securebits.h
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0); err != nil {
+			return fmt.Errorf("set securebits: %w", err)
+		}
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	caps[0].Inheritable, caps[1].Inheritable = 0, 0
+	if err := unix.Capset(&header, &caps[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+// serve answers one request. Each has its own goroutine, since one that touches
+// a mount may block while its server is slow.
+func (c *child) serve(r request) {
+	answer := reply{ID: r.ID}
+	fd := -1
+	var err error
+	switch r.Op {
+	case opInit:
+		err = c.init(r)
+	case opMkdir:
+		err = c.mkdir(r.Path, os.FileMode(r.Perm))
+	case opWriteFile:
+		err = writeFile(r)
+	case opMount:
+		if fd, err = mountFuse(r); err == nil {
+			defer unix.Close(fd)
+		}
+	case opSettle:
+		err = settle(r.Path)
+	case opUnmount:
+		err = unmount(r.Path, r.Detach)
+	case opFreeze:
+		err = c.freeze()
+	case opStart:
+		c.start(r)
+		return
+	case opSignal:
+		err = c.signal(r.Proc, unix.Signal(r.Signal))
+	case opKillAll:
+		err = c.killAll()
+	default:
+		err = fmt.Errorf("unknown operation %d", r.Op)
+	}
+	answer.setError(err)
+	c.answer(answer, fd)
+}
+
+// answer sends a reply. Without the Space there is nothing left to do.
+func (c *child) answer(r reply, fd int) {
+	if err := c.wire.send(r, fd); err != nil {
+		os.Exit(1)
+	}
+}
+
+const safeMount = unix.MS_NOSUID | unix.MS_NODEV
+
+// init makes the namespace private.
+func (c *child) init(r request) error {
+	c.dir = r.Path
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", safeMount|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	data := fmt.Sprintf("mode=0700,size=%d,nr_inodes=4096", r.Bytes)
+	if err := unix.Mount("sealbatch", c.dir, "tmpfs", safeMount, data); err != nil {
+		return fmt.Errorf("mount a tmpfs at %s: %w", c.dir, err)
+	}
+	err := unix.Mount("sealbatch", "/dev/shm", "tmpfs", safeMount, "mode=1777")
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("mount a tmpfs at /dev/shm: %w", err)
+	}
+	return nil
+}
+
+func (c *child) mkdir(path string, perm os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, perm); err != nil {
+		return err
+	}
+	return os.Chmod(path, perm) // the umask does not count
+}
+
+func writeFile(r request) error {
+	if err := os.WriteFile(r.Path, r.Data, 0o600); err != nil {
+		return err
+	}
+	return os.Chmod(r.Path, os.FileMode(r.Perm))
+}
+
+// mountFuse mounts a new FUSE connection at r.Path, made if it is missing, and
+// returns its descriptor. Permissions are checked by the kernel against the
+// attributes that a read-only server gives; gocryptfs leaves them to the file
+// system beneath.
+func mountFuse(r request) (int, error) {
+	if err := os.MkdirAll(filepath.Dir(r.Path), 0o700); err != nil {
+		return -1, err
+	}
+	if err := os.Mkdir(r.Path, 0o500); err != nil && !errors.Is(err, os.ErrExist) {
+		return -1, err
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	flags := uintptr(safeMount | unix.MS_NOATIME)
+	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,max_read=%d",
+		fd, os.Geteuid(), os.Getegid(), maxRead)
+	if r.RO {
+		flags |= unix.MS_RDONLY
+		data += ",default_permissions"
+	}
+	if err := unix.Mount("sealbatch", r.Path, "fuse."+r.Type, flags, data); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("mount FUSE at %s: %w", r.Path, err)
+	}
+	return fd, nil
+}
+
+// settle waits for the server of a new mount and readies it. The root of a new
+// mount belongs to uid 0, which is not mapped here, and refuses writes until its
+// attributes have once been asked for. And a first poll (which the server
+// refuses for good) must not come from the process that holds the server: Go
+// adds every file it opens to epoll, and would wait there for itself.
+func settle(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", path, err)
+	}
+	fd, err := unix.Open(filepath.Join(path, pollHackName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a server that has no such file
+	}
+	if err != nil {
+		return fmt.Errorf("try to poll %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err
+}
+
+// pollHackName is a file that every go-fuse server has in its root, hidden; it
+// cannot be polled (go-fuse, fuse/poll.go).
+const pollHackName = ".go-fuse-epoll-hack"
+
+func unmount(path string, detach bool) error {
+	flags := unix.UMOUNT_NOFOLLOW
+	if detach {
+		flags |= unix.MNT_DETACH
+	}
+	deadline := time.Now().Add(unmountLimit)
+	for {
+		err := unix.Unmount(path, flags)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			if err != nil {
+				return fmt.Errorf("unmount %s: %w", path, err)
+			}
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (c *child) freeze() error {
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | safeMount)
+	if err := unix.Mount("", c.dir, "", flags, ""); err != nil {
+		return fmt.Errorf("make %s read-only: %w", c.dir, err)
+	}
+	return nil
+}
+
+// start runs r.Cmd and answers before its end can be reported.
+func (c *child) start(r request) {
+	p, err := prepare(r.Cmd)
+	if err != nil {
+		answer := reply{ID: r.ID}
+		answer.setError(err)
+		c.answer(answer, -1)
+		return
+	}
+	defer p.close()
+	done := make(chan struct{})
+	c.forks <- func() {
+		defer close(done)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		pid, err := p.start()
+		if err == nil {
+			c.procs[pid] = r.ID
+		}
+		answer := reply{ID: r.ID}
+		answer.setError(err)
+		c.answer(answer, -1)
+	}
+	<-done
+}
+
+// reap collects every process that ended, started or adopted.
+func (c *child) reap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		if id, ok := c.procs[pid]; ok {
+			delete(c.procs, pid)
+			c.answer(reply{ID: id, Exited: true, Status: uint32(status)}, -1)
+		}
+	}
+}
+
+func (c *child) signal(id uint64, sig unix.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for pid, running := range c.procs {
+		if running == id {
+			return unix.Kill(-pid, sig)
+		}
+	}
+	return unix.ESRCH
+}
+
+// killAll kills whatever else is in the pid namespace until nothing is. Killing
+// is repeated, since a process may fork while the signals go round.
+func (c *child) killAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	for {
+		if err := unix.Kill(-1, unix.SIGKILL); errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		c.reap()
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes still run %v after they were killed", killLimit)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}

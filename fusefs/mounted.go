@@ -1,0 +1,126 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounted is a volume in a Space and the server behind it.
+type mounted struct {
+	rel    string
+	server server
+	ending bool // under Space.mu: unmounting was asked for
+}
+
+// server is what answers a FUSE connection.
+type server interface {
+	// ended is closed when the server has come to its end, after which err says
+	// how that went.
+	ended() <-chan struct{}
+	err() error
+	// kill ends a server that does not end by itself. It may be impossible.
+	kill()
+}
+
+// mount mounts FUSE at rel and has the connection served by what serve starts.
+// serve owns the descriptor.
+func (s *Space) mount(rel string, r request, serve func(*os.File) (server, error)) error {
+	r.Op = opMount
+	fuse, err := s.ask(rel, r)
+	if err != nil {
+		return err
+	}
+	if fuse == nil {
+		return errors.New("the namespace child passed no descriptor")
+	}
+	srv, err := serve(fuse)
+	if err != nil {
+		_, unmountErr := s.ask(rel, request{Op: opUnmount, Detach: true})
+		return errors.Join(err, unmountErr)
+	}
+	m := &mounted{rel: rel, server: srv}
+	s.mu.Lock()
+	s.mounts = append(s.mounts, m)
+	s.mu.Unlock()
+	if _, err := s.ask(rel, request{Op: opSettle}); err != nil {
+		srv.kill()
+		return errors.Join(fmt.Errorf("the mount at %s does not answer: %w", rel, err), s.unmount(m, true))
+	}
+	go s.watch(m)
+	return nil
+}
+
+// watch reports a server that ends although nobody unmounted it.
+func (s *Space) watch(m *mounted) {
+	<-m.server.ended()
+	s.mu.Lock()
+	unexpected := !m.ending && !s.closed
+	s.mu.Unlock()
+	if unexpected && s.alive() {
+		s.fail(fmt.Errorf("the server of the mount at %s died: %w", m.rel, orExit(m.server.err())))
+	}
+}
+
+// Unmount unmounts rel and waits until its server has ended. It fails while
+// something inside uses the mount.
+func (s *Space) Unmount(rel string) error {
+	s.mu.Lock()
+	i := slices.IndexFunc(s.mounts, func(m *mounted) bool { return m.rel == rel })
+	if i < 0 {
+		s.mu.Unlock()
+		return fmt.Errorf("nothing is mounted at %s", rel)
+	}
+	m := s.mounts[i]
+	s.mu.Unlock()
+	return s.unmount(m, false)
+}
+
+func (s *Space) unmount(m *mounted, detach bool) error {
+	s.setEnding(m, true)
+	if _, err := s.ask(m.rel, request{Op: opUnmount, Detach: detach}); err != nil {
+		s.setEnding(m, false)
+		return err
+	}
+	s.mu.Lock()
+	s.mounts = slices.DeleteFunc(s.mounts, func(other *mounted) bool { return other == m })
+	s.mu.Unlock()
+	return m.waitEnd()
+}
+
+func (s *Space) setEnding(m *mounted, ending bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.ending = ending
+}
+
+// waitEnd waits for the server of a mount that is gone.
+func (m *mounted) waitEnd() error {
+	select {
+	case <-m.server.ended():
+	case <-time.After(serverLimit):
+		m.server.kill()
+		return fmt.Errorf("the server of the mount at %s did not end within %v", m.rel, serverLimit)
+	}
+	if err := m.server.err(); err != nil {
+		return fmt.Errorf("the server of the mount at %s: %w", m.rel, err)
+	}
+	return nil
+}
+
+// MountTree mounts a sealed volume read-only at rel. Its files belong to the
+// caller's uid and gid.
+func (s *Space) MountTree(rel string, t Tree) error {
+	return s.mount(rel, request{Type: "sealbatch", RO: true}, func(fuse *os.File) (server, error) {
+		defer fuse.Close()
+		fd, err := unix.FcntlInt(fuse.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		return Serve(fd, t, MountOptions{Log: s.opt.Log})
+	})
+}
