@@ -1,0 +1,182 @@
+package slurm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// fakeSrun stands for srun on a one-node job: it drops its own options and runs the rest.
+const fakeSrun = "#!/bin/sh\nwhile case $1 in -*) ;; *) false ;; esac; do shift; done\nexec \"$@\"\n"
+
+// recorder stands for the supervisor: it writes its arguments, one a line, and its directory's mode.
+const recorder = `#!/bin/bash
+dir=${0%/*}
+{ printf '%s\n' "$0" "$@"; stat -c %a "$dir" "$dir/sealbatch" "$dir/second"; } >"$RECORD"
+trap 'exit 43' USR1
+[ -z "$LINGER" ] || { : >"$LINGER"; while :; do sleep 0.05; done; }
+rm -rf "$dir"
+exit 42
+`
+
+// bench is a directory with everything that a rendered script needs to run for real.
+type bench struct {
+	dir, record string
+	script      Script
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{dir: t.TempDir()}
+	b.record = filepath.Join(b.dir, "record")
+	for _, d := range []string{"bin", "tmp", "cwd"} {
+		if err := os.Mkdir(filepath.Join(b.dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.write(t, "bin/srun", fakeSrun)
+	b.script = full()
+	b.script.Setup = []string{"export FROM_SETUP=yes"}
+	b.script.Node.Binaries = []Binary{
+		{"sealbatch", filepath.Join(b.dir, "it's $(touch x).bin"), b.write(t, "it's $(touch x).bin", recorder)},
+		{"second", filepath.Join(b.dir, "second"), b.write(t, "second", "data")},
+	}
+	return b
+}
+
+func (b *bench) write(t *testing.T, name, text string) string {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// command gives the rendered script, ready to run in an empty directory.
+func (b *bench) command(t *testing.T, env ...string) *exec.Cmd {
+	t.Helper()
+	text, err := b.script.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, "job.sh", string(text))
+	cmd := exec.Command("bash", filepath.Join(b.dir, "job.sh"))
+	cmd.Dir = filepath.Join(b.dir, "cwd")
+	cmd.Env = append([]string{"PATH=" + b.dir + "/bin:" + os.Getenv("PATH"), "TMPDIR=" + b.dir + "/tmp", "RECORD=" + b.record}, env...)
+	return cmd
+}
+
+func (b *bench) empty(t *testing.T, name string) {
+	t.Helper()
+	left, err := os.ReadDir(filepath.Join(b.dir, name))
+	if err != nil || len(left) > 0 {
+		t.Errorf("%s holds %v, %v", name, left, err)
+	}
+}
+
+// The script runs the supervisor from a private copy, with its arguments untouched by any shell, and
+// gives its exit code.
+func TestScriptRuns(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	out, err := b.command(t).CombinedOutput()
+	if code := exitCode(err); code != 42 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	recorded, err := os.ReadFile(b.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(strings.TrimSpace(string(recorded)), "\n")
+	self := filepath.Dir(got[0])
+	want := append([]string{self + "/sealbatch", "node-run", "--self", self}, b.script.Node.Args...)
+	want = append(want, "700", "500", "500")
+	if !reflect.DeepEqual(got, want) || filepath.Dir(self) != b.dir+"/tmp" {
+		t.Errorf("recorded %q, want %q", got, want)
+	}
+	b.empty(t, "cwd")
+	b.empty(t, "tmp")
+}
+
+// A program that was changed after submission is not run, and its copy does not stay.
+func TestScriptRefusesChangedProgram(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	cmd := b.command(t)
+	b.write(t, "second", "Data")
+	out, err := cmd.CombinedOutput()
+	if code := exitCode(err); code != 7 || !strings.Contains(string(out), "not the program") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	if _, err := os.Stat(b.record); err == nil {
+		t.Error("the supervisor ran")
+	}
+	b.empty(t, "tmp")
+}
+
+// A directory in which nothing runs, or that is full, is passed over for the next one.
+func TestScriptPassesOver(t *testing.T) {
+	t.Parallel()
+	for options, says := range map[string]string{"noexec": "", "size=4k": "No space left"} {
+		t.Run(options, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			inner := b.command(t)
+			cmd := exec.Command("unshare", "--mount", "sh", "-c",
+				`mount -t tmpfs -o "$1" none "$TMPDIR" && bash "$2"; code=$?; ls -A "$TMPDIR" >>"$RECORD"; exit $code`, "sh", options, inner.Args[1])
+			cmd.Dir, cmd.Env = inner.Dir, inner.Env
+			out, err := cmd.CombinedOutput()
+			if code := exitCode(err); code != 42 {
+				t.Fatalf("exit %d: %s", code, out)
+			}
+			recorded, err := os.ReadFile(b.record)
+			if err != nil || strings.HasPrefix(string(recorded), b.dir) || !strings.HasSuffix(string(recorded), "\n500\n") {
+				t.Errorf("ran as %q, %v", recorded, err)
+			}
+			if says == "" && len(out) > 0 || !strings.Contains(string(out), says) {
+				t.Errorf("said %q", out)
+			}
+		})
+	}
+}
+
+// A signal to the batch shell neither ends it nor reaches the supervisor; the supervisor's code counts.
+func TestScriptWaitsOnSignal(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ready := filepath.Join(b.dir, "ready")
+	cmd := b.command(t, "LINGER="+ready)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pidOf := func() int { // the batch shell's only child is srun, which became the supervisor
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+			if _, err := os.Stat(ready); err == nil {
+				out, _ := exec.Command("pgrep", "-P", itoa(cmd.Process.Pid)).Output()
+				return atoi(t, strings.TrimSpace(string(out)))
+			}
+		}
+		t.Fatal("the supervisor did not start")
+		return 0
+	}
+	child := pidOf()
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1} {
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Kill(child, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(cmd.Wait()); code != 43 {
+		t.Errorf("exit %d, want the supervisor's 43", code)
+	}
+}

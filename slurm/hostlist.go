@@ -1,0 +1,226 @@
+package slurm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// MaxHosts bounds how many names a host list may stand for.
+const MaxHosts = 65536
+
+// ErrHostlist is wrapped by errors about host lists.
+var ErrHostlist = errors.New("not a host list")
+
+// ExpandHostlist gives the names that a Slurm host list such as "cn[1-3,07],x2" stands for, in its
+// order. One name may have several bracketed parts. It refuses anything but names of letters, digits,
+// dots, dashes and underscores, and lists of more than MaxHosts names. Errors wrap ErrHostlist.
+func ExpandHostlist(list string) ([]string, error) {
+	items, err := splitHostlist(list)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, item := range items {
+		names, err := expandItem(item, MaxHosts-len(out))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %q: %w", ErrHostlist, item, err)
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
+// splitHostlist splits at commas outside brackets.
+func splitHostlist(list string) ([]string, error) {
+	if len(list) > 1<<20 {
+		return nil, fmt.Errorf("%w: longer than a megabyte", ErrHostlist)
+	}
+	var items []string
+	start, inside := 0, false
+	for i := 0; i <= len(list); i++ {
+		switch {
+		case i == len(list) || (list[i] == ',' && !inside):
+			if i == start {
+				return nil, fmt.Errorf("%w: %q has an empty name", ErrHostlist, list)
+			}
+			items = append(items, list[start:i])
+			start = i + 1
+		case list[i] == '[' && !inside:
+			inside = true
+		case list[i] == ']' && inside:
+			inside = false
+		case list[i] == '[' || list[i] == ']':
+			return nil, fmt.Errorf("%w: %q has brackets that do not match", ErrHostlist, list)
+		}
+	}
+	if inside {
+		return nil, fmt.Errorf("%w: %q has a bracket that does not close", ErrHostlist, list)
+	}
+	return items, nil
+}
+
+// expandItem expands one comma-free item such as "r[1-2]n[01-04]" to at most limit names.
+func expandItem(item string, limit int) ([]string, error) {
+	names := []string{""}
+	for item != "" {
+		open := strings.IndexByte(item, '[')
+		if open < 0 {
+			open = len(item)
+		}
+		if err := checkNamePart(item[:open]); err != nil {
+			return nil, err
+		}
+		for i := range names {
+			names[i] += item[:open]
+		}
+		if item = item[open:]; item == "" {
+			break
+		}
+		end := strings.IndexByte(item, ']')
+		numbers, err := expandRanges(item[1:end], limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(names)*len(numbers) > limit {
+			return nil, fmt.Errorf("more than %d names", MaxHosts)
+		}
+		names = product(names, numbers)
+		item = item[end+1:]
+	}
+	if len(names) > limit {
+		return nil, fmt.Errorf("more than %d names", MaxHosts)
+	}
+	if names[0][0] == '-' || names[0][0] == '.' {
+		return nil, errors.New("begins with a dash or dot")
+	}
+	return names, nil
+}
+
+func product(prefixes, suffixes []string) []string {
+	out := make([]string, 0, len(prefixes)*len(suffixes))
+	for _, p := range prefixes {
+		for _, s := range suffixes {
+			out = append(out, p+s)
+		}
+	}
+	return out
+}
+
+func checkNamePart(s string) error {
+	for i := range len(s) {
+		if c := s[i]; !isAlnum(c) && c != '-' && c != '.' && c != '_' {
+			return fmt.Errorf("%q cannot be in a host name", c)
+		}
+	}
+	return nil
+}
+
+func isAlnum(c byte) bool {
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
+}
+
+// expandRanges expands "1-3,07"; numbers keep the leading zeros of a range's first one.
+func expandRanges(s string, limit int) ([]string, error) {
+	var out []string
+	for _, part := range strings.Split(s, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
+		low, err := rangeNumber(first)
+		if err != nil {
+			return nil, err
+		}
+		high, err := rangeNumber(last)
+		if err != nil {
+			return nil, err
+		}
+		if high < low || high-low >= uint64(limit) || len(out)+int(high-low) >= limit {
+			return nil, fmt.Errorf("range %s runs backwards or is too long", part)
+		}
+		for n := low; n <= high; n++ {
+			out = append(out, fmt.Sprintf("%0*d", len(first), n))
+		}
+	}
+	return out, nil
+}
+
+func rangeNumber(s string) (uint64, error) {
+	if len(s) == 0 || len(s) > 18 || strings.Trim(s, "0123456789") != "" {
+		return 0, fmt.Errorf("%q is not a number", s)
+	}
+	return strconv.ParseUint(s, 10, 64)
+}
+
+// CompressHostlist is the inverse of ExpandHostlist for a set of plain names: it sorts them, drops
+// duplicates and joins runs that differ in their last number: "cn[1-3,07],x2".
+func CompressHostlist(names []string) string {
+	sorted := slices.Clone(names)
+	sort.Slice(sorted, func(i, j int) bool { return hostLess(sorted[i], sorted[j]) })
+	sorted = slices.Compact(sorted)
+	var out []string
+	for len(sorted) > 0 {
+		prefix, digits := splitNumber(sorted[0])
+		n := 1
+		for n < len(sorted) {
+			p, d := splitNumber(sorted[n])
+			if p != prefix || d == "" || digits == "" {
+				break
+			}
+			n++
+		}
+		out = append(out, joinRun(prefix, sorted[:n]))
+		sorted = sorted[n:]
+	}
+	return strings.Join(out, ",")
+}
+
+// splitNumber splits off the digits at the end of a name; 18 of them fit a number.
+func splitNumber(name string) (prefix, digits string) {
+	i := len(name)
+	for i > 0 && len(name)-i < 18 && name[i-1] >= '0' && name[i-1] <= '9' {
+		i--
+	}
+	return name[:i], name[i:]
+}
+
+func hostLess(a, b string) bool {
+	pa, da := splitNumber(a)
+	pb, db := splitNumber(b)
+	switch {
+	case pa != pb:
+		return pa < pb
+	case len(da) != len(db):
+		return len(da) < len(db)
+	}
+	return da < db
+}
+
+// joinRun writes names that share a prefix and end in numbers, in order.
+func joinRun(prefix string, names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	var parts []string
+	for i := 0; i < len(names); {
+		_, first := splitNumber(names[i])
+		n, _ := strconv.ParseUint(first, 10, 64)
+		j := i + 1
+		for ; j < len(names); j++ {
+			if _, d := splitNumber(names[j]); d != fmt.Sprintf("%0*d", len(first), n+uint64(j-i)) {
+				break
+			}
+		}
+		if _, last := splitNumber(names[j-1]); j-i > 1 {
+			parts = append(parts, first+"-"+last)
+		} else {
+			parts = append(parts, first)
+		}
+		i = j
+	}
+	return prefix + "[" + strings.Join(parts, ",") + "]"
+}

@@ -1,0 +1,118 @@
+package slurm
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+// Render writes the batch script. Everything that came from a user is checked first and quoted where
+// it stands; the #SBATCH lines are then read back by Slurm's rules and compared with the Script.
+// Errors wrap ErrScript.
+func (s *Script) Render() ([]byte, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	b.WriteString("#!/bin/bash\n")
+	options := s.options()
+	for _, o := range options {
+		b.WriteString(renderDirective(o) + "\n")
+	}
+	b.WriteString(preamble)
+	for i, line := range s.Setup {
+		if i == 0 {
+			b.WriteString("\n# The site's own lines, from [supercomputer] setup.\n")
+		}
+		b.WriteString(line + "\n")
+	}
+	b.WriteString(nodePart)
+	b.WriteString(s.command())
+	b.WriteString(ending)
+	text := b.String()
+	back, err := ParseDirectives(text)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(back, options) {
+		return nil, fmt.Errorf("%w: its options read back as %q instead of %q", ErrScript, back, options)
+	}
+	return []byte(text), nil
+}
+
+// command gives the arguments of the node part and the srun command that starts it everywhere.
+func (s *Script) command() string {
+	var b strings.Builder
+	b.WriteString("programs=(\n")
+	for _, p := range s.Node.Binaries {
+		b.WriteString("  " + ui.QuoteArgs(p.Name, p.SHA256, p.Path) + "\n")
+	}
+	b.WriteString(")\narguments=(\n  " + ui.QuoteArgs(s.Node.Command) + "\n")
+	for _, a := range s.Node.Args {
+		b.WriteString("  " + ui.QuoteArgs(a) + "\n")
+	}
+	b.WriteString(")\n\ntrap \"signalled=yes\" TERM USR1\n")
+	b.WriteString("srun --overlap --export=ALL --kill-on-bad-exit=1 --ntasks-per-node=1 ")
+	if s.CPUsPerTask > 0 { // srun does not take it over from sbatch since Slurm 22.05
+		fmt.Fprintf(&b, "--cpus-per-task=%d ", s.CPUsPerTask)
+	}
+	b.WriteString("\\\n  /bin/bash -c \"$on_each_node\" sealbatch \"${#programs[@]}\" \"${programs[@]}\" \"${arguments[@]}\" &\n")
+	return b.String()
+}
+
+const preamble = `
+# Written by sealbatch. The same text may be submitted by hand: sbatch THIS-FILE
+unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
+umask 077
+`
+
+// nodePart is the text that bash runs on each node. It holds no single quote, so that it stands in
+// the script as it is. Its arguments: the number of words about programs; for each program its name,
+// SHA-256 and path; then what the first program gets.
+const nodePart = `
+# What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
+# and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
+on_each_node='
+  umask 077
+  words=$1; shift # the first words are the name, SHA-256 and path of each program
+  for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
+    case $base in /*) ;; *) continue ;; esac
+    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || continue
+    trap "rm -rf -- \"\$dir\"" EXIT
+    if printf "#!/bin/sh\n" >"$dir/try" && chmod 700 "$dir/try" && "$dir/try" 2>/dev/null && rm "$dir/try"; then
+      at=1
+      while [ "$at" -lt "$words" ]; do
+        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
+        cp -- "$path" "$dir/$name" || { at=0; break; }
+        if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
+          echo "sealbatch: $path is not the program that this job was submitted with" >&2
+          exit 7
+        fi
+        chmod 500 "$dir/$name"
+      done
+      if [ "$at" -gt "$words" ]; then
+        program=$1; shift "$words"; command=$1; shift
+        trap - EXIT
+        exec "$dir/$program" "$command" --self "$dir" "$@"
+      fi
+    fi
+    rm -rf -- "$dir"; trap - EXIT
+  done
+  echo "sealbatch: no directory of this node can hold and run the programs" >&2
+  exit 1
+'
+`
+
+// ending waits for srun. It never signals it: srun would have all tasks killed at once. The trap is
+// remembered, since a wait that a signal interrupts gives the signal's number and not srun's status.
+const ending = `step=$!
+while :; do
+  signalled=no
+  wait "$step"
+  status=$?
+  [ "$signalled" = yes ] || break
+done
+exit "$status"
+`

@@ -1,0 +1,92 @@
+#!/bin/bash
+#SBATCH --job-name="a$(touch x)b \"q\" \\ 'r' #h"
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --nodelist=cn[1-3,07],x2
+#SBATCH --partition=standard,debug
+#SBATCH --account=project_462000031
+#SBATCH --time=00:60:00
+#SBATCH --mem=16G
+#SBATCH --cpus-per-task=8
+#SBATCH --gres=gpu:a100:2,lustre
+#SBATCH --gpus=a100:2
+#SBATCH --constraint=[rack1|rack2]&ssd*2
+#SBATCH --qos=high
+#SBATCH --reservation=maint.1
+#SBATCH --dependency=afterok:12:13,singleton
+#SBATCH --mail-type=END,FAIL
+#SBATCH --mail-user=a.b+c@example.org
+#SBATCH --exclusive
+#SBATCH --comment="it's # not a comment"
+#SBATCH --contiguous
+#SBATCH --exclude=cn9
+#SBATCH --output="/scratch/p/100%% sure/%j.log"
+#SBATCH --open-mode=append
+#SBATCH --export=NONE
+#SBATCH --no-requeue
+#SBATCH --signal=USR1@300
+
+# Written by sealbatch. The same text may be submitted by hand: sbatch THIS-FILE
+unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
+umask 077
+
+# The site's own lines, from [supercomputer] setup.
+module purge
+export SITE="a b"; module load apptainer # this one
+
+# What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
+# and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
+on_each_node='
+  umask 077
+  words=$1; shift # the first words are the name, SHA-256 and path of each program
+  for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
+    case $base in /*) ;; *) continue ;; esac
+    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || continue
+    trap "rm -rf -- \"\$dir\"" EXIT
+    if printf "#!/bin/sh\n" >"$dir/try" && chmod 700 "$dir/try" && "$dir/try" 2>/dev/null && rm "$dir/try"; then
+      at=1
+      while [ "$at" -lt "$words" ]; do
+        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
+        cp -- "$path" "$dir/$name" || { at=0; break; }
+        if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
+          echo "sealbatch: $path is not the program that this job was submitted with" >&2
+          exit 7
+        fi
+        chmod 500 "$dir/$name"
+      done
+      if [ "$at" -gt "$words" ]; then
+        program=$1; shift "$words"; command=$1; shift
+        trap - EXIT
+        exec "$dir/$program" "$command" --self "$dir" "$@"
+      fi
+    fi
+    rm -rf -- "$dir"; trap - EXIT
+  done
+  echo "sealbatch: no directory of this node can hold and run the programs" >&2
+  exit 1
+'
+programs=(
+  sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef /scratch/p/bin/sealbatch
+  gocryptfs 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef '/scratch/it'\''s here/gocryptfs'
+)
+arguments=(
+  node-run
+  --manifest
+  '/scratch/$(touch y)/`z`/m.json'
+  -dash
+  ''
+  '; rm -rf /'
+  ''\'''
+)
+
+trap "signalled=yes" TERM USR1
+srun --overlap --export=ALL --kill-on-bad-exit=1 --ntasks-per-node=1 --cpus-per-task=8 \
+  /bin/bash -c "$on_each_node" sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
+step=$!
+while :; do
+  signalled=no
+  wait "$step"
+  status=$?
+  [ "$signalled" = yes ] || break
+done
+exit "$status"
