@@ -173,9 +173,15 @@ allowed-signers = accounts
 min-tier = B2
 [cluster "b"]
 verifier-key = b.pub
+verifier-url = https://w:1
+verifier-ca = /ca.pem
+munge-user = slurm
+tier = C
 [cluster a]
 verifier-key = MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo=
 verifier-url = https://v:1
+verifier-ca = ca.pem
+munge-user = sb
 `
 	p := write(t, text)
 	s, err := LoadServer(p)
@@ -185,8 +191,9 @@ verifier-url = https://v:1
 	want := &Server{Path: p, Name: "keys", Listen: "127.0.0.1:8443", DataDir: "/var/lib/sb", TLSCert: "/var/lib/sb/tls.crt",
 		TLSKey: "/var/lib/sb/tls.key", Audit: "/var/lib/sb/audit.log", MasterKeyFile: "/etc/sb/master",
 		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2", MaxRequestBytes: 1 << 20, RatePerMinute: 120,
-		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},
-			{Name: "b", VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}
+		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
+			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},
+			{Name: "b", VerifierURL: "https://w:1", VerifierCA: "/ca.pem", MungeUser: "slurm", Tier: "C", VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("got  %+v\nwant %+v", s, want)
 	}
@@ -194,7 +201,7 @@ verifier-url = https://v:1
 		"/etc/sb/master":               {"/var/lib/sb/k", "lies inside data-dir"},
 		"name = keys\n":                {"", "[server] name missing"},
 		"min-tier = B2":                {"min-tier = D", "none of A, B1, B2, C"},
-		"verifier-key = b.pub\n":       {"", "[cluster b] verifier-key is missing"},
+		"verifier-key = b.pub\n":       {"", "[cluster b] verifier-key missing"},
 		"[cluster a]":                  {"[cluster]", "needs a name"},
 		"allowed-signers = accounts\n": {"tls-key = x\nallowed-signers = accounts\n", "go together"},
 		"verifier-key = b.pub":         {"verifer-key = b.pub", `did you mean "verifier-key"?`},

@@ -26,8 +26,11 @@ type Server struct {
 // ClusterConf is [cluster NAME]: a Slurm cluster whose verifier the service believes.
 type ClusterConf struct {
 	Name        string
-	VerifierURL string // https address of the verifier; "" if nodes only come through it
-	VerifierKey string // its public key: a JWK, an absolute path of a PEM or JWK file, or base64 of an Ed25519 key
+	VerifierURL string // https address at which the cluster's nodes reach the verifier; required
+	VerifierCA  string // PEM file with the authorities that nodes trust for it; required
+	VerifierKey string // its public key: base64 of an Ed25519 key, or an absolute path of a PEM file; required
+	MungeUser   string // the Unix user to whom nodes restrict their MUNGE credentials; required
+	Tier        string // what the verifier's word is worth: B2, or C for one run by a submitter; default B2
 }
 
 // LoadServer reads the key service's configuration. Errors wrap ErrConfig.
@@ -42,8 +45,9 @@ func LoadServer(path string) (*Server, error) {
 		return nil, err
 	}
 	for _, c := range clusters {
-		if c.VerifierKey == "" {
-			return nil, f.errorf("cluster "+c.Name, "", "[cluster %s] verifier-key is missing", c.Name)
+		if err := f.required("cluster "+c.Name, map[string]string{"verifier-url": c.VerifierURL, "verifier-ca": c.VerifierCA,
+			"verifier-key": c.VerifierKey, "munge-user": c.MungeUser}); err != nil {
+			return nil, err
 		}
 		s.Clusters = append(s.Clusters, *c)
 	}
@@ -73,19 +77,20 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 		named: map[string]func(string) []key{"cluster": func(name string) []key {
 			c, ok := clusters[name]
 			if !ok {
-				c = &ClusterConf{Name: name}
+				c = &ClusterConf{Name: name, Tier: "B2"}
 				clusters[name] = c
 			}
-			return []key{httpsKey("verifier-url", &c.VerifierURL), f.keyKey("verifier-key", &c.VerifierKey)}
+			return []key{httpsKey("verifier-url", &c.VerifierURL), f.pathKey("verifier-ca", &c.VerifierCA),
+				f.keyKey("verifier-key", &c.VerifierKey), stringKey("munge-user", &c.MungeUser), oneOfKey("tier", &c.Tier, "B2", "C")}
 		}},
 	}
 }
 
-// keyKey takes a public key in place ("{...}" or base64) or the path of a file with one.
+// keyKey takes an Ed25519 public key in place (base64) or the path of a PEM file with one.
 func (f *file) keyKey(name string, dst *string) key {
 	path := f.pathKey(name, dst)
 	return key{name: name, set: func(v []string) error {
-		if strings.HasPrefix(v[0], "{") || (len(v[0]) == 44 && v[0][43] == '=') {
+		if len(v[0]) == 44 && v[0][43] == '=' {
 			*dst = v[0]
 			return nil
 		}

@@ -1,0 +1,4 @@
+package main
+
+// runChild becomes the inner process of a namespace when started as one.
+func runChild([]string) {}

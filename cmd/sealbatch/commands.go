@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"golang.org/x/term"
+
+	"github.com/sealbatch/sealbatch/config"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// commands lists every subcommand; entries without run are headings.
+func commands() []command {
+	return []command{
+		{summary: "Sealed volumes, on any machine:"},
+		{name: "seal", summary: "seal a directory or file into one encrypted volume", run: runSeal},
+		{name: "open", summary: "open a sealed volume into a directory", run: runOpen},
+		{name: "inspect", summary: "show what a sealed volume is, and what it holds", run: runInspect},
+		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
+		{name: "version", summary: "print the version", run: runVersion},
+	}
+}
+
+// exitCode finds the documented exit code of an error.
+func exitCode(err error) int {
+	if c := ui.ExitCode(err); c != ui.CodeOther {
+		return c
+	}
+	for _, m := range []struct {
+		err  error
+		code int
+	}{
+		{volume.ErrIntegrity, ui.CodeIntegrity},
+		{volume.ErrNoIdentity, ui.CodeKey},
+		{config.ErrConfig, ui.CodeConfig},
+	} {
+		if errors.Is(err, m.err) {
+			return m.code
+		}
+	}
+	return ui.CodeOther
+}
+
+// passphrase asks on the terminal, without echo.
+func (a *app) passphrase(prompt string) ([]byte, error) {
+	fd := int(a.stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return nil, errors.New("a passphrase is needed and there is no terminal to ask on")
+	}
+	fmt.Fprint(a.stderr, prompt)
+	b, err := term.ReadPassword(fd)
+	fmt.Fprintln(a.stderr)
+	return b, err
+}
+
+func runVersion(_ context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch version", "Print the version.", "", "sealbatch version")
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	v := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v += " " + s.Value
+			}
+		}
+	}
+	fmt.Fprintf(a.stdout, "sealbatch %s\n", v)
+	return nil
+}

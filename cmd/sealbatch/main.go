@@ -1,0 +1,132 @@
+// Command sealbatch runs sensitive data through a container on a shared Slurm
+// supercomputer without the site's storage ever holding plaintext.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+// app is what a command is given: the outside world.
+type app struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+	log            *slog.Logger
+}
+
+// command is one subcommand.
+type command struct {
+	name    string
+	summary string // one line
+	hidden  bool   // run by sealbatch itself, not by people
+	run     func(ctx context.Context, a *app, args []string) error
+}
+
+// exitStatus is an error that ends the process with a code and prints nothing.
+type exitStatus int
+
+func (e exitStatus) Error() string  { return fmt.Sprintf("exit status %d", int(e)) }
+func (e exitStatus) ErrorCode() int { return int(e) }
+
+func main() {
+	runChild(os.Args)
+	os.Exit(realMain(os.Args[1:]))
+}
+
+func realMain(args []string) int {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	a.log = slog.New(ui.NewLogHandler(a.stderr))
+	err := dispatch(a, args)
+	var status exitStatus
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.Is(err, context.Canceled) && ui.ExitCode(err) == ui.CodeInterrupted:
+		fmt.Fprintln(a.stderr, "interrupted")
+		return ui.CodeInterrupted
+	}
+	ui.PrintError(a.stderr, err)
+	return exitCode(err)
+}
+
+func dispatch(a *app, args []string) error {
+	if len(args) == 0 {
+		usage(a.stderr)
+		return exitStatus(ui.CodeUsage)
+	}
+	switch args[0] {
+	case "help", "--help", "-h", "-help":
+		usage(a.stdout)
+		return nil
+	case "--version", "-version":
+		args = []string{"version"}
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return runCommand(a, c, args[1:])
+		}
+	}
+	var names []string
+	for _, c := range commands() {
+		if !c.hidden {
+			names = append(names, c.name)
+		}
+	}
+	hint := "sealbatch help lists the commands"
+	if near := ui.Nearest(args[0], names); near != "" {
+		hint = "did you mean sealbatch " + near + "?"
+	}
+	return ui.Fail(ui.CodeUsage, fmt.Errorf("unknown command %q", args[0]), hint)
+}
+
+// runCommand cancels the context at the first Ctrl-C or SIGTERM, so that the
+// command can clean up; a second one ends the process at once. Hidden commands
+// see to their signals themselves.
+func runCommand(a *app, c command, args []string) error {
+	if c.hidden {
+		return c.run(context.Background(), a, args)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	err := c.run(ctx, a, args)
+	if ctx.Err() != nil && err != nil {
+		return context.Canceled
+	}
+	return err
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, `sealbatch runs sensitive data through a container on a Slurm supercomputer without
+the site's storage ever holding plaintext.
+
+Usage: sealbatch COMMAND [flags]
+
+`)
+	for _, c := range commands() {
+		switch {
+		case c.hidden:
+		case c.run == nil:
+			fmt.Fprintf(w, "%s\n", c.summary)
+		default:
+			fmt.Fprintf(w, "  %-15s %s\n", c.name, c.summary)
+		}
+	}
+	fmt.Fprint(w, `
+sealbatch COMMAND --help shows a command's flags and an example.
+
+Exit codes: 2 usage, 3 configuration, 4 SSH or host key, 5 attestation refused, 6 key refused,
+7 integrity, 8 Slurm, 9 job failed, 130 interrupted, 1 anything else.
+`)
+}

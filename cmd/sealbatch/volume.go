@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+func runSeal(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch seal", "Seal a directory or a file into one encrypted volume.", "INPUT", `
+sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub`)
+	var out string
+	var recipients []string
+	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
+	f.Strings(&recipients, "who can open it: age1..., ssh-ed25519 ..., or a file of them\n(default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	input, err := oneArg(f, "INPUT")
+	if err != nil {
+		return err
+	}
+	rcpts, err := parseRecipients(recipients)
+	if err != nil {
+		return err
+	}
+	s, err := sealFile(ctx, a, input, out, rcpts)
+	if err != nil {
+		return err
+	}
+	s.Key.Wipe()
+	fmt.Fprintf(a.stdout, "%s %s\n", s.ID, s.Digest)
+	return nil
+}
+
+// sealFile writes a volume beside its final name and renames it when whole.
+func sealFile(ctx context.Context, a *app, input, out string, rcpts []age.Recipient) (s volume.Sealed, err error) {
+	partial := out + volume.PartialSuffix
+	f, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return s, err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(partial)
+		}
+	}()
+	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(input), 0)
+	defer p.Abandon()
+	s, err = volume.Seal(ctx, f, input, volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return s, fmt.Errorf("seal %s: %w", input, err)
+	}
+	p.Finish()
+	return s, os.Rename(partial, out)
+}
+
+func setProgress(p *ui.Progress) func(done, total int64) {
+	return func(done, total int64) {
+		p.SetTotal(total)
+		p.Set(done)
+	}
+}
+
+func runOpen(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch open", "Open a sealed volume into a new directory.", "FILE", `
+sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
+	var dir, id string
+	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)
+	identityFlag(f, &id)
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	r, err := openVolume(a, f, id)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p := ui.NewProgress(a.stderr, "opening "+filepath.Base(f.Args()[0]), 0)
+	defer p.Abandon()
+	if err := r.Extract(ctx, dir, volume.ExtractOptions{Progress: setProgress(p)}); err != nil {
+		return fmt.Errorf("open %s: %w", f.Args()[0], err)
+	}
+	p.Finish()
+	fmt.Fprintln(a.stdout, dir)
+	return nil
+}
+
+func runVerify(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch verify", "Read every byte of a sealed volume and check it.", "FILE", `
+sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
+	var id, digest, checksum string
+	identityFlag(f, &id)
+	f.Word(&digest, "the volume digest that it must have, from a signed info file", []string{"digest"})
+	f.Word(&checksum, "the checksum that the whole file must have, from a signed info file", []string{"checksum"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	wantDigest, err := optionalDigest(digest)
+	if err != nil {
+		return err
+	}
+	wantChecksum, err := optionalDigest(checksum)
+	if err != nil {
+		return err
+	}
+	r, err := openVolume(a, f, id)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	file := f.Args()[0]
+	if digest != "" && r.Digest() != wantDigest {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("%s: it is another version: its digest is %s", file, r.Digest()), "")
+	}
+	p := ui.NewProgress(a.stderr, "verifying "+filepath.Base(file), r.Size())
+	defer p.Abandon()
+	report, err := r.Verify(ctx, volume.VerifyOptions{Checksum: wantChecksum, Progress: setProgress(p)})
+	if err != nil {
+		for _, d := range report.Damaged {
+			fmt.Fprintf(a.stderr, "damaged: %s: %v\n", ui.Printable(d.Path), d.Err)
+		}
+		return fmt.Errorf("verify %s: %w", file, err)
+	}
+	p.Finish()
+	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), ui.Size(report.PlainBytes))
+	if digest == "" {
+		fmt.Fprintln(a.stderr, "note: without --digest, an older version of the same volume would pass too")
+	}
+	return nil
+}
+
+// optionalDigest parses a flag's digest; "" gives the zero one.
+func optionalDigest(s string) (volume.Digest, error) {
+	if s == "" {
+		return volume.Digest{}, nil
+	}
+	d, err := volume.ParseDigest(s)
+	return d, ui.Fail(ui.CodeUsage, err, "")
+}
+
+// inspection is what inspect --json prints. The fields below Digest need an identity.
+type inspection struct {
+	File    string        `json:"file"`
+	ID      volume.ID     `json:"volume_id"`
+	Digest  volume.Digest `json:"volume_digest"`
+	Size    int64         `json:"size"`
+	Entries *int          `json:"entries,omitempty"`
+	Plain   *int64        `json:"plain_bytes,omitempty"`
+	Tree    []treeEntry   `json:"tree,omitempty"`
+}
+
+type treeEntry struct {
+	Path   string    `json:"path"`
+	Type   string    `json:"type"`
+	Mode   string    `json:"mode"`
+	Size   int64     `json:"size"`
+	Mtime  time.Time `json:"mtime"`
+	Target string    `json:"target,omitempty"`
+}
+
+func runInspect(_ context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch inspect", "Show what a sealed volume is; with an identity, what it holds.", "FILE", `
+sealbatch inspect genomes.sealed -i ~/.ssh/id_ed25519 --json`)
+	var id string
+	var asJSON bool
+	f.String(&id, "age identity or SSH private key that opens the volume", []string{"i", "identity"})
+	f.Bool(&asJSON, "print JSON", []string{"json"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	path, err := oneArg(f, "FILE")
+	if err != nil {
+		return err
+	}
+	in, err := inspect(a, path, id)
+	if err != nil {
+		return fmt.Errorf("inspect %s: %w", path, err)
+	}
+	if asJSON {
+		e := json.NewEncoder(a.stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(in)
+	}
+	printInspection(a, in)
+	return nil
+}
+
+func inspect(a *app, path, id string) (inspection, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return inspection{}, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return inspection{}, err
+	}
+	in := inspection{File: path, Size: st.Size()}
+	if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || id == "" {
+		return in, err
+	}
+	r, err := openWith(a, path, id)
+	if err != nil {
+		return in, err
+	}
+	defer r.Close()
+	n, plain := r.Entries(), int64(0)
+	in.Tree = walkTree(r, 0, "", &plain, map[uint32]bool{})
+	in.Entries, in.Plain = &n, &plain
+	return in, nil
+}
+
+// walkTree lists what lies below a directory, in order; plain sums the sizes
+// of files, hard-linked ones once.
+func walkTree(r *volume.Reader, dir uint32, prefix string, plain *int64, seen map[uint32]bool) []treeEntry {
+	var out []treeEntry
+	for _, d := range r.Dirents(dir) {
+		at := r.Attr(d.Node)
+		out = append(out, treeEntry{Path: prefix + d.Name, Type: at.Type.String(), Mode: fmt.Sprintf("%04o", at.Mode),
+			Size: at.Size, Mtime: at.Mtime.UTC(), Target: r.Readlink(d.Node)})
+		if at.Type == volume.File && !seen[d.Node] {
+			seen[d.Node] = true
+			*plain += at.Size
+		}
+		if at.Type == volume.Dir {
+			out = append(out, walkTree(r, d.Node, prefix+d.Name+"/", plain, seen)...)
+		}
+	}
+	return out
+}
+
+func printInspection(a *app, in inspection) {
+	fmt.Fprintf(a.stdout, "volume   %s\ndigest   %s\nsize     %d (%s)\n", in.ID, in.Digest, in.Size, ui.Size(in.Size))
+	if in.Entries == nil {
+		return
+	}
+	fmt.Fprintf(a.stdout, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, ui.Size(*in.Plain))
+	for _, e := range in.Tree {
+		name := ui.Printable(e.Path)
+		if e.Target != "" {
+			name += " -> " + ui.Printable(e.Target)
+		}
+		fmt.Fprintf(a.stdout, "%-13s %s %12d %s %s\n", e.Type, e.Mode, e.Size, e.Mtime.Format("2006-01-02 15:04"), name)
+	}
+}
+
+func identityFlag(f *ui.Flags, dst *string) {
+	f.String(dst, "age identity or SSH private key that opens the volume (default: ~/.ssh/id_ed25519)", []string{"i", "identity"})
+}
+
+func oneArg(f *ui.Flags, what string) (string, error) {
+	switch args := f.Args(); len(args) {
+	case 1:
+		return args[0], nil
+	case 0:
+		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("%s: %s is missing", f.Name, what), f.Name+" --help shows an example")
+	default:
+		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("%s: one %s, not %d", f.Name, what, len(args)), f.Name+" --help shows an example")
+	}
+}
+
+// parseRecipients reads recipients as given; none means one's own SSH key.
+func parseRecipients(given []string) ([]age.Recipient, error) {
+	if len(given) == 0 {
+		p, err := homeFile(".ssh/id_ed25519.pub")
+		if err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(p); err != nil {
+			return nil, ui.Fail(ui.CodeUsage, errors.New("no recipient: nobody could open the volume"), "name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
+		}
+		given = []string{p}
+	}
+	rcpts, err := volume.ParseRecipients(given)
+	return rcpts, ui.Fail(ui.CodeUsage, err, "")
+}
+
+// openVolume opens the command's FILE with an identity.
+func openVolume(a *app, f *ui.Flags, id string) (*volume.Reader, error) {
+	path, err := oneArg(f, "FILE")
+	if err != nil {
+		return nil, err
+	}
+	r, err := openWith(a, path, id)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func openWith(a *app, path, id string) (*volume.Reader, error) {
+	if id == "" {
+		var err error
+		if id, err = homeFile(".ssh/id_ed25519"); err != nil {
+			return nil, err
+		}
+	}
+	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") })
+	if err != nil {
+		return nil, ui.Fail(ui.CodeUsage, err, "name the right one with -i")
+	}
+	key, err := unwrapFile(path, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	return volume.OpenFile(path, key)
+}
+
+func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return volume.Key{}, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return volume.Key{}, err
+	}
+	return volume.UnwrapKey(f, st.Size(), ids...)
+}
+
+func homeFile(rel string) (string, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("where %s lies: %w", rel, err)
+	}
+	return filepath.Join(home, rel), nil
+}
