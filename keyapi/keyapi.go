@@ -154,10 +154,16 @@ type Claim struct {
 	S         []byte `json:"s"` // Ed25519 public key
 }
 
+// The types of evidence.
+const (
+	EvidenceSlurm = "slurm"
+	EvidenceToken = "token"
+)
+
 // Evidence is the body's proof: exactly the field of its type is set.
 type Evidence struct {
-	Type    string `json:"type"` // "slurm" or "token"
-	Token   string `json:"token,omitempty"`
+	Type    string `json:"type"`              // an Evidence constant
+	Token   string `json:"token,omitempty"`   // made by TokenEvidence
 	Voucher string `json:"voucher,omitempty"` // JWS by the verifier
 }
 
@@ -195,7 +201,7 @@ type BundleKey struct {
 type VouchRequest struct {
 	Service    string `json:"service"` // key service id
 	Claim      Claim  `json:"claim"`
-	Credential string `json:"credential"` // MUNGE, its payload MungePayload(Service, Claim)
+	Credential string `json:"credential"` // MUNGE, its payload ClaimDigest(Service, Claim)
 }
 
 // VouchResponse answers POST /v1/vouch.
@@ -218,6 +224,25 @@ type Voucher struct {
 	Account   string    `json:"account"`
 	Partition string    `json:"partition"`
 	Issued    time.Time `json:"issued"`
+}
+
+// AuditHead answers GET /v1/audit/head, and stands in every Released, as a JWS
+// of type manifest.TypeAuditHead by the statement key.
+type AuditHead struct {
+	Service string    `json:"service"`
+	Seq     uint64    `json:"seq"`  // number of entries
+	Hash    string    `json:"hash"` // of the last entry, hex SHA-256
+	Time    time.Time `json:"time"`
+}
+
+// SignedHead is the body that carries an AuditHead.
+type SignedHead struct {
+	Head string `json:"head"` // JWS
+}
+
+// SecretList answers GET /v1/secrets.
+type SecretList struct {
+	Secrets []SecretInfo `json:"secrets"`
 }
 
 // Error is the body of every answer that is not 2xx.

@@ -1,0 +1,228 @@
+package keyserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Records that the service keeps of itself, in bucketMeta.
+const keyHead = "audit-head"
+
+// maxBatch bounds how many decisions share one transaction.
+const maxBatch = 256
+
+// operation is one decision: op looks at the records, changes them and returns
+// nil, or refuses. Its writes count only if it returns nil.
+type operation struct {
+	event *Event
+	op    func(Writer) error // nil: only the audit entry is made
+	done  chan result
+}
+
+type result struct {
+	head string // signed
+	err  error
+}
+
+// committer makes all changes, in batches: see the package documentation.
+type committer struct {
+	store   Store
+	log     *auditLog
+	service string
+	now     func() time.Time
+	queue   chan *operation
+	stopped chan struct{}
+}
+
+func newCommitter(store Store, log *auditLog, service string, now func() time.Time) *committer {
+	c := &committer{store: store, log: log, service: service, now: now,
+		queue: make(chan *operation, maxBatch), stopped: make(chan struct{})}
+	go c.run()
+	return c
+}
+
+// do decides op and writes its audit entry. The error is op's own, or wraps
+// ErrAuditWrite when nothing was changed because it could not be written down.
+// It does not end early with a context: what was begun is seen through.
+func (c *committer) do(e *Event, op func(Writer) error) (signedHead string, err error) {
+	o := &operation{event: e, op: op, done: make(chan result, 1)}
+	c.queue <- o
+	r := <-o.done
+	return r.head, r.err
+}
+
+// close ends the committer; no do may be under way or follow.
+func (c *committer) close() error {
+	close(c.queue)
+	<-c.stopped
+	return c.log.f.Close()
+}
+
+func (c *committer) run() {
+	defer close(c.stopped)
+	for o := range c.queue {
+		batch := []*operation{o}
+	fill:
+		for len(batch) < maxBatch {
+			select {
+			case o, ok := <-c.queue:
+				if !ok {
+					break fill
+				}
+				batch = append(batch, o)
+			default:
+				break fill
+			}
+		}
+		c.commit(batch)
+	}
+}
+
+func (c *committer) commit(batch []*operation) {
+	results := make([]result, len(batch))
+	var head Head
+	written := false
+	err := c.store.Update(context.Background(), func(w Writer) error {
+		events := make([]*Event, len(batch))
+		var err error
+		for i, o := range batch {
+			if results[i].err, err = decide(w, o); err != nil {
+				return err
+			}
+			events[i] = o.event
+		}
+		if head, err = c.log.append(c.now(), events); err != nil {
+			return err
+		}
+		written = true
+		return putJSON(w, bucketMeta, keyHead, head)
+	})
+	switch {
+	case err == nil:
+		err = c.finish(head, results)
+	case written: // the log has it, the store does not
+		err = errors.Join(fmt.Errorf("%w: the store: %w", ErrAuditWrite, err), c.log.undo())
+	case !errors.Is(err, ErrAuditWrite):
+		err = fmt.Errorf("%w: the store: %w", ErrAuditWrite, err)
+	}
+	for i, o := range batch {
+		if err != nil {
+			results[i] = result{err: err}
+		}
+		o.done <- results[i]
+	}
+}
+
+// finish makes the head that has been written the current one and signs it.
+func (c *committer) finish(head Head, results []result) error {
+	c.log.keep(head)
+	signed, err := c.log.signHead(c.service, head, c.now())
+	if err != nil {
+		return fmt.Errorf("sign audit head: %w", err)
+	}
+	for i := range results {
+		results[i].head = signed
+	}
+	return nil
+}
+
+// decide runs one operation. What it refuses is refused; err is the store's
+// and fails the batch.
+func decide(w Writer, o *operation) (refused, err error) {
+	if o.op == nil {
+		return nil, nil
+	}
+	v := &overlay{Writer: w, writes: map[[2]string][]byte{}}
+	if refused = o.op(v); refused != nil {
+		o.event.Outcome, o.event.Reason = OutcomeRefused, auditReason(refused)
+		return refused, nil
+	}
+	return nil, v.flush()
+}
+
+// overlay holds an operation's writes back until it is known to succeed; a
+// nil value marks a deletion.
+type overlay struct {
+	Writer
+	writes map[[2]string][]byte
+	order  [][2]string
+}
+
+func (o *overlay) Get(bucket, key string) ([]byte, error) {
+	if v, ok := o.writes[[2]string{bucket, key}]; ok {
+		if v == nil {
+			return nil, ErrNotFound
+		}
+		return v, nil
+	}
+	return o.Writer.Get(bucket, key)
+}
+
+func (o *overlay) set(bucket, key string, value []byte) error {
+	k := [2]string{bucket, key}
+	if _, ok := o.writes[k]; !ok {
+		o.order = append(o.order, k)
+	}
+	o.writes[k] = value
+	return nil
+}
+
+func (o *overlay) Put(bucket, key string, value []byte) error {
+	return o.set(bucket, key, append([]byte{}, value...))
+}
+
+func (o *overlay) Delete(bucket, key string) error { return o.set(bucket, key, nil) }
+
+func (o *overlay) flush() error {
+	for _, k := range o.order {
+		v := o.writes[k]
+		var err error
+		if v == nil {
+			err = o.Writer.Delete(k[0], k[1])
+		} else {
+			err = o.Writer.Put(k[0], k[1], v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type getter interface {
+	Get(bucket, key string) ([]byte, error)
+}
+
+// getJSON reads a record into v; ErrNotFound if there is none.
+func getJSON(g getter, bucket, key string, v any) error {
+	b, err := g.Get(bucket, key)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("record in %s: %w", bucket, err)
+	}
+	return nil
+}
+
+func putJSON(w Writer, bucket, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("record in %s: %w", bucket, err)
+	}
+	return w.Put(bucket, key, b)
+}
+
+// syncDir makes a new file's name in its directory durable.
+func syncDir(path string) error {
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,20 @@
+// Package keyserver is the key service: accounts, secrets with their owners'
+// policies, job manifests, attestation, release and audit, behind the HTTP API
+// that package keyapi describes.
+//
+// # How a change is made
+//
+// Everything that changes state or hands out a key goes through one committer
+// (commit.go). It takes the requests that are waiting, decides each inside one
+// transaction of the store, writes one audit line for each decision, syncs the
+// log, keeps the log's head in the same transaction, and only then lets the
+// answers leave. So counters and audit agree, two claims can never both win,
+// and many requests share one disk write. If the log cannot be written, the
+// transaction is undone: nothing is released and nothing is counted.
+//
+// # Seams
+//
+// Store keeps records (transactional) and KeyStore the volumes' keys (Vault can
+// take its place); package storetest is their conformance test. Attestor checks
+// one kind of node evidence; package attestortest is its conformance test.
+package keyserver

@@ -1,0 +1,107 @@
+package keyserver
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+)
+
+// MasterKey seals every value of the embedded store.
+type MasterKey [32]byte
+
+// LoadMasterKey reads a master key file: 64 hex digits, for its owner's eyes
+// only (mode 0600 or 0400).
+func LoadMasterKey(path string) (MasterKey, error) {
+	var k MasterKey
+	f, err := os.Open(path)
+	if err != nil {
+		return k, fmt.Errorf("master key: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return k, fmt.Errorf("master key: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return k, fmt.Errorf("master key %s is readable by others (mode %04o): chmod 600 %s", path, st.Mode().Perm(), path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 128))
+	if err != nil {
+		return k, fmt.Errorf("master key: %w", err)
+	}
+	defer clear(b)
+	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(raw) != len(k) {
+		return k, fmt.Errorf("master key %s does not hold 64 hex digits", path)
+	}
+	return MasterKey(raw), nil
+}
+
+// sealer seals values with AES-256-GCM under a key of their bucket (HKDF-SHA256
+// of the master key), with a random 12-byte nonce in front. Bucket and key are
+// additional data, so that no value opens in another's place.
+type sealer struct {
+	master MasterKey
+	mu     sync.Mutex
+	aeads  map[string]cipher.AEAD
+}
+
+func newSealer(k MasterKey) *sealer { return &sealer{master: k, aeads: map[string]cipher.AEAD{}} }
+
+func (s *sealer) aead(bucket string) (cipher.AEAD, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a, ok := s.aeads[bucket]; ok {
+		return a, nil
+	}
+	k, err := hkdf.Key(sha256.New, s.master[:], nil, "sealbatch store v1\x00"+bucket, 32)
+	if err != nil {
+		return nil, err
+	}
+	b, err := aes.NewCipher(k)
+	if err != nil {
+		return nil, err
+	}
+	a, err := cipher.NewGCM(b)
+	if err != nil {
+		return nil, err
+	}
+	s.aeads[bucket] = a
+	return a, nil
+}
+
+func place(bucket, key string) []byte { return []byte(bucket + "\x00" + key) }
+
+func (s *sealer) seal(bucket, key string, value []byte) ([]byte, error) {
+	a, err := s.aead(bucket)
+	if err != nil {
+		return nil, err
+	}
+	nonce := make([]byte, a.NonceSize(), a.NonceSize()+len(value)+a.Overhead())
+	rand.Read(nonce) // never fails
+	return a.Seal(nonce, nonce, value, place(bucket, key)), nil
+}
+
+func (s *sealer) open(bucket, key string, sealed []byte) ([]byte, error) {
+	a, err := s.aead(bucket)
+	if err != nil {
+		return nil, err
+	}
+	if len(sealed) < a.NonceSize() {
+		return nil, errors.Join(ErrStoreSeal, fmt.Errorf("in bucket %s: too short", bucket))
+	}
+	v, err := a.Open(nil, sealed[:a.NonceSize()], sealed[a.NonceSize():], place(bucket, key))
+	if err != nil {
+		return nil, fmt.Errorf("%w (bucket %s)", ErrStoreSeal, bucket)
+	}
+	return v, nil
+}
