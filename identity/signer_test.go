@@ -81,7 +81,7 @@ func TestAgentSigner(t *testing.T) {
 func TestEncryptedKey(t *testing.T) {
 	ctx := context.Background()
 	t.Setenv("SSH_AUTH_SOCK", "")
-	key := keygen(t, "-t", "ed25519", "-N", "correct horse")
+	key := keygen(t, "-t", "ed25519", "-a", "1", "-N", "correct horse")
 	asked := 0
 	var given []byte
 	s, err := LoadSigner(ctx, key, func(string) ([]byte, error) {
@@ -109,9 +109,9 @@ func TestEncryptedKey(t *testing.T) {
 		t.Errorf("wrong passphrases: asked to %d, %v", asked, err)
 	}
 	// What the agent holds is not asked for again.
-	run(t, nil, "ssh-keygen", "-q", "-p", "-P", "correct horse", "-N", "", "-f", key)
+	run(t, nil, "ssh-keygen", "-q", "-p", "-a", "1", "-P", "correct horse", "-N", "", "-f", key)
 	startAgent(t, key)
-	run(t, nil, "ssh-keygen", "-q", "-p", "-N", "correct horse", "-f", key)
+	run(t, nil, "ssh-keygen", "-q", "-p", "-a", "1", "-N", "correct horse", "-f", key)
 	if _, err := LoadSigner(ctx, key, nil); err != nil {
 		t.Errorf("encrypted key held by the agent: %v", err)
 	}
