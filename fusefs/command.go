@@ -42,32 +42,36 @@ type prepared struct {
 	files []*os.File // stdin, stdout, stderr
 }
 
-func prepare(c Cmd) (p *prepared, err error) {
+func prepare(c Cmd) (*prepared, error) {
 	if len(c.Argv) == 0 {
 		return nil, errors.New("an empty command")
 	}
-	p = &prepared{cmd: c}
-	defer func() {
-		if err != nil {
-			p.close()
-		}
-	}()
-	if p.path, err = lookPath(c.Argv[0], c.Env); err != nil {
-		return nil, err
-	}
-	in, err := os.Open(os.DevNull)
+	path, err := lookPath(c.Argv[0], c.Env)
 	if err != nil {
 		return nil, err
 	}
+	p := &prepared{cmd: c, path: path}
+	if err := p.open(); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *prepared) open() error {
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
 	p.files = append(p.files, in)
-	for _, name := range []string{c.Stdout, c.Stderr} {
+	for _, name := range []string{p.cmd.Stdout, p.cmd.Stderr} {
 		f, err := openOutput(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		p.files = append(p.files, f)
 	}
-	return p, nil
+	return nil
 }
 
 func (p *prepared) close() {
