@@ -59,7 +59,7 @@ down_gone() {
 cluster_traces() {
     local mount name found=1
     while read -r name; do
-        echo "process $name $(tr '\0' ' ' <"/proc/$name/cmdline" 2>/dev/null || true)" && found=0
+        echo "process $name $({ tr '\0' ' ' <"/proc/$name/cmdline"; } 2>/dev/null || true)" && found=0
     done < <(cgroup_pids)
     while read -r mount; do
         [ ! -d "$mount/$CGROUP_NAME" ] || { echo "cgroup $mount/$CGROUP_NAME" && found=0; }

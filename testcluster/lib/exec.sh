@@ -51,8 +51,8 @@ cluster_exec() {
         exec_enter "$host" "$user" -- sh -c 'log=$1; shift; : >>"$log" || exit; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!' sh "$log" "$@"
     elif [ -n "$terminal" ]; then
         [ $# -gt 0 ] || set -- bash -l
-        # script(1) makes the terminal on the host's own devpts.
-        exec_enter "$host" "$user" -- script -q -e -O /dev/null -- "$@"
+        # script(1) makes the terminal on the host's own devpts. It takes a command line for $SHELL.
+        exec_enter "$host" "$user" -- env SHELL=/bin/bash script -q -e -O /dev/null -c "exec ${*@Q}"
     else
         exec_forward "$host" "$user" "$@"
     fi
