@@ -196,10 +196,11 @@ func readSmall(root *os.Root, name string, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
 }
 
-// openRegular opens a file that must be a regular one, not following a link and
-// not waiting on a pipe, whatever somebody has put in its place.
+// openRegular opens a file that must be a regular one, whatever somebody has put
+// in its place: os.Root follows no link out of the directory, and O_NONBLOCK
+// waits on no pipe.
 func openRegular(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -73,7 +73,7 @@ func newCodec(key Key) (*codec, error) {
 	}
 	var sub [4][]byte
 	for i, info := range []string{infoContent, infoNames, infoIndex, infoFileID} {
-		k, err := hkdf.Key(sha256.New, key.b[:], nil, info, KeySize)
+		k, err := hkdf.Key(sha256.New, key.s.b[:], nil, info, KeySize)
 		if err != nil {
 			return nil, fmt.Errorf("derive a key: %w", err)
 		}

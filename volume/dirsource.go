@@ -143,8 +143,8 @@ func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string
 	case fs.ModeSymlink:
 		return w.symlink(root, e.Name(), parent, path)
 	case 0:
-		// Not following and not blocking, in case it is no longer a file.
-		f, err := root.OpenFile(e.Name(), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+		// Not blocking, in case a pipe has taken the file's place.
+		f, err := root.OpenFile(e.Name(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return inPath(path, err)
 		}
@@ -223,14 +223,14 @@ func (c *dirFile) Close() error {
 func (d dirSource) Measure(ctx context.Context) (Usage, error) {
 	var u Usage
 	seen := map[inode]bool{}
-	err := filepath.WalkDir(string(d)+"/", func(path string, e fs.DirEntry, err error) error {
+	root := string(d) + "/"
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil {
-			return nil
+		if err == nil && path != root {
+			u.count(e, seen)
 		}
-		u.count(e, seen)
 		return nil
 	})
 	if fi, serr := os.Stat(string(d)); err == nil && serr == nil && fi.Mode().IsRegular() {

@@ -69,8 +69,11 @@ func extract(ctx context.Context, src Source, dir string, total int64, opt Extra
 	if err := extractInto(ctx, src, partial, total, opt); err != nil {
 		return err
 	}
-	// Replaces dir if it exists and is (still) empty, else fails.
-	return os.Rename(partial, dir)
+	// Unlike os.Rename, rename(2) replaces an existing directory if it is empty.
+	if err := unix.Rename(partial, dir); err != nil {
+		return &os.LinkError{Op: "rename", Old: partial, New: dir, Err: err}
+	}
+	return nil
 }
 
 // checkTargetDir accepts a path that does not exist or is an empty directory.

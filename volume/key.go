@@ -21,17 +21,22 @@ const redacted = "[redacted key]"
 // placeholder, encoding it as JSON or text is an error. Copies share the same
 // bytes, so Wipe on one wipes all. The zero Key holds no key.
 type Key struct {
-	// A pointer, because fmt prints unexported fields of an enclosing struct
-	// without asking their methods, but prints a nested pointer as an address.
-	b *[KeySize]byte
+	s *secret
 }
+
+// secret is reached through two pointers, because fmt prints unexported fields
+// of an enclosing struct without asking their methods; it follows one pointer
+// when the verb does not fit, and prints a second as an address.
+type secret struct{ b *[KeySize]byte }
+
+func blankKey() Key { return Key{s: &secret{b: new([KeySize]byte)}} }
 
 // NewKey makes a random master key.
 func NewKey() (Key, error) { return newKey(rand.Reader) }
 
 func newKey(random io.Reader) (Key, error) {
-	k := Key{b: new([KeySize]byte)}
-	if _, err := io.ReadFull(random, k.b[:]); err != nil {
+	k := blankKey()
+	if _, err := io.ReadFull(random, k.s.b[:]); err != nil {
 		return Key{}, fmt.Errorf("make a master key: %w", err)
 	}
 	return k, nil
@@ -43,8 +48,8 @@ func KeyFromBytes(b []byte) (Key, error) {
 	if len(b) != KeySize {
 		return Key{}, fmt.Errorf("%w: %d bytes instead of %d", ErrKey, len(b), KeySize)
 	}
-	k := Key{b: new([KeySize]byte)}
-	copy(k.b[:], b)
+	k := blankKey()
+	copy(k.s.b[:], b)
 	if k.IsZero() {
 		return Key{}, fmt.Errorf("%w: all bytes are zero", ErrKey)
 	}
@@ -52,22 +57,22 @@ func KeyFromBytes(b []byte) (Key, error) {
 }
 
 // IsZero reports whether k holds no key or a wiped one.
-func (k Key) IsZero() bool { return k.b == nil || k.Equal(Key{b: new([KeySize]byte)}) }
+func (k Key) IsZero() bool { return k.s == nil || k.Equal(blankKey()) }
 
 // Equal compares in constant time.
 func (k Key) Equal(other Key) bool {
-	if k.b == nil || other.b == nil {
-		return k.b == other.b
+	if k.s == nil || other.s == nil {
+		return k.s == other.s
 	}
-	return subtle.ConstantTimeCompare(k.b[:], other.b[:]) == 1
+	return subtle.ConstantTimeCompare(k.s.b[:], other.s.b[:]) == 1
 }
 
 // Bytes returns a copy of the key, nil for the zero Key. Clear it after use.
 func (k Key) Bytes() []byte {
-	if k.b == nil {
+	if k.s == nil {
 		return nil
 	}
-	return append([]byte(nil), k.b[:]...)
+	return append([]byte(nil), k.s.b[:]...)
 }
 
 // Hex returns 64 lower-case hexadecimal digits: the line that
@@ -76,8 +81,8 @@ func (k Key) Hex() string { return hex.EncodeToString(k.Bytes()) }
 
 // Wipe overwrites the key in k and in all copies of k.
 func (k *Key) Wipe() {
-	if k.b != nil {
-		clear(k.b[:])
+	if k.s != nil {
+		clear(k.s.b[:])
 	}
 }
 

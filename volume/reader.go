@@ -19,16 +19,17 @@ type Reader struct {
 	digest Digest
 	codec  *codec
 	t      *tree
-	bufs   sync.Pool // *readBuffer
+	ids    sync.Pool // *idMaker
 }
 
 // readBuffer is what one ReadAt needs, reused.
 type readBuffer struct {
-	cipher []byte
-	plain  []byte // one block
+	cipher [headerSize + readChunk*cipherBlock]byte
+	plain  [plainBlock]byte
 	aad    additional
-	ids    *idMaker
 }
+
+var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
 // readChunk is how many blocks are read at a time: what stays in a core's cache.
 const readChunk = 64
@@ -68,13 +69,7 @@ func Open(r io.ReaderAt, size int64, key Key) (*Reader, error) {
 		return nil, err
 	}
 	v := &Reader{r: r, size: size, head: h, digest: Digest(d.Sum(nil)), codec: c, t: t}
-	v.bufs.New = func() any {
-		return &readBuffer{
-			cipher: make([]byte, headerSize+readChunk*cipherBlock),
-			plain:  make([]byte, plainBlock),
-			ids:    c.newIDMaker(),
-		}
-	}
+	v.ids.New = func() any { return c.newIDMaker() }
 	return v, nil
 }
 
@@ -184,9 +179,11 @@ func (r *Reader) ReadAt(node uint32, p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	want := int(min(int64(len(p)), n.size-off))
-	b := r.bufs.Get().(*readBuffer)
-	defer r.bufs.Put(b)
-	id := b.ids.id(node)
+	b := readBuffers.Get().(*readBuffer)
+	defer readBuffers.Put(b)
+	ids := r.ids.Get().(*idMaker)
+	id := ids.id(node)
+	r.ids.Put(ids)
 	done := 0
 	for done < want {
 		got, err := r.readBlocks(n, id, p[done:want], off+int64(done), b)
@@ -236,7 +233,7 @@ func (r *Reader) readBlocks(n *node, id fileID, p []byte, off int64, b *readBuff
 // readBlock decrypts one block and copies it, from skip on, to p: directly if p
 // has room for the whole block.
 func (r *Reader) readBlock(c []byte, block uint64, id fileID, p []byte, skip int, b *readBuffer) (int, error) {
-	dst, direct := b.plain, skip == 0 && len(p) >= len(c)-overhead
+	dst, direct := b.plain[:], skip == 0 && len(p) >= len(c)-overhead
 	if direct {
 		dst = p
 	}

@@ -105,7 +105,9 @@ type verification struct {
 }
 
 func (v *verification) run(ctx context.Context) error {
-	buf := make([]byte, 1<<20)
+	pooled := copyBufs.Get().(*[1 << 20]byte)
+	defer copyBufs.Put(pooled)
+	buf := pooled[:]
 	for {
 		i := v.next.Add(1) - 1
 		if i >= int64(len(v.segments)) {

@@ -1,0 +1,262 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+)
+
+// actWriter acts at the first write, when most of the input is still unread.
+type actWriter struct {
+	act  func()
+	done bool
+}
+
+func (w *actWriter) Write(p []byte) (int, error) {
+	if !w.done {
+		w.done = true
+		w.act()
+	}
+	return len(p), nil
+}
+
+func TestChangingInput(t *testing.T) {
+	t.Parallel()
+	changes := map[string]func(t *testing.T, dir, file string){
+		"overwritten": func(t *testing.T, _, file string) {
+			f, err := os.OpenFile(file, os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt([]byte("changed"), 100)
+			must(t, errors.Join(err, f.Close()))
+		},
+		"appended to": func(t *testing.T, _, file string) {
+			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+			must(t, err)
+			_, err = f.Write([]byte("more"))
+			must(t, errors.Join(err, f.Close()))
+		},
+		"truncated":            func(t *testing.T, _, file string) { must(t, os.Truncate(file, 5)) },
+		"touched":              func(t *testing.T, _, file string) { must(t, os.Chtimes(file, time.Now(), time.Now())) },
+		"made executable":      func(t *testing.T, _, file string) { must(t, os.Chmod(file, 0o755)) },
+		"removed":              func(t *testing.T, _, file string) { must(t, os.Remove(file)) },
+		"a file added":         func(t *testing.T, dir, _ string) { must(t, os.WriteFile(filepath.Join(dir, "zz-new"), nil, 0o600)) },
+		"a later file removed": func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "z"))) },
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			file := filepath.Join(dir, "large")
+			must(t, os.WriteFile(file, make([]byte, 64<<20), 0o600))
+			must(t, os.WriteFile(filepath.Join(dir, "z"), nil, 0o600))
+			old := time.Unix(1e9, 0) // so that a coarse clock cannot hide a change
+			must(t, errors.Join(os.Chtimes(file, old, old), os.Chtimes(dir, old, old)))
+			w := &actWriter{act: func() { change(t, dir, file) }}
+			opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}, Workers: 1}
+			_, err := Seal(context.Background(), w, dir, opt)
+			if !errors.Is(err, ErrChanged) && !(name == "a later file removed" && errors.Is(err, os.ErrNotExist)) {
+				t.Errorf("got %v", err)
+			}
+			if errors.Is(err, ErrIntegrity) {
+				t.Error("a changed input is not an integrity failure")
+			}
+		})
+	}
+}
+
+func TestSpecialFiles(t *testing.T) {
+	t.Parallel()
+	make := map[string]func(path string) error{
+		"named pipe": func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"socket": func(path string) error {
+			l, err := net.Listen("unix", path)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		},
+		"device": func(path string) error { return syscall.Mknod(path, syscall.S_IFCHR|0o600, 0x103) },
+	}
+	for kind, mk := range make {
+		dir, err := os.MkdirTemp("", "s") // a socket's path must be short
+		must(t, err)
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		path := filepath.Join(dir, "sub", "it")
+		must(t, os.Mkdir(filepath.Dir(path), 0o700))
+		must(t, mk(path))
+		opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
+		for _, input := range []string{dir, path} {
+			_, err = Seal(context.Background(), io.Discard, input, opt)
+			if !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), kind) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s: %v", kind, err)
+			}
+		}
+	}
+}
+
+func TestSealSingleFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image.sif")
+	content := randomBytes(100_000)
+	must(t, os.WriteFile(path, content, 0o640))
+	s, b := sealBytes(t, path)
+	r := openBytes(t, b, s.Key)
+	node, ok := r.Lookup(0, "image.sif")
+	if !ok || r.Entries() != 1 || r.Len() != 2 || s.PlainBytes != int64(len(content)) {
+		t.Fatalf("found %v, %d entries, %d nodes, %d bytes", ok, r.Entries(), r.Len(), s.PlainBytes)
+	}
+	got := make([]byte, len(content)+1)
+	n, err := r.ReadAt(node, got, 0)
+	if !errors.Is(err, io.EOF) || !bytes.Equal(got[:n], content) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+func TestSealRefusals(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	rcpt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
+	if _, err := Seal(context.Background(), io.Discard, dir, SealOptions{}); !errors.Is(err, ErrIdentity) {
+		t.Errorf("without recipients: %v", err)
+	}
+	if _, err := Seal(context.Background(), io.Discard, filepath.Join(dir, "none"), rcpt); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without an input: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 8<<20), 0o600))
+	full := errors.New("disk full")
+	if _, err := Seal(context.Background(), failWriter{full}, dir, rcpt); !errors.Is(err, full) {
+		t.Errorf("a failing writer: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := Seal(ctx, &actWriter{act: cancel}, dir, rcpt); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	must(t, os.Symlink(strings.Repeat("x", maxTarget+1), filepath.Join(dir, "g")))
+	if _, err := Seal(context.Background(), io.Discard, dir, rcpt); !errors.Is(err, ErrName) {
+		t.Errorf("a target that does not fit: %v", err)
+	}
+}
+
+type failWriter struct{ err error }
+
+func (w failWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestSealBadSources(t *testing.T) {
+	t.Parallel()
+	longer := smallTree()
+	longer.content["a"] += "!"
+	shorter := smallTree()
+	shorter.content["twin-1"] = "short"
+	orphan := memSource{entries: []Entry{memDir(0, ""), memDir(7, "x")}}
+	rootFile := memSource{entries: []Entry{{Attr: Attr{Type: File}}}}
+	link := memSource{entries: []Entry{memDir(0, ""), {Name: "x", IsLink: true, Link: 9}}}
+	for name, c := range map[string]struct {
+		src  Source
+		want error
+	}{
+		"longer":    {longer, ErrChanged},
+		"shorter":   {shorter, ErrChanged},
+		"orphan":    {orphan, ErrPath},
+		"no root":   {rootFile, ErrPath},
+		"empty":     {memSource{}, ErrPath},
+		"bad link":  {link, ErrPath},
+		"dot dot":   {memSource{entries: []Entry{memDir(0, ""), memDir(0, "..")}}, ErrName},
+		"slash":     {memSource{entries: []Entry{memDir(0, ""), memDir(0, "a/b")}}, ErrName},
+		"long name": {memSource{entries: []Entry{memDir(0, ""), memDir(0, strings.Repeat("x", 256))}}, ErrName},
+	} {
+		opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
+		if _, err := SealSource(context.Background(), io.Discard, c.src, opt); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSealTwiceDiffers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("same"), 0o600))
+	s1, b1 := sealBytes(t, dir)
+	s2, b2 := sealBytes(t, dir)
+	if s1.ID == s2.ID || s1.Key.Equal(s2.Key) || s1.Digest == s2.Digest || bytes.Equal(b1, b2) {
+		t.Error("two seals share something that must be fresh")
+	}
+}
+
+func TestSealProgressAndMeasure(t *testing.T) {
+	t.Parallel()
+	dir := oddTree(t)
+	var last atomic.Int64
+	opt := SealOptions{
+		Recipients: []age.Recipient{newIdentity(t).Recipient()},
+		Progress: func(done, _ int64) {
+			if done < last.Swap(done) {
+				t.Error("progress goes back")
+			}
+		},
+	}
+	var out bytes.Buffer
+	s, err := Seal(context.Background(), &out, dir, opt)
+	must(t, err)
+	if last.Load() != s.PlainBytes {
+		t.Errorf("progress ended at %d of %d", last.Load(), s.PlainBytes)
+	}
+	u, err := DirSource(dir).(Measurer).Measure(context.Background())
+	must(t, err)
+	if u.PlainBytes != s.PlainBytes || u.Entries != s.Entries || u.SealedBytes < s.Size || u.SealedBytes > s.Size+2<<20 {
+		t.Errorf("measured %+v, sealed %d bytes, %d entries, %d plain", u, s.Size, s.Entries, s.PlainBytes)
+	}
+}
+
+// TestSealMemory is not parallel: it looks at the whole heap.
+func TestSealMemory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sparse")
+	f, err := os.Create(path)
+	must(t, err)
+	must(t, errors.Join(f.Truncate(1<<30), f.Close()))
+	runtime.GC()
+	w := &heapWriter{}
+	w.sample()
+	base := w.peak
+	_, err = Seal(context.Background(), w, path, SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}})
+	must(t, err)
+	const limit = 32 << 20
+	if w.peak > base+limit {
+		t.Errorf("sealing 1 GiB took %d MiB of heap", (w.peak-base)>>20)
+	}
+	if w.bytes < 1<<30 {
+		t.Errorf("only %d bytes were written", w.bytes)
+	}
+}
+
+// heapWriter samples the heap as it is written to.
+type heapWriter struct {
+	bytes, next int64
+	peak        uint64
+}
+
+func (w *heapWriter) sample() {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	w.peak = max(w.peak, m.HeapInuse)
+}
+
+func (w *heapWriter) Write(p []byte) (int, error) {
+	w.bytes += int64(len(p))
+	if w.bytes > w.next {
+		w.next = w.bytes + 16<<20
+		w.sample()
+	}
+	return len(p), nil
+}
