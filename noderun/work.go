@@ -1,0 +1,189 @@
+package noderun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// Files in the output volume beside the application's own.
+const (
+	logFile      = "sealbatch.log"
+	stdoutFile   = "stdout"
+	stderrFile   = "stderr"
+	exitCodeFile = "exit_code"
+)
+
+// work does everything between attestation and sealing.
+func (n *node) work() error {
+	if err := n.step("volumes", ExitIntegrity, n.openVolumes); err != nil {
+		return err
+	}
+	if err := n.step("mounts", ExitMount, n.mount); err != nil {
+		return err
+	}
+	if err := n.step("input checks", ExitInput, n.checkInputs); err != nil {
+		return err
+	}
+	if err := n.runScripts(stageInput, ExitInput); err != nil {
+		return err
+	}
+	if err := n.step("application", ExitMount, n.runApplication); err != nil {
+		return err
+	}
+	return n.runScripts(stageOutput, ExitOutput)
+}
+
+// checkInputs is the built-in check: what a data set's SHA256SUMS lists is there.
+func (n *node) checkInputs(ctx context.Context) error {
+	for _, v := range n.volumes[1:] {
+		files, err := checkSums(ctx, v.Reader)
+		if err != nil {
+			n.note("%s (%s): %v", v.what, v.rel, err)
+			return fmt.Errorf("%s: %w", v.what, err)
+		}
+		n.note("%s (%s): %d files of its %s are as listed", v.what, v.rel, files, sumsName)
+	}
+	return nil
+}
+
+// runScripts runs a stage's verification scripts in the order in which the
+// manifest lists them. The first that fails is the last.
+func (n *node) runScripts(stage string, code int) error {
+	for i, sc := range n.scripts[stage] {
+		err := n.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
+			n.note("%s script %d is %s", stage, i+1, sc.name)
+			cmd := n.container().exec(containerTools + "/" + scriptDir(stage) + "/" + sc.name)
+			cmd.Stdout = n.space.Path(outputRel + "/" + logFile)
+			cmd.Stderr = cmd.Stdout
+			exit, err := n.exec(cmd)
+			if err == nil && exit.Code != 0 {
+				err = fmt.Errorf("it ended with exit code %d; its output is in %s among the results", exit.Code, logFile)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runApplication runs the application to its end, or until it has to stop.
+func (n *node) runApplication(context.Context) error {
+	cmd := n.container().run(n.m.Args)
+	cmd.Stdout = n.space.Path(outputRel + "/" + stdoutFile)
+	cmd.Stderr = n.space.Path(outputRel + "/" + stderrFile)
+	exit, err := n.exec(cmd)
+	if exit.Code != neverRan {
+		n.app = exit.Code
+		n.writeResult(exitCodeFile, strconv.Itoa(exit.Code)+"\n", os.O_TRUNC)
+	}
+	n.log.Info("application ended", "exit", n.app)
+	return err
+}
+
+func (n *node) container() container {
+	return container{runtime: n.runtime, space: n.space, flags: n.flags, environ: n.opt.Environ}
+}
+
+// exec runs a command inside and kills whatever it leaves behind. The error is
+// not nil if it was stopped (the halt's reason) or could not be waited for; its
+// exit code is neverRan where there is none.
+func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
+	none := fusefs.Exit{Code: neverRan}
+	p, err := n.space.Start(cmd)
+	if err != nil {
+		return none, failed(ExitMount, fmt.Errorf("start the container runtime: %w", err))
+	}
+	var exit fusefs.Exit
+	var waitErr error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		exit, waitErr = p.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-n.halt.work.Done():
+		n.log.Info("stopping", "reason", n.halt.reason())
+		if serr := p.Signal(syscall.SIGTERM); serr != nil && !errors.Is(serr, os.ErrProcessDone) {
+			n.log.Warn("cannot signal the application", "error", serr)
+		}
+		select {
+		case <-ended:
+		case <-n.halt.graced:
+		}
+		err = n.halt.reason()
+	case ferr := <-n.space.Failed():
+		n.note("a mount failed: %v", ferr)
+		err = failed(ExitMount, errors.New("a mount failed while the container ran"))
+	}
+	if kerr := n.space.KillAll(); kerr != nil {
+		return none, failed(ExitMount, errors.Join(err, kerr))
+	}
+	<-ended
+	if waitErr != nil {
+		return none, failed(ExitMount, errors.Join(err, waitErr))
+	}
+	return exit, err
+}
+
+// note adds a line to the detailed log. It lies in the output volume, so names
+// may stand in it; losing a line is not worth failing a job for.
+func (n *node) note(format string, args ...any) {
+	line := time.Now().UTC().Format(time.RFC3339) + " " + fmt.Sprintf(format, args...) + "\n"
+	n.writeResult(logFile, line, os.O_APPEND)
+}
+
+// writeResult writes to a file in the output volume. The application may have
+// put anything there: symbolic links out of the volume are not followed.
+func (n *node) writeResult(name, data string, mode int) {
+	if n.results == nil {
+		return
+	}
+	f, err := n.results.OpenFile(name, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK|mode, 0o600)
+	if err == nil {
+		_, err = f.WriteString(data)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		n.log.Warn("cannot write among the results", "file", name, "error", terse(err))
+	}
+}
+
+func (n *node) closeResults() {
+	if n.results != nil {
+		_ = n.results.Close()
+		n.results = nil
+	}
+}
+
+// terse cuts an error down to what may stand in the job log, where no file name
+// of the user's does: its class and the system's word. note has the rest.
+func terse(err error) error {
+	var errno syscall.Errno
+	for _, class := range []error{
+		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
+		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
+		fusefs.ErrNoNamespace, fusefs.ErrUnmappedGroup, fusefs.ErrClosed,
+		errTimeLimit, errCancelled, errNoTime, errNoSpace, context.Canceled,
+	} {
+		if errors.Is(err, class) {
+			return class
+		}
+	}
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return errors.New("failed; " + logFile + " among the results says why")
+}
