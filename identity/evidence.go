@@ -66,7 +66,7 @@ const (
 // none twice. Errors wrap ErrCommand (MUNGE), ErrVerifierUnreachable or
 // ErrVerifierRefused.
 func SlurmEvidence(v manifest.Verifier, m Munge) (Evidence, error) {
-	client, err := pinnedClient(v.CA)
+	client, err := PinnedClient(v.CA, verifierAnswer)
 	if err != nil {
 		return nil, fmt.Errorf("verifier of cluster %.80q: %w", v.Cluster, err)
 	}
@@ -103,19 +103,18 @@ func worthRetrying(err error) bool {
 	return refused.Answer.Code == keyapi.CodeTooMany || refused.Answer.Code == keyapi.CodeUnavailable
 }
 
-// pinnedClient trusts ca (PEM) alone, speaks TLS 1.3, and follows nobody: no
+// PinnedClient returns a client that trusts ca (PEM) alone, speaks TLS 1.3, and follows nobody: no
 // proxy, no redirect.
-func pinnedClient(ca string) (*http.Client, error) {
+func PinnedClient(ca string, timeout time.Duration) (*http.Client, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(ca)) {
-		return nil, errors.New("no certificate authority (PEM) is given for it")
+		return nil, errors.New("no certificate authority (PEM) is given")
 	}
 	return &http.Client{
-		Timeout: verifierAnswer,
+		Timeout: timeout,
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
-			// One exchange a job: a kept connection would only linger.
-			DisableKeepAlives: true,
+			IdleConnTimeout: 10 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil

@@ -1,0 +1,158 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// record renders values as squeue does: right-justified in the field's width
+// in bytes, cut without a mark.
+func record(values ...string) string {
+	var b strings.Builder
+	for i, f := range squeueFields {
+		fmt.Fprintf(&b, "%s%s", strings.Repeat(" ", max(0, f.width-len(values[i]))), values[i][:min(len(values[i]), f.width)])
+	}
+	return b.String() + "\n"
+}
+
+func running(changes map[int]string) string {
+	v := []string{"7", "N/A", "2001", "RUNNING", "0", "2026-11-22T13:10:50", "standard", "project_1", "cn[1-2]"}
+	for i, s := range changes {
+		v[i] = s
+	}
+	return record(v...)
+}
+
+// fakeSqueue answers with out and records how it was called.
+func fakeSqueue(t *testing.T, out string) Squeue {
+	t.Helper()
+	answer := filepath.Join(t.TempDir(), "answer")
+	if err := os.WriteFile(answer, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Squeue{
+		Path:      script(t, `[ "$SLURM_CONF" = /pinned/slurm.conf ] && [ "$3" = --jobs=7 ] && [ "$#" = 4 ] || exit 3; exec cat `+answer),
+		SlurmConf: "/pinned/slurm.conf",
+		Expand: func(s string) ([]string, error) {
+			if s == "cn[1-2]" {
+				return []string{"cn1", "cn2"}, nil
+			}
+			return nil, errors.New("not a host list")
+		},
+	}
+}
+
+func TestSlurmJob(t *testing.T) {
+	t.Parallel()
+	want := SlurmJobInfo{JobID: 7, ArrayTask: -1, UID: 2001, State: "RUNNING", Nodes: []string{"cn1", "cn2"},
+		Account: "project_1", Partition: "standard", SubmitTime: time.Date(2026, 11, 22, 13, 10, 50, 0, time.UTC)}
+	task := want
+	task.ArrayTask, task.Restart, task.Account = 3, 2, ""
+	pending := want
+	pending.State, pending.Nodes, pending.Account = "PENDING", nil, "ünï x"
+	for name, c := range map[string]struct {
+		out  string
+		want SlurmJobInfo
+	}{
+		"running": {running(nil), want},
+		"array": {running(map[int]string{fieldJobID: "8", fieldArrayTask: "4"}) +
+			running(map[int]string{fieldArrayTask: "3", fieldRestart: "2", fieldAccount: "(null)"}), task},
+		"pending": {running(map[int]string{fieldState: "PENDING", fieldNodes: "", fieldAccount: "ünï x"}), pending},
+	} {
+		got, err := SlurmJob(context.Background(), fakeSqueue(t, c.out), 7)
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: got %+v, %v\nwant %+v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestSlurmJobRefuses(t *testing.T) {
+	t.Parallel()
+	// A line that would be a perfect record, were the field wide enough.
+	forged := "x\n" + strings.TrimSpace(running(map[int]string{fieldUser: "0"}))
+	for name, out := range map[string]string{
+		"cut":               running(nil)[:1000],
+		"one byte too many": running(nil) + "\n",
+		"no line ends":      strings.ReplaceAll(running(nil), "\n", " "),
+		"twice":             running(nil) + running(nil),
+		"newline":           running(map[int]string{fieldAccount: "a\nb"}),
+		"forged record":     running(map[int]string{fieldAccount: forged}),
+		"invalid UTF-8":     running(map[int]string{fieldAccount: "\xff"}),
+		"account cut":       running(map[int]string{fieldAccount: strings.Repeat("a", 300)}),
+		"node list cut":     running(map[int]string{fieldNodes: "cn[" + strings.Repeat("1,", 40000) + "1]"}),
+		"node list":         running(map[int]string{fieldNodes: "cn[1-"}),
+		"user by name":      running(map[int]string{fieldUser: "alice"}),
+		"array range":       running(map[int]string{fieldArrayTask: "1-5"}),
+		"restart":           running(map[int]string{fieldRestart: "-1"}),
+		"time":              running(map[int]string{fieldSubmit: "Unknown"}),
+	} {
+		if j, err := SlurmJob(context.Background(), fakeSqueue(t, out), 7); !errors.Is(err, ErrCommand) {
+			t.Errorf("%s: got %+v, %v, want ErrCommand", name, j, err)
+		}
+	}
+	for name, q := range map[string]Squeue{
+		"empty answer":    fakeSqueue(t, ""),
+		"other jobs only": fakeSqueue(t, running(map[int]string{fieldJobID: "70"})),
+		"unknown":         {Path: script(t, "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")},
+	} {
+		if _, err := SlurmJob(context.Background(), q, 7); !errors.Is(err, ErrNoJob) {
+			t.Errorf("%s: got %v, want ErrNoJob", name, err)
+		}
+	}
+	down := Squeue{Path: script(t, "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")}
+	if _, err := SlurmJob(context.Background(), down, 7); !errors.Is(err, ErrCommand) || errors.Is(err, ErrNoJob) {
+		t.Errorf("slurmctld is down: %v", err)
+	}
+}
+
+func FuzzSqueueRecord(f *testing.F) {
+	f.Add([]byte(running(nil)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := findRecord(b, 7)
+		if err != nil {
+			return
+		}
+		q := Squeue{Expand: func(s string) ([]string, error) { return []string{s}, nil }}
+		if j, err := q.parseRecord(r); err == nil && (j.JobID != 7 || strings.ContainsAny(j.State+j.Account, "\n\x00")) {
+			t.Errorf("got %+v", j)
+		}
+	})
+}
+
+func TestUsers(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	getent := script(t, `[ "$*" = "passwd 2001" ] && echo "alice:x:2001:2001:Alice:/home/alice:/bin/sh"`)
+	id := script(t, `[ "$*" = "--groups --name --zero -- alice" ] && printf 'alice\0project_1\0domain users\0'`)
+	got, err := Users{getent, id}.Lookup(ctx, 2001)
+	if want := (User{"alice", []string{"alice", "project_1"}}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	// The machine's own database, through the real commands.
+	if got, err := (Users{}).Lookup(ctx, 0); err != nil || got.Name != "root" || len(got.Groups) == 0 || got.Groups[0] != "root" {
+		t.Errorf("root: %+v, %v", got, err)
+	}
+	if _, err := (Users{}).Lookup(ctx, 4294967290); !errors.Is(err, ErrCommand) {
+		t.Errorf("unknown uid: %v", err)
+	}
+	for name, u := range map[string]Users{
+		"another uid":    {script(t, `echo "alice:x:2002:1::/:"`), id},
+		"two lines":      {script(t, `printf 'alice:x:2001:1::/:\nbob:x:2001:1::/:\n'`), id},
+		"a short line":   {script(t, `echo alice:x:2001`), id},
+		"an odd name":    {script(t, `echo "-x:x:2001:1::/:"`), id},
+		"no answer":      {script(t, `exit 2`), id},
+		"groups cut":     {getent, script(t, `printf 'alice\0proj'`)},
+		"groups unknown": {getent, script(t, `printf 'alice\0'; exit 1`)},
+	} {
+		if got, err := u.Lookup(ctx, 2001); !errors.Is(err, ErrCommand) {
+			t.Errorf("%s: got %+v, %v, want ErrCommand", name, got, err)
+		}
+	}
+}

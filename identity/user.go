@@ -1,0 +1,86 @@
+package identity
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Users reads the site's user database through its own commands: a static
+// binary sees /etc/passwd only, not LDAP or SSSD. Empty paths look in the
+// usual directories.
+type Users struct {
+	GetentPath, IDPath string // absolute
+}
+
+// User is a Unix account with the groups it is in, primary one included.
+type User struct {
+	Name   string
+	Groups []string
+}
+
+const (
+	maxUserOutput = 256 << 10
+	maxGroups     = 4096
+)
+
+// unixNameRE is what a policy can name (manifest.Policy).
+var unixNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
+
+// Lookup resolves uid. Groups whose names no policy could hold, such as
+// "domain users", are left out. Errors wrap ErrCommand.
+func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
+	out, err := command{
+		path: u.GetentPath, name: "getent", max: maxUserOutput,
+		args: []string{"passwd", strconv.FormatUint(uint64(uid), 10)},
+	}.run(ctx)
+	if err != nil {
+		return User{}, fmt.Errorf("look up uid %d: %w", uid, err)
+	}
+	name, err := parsePasswd(string(out), uid)
+	if err != nil {
+		return User{}, err
+	}
+	// -z: names of groups may hold blanks.
+	out, err = command{
+		path: u.IDPath, name: "id", max: maxUserOutput,
+		args: []string{"--groups", "--name", "--zero", "--", name},
+	}.run(ctx)
+	if err != nil {
+		return User{}, fmt.Errorf("look up the groups of %s: %w", name, err)
+	}
+	groups, err := parseGroups(string(out))
+	if err != nil {
+		return User{}, fmt.Errorf("look up the groups of %s: %w", name, err)
+	}
+	return User{name, groups}, nil
+}
+
+// parsePasswd takes exactly one passwd(5) line, of uid.
+func parsePasswd(s string, uid uint32) (string, error) {
+	f := strings.Split(strings.TrimSuffix(s, "\n"), ":")
+	if len(f) != 7 || strings.Contains(s[:max(0, len(s)-1)], "\n") || f[2] != strconv.FormatUint(uint64(uid), 10) {
+		return "", fmt.Errorf("%w: getent did not answer with one account of uid %d", ErrCommand, uid)
+	}
+	if !unixNameRE.MatchString(f[0]) {
+		return "", fmt.Errorf("%w: the user name %.80q of uid %d is not supported", ErrCommand, f[0], uid)
+	}
+	return f[0], nil
+}
+
+func parseGroups(s string) ([]string, error) {
+	list, ended := strings.CutSuffix(s, "\x00")
+	all := strings.Split(list, "\x00")
+	if !ended || len(all) > maxGroups {
+		return nil, fmt.Errorf("%w: id answered with a cut list, or with %d groups", ErrCommand, len(all))
+	}
+	var names []string
+	for _, g := range all {
+		if unixNameRE.MatchString(g) {
+			names = append(names, g)
+		}
+	}
+	return names, nil
+}
