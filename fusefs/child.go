@@ -22,11 +22,11 @@ const ChildArg = "ns-child"
 // childSocket is the descriptor of the socket to the Space.
 const childSocket = 3
 
-// killLimit is how long killed processes get to vanish, unmountLimit how long a
-// busy mount gets to become idle.
+// killLimit is how long killed processes get to vanish, busyLimit how long a busy
+// mount gets to become idle.
 const (
-	killLimit    = 20 * time.Second
-	unmountLimit = 3 * time.Second
+	killLimit = 20 * time.Second
+	busyLimit = 3 * time.Second
 )
 
 // ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
@@ -289,25 +289,31 @@ func unmount(path string, detach bool) error {
 	if detach {
 		flags |= unix.MNT_DETACH
 	}
-	deadline := time.Now().Add(unmountLimit)
-	for {
-		err := unix.Unmount(path, flags)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			if err != nil {
-				return fmt.Errorf("unmount %s: %w", path, err)
-			}
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
+	if err := whenIdle(func() error { return unix.Unmount(path, flags) }); err != nil {
+		return fmt.Errorf("unmount %s: %w", path, err)
 	}
+	return nil
 }
 
 func (c *child) freeze() error {
 	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | safeMount)
-	if err := unix.Mount("", c.dir, "", flags, ""); err != nil {
+	if err := whenIdle(func() error { return unix.Mount("", c.dir, "", flags, "") }); err != nil {
 		return fmt.Errorf("make %s read-only: %w", c.dir, err)
 	}
 	return nil
+}
+
+// whenIdle repeats f for a while as long as it finds a mount busy: processes
+// that just ended may still be letting go of it.
+func whenIdle(f func() error) error {
+	deadline := time.Now().Add(busyLimit)
+	for {
+		err := f()
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // start runs r.Cmd and answers before its end can be reported.
@@ -319,13 +325,13 @@ func (c *child) start(r request) {
 		c.answer(answer, -1)
 		return
 	}
-	defer p.close()
 	done := make(chan struct{})
 	c.forks <- func() {
 		defer close(done)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		pid, err := p.start()
+		p.close() // before the answer: an open file would keep a mount busy
 		if err == nil {
 			c.procs[pid] = r.ID
 		}

@@ -16,8 +16,9 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// testUser is an unprivileged uid and gid that nothing else on the machine uses.
-const testUser = 2345
+// testUser is an unprivileged uid and gid. Number 1 is in every passwd, which
+// fusermount3 insists on, and runs nothing.
+const testUser = 1
 
 const (
 	envGocryptfs  = "SEALBATCH_TEST_GOCRYPTFS"

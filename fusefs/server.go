@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -42,7 +43,8 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 	}
 	s, err := serve(dir, t, opt)
 	if err != nil {
-		return nil, fmt.Errorf("mount at %s: %w (it needs /dev/fuse and, unless one is root, fusermount3)", dir, err)
+		return nil, fmt.Errorf("mount at %s: %s (it needs /dev/fuse and, unless one is root, fusermount3)",
+			dir, strings.TrimSpace(err.Error())) // go-fuse's text ends in a newline
 	}
 	if err := s.fuse.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount at %s: %w", dir, err), s.Unmount())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -173,12 +174,24 @@ func TestSignalsReachTheProcessGroup(t *testing.T) {
 func TestKillAllLeavesNobody(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
+	if got, exit := shell(t, s, "", `mkfifo "$1"`, s.Path("ready")); exit.Code != 0 {
+		t.Fatal(got)
+	}
 	p, err := s.Start(Cmd{
-		// Daemons in sessions of their own, that ignore signals, and that fork on.
-		Argv: []string{"sh", "-c", `trap '' TERM; for i in 1 2 3 4 5 6; do (setsid sh -c 'while :; do sleep 0.01 & done' &) ; done; sleep 1000`},
-		Env:  []string{"PATH=/usr/bin:/bin"},
+		// Daemons that left the session, ignore signals, and fork on.
+		Argv: []string{"sh", "-c", `trap '' TERM
+			for i in 1 2 3 4 5 6; do (setsid sh -c 'echo >&3; while :; do sleep 0.01; done' &) ; done 3>"$1"; sleep 1000`, "sh", s.Path("ready")},
+		Env: []string{"PATH=/usr/bin:/bin"},
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := os.Open(s.Outside("ready"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	if _, err := io.ReadFull(ready, make([]byte, 6)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.KillAll(); err != nil {

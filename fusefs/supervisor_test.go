@@ -183,7 +183,11 @@ func TestUndumpableSupervisorLeavesNothingWhenKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range watched { // a pidfd becomes readable when its process ends
-		if n, err := unix.Poll(watched[i:i+1], 20_000); n != 1 || err != nil {
+		n, err := unix.Poll(watched[i:i+1], 20_000)
+		for errors.Is(err, unix.EINTR) {
+			n, err = unix.Poll(watched[i:i+1], 20_000)
+		}
+		if n != 1 || err != nil {
 			t.Errorf("pid %d outlives its supervisor: %d, %v", pids[i], n, err)
 		}
 	}
