@@ -6,6 +6,8 @@
 // makes. Trust comes from one's own keys and from allowed_signers files in
 // OpenSSH's format, never from a key that lies beside the data.
 //
-// A node's evidence is a MUNGE credential over its claim, turned into a voucher
-// by the verifier inside the cluster, or a one-time token.
+// A node's evidence is a MUNGE credential over its claim, which the verifier
+// inside the cluster turns into a voucher once slurmctld has confirmed the
+// job. Both sides of that, and the site's commands that they need, are here;
+// one-time tokens are keyapi's and keyclient's.
 package identity

@@ -17,17 +17,6 @@ import (
 	"github.com/sealbatch/sealbatch/manifest"
 )
 
-// Evidence proves a claim made to the key service serviceID. It is called
-// once the claim is complete, and has to be done within keyapi.NonceTTL.
-type Evidence func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error)
-
-// TokenEvidence proves claims by a one-time token. The token itself is never sent.
-func TokenEvidence(token string) Evidence {
-	return func(_ context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error) {
-		return keyapi.TokenEvidence(token, serviceID, claim)
-	}
-}
-
 // ErrVerifierUnreachable says that the cluster's verifier gave no answer, or
 // none that can be trusted.
 var ErrVerifierUnreachable = errors.New("the cluster's verifier cannot be reached")
@@ -60,12 +49,13 @@ const (
 	verifierAnswer = 20 * time.Second
 )
 
-// SlurmEvidence proves claims by a MUNGE credential for which v, the
-// cluster's verifier, gives a voucher. A verifier that is busy or does not
+// SlurmEvidence returns what a release needs as its keyclient.AttestFunc: it
+// proves claims by a MUNGE credential for which v, the cluster's verifier,
+// gives a voucher, within keyapi.NonceTTL. A verifier that is busy or does not
 // answer is asked again, with a new credential each time since MUNGE accepts
 // none twice. Errors wrap ErrCommand (MUNGE), ErrVerifierUnreachable or
 // ErrVerifierRefused.
-func SlurmEvidence(v manifest.Verifier, m Munge) (Evidence, error) {
+func SlurmEvidence(v manifest.Verifier, m Munge) (func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error), error) {
 	client, err := PinnedClient(v.CA, verifierAnswer)
 	if err != nil {
 		return nil, fmt.Errorf("verifier of cluster %.80q: %w", v.Cluster, err)
