@@ -1,0 +1,165 @@
+package verifier
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+const (
+	// maxRequest bounds a body, bytes: a claim is 2 KiB, a credential 16.
+	maxRequest   = 64 << 10
+	vouchTimeout = 18 * time.Second // nodes wait for 20
+	relayTimeout = vouchTimeout
+	retryAfter   = "1" // seconds, with 429 and 503
+)
+
+// Handler returns the verifier's HTTP interface.
+func (v *Verifier) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST /v1/vouch", inTurn(make(chan struct{}, v.Limits.Concurrent), v.serveVouch))
+	if v.relay != nil {
+		// Slots of their own: a key service that hangs must not keep
+		// nodes that reach it otherwise from their vouchers.
+		relay := inTurn(make(chan struct{}, v.Limits.Relayed), v.serveRelay)
+		mux.Handle("GET /v1/service", relay)
+		mux.Handle("POST /v1/nonces", relay)
+		mux.Handle("POST /v1/release", relay)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, &refusal{code: keyapi.CodeNotFound, message: "the verifier has no such call",
+			hint: "it takes POST /v1/vouch and, if it knows the key service, relays what nodes need of it"})
+	})
+	return v.limited(mux)
+}
+
+// Server returns a server for Handler with time limits and TLS 1.3; the
+// caller adds the certificate and the listener.
+func (v *Verifier) Server() *http.Server {
+	return &http.Server{
+		Handler:           v.Handler(),
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13},
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      40 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(v.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+// limited bounds each address's rate and reads the body, which is small, so
+// that slow senders hold no slot.
+func (v *Verifier) limited(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !v.remotes.allow(r.RemoteAddr) {
+			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "too many requests from this address"})
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+		if err != nil {
+			writeError(w, &refusal{code: keyapi.CodeBadRequest, message: "the body is cut or too large"})
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
+	})
+}
+
+// inTurn runs next when one of the slots is free, within the time that a
+// request has.
+func inTurn(slots chan struct{}, next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
+		defer cancel()
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next(w, r.WithContext(ctx))
+		case <-ctx.Done():
+			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "the verifier is busy"})
+		}
+	})
+}
+
+// bodyKey is the context key of the request's body, read already.
+type bodyKey struct{}
+
+func bodyOf(r *http.Request) []byte {
+	b, _ := r.Context().Value(bodyKey{}).([]byte)
+	return b
+}
+
+func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request) {
+	var q keyapi.VouchRequest
+	err := manifest.DecodeJSON(bodyOf(r), &q)
+	if err != nil {
+		err = &refusal{code: keyapi.CodeBadRequest, message: "the body is not a request for a voucher", err: err}
+	}
+	var voucher keyapi.Voucher
+	var answer keyapi.VouchResponse
+	if err == nil {
+		voucher, err = v.check(r.Context(), q)
+	}
+	if err == nil {
+		answer.Voucher, err = manifest.SignJWS(manifest.TypeVoucher, v.Key, voucher)
+	}
+	c := q.Claim
+	log := v.Log.With("remote", r.RemoteAddr, "service", clip(q.Service), "node", clip(c.Node), "job", c.JobID,
+		"array_task", c.ArrayTask, "restart", c.Restart, "manifest", clip(c.Manifest))
+	if err != nil {
+		log.Warn("refused", "reason", err.Error())
+		writeError(w, asRefusal(err))
+		return
+	}
+	log.Info("vouched", "uid", voucher.UID, "user", voucher.User, "account", voucher.Account, "partition", voucher.Partition)
+	writeJSON(w, http.StatusOK, answer)
+}
+
+// clip bounds what a stranger may write into the log.
+func clip(s string) string { return s[:min(len(s), 256)] }
+
+var statusOf = map[string]int{
+	keyapi.CodeBadRequest:  http.StatusBadRequest,
+	keyapi.CodeAttestation: http.StatusForbidden,
+	keyapi.CodeNotFound:    http.StatusNotFound,
+	keyapi.CodeTooMany:     http.StatusTooManyRequests,
+	keyapi.CodeInternal:    http.StatusInternalServerError,
+	keyapi.CodeUnavailable: http.StatusServiceUnavailable,
+}
+
+func asRefusal(err error) *refusal {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r
+	}
+	return &refusal{code: keyapi.CodeInternal, message: "internal error of the verifier",
+		hint: "the cluster's administrator finds the reason in the verifier's log"}
+}
+
+func writeError(w http.ResponseWriter, r *refusal) {
+	status := statusOf[r.code]
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	writeJSON(w, status, keyapi.Error{Code: r.code, Message: r.message, Hint: r.hint})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil { // no answer type can fail to marshal
+		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"answer cannot be encoded"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n')) // a peer that is gone cannot be told
+}
