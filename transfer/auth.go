@@ -1,0 +1,250 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+// Prompt is a question for the person at the terminal.
+type Prompt struct {
+	Target   string // user@host, or the key file
+	Question string // as the server or ssh asks it
+	Echo     bool   // whether the answer may be seen
+}
+
+// promptTries is how often a password or a code may be mistyped.
+const promptTries = 3
+
+// credentials finds the ways to log in to one target.
+type credentials struct {
+	ctx    context.Context
+	target *target
+	prompt func(context.Context, Prompt) (string, error)
+	agent  net.Conn
+	tried  []string // for the error message
+	passed []string // keys that were passed over, and why
+}
+
+func (c *credentials) methods() []ssh.AuthMethod {
+	methods := []ssh.AuthMethod{ssh.PublicKeysCallback(c.signers)}
+	if c.prompt != nil {
+		methods = append(methods,
+			ssh.RetryableAuthMethod(ssh.KeyboardInteractive(c.challenge), promptTries),
+			ssh.RetryableAuthMethod(ssh.PasswordCallback(c.password), promptTries))
+	}
+	return methods
+}
+
+func (c *credentials) close() {
+	if c.agent != nil {
+		_ = c.agent.Close()
+	}
+}
+
+// signers gives the keys in the order in which they are offered: certificates and keys from files
+// first (by way of the agent, if it has them), then the agent's others. Servers count attempts.
+func (c *credentials) signers() ([]ssh.Signer, error) {
+	held := c.agentSigners()
+	certs := c.certificates()
+	c.tried, c.passed = nil, nil
+	var out []ssh.Signer
+	used := map[string]bool{}
+	for _, path := range c.target.keys {
+		s := c.fileSigner(path, held)
+		if s == nil {
+			continue
+		}
+		for _, cert := range certs {
+			if bytes.Equal(cert.Key.Marshal(), s.PublicKey().Marshal()) {
+				if cs, err := ssh.NewCertSigner(cert, s); err == nil {
+					out = append(out, cs)
+				}
+			}
+		}
+		out = append(out, s)
+		used[string(s.PublicKey().Marshal())] = true
+		c.tried = append(c.tried, path)
+	}
+	for _, s := range held {
+		if !c.target.identitiesOnly && !used[string(s.PublicKey().Marshal())] {
+			out = append(out, s)
+			c.tried = append(c.tried, "agent "+ssh.FingerprintSHA256(s.PublicKey()))
+		}
+	}
+	return out, nil
+}
+
+func (c *credentials) agentSigners() []ssh.Signer {
+	if c.target.agentSocket == "" {
+		return nil
+	}
+	if c.agent == nil {
+		conn, err := (&net.Dialer{}).DialContext(c.ctx, "unix", c.target.agentSocket)
+		if err != nil {
+			return nil // as ssh: an agent that is gone is no agent
+		}
+		c.agent = conn
+	}
+	held, err := agent.NewClient(c.agent).Signers()
+	if err != nil {
+		return nil
+	}
+	return held
+}
+
+// certificates reads the OpenSSH user certificates that belong to the key files.
+func (c *credentials) certificates() []*ssh.Certificate {
+	var out []*ssh.Certificate
+	files := append([]string(nil), c.target.certs...)
+	for _, k := range c.target.keys {
+		files = append(files, strings.TrimSuffix(k, ".pub")+"-cert.pub")
+	}
+	for _, f := range files {
+		if key, err := readPublicKey(f); err == nil {
+			if cert, ok := key.(*ssh.Certificate); ok {
+				out = append(out, cert)
+			}
+		}
+	}
+	return out
+}
+
+// fileSigner makes a signer from a key file; nil if there is none or it cannot be used.
+func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
+	public, publicErr := readPublicKey(strings.TrimSuffix(path, ".pub") + ".pub")
+	if publicErr == nil {
+		for _, s := range held {
+			if bytes.Equal(s.PublicKey().Marshal(), public.Marshal()) {
+				return s
+			}
+		}
+	}
+	data, err := readSmall(path)
+	if err != nil {
+		return nil
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	var missing *ssh.PassphraseMissingError
+	switch {
+	case err == nil:
+		for _, s := range held {
+			if bytes.Equal(s.PublicKey().Marshal(), signer.PublicKey().Marshal()) {
+				return s
+			}
+		}
+		return signer
+	case !errors.As(err, &missing):
+		c.passed = append(c.passed, path+" (not a private key that can be read)")
+		return nil
+	case c.prompt == nil:
+		c.passed = append(c.passed, path+" (has a passphrase; add it to the agent with ssh-add)")
+		return nil
+	}
+	if missing.PublicKey != nil {
+		public = missing.PublicKey
+	} else if publicErr != nil {
+		c.passed = append(c.passed, path+" (encrypted, and without its .pub file)")
+		return nil
+	}
+	return &lockedSigner{public: public, unlock: func() (ssh.Signer, error) { return c.unlock(path, data) }}
+}
+
+// unlock asks for a key file's passphrase.
+func (c *credentials) unlock(path string, data []byte) (ssh.Signer, error) {
+	for range promptTries {
+		phrase, err := c.prompt(c.ctx, Prompt{Target: path, Question: fmt.Sprintf("Passphrase for %s: ", path)})
+		if err != nil {
+			return nil, err
+		}
+		signer, err := ssh.ParsePrivateKeyWithPassphrase(data, []byte(phrase))
+		if err == nil {
+			return signer, nil
+		}
+		if !errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil, fmt.Errorf("%s: wrong passphrase", path)
+}
+
+func (c *credentials) challenge(_, instruction string, questions []string, echos []bool) ([]string, error) {
+	answers := make([]string, len(questions))
+	for i, q := range questions {
+		if instruction != "" {
+			q = instruction + "\n" + q
+		}
+		a, err := c.prompt(c.ctx, Prompt{Target: c.name(), Question: q, Echo: echos[i]})
+		if err != nil {
+			return nil, err
+		}
+		answers[i] = a
+	}
+	return answers, nil
+}
+
+func (c *credentials) password() (string, error) {
+	return c.prompt(c.ctx, Prompt{Target: c.name(), Question: fmt.Sprintf("%s's password: ", c.name())})
+}
+
+func (c *credentials) name() string { return c.target.user + "@" + c.target.host }
+
+// lockedSigner asks for the passphrase only once the server has said that it takes the key.
+type lockedSigner struct {
+	public ssh.PublicKey
+	unlock func() (ssh.Signer, error)
+
+	mu     sync.Mutex
+	signer ssh.Signer
+}
+
+func (l *lockedSigner) PublicKey() ssh.PublicKey { return l.public }
+
+func (l *lockedSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return l.SignWithAlgorithm(rand, data, "")
+}
+
+func (l *lockedSigner) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.signer == nil {
+		signer, err := l.unlock()
+		if err != nil {
+			return nil, err
+		}
+		l.signer = signer
+	}
+	if s, ok := l.signer.(ssh.AlgorithmSigner); ok {
+		return s.SignWithAlgorithm(rand, data, algorithm)
+	}
+	return l.signer.Sign(rand, data)
+}
+
+func readPublicKey(path string) (ssh.PublicKey, error) {
+	data, err := readSmall(path)
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(data)
+	return key, err
+}
+
+// readSmall reads a key file.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20))
+}

@@ -1,0 +1,263 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+// Options say how to reach a login node. Only Host is needed.
+type Options struct {
+	Host       string   // host name, address or ssh_config alias
+	User       string   // "" means ssh_config's, or the local user's name
+	Port       int      // 0 means ssh_config's, or 22
+	Keys       []string // private key files to try before ssh_config's
+	KnownHosts []string // known_hosts files instead of ssh_config's
+	ConfigFile string   // ssh_config; "" means ~/.ssh/config and the system's, "none" means neither
+	ProxyJump  string   // as ssh -J; "" means ssh_config's, "none" means none
+
+	// Prompt asks the person at the terminal; nil if there is nobody.
+	Prompt func(context.Context, Prompt) (string, error)
+	// Timeout is for each host's connection up to authentication; 0 means 30 seconds. Time that a
+	// person takes to answer a Prompt does not count.
+	Timeout time.Duration
+	// KeepAlive is the interval of liveness checks, three of which may fail; 0 means 30 seconds.
+	KeepAlive time.Duration
+}
+
+const (
+	defaultTimeout   = 30 * time.Second
+	defaultKeepAlive = 30 * time.Second
+	keepAliveMisses  = 3
+	maxHops          = 8
+)
+
+// Client is a connection to a login node. It runs commands and serves files (Client.FS).
+type Client struct {
+	conn  *ssh.Client
+	hops  []*ssh.Client // in the order in which they were dialled
+	stop  chan struct{}
+	close sync.Once
+
+	mu   sync.Mutex
+	sftp *sftp.Client
+}
+
+// Dial connects, through jump hosts if there are any, and logs in. Errors are *Error of the kinds
+// ErrConfig, ErrConnect, ErrHostKeyUnknown, ErrHostKeyChanged and ErrAuth, or ctx's.
+func Dial(ctx context.Context, o Options) (*Client, error) {
+	cfg, err := loadConfig(o.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	route, err := o.route(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{stop: make(chan struct{})}
+	for _, t := range route {
+		next, err := o.hop(ctx, c.conn, t)
+		if err != nil {
+			_ = c.Close()
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, err
+		}
+		c.conn = next
+		c.hops = append(c.hops, next)
+	}
+	go c.keepAlive(o.KeepAlive)
+	return c, nil
+}
+
+// route lists the hosts to go through, the login node last.
+func (o *Options) route(cfg *sshConfig) ([]*target, error) {
+	last, err := o.resolve(cfg, o.Host, o.User, o.Port)
+	if err != nil {
+		return nil, err
+	}
+	last.keys = append(append([]string(nil), o.Keys...), last.keys...)
+	switch {
+	case o.ProxyJump == "none":
+		last.jumps = nil
+	case o.ProxyJump != "":
+		last.jumps = strings.Split(o.ProxyJump, ",")
+	}
+	route, jumps := []*target{last}, last.jumps
+	for len(jumps) > 0 {
+		if len(route) > maxHops {
+			return nil, &Error{Kind: ErrConfig, What: fmt.Sprintf("more than %d jump hosts; does ProxyJump lead in a circle?", maxHops)}
+		}
+		login, host, port, err := splitHop(jumps[len(jumps)-1])
+		if err != nil {
+			return nil, err
+		}
+		t, err := o.resolve(cfg, host, login, port)
+		if err != nil {
+			return nil, err
+		}
+		t.keys = append(append([]string(nil), o.Keys...), t.keys...)
+		route = append([]*target{t}, route...)
+		if jumps = jumps[:len(jumps)-1]; len(jumps) == 0 {
+			jumps = t.jumps // only the first of the chain uses its own ProxyJump, as with ssh
+		}
+	}
+	return route, nil
+}
+
+func (o *Options) resolve(cfg *sshConfig, host, login string, port int) (*target, error) {
+	if host == "" || strings.HasPrefix(host, "-") {
+		return nil, &Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", host), Next: "set [supercomputer] address"}
+	}
+	t, err := cfg.resolve(host, login, port)
+	if err == nil && len(o.KnownHosts) > 0 {
+		t.knownHosts = o.KnownHosts
+	}
+	return t, err
+}
+
+// hop connects to t, through the host before it if there is one, and logs in.
+func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.Client, error) {
+	keys, err := newHostKeys(t)
+	if err != nil {
+		return nil, err
+	}
+	timeout := o.Timeout
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	deadline := newDeadline(ctx, timeout)
+	defer deadline.stop()
+	conn, err := dialTCP(deadline.ctx, before, t.address())
+	if err != nil {
+		return nil, &Error{Kind: ErrConnect, What: "cannot connect to " + t.address(), Err: deadline.explain(err),
+			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"}
+	}
+	defer context.AfterFunc(deadline.ctx, func() { _ = conn.Close() })()
+	creds := &credentials{ctx: ctx, target: t}
+	defer creds.close()
+	if o.Prompt != nil {
+		creds.prompt = func(ctx context.Context, p Prompt) (string, error) {
+			deadline.pause() // a person may take as long as the server lets them
+			return o.Prompt(ctx, p)
+		}
+	}
+	c, channels, requests, err := ssh.NewClientConn(conn, t.address(), &ssh.ClientConfig{
+		User: t.user, Auth: creds.methods(), HostKeyCallback: keys.check, HostKeyAlgorithms: keys.algorithms(),
+		ClientVersion: "SSH-2.0-sealbatch",
+	})
+	if err != nil {
+		_ = conn.Close()
+		return nil, creds.explain(deadline.explain(err), keys.passed)
+	}
+	return ssh.NewClient(c, channels, requests), nil
+}
+
+func dialTCP(ctx context.Context, before *ssh.Client, address string) (net.Conn, error) {
+	if before != nil {
+		return before.DialContext(ctx, "tcp", address)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+}
+
+// explain turns an error of the handshake into one of this package's. Once the host's key is
+// accepted, what fails is the login, unless the connection broke.
+func (c *credentials) explain(err error, hostKeyPassed bool) error {
+	var own *Error
+	var network net.Error
+	switch {
+	case errors.As(err, &own):
+		return own
+	case !hostKeyPassed || errors.Is(err, io.EOF) || errors.Is(err, errTimeout) || errors.As(err, &network):
+		return &Error{Kind: ErrConnect, What: "SSH with " + c.target.address() + " failed", Err: err}
+	}
+	what := fmt.Sprintf("%s refused to log in %s", c.target.host, c.target.user)
+	if len(c.tried) > 0 {
+		what += "; offered: " + strings.Join(c.tried, ", ")
+	} else {
+		what += "; there was no key to offer"
+	}
+	if len(c.passed) > 0 {
+		what += "; passed over: " + strings.Join(c.passed, ", ")
+	}
+	return &Error{Kind: ErrAuth, What: what, Err: err,
+		Next: "check [supercomputer] username and ssh-key, and that the site knows the public key; ssh " + c.target.alias + " should work"}
+}
+
+// deadline is a timeout that stops counting once a person is asked something.
+type deadline struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+}
+
+var errTimeout = errors.New("no answer in time")
+
+func newDeadline(ctx context.Context, d time.Duration) *deadline {
+	inner, cancel := context.WithCancelCause(ctx)
+	return &deadline{ctx: inner, cancel: cancel, timer: time.AfterFunc(d, func() { cancel(errTimeout) })}
+}
+
+func (d *deadline) pause() { d.timer.Stop() }
+
+func (d *deadline) stop() {
+	d.timer.Stop()
+	d.cancel(nil)
+}
+
+// explain prefers the timeout to what it caused.
+func (d *deadline) explain(err error) error {
+	if cause := context.Cause(d.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// keepAlive asks the server for a sign of life, and closes the connection if there is none.
+func (c *Client) keepAlive(interval time.Duration) {
+	if interval <= 0 {
+		interval = defaultKeepAlive
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	answers := make(chan error, keepAliveMisses+1)
+	for waiting := 0; ; {
+		select {
+		case <-c.stop:
+			return
+		case err := <-answers:
+			if waiting--; err != nil {
+				return
+			}
+		case <-ticker.C:
+			if waiting++; waiting > keepAliveMisses {
+				_ = c.Close()
+				return
+			}
+			go func() {
+				_, _, err := c.conn.SendRequest("keepalive@openssh.com", true, nil)
+				answers <- err
+			}()
+		}
+	}
+}
+
+// Close ends the connection and those to the jump hosts.
+func (c *Client) Close() error {
+	c.close.Do(func() {
+		close(c.stop)
+		for i := len(c.hops) - 1; i >= 0; i-- {
+			_ = c.hops[i].Close()
+		}
+	})
+	return nil
+}

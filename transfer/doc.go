@@ -1,0 +1,13 @@
+// Package transfer reaches the login node: it connects over SSH the way the user's own ssh does
+// (ssh_config, agent, keys, certificates, jump hosts, known_hosts), runs commands there and moves
+// files by SFTP. Local does the same for sealbatch on the login node itself.
+//
+// Two things differ from ssh on purpose. An unknown or changed host key is always refused, whatever
+// StrictHostKeyChecking says. And remote paths only ever travel inside SFTP packets, never through a
+// shell.
+//
+// Of ssh_config these are used: HostName, User, Port, IdentityFile, CertificateFile, IdentitiesOnly,
+// IdentityAgent, ProxyJump, UserKnownHostsFile, GlobalKnownHostsFile and HostKeyAlias. Match blocks
+// other than `Match all` and `Match host` make a user's file unreadable, and the system's ignored;
+// ProxyCommand is refused.
+package transfer

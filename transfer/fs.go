@@ -1,0 +1,71 @@
+package transfer
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// FS is a file system on the login node: by SFTP (Client.FS), or the machine's own (Local). Paths
+// are absolute and use slashes. Errors answer to errors.Is with fs.ErrNotExist and the like.
+type FS interface {
+	Stat(path string) (fs.FileInfo, error)
+	Lstat(path string) (fs.FileInfo, error)
+	Open(path string) (File, error)
+	// Create makes a new file; one that exists, and a symbolic link, give fs.ErrExist.
+	Create(path string, perm fs.FileMode) (WriteFile, error)
+	// Mkdir makes a directory. One without write permission for others is empty when it is done.
+	Mkdir(path string, perm fs.FileMode) error
+	// Rename moves a file in one step, replacing what has the new name.
+	Rename(from, to string) error
+	// Remove removes a file or an empty directory.
+	Remove(path string) error
+	// ReadDir lists a directory in order of names.
+	ReadDir(path string) ([]fs.FileInfo, error)
+	Chmod(path string, perm fs.FileMode) error
+	// Readlink gives a symbolic link's target.
+	Readlink(path string) (string, error)
+	// RealPath resolves symbolic links.
+	RealPath(path string) (string, error)
+}
+
+// File is a file that is open for reading.
+type File interface {
+	io.Reader
+	io.ReaderAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+}
+
+// WriteFile is a new file that is open for writing.
+type WriteFile interface {
+	io.Writer
+	io.ReaderFrom
+	io.Closer
+	// Sync makes the contents durable, where the server can.
+	Sync() error
+}
+
+// ReadFile reads a small file: more than limit bytes are an error.
+func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("is a %s, not a regular file", info.Mode().Type())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: is larger than %d bytes", path, limit)
+	}
+	return data, nil
+}

@@ -1,0 +1,365 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bothFS runs a test on a real SFTP server and on the local file system: they must behave alike.
+func bothFS(t *testing.T, test func(t *testing.T, fsys FS)) {
+	t.Run("sftp", func(t *testing.T) {
+		t.Parallel()
+		fsys, err := dial(t, newServer(t, []string{"ed25519"})).FS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, fsys)
+	})
+	t.Run("local", func(t *testing.T) {
+		t.Parallel()
+		test(t, Local{})
+	})
+}
+
+func TestFS(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		dir := t.TempDir() + "/it's $(a) dir"
+		if err := fsys.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := fsys.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("Mkdir twice: %v", err)
+		}
+		if info, err := fsys.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o700 {
+			t.Errorf("made %v, %v", info, err)
+		}
+		f, err := fsys.Create(dir+"/b", 0o640)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ReadFrom(strings.NewReader("hello")); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			t.Error(err)
+		}
+		if err := os.Symlink("b", dir+"/a"); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"/a", "/b"} {
+			if _, err := fsys.Create(dir+name, 0o600); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("Create over %s: %v", name, err)
+			}
+		}
+		if info, err := fsys.Lstat(dir + "/a"); err != nil || info.Mode().Type() != fs.ModeSymlink {
+			t.Errorf("Lstat: %v, %v", info, err)
+		}
+		if info, err := fsys.Stat(dir + "/a"); err != nil || info.Mode() != 0o640 || info.Size() != 5 {
+			t.Errorf("Stat: %v, %v", info, err)
+		}
+		if real, err := fsys.RealPath(dir + "/a"); err != nil || real != dir+"/b" {
+			t.Errorf("RealPath: %q, %v", real, err)
+		}
+		var names []string
+		entries, err := fsys.ReadDir(dir)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if err != nil || !reflect.DeepEqual(names, []string{"a", "b"}) {
+			t.Errorf("ReadDir: %q, %v", names, err)
+		}
+		writeFile(t, dir+"/c", "old")
+		if err := errors.Join(fsys.Chmod(dir+"/b", 0o600), fsys.Rename(dir+"/b", dir+"/c")); err != nil {
+			t.Error(err)
+		}
+		if got, err := ReadFile(fsys, dir+"/c", 5); err != nil || string(got) != "hello" {
+			t.Errorf("ReadFile: %q, %v", got, err)
+		}
+		if _, err := ReadFile(fsys, dir+"/c", 4); err == nil || !strings.Contains(err.Error(), "larger than 4") {
+			t.Errorf("ReadFile of too much: %v", err)
+		}
+		if _, err := ReadFile(fsys, dir, 100); err == nil {
+			t.Error("ReadFile of a directory")
+		}
+		for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")), second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("something that does not exist: %v", err)
+			}
+		}
+		if err := errors.Join(fsys.Remove(dir+"/a"), fsys.Remove(dir+"/c"), fsys.Remove(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// content gives n bytes that do not repeat, so that swapped chunks show.
+func content(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestUpload(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		for _, size := range []int{0, 1, sftpPacket, sftpPacket + 1, 5<<20 + 12345} {
+			data, path := content(size), fmt.Sprintf("%s/data", t.TempDir())
+			var last int64
+			o := UploadOptions{Mode: 0o640, Digest: true, Progress: func(n int64) { last = n }}
+			got, err := Upload(t.Context(), fsys, bytes.NewReader(data), int64(size), path, o)
+			sum := sha256.Sum256(data)
+			if err != nil || got.Size != int64(size) || !bytes.Equal(got.SHA256, sum[:]) || last != int64(size) {
+				t.Errorf("%d bytes: %+v, %v, progress %d", size, got, err, last)
+			}
+			checkFile(t, path, data, 0o640)
+			streamed, err := UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
+				for rest := data; len(rest) > 0; { // odd pieces, as a sealing writer has them
+					n := min(len(rest), 10007)
+					if _, err := w.Write(rest[:n]); err != nil {
+						return err
+					}
+					rest = rest[n:]
+				}
+				return nil
+			}, UploadOptions{})
+			if err != nil || streamed.Size != int64(size) || streamed.SHA256 != nil {
+				t.Errorf("%d bytes streamed: %+v, %v", size, streamed, err)
+			}
+			checkFile(t, path, data, 0o600)
+			back := filepath.Join(t.TempDir(), "back")
+			down, err := Download(t.Context(), fsys, path, back, int64(size), nil)
+			if err != nil || down.Size != int64(size) || !bytes.Equal(down.SHA256, sum[:]) {
+				t.Errorf("%d bytes back: %+v, %v", size, down, err)
+			}
+			checkFile(t, back, data, 0o600)
+			if _, err := Download(t.Context(), fsys, path, back, int64(size)-1, nil); err == nil {
+				t.Errorf("%d bytes fetched past the limit", size)
+			}
+		}
+	})
+}
+
+func checkFile(t *testing.T, path string, data []byte, mode fs.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != mode {
+		t.Errorf("%s: %v, %v", path, info, err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%s: %d bytes that differ from %d, %v", path, len(got), len(data), err)
+	}
+	if _, err := os.Lstat(path + PartialSuffix); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", path+PartialSuffix, err)
+	}
+}
+
+// Whatever goes wrong, the old file stays under the final name and no unfinished one is left.
+func TestUploadFails(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		path := t.TempDir() + "/data"
+		writeFile(t, path, "old")
+		boom := errors.New("boom")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		big := content(4 << 20)
+		for name, upload := range map[string]func() error{
+			"writer fails": func() error {
+				return second(UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
+					_, err := w.Write(big)
+					return errors.Join(err, boom)
+				}, UploadOptions{}))
+			},
+			"source too short": func() error {
+				return second(Upload(t.Context(), fsys, bytes.NewReader(big), 5<<20, path, UploadOptions{}))
+			},
+			"cancelled while the writer waits": func() error {
+				return second(UploadStream(ctx, fsys, path, func(w io.Writer) error {
+					if _, err := w.Write(big); err != nil {
+						return err
+					}
+					cancel()
+					for {
+						if _, err := w.Write(big); err != nil {
+							return err
+						}
+					}
+				}, UploadOptions{}))
+			},
+		} {
+			if err := upload(); err == nil {
+				t.Errorf("%s: no error", name)
+			} else if name == "writer fails" && !errors.Is(err, boom) || strings.HasPrefix(name, "cancelled") && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			checkFile(t, path, []byte("old"), 0o600)
+		}
+	})
+}
+
+// An unfinished upload of somebody else's, or of yesterday, is not mixed with.
+func TestUploadPartialExists(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		path := t.TempDir() + "/data"
+		writeFile(t, path+PartialSuffix, "half")
+		src := strings.NewReader("whole")
+		if _, err := Upload(t.Context(), fsys, src, 5, path, UploadOptions{}); !errors.Is(err, ErrPartial) {
+			t.Errorf("got %v", err)
+		}
+		if readString(t, path+PartialSuffix) != "half" {
+			t.Error("the other upload was touched")
+		}
+		if _, err := Upload(t.Context(), fsys, src, 5, path, UploadOptions{ReplacePartial: true}); err != nil {
+			t.Error(err)
+		}
+		checkFile(t, path, []byte("whole"), 0o600)
+	})
+}
+
+// When the connection is cut, the final name does not appear and the error comes at once.
+func TestUploadConnectionCut(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, []string{"ed25519"})
+	c := dial(t, s)
+	fsys, err := c.FS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir() + "/data"
+	_, err = UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
+		for i := 0; ; i++ {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return err
+			}
+			if i == 8 {
+				s.kill()
+			}
+		}
+	}, UploadOptions{})
+	if err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is there: %v", path, err)
+	}
+	if _, _, _, err := c.Run(t.Context(), []string{"true"}, nil); !errors.Is(err, ErrConnect) {
+		t.Errorf("Run on a dead connection: %v", err)
+	}
+}
+
+func TestDownloadRefuses(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		dir := t.TempDir()
+		if err := syscall.Mkfifo(dir+"/pipe", 0o600); err != nil {
+			t.Fatal(err)
+		}
+		paths := []string{dir, dir + "/none"}
+		if fsys == FS(Local{}) { // sshd would wait for the pipe's other end
+			paths = append(paths, dir+"/pipe")
+		}
+		for _, p := range paths {
+			if _, err := Download(t.Context(), fsys, p, dir+"/out", 1<<20, nil); err == nil {
+				t.Errorf("fetched %s", p)
+			}
+		}
+		writeFile(t, dir+"/x", strings.Repeat("x", 1<<20))
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := Download(ctx, fsys, dir+"/x", dir+"/out", 1<<20, func(int64) { cancel() })
+		if left, _ := filepath.Glob(dir + "/out*"); err == nil || len(left) > 0 {
+			t.Errorf("cancelled: %v, left %q", err, left)
+		}
+	})
+}
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	type runner interface {
+		Run(context.Context, []string, io.Reader) ([]byte, []byte, int, error)
+	}
+	test := func(t *testing.T, r runner) {
+		words := []string{"a b", "it's", "$(touch x)", "`y`", "", "*", "-n", `\`, "a\nb"}
+		out, _, _, err := r.Run(t.Context(), append([]string{"printf", `%s|`}, words...), nil)
+		if want := strings.Join(words, "|") + "|"; err != nil || string(out) != want {
+			t.Errorf("got %q, %v, want %q", out, err, want)
+		}
+		out, errOut, code, err := r.Run(t.Context(), []string{"sh", "-c", "cat; echo no >&2; exit 3"}, strings.NewReader("in"))
+		if string(out) != "in" || string(errOut) != "no\n" || code != 3 || err != nil {
+			t.Errorf("got %q, %q, %d, %v", out, errOut, code, err)
+		}
+		if _, _, _, err := r.Run(t.Context(), []string{"sh", "-c", "kill -9 $$"}, nil); err == nil {
+			t.Error("a command that was killed gave no error")
+		}
+		if _, _, _, err := r.Run(t.Context(), []string{"head", "-c", fmt.Sprint(maxOutput + 1), "/dev/zero"}, nil); !errors.Is(err, errOutput) {
+			t.Errorf("too much output: %v", err)
+		}
+		if _, _, _, err := r.Run(t.Context(), nil, nil); err == nil {
+			t.Error("ran nothing")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		if _, _, _, err := r.Run(ctx, []string{"sleep", "60"}, nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 20*time.Second {
+			t.Errorf("cancelled: %v after %v", err, time.Since(begin))
+		}
+	}
+	t.Run("ssh", func(t *testing.T) {
+		t.Parallel()
+		test(t, dial(t, newServer(t, []string{"ed25519"})))
+	})
+	t.Run("local", func(t *testing.T) {
+		t.Parallel()
+		test(t, Local{})
+	})
+}
+
+func TestCheckAncestors(t *testing.T) {
+	t.Parallel()
+	bothFS(t, func(t *testing.T, fsys FS) {
+		dir := t.TempDir()
+		deep := dir + "/group/private"
+		if err := os.MkdirAll(deep, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(deep, dir+"/link"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir+"/group", 0o770|fs.ModeSetgid); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []string{deep, dir + "/link"} {
+			notes, err := CheckAncestors(fsys, p)
+			if err != nil || len(notes) != 1 || !strings.HasPrefix(notes[0], dir+"/group can be changed by its group (gid ") {
+				t.Errorf("%s: %q, %v", p, notes, err)
+			}
+		}
+		for mode, refused := range map[fs.FileMode]bool{0o777: true, 0o777 | fs.ModeSticky: false, 0o702: true} {
+			if err := os.Chmod(dir+"/group", mode); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := CheckAncestors(fsys, dir+"/link"); errors.Is(err, ErrAncestor) != refused {
+				t.Errorf("mode %v: %v", mode, err)
+			}
+		}
+		if _, err := CheckAncestors(fsys, dir+"/none"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("nothing there: %v", err)
+		}
+	})
+}

@@ -1,0 +1,90 @@
+package transfer
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"golang.org/x/sys/unix"
+)
+
+// openExclusive never follows a symbolic link (POSIX: O_EXCL with O_CREAT).
+const openExclusive = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+
+// Local is this machine, for sealbatch on the login node itself. It is an FS and runs commands.
+type Local struct{}
+
+// Stat follows symbolic links.
+func (Local) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
+
+// Lstat does not.
+func (Local) Lstat(path string) (fs.FileInfo, error) { return os.Lstat(path) }
+
+// Open opens for reading; it does not wait for the other end of a named pipe.
+func (Local) Open(path string) (File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Create makes a new file.
+func (Local) Create(path string, perm fs.FileMode) (WriteFile, error) {
+	f, err := os.OpenFile(path, openExclusive, perm.Perm())
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Mkdir makes a directory with just these permissions, whatever the umask.
+func (Local) Mkdir(path string, perm fs.FileMode) error {
+	if err := os.Mkdir(path, perm.Perm()&0o700); err != nil {
+		return err
+	}
+	return os.Chmod(path, perm.Perm())
+}
+
+// Rename is rename(2).
+func (Local) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove removes a file or an empty directory.
+func (Local) Remove(path string) error { return os.Remove(path) }
+
+// ReadDir lists a directory.
+func (Local) ReadDir(path string) ([]fs.FileInfo, error) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]fs.FileInfo, 0, len(entries))
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			if os.IsNotExist(err) {
+				continue // removed meanwhile
+			}
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name() < out[j].Name() })
+	return out, nil
+}
+
+// Chmod sets the permissions.
+func (Local) Chmod(path string, perm fs.FileMode) error { return os.Chmod(path, perm.Perm()) }
+
+// Readlink gives a symbolic link's target.
+func (Local) Readlink(path string) (string, error) { return os.Readlink(path) }
+
+// RealPath resolves symbolic links.
+func (Local) RealPath(path string) (string, error) {
+	p, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(p)
+}

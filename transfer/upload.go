@@ -1,0 +1,244 @@
+package transfer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// PartialSuffix ends the name of a file that is still being uploaded.
+const PartialSuffix = ".partial"
+
+// UploadOptions change how a file is uploaded.
+type UploadOptions struct {
+	Mode     fs.FileMode      // of the finished file; 0 means 0600
+	Progress func(done int64) // called with the bytes sent so far; may be nil
+	Digest   bool             // compute the SHA-256 on the way
+	// ReplacePartial removes an unfinished upload that lies in the way. Two uploads to one name at the
+	// same time could otherwise mix, so the default is to refuse with ErrPartial.
+	ReplacePartial bool
+}
+
+// Uploaded is what was uploaded.
+type Uploaded struct {
+	Size   int64
+	SHA256 []byte // 32 bytes, if UploadOptions.Digest
+}
+
+// Upload sends size bytes of src to NAME.partial, with many writes in flight, checks the size there,
+// makes the file durable and renames it to its name in one step. On any error, and when ctx ends, the
+// unfinished file is removed and a file of that name stays as it was.
+func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
+	done, err := send(ctx, fsys, io.NewSectionReader(src, 0, size), path, o, size)
+	return done, err
+}
+
+// UploadFile is Upload for a file of this machine.
+func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOptions) (Uploaded, error) {
+	f, err := os.Open(local)
+	if err != nil {
+		return Uploaded{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Uploaded{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return Uploaded{}, fmt.Errorf("%s is not a regular file", local)
+	}
+	return Upload(ctx, fsys, f, info.Size(), path, o)
+}
+
+// UploadStream is Upload for what write produces, of unknown size. An error of write fails the upload.
+func UploadStream(ctx context.Context, fsys FS, path string, write func(io.Writer) error, o UploadOptions) (Uploaded, error) {
+	reader, writer := io.Pipe()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		_ = writer.CloseWithError(write(writer)) // nil gives EOF
+	}()
+	defer context.AfterFunc(ctx, func() { _ = reader.CloseWithError(ctx.Err()) })()
+	done, err := send(ctx, fsys, reader, path, o, -1)
+	if err != nil {
+		_ = reader.CloseWithError(err)
+	}
+	<-finished
+	return done, err
+}
+
+// send uploads r; want is its size, or -1.
+func send(ctx context.Context, fsys FS, r io.Reader, path string, o UploadOptions, want int64) (Uploaded, error) {
+	partial := path + PartialSuffix
+	f, err := createPartial(fsys, partial, o)
+	if err != nil {
+		return Uploaded{}, err
+	}
+	source := &source{ctx: ctx, r: r, progress: o.Progress}
+	if o.Digest {
+		source.hash = sha256.New()
+	}
+	err = finish(fsys, f, source, partial, want)
+	if err == nil && o.Mode != 0 {
+		err = fsys.Chmod(partial, o.Mode)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = fsys.Rename(partial, path)
+	}
+	if err != nil {
+		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
+			err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
+		}
+		return Uploaded{}, fmt.Errorf("uploading %s: %w", path, err)
+	}
+	done := Uploaded{Size: source.n}
+	if source.hash != nil {
+		done.SHA256 = source.hash.Sum(nil)
+	}
+	return done, nil
+}
+
+func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) {
+	f, err := fsys.Create(partial, 0o600)
+	if errors.Is(err, fs.ErrExist) && o.ReplacePartial {
+		if err := fsys.Remove(partial); err != nil {
+			return nil, fmt.Errorf("removing %s: %w", partial, err)
+		}
+		f, err = fsys.Create(partial, 0o600)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil, &Error{Kind: ErrPartial, What: partial + " exists: another upload is under way, or one was cut off",
+			Next: "if no other upload is running, remove that file and try again"}
+	case err != nil:
+		return nil, fmt.Errorf("creating %s: %w", partial, err)
+	}
+	return f, nil
+}
+
+// finish copies everything, makes it durable and compares sizes.
+func finish(fsys FS, f WriteFile, source *source, partial string, want int64) error {
+	n, err := f.ReadFrom(source)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	info, err := fsys.Lstat(partial)
+	switch {
+	case err != nil:
+		return err
+	case n != source.n || info.Size() != n || !info.Mode().IsRegular():
+		return fmt.Errorf("read %d bytes, sent %d, and %d arrived", source.n, n, info.Size())
+	case want >= 0 && n != want:
+		return fmt.Errorf("the source had %d bytes instead of %d: it changed while it was read", n, want)
+	}
+	return nil
+}
+
+// source counts, hashes and stops when the context ends.
+type source struct {
+	ctx      context.Context
+	r        io.Reader
+	hash     hash.Hash
+	progress func(int64)
+	n        int64
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := s.r.Read(p)
+	s.n += int64(n)
+	if s.hash != nil {
+		_, _ = s.hash.Write(p[:n])
+	}
+	if s.progress != nil {
+		s.progress(s.n)
+	}
+	return n, err
+}
+
+// Download fetches a regular file into a new local one, which appears under its name when it is
+// complete. The size that it has when it is opened is what is fetched; more than limit is an error.
+func Download(ctx context.Context, fsys FS, path, local string, limit int64, progress func(done int64)) (Uploaded, error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return Uploaded{}, fmt.Errorf("%s: %w", path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return Uploaded{}, fmt.Errorf("%s: %w", path, err)
+	case !info.Mode().IsRegular():
+		return Uploaded{}, fmt.Errorf("%s is not a regular file", path)
+	case info.Size() > limit:
+		return Uploaded{}, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), limit)
+	}
+	out, err := Local{}.Create(local+PartialSuffix, 0o600)
+	if err != nil {
+		return Uploaded{}, err
+	}
+	sink := &sink{ctx: ctx, w: out, hash: sha256.New(), progress: progress, limit: info.Size()}
+	if to, ok := f.(io.WriterTo); ok { // keeps many reads in flight
+		_, err = to.WriteTo(sink)
+	} else {
+		_, err = io.Copy(sink, f)
+	}
+	if err == nil && sink.n != info.Size() {
+		err = fmt.Errorf("had %d bytes and gave %d", info.Size(), sink.n)
+	}
+	if err == nil {
+		err = out.Sync()
+	}
+	if closeErr := out.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(local+PartialSuffix, local)
+	}
+	if err != nil {
+		_ = os.Remove(local + PartialSuffix)
+		return Uploaded{}, fmt.Errorf("downloading %s: %w", path, err)
+	}
+	return Uploaded{Size: sink.n, SHA256: sink.hash.Sum(nil)}, nil
+}
+
+// sink is source's counterpart.
+type sink struct {
+	ctx      context.Context
+	w        io.Writer
+	hash     hash.Hash
+	progress func(int64)
+	n, limit int64
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if s.n+int64(len(p)) > s.limit {
+		return 0, errors.New("grew while it was fetched")
+	}
+	n, err := s.w.Write(p)
+	s.n += int64(n)
+	_, _ = s.hash.Write(p[:n])
+	if s.progress != nil {
+		s.progress(s.n)
+	}
+	return n, err
+}
