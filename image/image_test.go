@@ -1,0 +1,118 @@
+package image
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sylabs/sif/v2/pkg/sif"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+// makeSIF writes a SIF file with one partition.
+func makeSIF(t testing.TB, kind sif.FSType, part sif.PartType, arch string) string {
+	t.Helper()
+	input, err := sif.NewDescriptorInput(sif.DataPartition, strings.NewReader(strings.Repeat("file system ", 1000)),
+		sif.OptPartitionMetadata(kind, part, arch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "x.sif")
+	f, err := sif.CreateContainerAtPath(path, sif.OptCreateWithDescriptors(input))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.UnloadContainer(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestInspect(t *testing.T) {
+	t.Parallel()
+	for _, arch := range []string{"amd64", "arm64"} {
+		path := makeSIF(t, sif.FsSquash, sif.PartPrimSys, arch)
+		if err := os.Chmod(path, 0o400); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Inspect(path); err != nil || got != (Info{"SIF", arch, st.Size()}) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
+func TestInspectRefuses(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name string, data []byte) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	good, err := os.ReadFile(makeSIF(t, sif.FsSquash, sif.PartPrimSys, "amd64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched := func(value int64) []byte {
+		b := bytes.Clone(good)
+		binary.LittleEndian.PutUint64(b[totalAt:], uint64(value))
+		return b
+	}
+	tar := make([]byte, 1024)
+	copy(tar[257:], "ustar\x0000")
+	if err := errors.Join(os.Mkdir(dir+"/oci", 0o700), os.Mkdir(dir+"/sandbox", 0o700), syscall.Mkfifo(dir+"/pipe", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	file("oci/oci-layout", []byte("{}"))
+	for name, c := range map[string]struct{ path, want, hint string }{
+		"registry":          {"docker://talinx/jp2a", "names a registry", "apptainer build IMAGE.sif docker://talinx/jp2a"},
+		"OCI layout":        {dir + "/oci", "OCI layout", "oci:" + dir},
+		"directory":         {dir + "/sandbox", "is a directory", "apptainer build"},
+		"named pipe":        {dir + "/pipe", "regular file", ""},
+		"tar":               {file("tar", tar), "not a SIF file", "docker-archive:" + dir},
+		"gzip":              {file("gz", append([]byte{0x1f, 0x8b}, make([]byte, 200)...)), "not a SIF file", "gunzip"},
+		"empty":             {file("empty", nil), "too short", "apptainer build"},
+		"other":             {file("other", bytes.Repeat([]byte("x"), 500)), "not a SIF file", "apptainer build"},
+		"many descriptors":  {file("many", patched(1<<60)), "not a SIF file", ""},
+		"fewer than none":   {file("negative", patched(-1)), "not a SIF file", ""},
+		"cut off":           {file("cut", good[:len(good)-1]), "cut off", ""},
+		"no system":         {makeSIF(t, sif.FsSquash, sif.PartData, "amd64"), "no system partition", ""},
+		"encrypted already": {makeSIF(t, sif.FsEncryptedSquashfs, sif.PartPrimSys, "amd64"), "encrypted by its runtime", ""},
+	} {
+		_, err := Inspect(c.path)
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) || !strings.Contains(ui.Hint(err), c.hint) || ui.ExitCode(err) != ui.CodeUsage {
+			t.Errorf("%s: %v (hint %q)", name, err, ui.Hint(err))
+		}
+	}
+	if _, err := Inspect(dir + "/none.sif"); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat) {
+		t.Errorf("nothing there: %v", err)
+	}
+}
+
+// Whatever the bytes are, the answer is an error or a partition inside the file.
+func FuzzInspect(f *testing.F) {
+	good, err := os.ReadFile(makeSIF(f, sif.FsSquash, sif.PartPrimSys, "amd64"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good[:min(len(good), 40000)])
+	f.Add(good[:headerSize])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if info, err := inspectFile(bytes.NewReader(b), int64(len(b))); err == nil && (info.Format != "SIF" || info.Size != int64(len(b))) {
+			t.Errorf("%+v", info)
+		}
+	})
+}
