@@ -12,7 +12,7 @@ import (
 )
 
 // ErrSlurm is wrapped by errors of Slurm's own commands.
-var ErrSlurm = errors.New("Slurm command failed")
+var ErrSlurm = errors.New("a Slurm command failed")
 
 // JobID is a job's number as decimal digits.
 type JobID string

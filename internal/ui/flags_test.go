@@ -11,7 +11,7 @@ import (
 
 // jobFlags are those of HPCS's job-prep, in part.
 type jobFlags struct {
-	config, nodes, partition, time, workdir, ai, args, flags, nodelist string
+	config, partition, time, workdir, ai, args, flags, nodelist string
 	di, users, sbatch                                                  []string
 	n                                                                  int
 	follow, encrypted                                                  bool
