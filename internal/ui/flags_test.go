@@ -12,9 +12,9 @@ import (
 // jobFlags are those of HPCS's job-prep, in part.
 type jobFlags struct {
 	config, partition, time, workdir, ai, args, flags, nodelist string
-	di, users, sbatch                                                  []string
-	n                                                                  int
-	follow, encrypted                                                  bool
+	di, users, sbatch                                           []string
+	n                                                           int
+	follow, encrypted                                           bool
 }
 
 func newJobFlags() (*Flags, *jobFlags) {
