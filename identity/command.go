@@ -57,9 +57,9 @@ func (c command) run(ctx context.Context) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %s: %w", ErrCommand, path, ctx.Err())
 	case err != nil:
-		return out.Bytes(), fmt.Errorf("%w: %s: %w: %.300q", ErrCommand, path, err, strings.TrimSpace(errs.String()))
+		return out.buf.Bytes(), fmt.Errorf("%w: %s: %w: %.300q", ErrCommand, path, err, strings.TrimSpace(errs.buf.String()))
 	}
-	return out.Bytes(), nil
+	return out.buf.Bytes(), nil
 }
 
 func (c command) find() (string, error) {
@@ -79,22 +79,23 @@ func (c command) find() (string, error) {
 }
 
 // bounded keeps the first max bytes. Beyond them it fails, which ends the
-// command, or stays quiet.
+// command, or stays quiet. The buffer is not embedded: its ReadFrom would let
+// io.Copy go around Write.
 type bounded struct {
-	bytes.Buffer
+	buf   bytes.Buffer
 	max   int
 	quiet bool
 	over  bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); len(p) > room {
+	if room := b.max - b.buf.Len(); len(p) > room {
 		if b.quiet {
-			b.Buffer.Write(p[:room])
+			b.buf.Write(p[:room])
 			return len(p), nil
 		}
 		b.over = true
 		return 0, errors.New("too much output")
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }

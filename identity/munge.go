@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -83,7 +84,8 @@ func (m Munge) Decode(ctx context.Context, credential string) (Munged, error) {
 	// munge_err_t: up to 7 (EMUNGE_TIMEOUT) the fault is MUNGE's or ours,
 	// beyond it the credential's.
 	if errors.As(err, &exit) && exit.ExitCode() > 7 {
-		return Munged{}, fmt.Errorf("%w: %w", ErrMunge, err)
+		code := exit.ExitCode()
+		return Munged{}, fmt.Errorf("%w: %s (MUNGE status %d)", ErrMunge, cmp.Or(mungeReasons[code], "not valid"), code)
 	}
 	if err != nil {
 		return Munged{}, fmt.Errorf("decode a MUNGE credential: %w", err)
@@ -93,6 +95,15 @@ func (m Munge) Decode(ctx context.Context, credential string) (Munged, error) {
 		return Munged{}, fmt.Errorf("%w: output of unmunge: %v", ErrCommand, err)
 	}
 	return d, nil
+}
+
+// mungeReasons names the statuses that people meet (munge.h, munge_err_t).
+var mungeReasons = map[int]string{
+	14: "damaged, or of another realm's key",
+	15: "expired, or the hosts' clocks differ",
+	16: "made in the future, or the hosts' clocks differ",
+	17: "used before",
+	18: "made for another user",
 }
 
 func (m Munge) withSocket(args ...string) []string {

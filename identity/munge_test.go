@@ -56,7 +56,7 @@ func TestMunge(t *testing.T) {
 	if age := time.Since(got.Encoded); age < -time.Second || age > time.Minute || got.Decoded.Before(got.Encoded) {
 		t.Errorf("encoded %v, decoded %v", got.Encoded, got.Decoded)
 	}
-	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrMunge) || got.Payload != nil {
+	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrMunge) || got.Payload != nil || !strings.Contains(err.Error(), "used before") {
 		t.Errorf("replayed on the same host: %+v, %v", got, err)
 	}
 	// MUNGE's cache is per host: this is why the service's nonce matters.
@@ -65,7 +65,7 @@ func TestMunge(t *testing.T) {
 	}
 
 	restricted, uid := mungetest.Credential(t, node.Socket, payload, "--restrict-uid=12345")
-	if _, err := verifier.Decode(ctx, restricted); !errors.Is(err, ErrMunge) {
+	if _, err := verifier.Decode(ctx, restricted); !errors.Is(err, ErrMunge) || !strings.Contains(err.Error(), "another user") {
 		t.Errorf("restricted to another user: %v", err)
 	}
 	free, _ := mungetest.Credential(t, node.Socket, []byte("a\nUID: 0\n\nx\n"), "--ttl=120")
@@ -74,7 +74,7 @@ func TestMunge(t *testing.T) {
 		t.Errorf("unrestricted: %+v, %v", got, err)
 	}
 	foreign, _ := mungetest.Credential(t, mungetest.NewRealm(t).Host(t, "10.77.0.4"), payload)
-	if _, err := verifier.Decode(ctx, foreign); !errors.Is(err, ErrMunge) {
+	if _, err := verifier.Decode(ctx, foreign); !errors.Is(err, ErrMunge) || !strings.Contains(err.Error(), "another realm") {
 		t.Errorf("of another realm: %v", err)
 	}
 	for name, bad := range map[string]string{
@@ -104,8 +104,12 @@ func TestMungeFails(t *testing.T) {
 		t.Errorf("relative path: %v", err)
 	}
 	loud := script(t, "cat /dev/zero")
-	if _, err := (Munge{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) {
+	if _, err := (Munge{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("endless output: %v", err)
+	}
+	wordy := script(t, "head -c 1000000 /dev/zero >&2; exit 1")
+	if _, err := (Munge{MungePath: wordy}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) || len(err.Error()) > maxStderr {
+		t.Errorf("endless complaint: %v", err)
 	}
 	early, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()

@@ -15,7 +15,7 @@ import (
 
 // ErrNoJob says that slurmctld does not know the job (any more), or hides it
 // from who asks (PrivateData).
-var ErrNoJob = errors.New("Slurm does not know the job")
+var ErrNoJob = errors.New("the job is unknown to Slurm")
 
 // Squeue says how slurmctld is asked. Expand is required.
 type Squeue struct {

@@ -126,8 +126,6 @@ func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (id
 		return j, unavailable(err, "the verifier cannot ask Slurm")
 	}
 	switch {
-	case j.JobID != c.JobID:
-		return j, deny("Slurm answered for job %d, not %d", j.JobID, c.JobID)
 	case j.State != "RUNNING":
 		return j, deny("job %d is %s, not running", c.JobID, j.State)
 	case j.UID != uid:
