@@ -22,12 +22,8 @@ const ChildArg = "ns-child"
 // childSocket is the descriptor of the socket to the Space.
 const childSocket = 3
 
-// killLimit is how long killed processes get to vanish, busyLimit how long a busy
-// mount gets to become idle.
-const (
-	killLimit = 20 * time.Second
-	busyLimit = 3 * time.Second
-)
+// busyLimit is how long a busy mount gets to become idle.
+const busyLimit = 3 * time.Second
 
 // ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
 // asked to over the socket, holds no keys, and ends (and with it everything in
@@ -169,7 +165,7 @@ func (c *child) serve(r request) {
 	case opSignal:
 		err = c.signal(r.Proc, unix.Signal(r.Signal))
 	case opKillAll:
-		err = c.killAll()
+		err = c.killAll(r.Limit)
 	default:
 		err = fmt.Errorf("unknown operation %d", r.Op)
 	}
@@ -375,8 +371,8 @@ func (c *child) signal(id uint64, sig unix.Signal) error {
 
 // killAll kills whatever else is in the pid namespace until nothing is. Killing
 // is repeated, since a process may fork while the signals go round.
-func (c *child) killAll() error {
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+func (c *child) killAll(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for {
 		if err := unix.Kill(-1, unix.SIGKILL); errors.Is(err, unix.ESRCH) {
@@ -385,7 +381,7 @@ func (c *child) killAll() error {
 		c.reap()
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("processes still run %v after they were killed", killLimit)
+			return fmt.Errorf("processes still run %v after they were killed", limit)
 		case <-time.After(time.Millisecond):
 		}
 	}

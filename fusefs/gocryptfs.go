@@ -90,14 +90,20 @@ func writeDirIV(dir string) error {
 
 // gocryptfs is a running gocryptfs process.
 type gocryptfs struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	exit error // set before done is closed
+	cmd      *exec.Cmd
+	warnings *head
+	done     chan struct{}
+	exit     error // set before done is closed
 }
 
 func (g *gocryptfs) ended() <-chan struct{} { return g.done }
 func (g *gocryptfs) err() error             { return g.exit }
-func (g *gocryptfs) kill()                  { g.cmd.Process.Kill() }
+
+// settled forgets what gocryptfs said, and lets it say no more: from here on its
+// warnings may hold names of files, which belong in no log.
+func (g *gocryptfs) settled() { g.warnings.close() }
+
+func (g *gocryptfs) kill() { g.cmd.Process.Kill() }
 
 // startGocryptfs runs gocryptfs on the connection fuse. The key goes through a
 // pipe, and gocryptfs.conf is not read.
@@ -110,20 +116,19 @@ func (s *Space) startGocryptfs(fuse *os.File, cipherDir string, key volume.Key) 
 		return nil, fmt.Errorf("pass the key to gocryptfs: %w", err)
 	}
 	defer keyPipe.Close()
-	warnings := &head{limit: 2 << 10}
-	g := &gocryptfs{done: make(chan struct{})}
+	g := &gocryptfs{warnings: &head{limit: 2 << 10}, done: make(chan struct{})}
 	g.cmd = exec.Command(s.opt.Gocryptfs, "-fg", "-q", "-nosyslog", "-masterkey=stdin", cipherDir, "/dev/fd/3")
 	g.cmd.Dir, g.cmd.Env = "/", []string{"PATH=/usr/bin:/bin"}
-	g.cmd.Stdin, g.cmd.Stderr = keyPipe, warnings
+	g.cmd.Stdin, g.cmd.Stderr = keyPipe, g.warnings
 	g.cmd.ExtraFiles = []*os.File{fuse}
-	// Sessions of its own: a terminal's Ctrl-C must not end it before the job.
+	// A session of its own: a terminal's Ctrl-C must not end it before the job.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setsid: true}
 	if err := s.thread.do(g.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start gocryptfs: %w", err)
 	}
 	go func() {
 		g.exit = g.cmd.Wait()
-		if text := warnings.String(); g.exit != nil && text != "" {
+		if text := g.warnings.String(); g.exit != nil && text != "" {
 			g.exit = fmt.Errorf("%w: %s", g.exit, text)
 		}
 		close(g.done)
@@ -160,6 +165,14 @@ func (h *head) Write(p []byte) (int, error) {
 	defer h.mu.Unlock()
 	h.buf.Write(p[:min(len(p), h.limit-h.buf.Len())])
 	return len(p), nil
+}
+
+// close forgets what was written, and drops what will be.
+func (h *head) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.limit = 0
+	h.buf.Reset()
 }
 
 func (h *head) String() string {

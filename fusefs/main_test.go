@@ -102,8 +102,20 @@ func runUnprivileged(dir string) int {
 	return 0
 }
 
-// newSpace makes a Space that the test's end closes.
+// newSpace makes a Space that the test's end closes, which must succeed.
 func newSpace(t testing.TB) *Space {
+	t.Helper()
+	s := openSpace(t)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return s
+}
+
+// openSpace makes a Space that the test has to close.
+func openSpace(t testing.TB) *Space {
 	t.Helper()
 	s, err := NewSpace(context.Background(), SpaceOptions{
 		Dir: privateTemp(t), Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
@@ -111,11 +123,6 @@ func newSpace(t testing.TB) *Space {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
 	return s
 }
 

@@ -23,6 +23,8 @@ type server interface {
 	// how that went.
 	ended() <-chan struct{}
 	err() error
+	// settled tells it that the mount answers.
+	settled()
 	// kill ends a server that does not end by itself. It may be impossible.
 	kill()
 }
@@ -51,6 +53,7 @@ func (s *Space) mount(rel string, r request, serve func(*os.File) (server, error
 		srv.kill()
 		return errors.Join(fmt.Errorf("the mount at %s does not answer: %w", rel, err), s.unmount(m, true))
 	}
+	srv.settled()
 	go s.watch(m)
 	return nil
 }
@@ -89,7 +92,7 @@ func (s *Space) unmount(m *mounted, detach bool) error {
 	s.mu.Lock()
 	s.mounts = slices.DeleteFunc(s.mounts, func(other *mounted) bool { return other == m })
 	s.mu.Unlock()
-	return m.waitEnd()
+	return m.waitEnd(s.limit)
 }
 
 func (s *Space) setEnding(m *mounted, ending bool) {
@@ -99,12 +102,16 @@ func (s *Space) setEnding(m *mounted, ending bool) {
 }
 
 // waitEnd waits for the server of a mount that is gone.
-func (m *mounted) waitEnd() error {
+func (m *mounted) waitEnd(limit time.Duration) error {
 	select {
 	case <-m.server.ended():
-	case <-time.After(serverLimit):
+	case <-time.After(limit):
 		m.server.kill()
-		return fmt.Errorf("the server of the mount at %s did not end within %v", m.rel, serverLimit)
+		select {
+		case <-m.server.ended():
+		case <-time.After(limit):
+		}
+		return fmt.Errorf("the server of the mount at %s did not end within %v", m.rel, limit)
 	}
 	if err := m.server.err(); err != nil {
 		return fmt.Errorf("the server of the mount at %s: %w", m.rel, err)

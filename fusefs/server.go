@@ -19,6 +19,8 @@ type MountOptions struct {
 	// ReadError, if set, hears of the first failed read of each file, by the
 	// number of its node. The log never names files.
 	ReadError func(node uint32, err error)
+
+	oldKernel bool // tests: as if the kernel needed answers to OPEN and OPENDIR
 }
 
 // Server serves one mounted Tree.
@@ -74,6 +76,7 @@ func serve(at string, t Tree, opt MountOptions) (*Server, error) {
 			opt.ReadError(node, err)
 		}
 	})
+	fs.oldKernel = opt.oldKernel
 	srv, err := fuse.NewServer(fs, at, &fuse.MountOptions{
 		FsName: "sealbatch", Name: "sealbatch",
 		Options:  []string{"ro", "nosuid", "nodev", "default_permissions"},
@@ -114,6 +117,7 @@ func (s *Server) Unmount() error {
 
 func (s *Server) ended() <-chan struct{} { return s.done }
 func (s *Server) err() error             { return nil }
+func (s *Server) settled()               {}
 func (s *Server) kill()                  {} // it ends with its mount
 
 // logWriter takes go-fuse's rare complaints into the log.

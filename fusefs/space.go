@@ -32,10 +32,10 @@ var (
 // later; older kernels use 128 KiB).
 const maxRead = 1 << 20
 
-// serverLimit is how long a FUSE server gets to start, and to end after its
-// mount is gone (gocryptfs flushes nothing then, but closes files that may lie
-// on a slow network file system).
-const serverLimit = 30 * time.Second
+// patience is how long a Space waits for what should be quick but depends on
+// others: a FUSE server to start, or to end after its mount is gone (it closes
+// files that may lie on a slow network file system); killed processes to vanish.
+const patience = 20 * time.Second
 
 // SpaceOptions describe a Space.
 type SpaceOptions struct {
@@ -57,6 +57,7 @@ type SpaceOptions struct {
 // /proc/PID/root and nsenter.
 type Space struct {
 	opt    SpaceOptions
+	limit  time.Duration // patience
 	wire   *wire
 	thread thread
 	child  *exec.Cmd
@@ -100,7 +101,7 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 		return nil, fmt.Errorf("forbid core dumps: %w", err)
 	}
 	s := &Space{
-		opt: opt, thread: newThread(), gone: make(chan struct{}), failed: make(chan error, 16),
+		opt: opt, limit: patience, thread: newThread(), gone: make(chan struct{}), failed: make(chan error, 16),
 		calls: map[uint64]chan answer{}, procs: map[uint64]*Proc{},
 	}
 	if err := s.startChild(); err != nil {
@@ -299,7 +300,7 @@ func (s *Space) ask(rel string, r request) (*os.File, error) {
 	if r.Path, err = s.path(rel); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), serverLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), s.limit)
 	defer cancel()
 	return s.call(ctx, r)
 }
@@ -326,9 +327,9 @@ func (s *Space) Freeze() error {
 
 // KillAll kills every process inside and returns when they are gone.
 func (s *Space) KillAll() error {
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit+serverLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*s.limit)
 	defer cancel()
-	_, err := s.call(ctx, request{Op: opKillAll})
+	_, err := s.call(ctx, request{Op: opKillAll, Limit: s.limit})
 	return err
 }
 
@@ -354,18 +355,36 @@ func (s *Space) close() error {
 		}
 	}
 	s.wire.conn.Close()
-	select {
-	case <-s.gone:
-	case <-time.After(killLimit):
-		s.child.Process.Kill()
-		<-s.gone
-	}
+	errs = append(errs, s.endChild(mounts))
 	// With the child, its mounts are gone, whatever went wrong above.
 	for _, m := range mounts {
-		errs = append(errs, m.waitEnd())
+		errs = append(errs, m.waitEnd(s.limit))
 	}
 	s.thread.close()
 	return errors.Join(errs...)
+}
+
+// endChild waits for the child, which has been told to end. It cannot end before
+// all processes in its namespace have, and those not while they wait for an
+// answer from a server that hangs: then the servers have to go first.
+func (s *Space) endChild(mounts []*mounted) error {
+	for _, force := range []func(){
+		func() {},
+		func() { s.child.Process.Kill() },
+		func() {
+			for _, m := range mounts {
+				m.server.kill()
+			}
+		},
+	} {
+		force()
+		select {
+		case <-s.gone:
+			return nil
+		case <-time.After(s.limit):
+		}
+	}
+	return errors.New("the process that holds the private mounts does not end")
 }
 
 func (s *Space) alive() bool {

@@ -448,6 +448,35 @@ func TestDeathOfTheChildIsNoticed(t *testing.T) {
 	}
 }
 
+func TestCloseWithAHangingServer(t *testing.T) {
+	t.Parallel()
+	s := openSpace(t)
+	s.limit = time.Second
+	mountOutput(t, s, "out")
+	pid := s.mounts[0].server.(*gocryptfs).cmd.Process.Pid
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Start(Cmd{Argv: []string{"sh", "-c", `echo > "$1"/file`, "sh", s.Path("out")}, Env: []string{"PATH=/usr/bin:/bin"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err == nil {
+		t.Error("closing says nothing of the server that hung")
+	}
+	if _, err := p.Wait(); err != nil && !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	select {
+	case <-s.gone:
+	default:
+		t.Error("the child is left")
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("gocryptfs is left: %v", err)
+	}
+}
+
 func TestPrivateDirectoryIsRequired(t *testing.T) {
 	t.Parallel()
 	open := t.TempDir()

@@ -40,6 +40,9 @@ type treeFS struct {
 	bytes              uint64 // of all files
 	readError          func(node uint32, err error)
 
+	oldKernel         bool
+	noOpen, noOpenDir bool // the kernel needs no answer to OPEN, to OPENDIR
+
 	failed  sync.Map // nodes whose read errors were reported
 	listing atomic.Pointer[listing]
 }
@@ -128,12 +131,30 @@ func (fs *treeFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.St
 	return []byte(fs.tree.Readlink(node)), fuse.OK
 }
 
-func (fs *treeFS) Open(_ <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return fuse.ENOSYS
+// noOpenDirSupport is FUSE_NO_OPENDIR_SUPPORT of linux/fuse.h (Linux 5.1).
+// Kernels without it take ENOSYS for an error.
+const noOpenDirSupport = 1 << 24
+
+func (fs *treeFS) Init(s *fuse.Server) {
+	flags := s.KernelSettings().Flags
+	fs.noOpen = flags&fuse.CAP_NO_OPEN_SUPPORT != 0 && !fs.oldKernel
+	fs.noOpenDir = flags&noOpenDirSupport != 0 && !fs.oldKernel
 }
 
-func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, _ *fuse.OpenOut) fuse.Status {
-	return fuse.ENOSYS
+func (fs *treeFS) Open(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if fs.noOpen {
+		return fuse.ENOSYS
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	return fuse.OK
+}
+
+func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if fs.noOpenDir {
+		return fuse.ENOSYS
+	}
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
+	return fuse.OK
 }
 
 func (fs *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }

@@ -171,7 +171,10 @@ func mountTree(t testing.TB, tree Tree, opt MountOptions) (string, *Server) {
 func TestMount(t *testing.T) {
 	t.Parallel()
 	dir := sampleDir(t)
-	mnt, s := mountTree(t, sealed(t, dir), MountOptions{})
+	volume := sealed(t, dir)
+	old, _ := mountTree(t, volume, MountOptions{oldKernel: true})
+	compare(t, dir, old)
+	mnt, s := mountTree(t, volume, MountOptions{})
 	compare(t, dir, mnt)
 	for name, err := range map[string]error{
 		"create": os.WriteFile(filepath.Join(mnt, "new"), nil, 0o600),
@@ -262,21 +265,24 @@ func TestReadErrorsAreReportedOnceByNumber(t *testing.T) {
 
 func TestPagesAreKept(t *testing.T) {
 	t.Parallel()
-	var reads atomic.Int64
-	content := strings.Repeat("x", 1<<20)
-	mnt, _ := mountTree(t, &fakeTree{files: []string{content}, reads: func() { reads.Add(1) }}, MountOptions{})
-	var first int64
-	for i := range 3 {
-		data, err := os.ReadFile(filepath.Join(mnt, "0"))
-		if err != nil || string(data) != content {
-			t.Fatalf("%d bytes, %v", len(data), err)
+	for _, old := range []bool{false, true} {
+		var reads atomic.Int64
+		content := strings.Repeat("x", 1<<20)
+		tree := &fakeTree{files: []string{content}, reads: func() { reads.Add(1) }}
+		mnt, _ := mountTree(t, tree, MountOptions{oldKernel: old})
+		var first int64
+		for i := range 3 {
+			data, err := os.ReadFile(filepath.Join(mnt, "0"))
+			if err != nil || string(data) != content {
+				t.Fatalf("%d bytes, %v", len(data), err)
+			}
+			if i == 0 {
+				first = reads.Load()
+			}
 		}
-		if i == 0 {
-			first = reads.Load()
+		if n := reads.Load(); first == 0 || n != first {
+			t.Errorf("old kernel %v: %d reads, then %d more", old, first, n-first)
 		}
-	}
-	if n := reads.Load(); first == 0 || n != first {
-		t.Errorf("%d reads, then %d more", first, n-first)
 	}
 }
 

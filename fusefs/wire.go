@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,16 +39,17 @@ const (
 type request struct {
 	ID     uint64
 	Op     operation
-	Path   string // absolute
-	Perm   uint32 // opMkdir, opWriteFile
-	Data   []byte // opWriteFile
-	Bytes  int64  // opInit: size of the tmpfs
-	Type   string // opMount: the subtype of fuse
-	RO     bool   // opMount
-	Detach bool   // opUnmount: lazily
-	Cmd    Cmd    // opStart
-	Proc   uint64 // opSignal: ID of the opStart
-	Signal int    // opSignal
+	Path   string        // absolute
+	Perm   uint32        // opMkdir, opWriteFile
+	Data   []byte        // opWriteFile
+	Bytes  int64         // opInit: size of the tmpfs
+	Type   string        // opMount: the subtype of fuse
+	RO     bool          // opMount
+	Detach bool          // opUnmount: lazily
+	Cmd    Cmd           // opStart
+	Proc   uint64        // opSignal: ID of the opStart
+	Signal int           // opSignal
+	Limit  time.Duration // opKillAll
 }
 
 // reply answers request ID. Exited marks the end of a started process instead.
