@@ -19,7 +19,7 @@ type Server struct {
 	Audit           string // audit log; default audit.log in DataDir
 	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
 	MaxRequestBytes int    // default 1 MiB
-	RatePerMinute   int    // requests a minute and client; default 120
+	RatePerSecond   int    // requests a second and address, in the long run; default 100, since a cluster can be one address
 	Clusters        []ClusterConf
 }
 
@@ -39,7 +39,7 @@ func LoadServer(path string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 1 << 20, RatePerMinute: 120}
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 1 << 20, RatePerSecond: 100}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 			"limits": {
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
 				intKey("max-request-bytes", &s.MaxRequestBytes, 1<<10, 1<<28),
-				intKey("rate-per-minute", &s.RatePerMinute, 1, 1<<20),
+				intKey("rate-per-second", &s.RatePerSecond, 1, 1<<20),
 			},
 		},
 		named: map[string]func(string) []key{"cluster": func(name string) []key {

@@ -10,17 +10,32 @@ import (
 
 	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyclient"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 // commands lists every subcommand; entries without run are headings.
 func commands() []command {
 	return []command{
-		{summary: "Sealed volumes, on any machine:"},
+		{summary: "The steps of a job:"},
+		{name: "container-prep", summary: "seal and ship a container image", run: runContainerPrep},
+		{name: "data-prep", summary: "seal and ship a dataset", run: runDataPrep},
+		{name: "job-prep", summary: "run a prepared image on a prepared dataset", run: runJobPrep},
+		{name: "results", summary: "fetch, check and open what a job sealed", run: runResults},
+		{name: "policy", summary: "show, replace or revoke who may open your volumes", run: runPolicy},
+		{summary: "\nSealed volumes, on any machine:"},
 		{name: "seal", summary: "seal a directory or file into one encrypted volume", run: runSeal},
 		{name: "open", summary: "open a sealed volume into a directory", run: runOpen},
 		{name: "inspect", summary: "show what a sealed volume is, and what it holds", run: runInspect},
 		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
+		{summary: "\nServices:"},
+		{name: "serve", summary: "the key service", run: runServe},
+		{name: "verifier", summary: "vouch for jobs inside a cluster", run: runVerifier},
+		{name: "audit", summary: "check the key service's audit log", run: runAudit},
+		{summary: "\nOther:"},
+		{name: "node-run", hidden: true, run: runNode},
 		{name: "version", summary: "print the version", run: runVersion},
 	}
 }
@@ -37,6 +52,14 @@ func exitCode(err error) int {
 		{volume.ErrIntegrity, ui.CodeIntegrity},
 		{volume.ErrNoIdentity, ui.CodeKey},
 		{config.ErrConfig, ui.CodeConfig},
+		{keyclient.ErrAttestation, ui.CodeAttestation},
+		{keyclient.ErrPolicy, ui.CodeKey},
+		{keyclient.ErrForbidden, ui.CodeKey},
+		{keyclient.ErrUnauthorised, ui.CodeKey},
+		{keyclient.ErrAnswer, ui.CodeIntegrity},
+		{keyclient.ErrService, ui.CodeIntegrity},
+		{manifest.ErrSignature, ui.CodeIntegrity},
+		{slurm.ErrSlurm, ui.CodeSlurm},
 	} {
 		if errors.Is(err, m.err) {
 			return m.code

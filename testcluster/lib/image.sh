@@ -1,8 +1,8 @@
 #!/bin/bash
-# image.sh FILE.sif: a small image with bash, coreutils, jp2a and the libraries they need, made
-# from the root file system it runs in.
+# image.sh DIR: small images with bash, coreutils, jp2a and the libraries they need, made from the
+# root file system it runs in: DIR/jp2a.sif runs jp2a, DIR/sh.sif runs a shell.
 set -euo pipefail
-out=$1
+dir=$1
 box=$(mktemp -d /var/tmp/box.XXXXXX)
 chmod 755 "$box"
 
@@ -38,5 +38,10 @@ printf 'PRETTY_NAME="sealbatch test image"\nID=debian\n' >"$box/etc/os-release"
 : >"$box/etc/hosts"
 : >"$box/etc/localtime"
 
-apptainer --quiet build --force "$out" "$box"
+mkdir "$box/.singularity.d"
+for entry in jp2a sh; do
+    printf '#!/bin/sh\nexec %s "$@"\n' "$entry" >"$box/.singularity.d/runscript"
+    chmod 755 "$box/.singularity.d/runscript"
+    apptainer --quiet build --force "$dir/$entry.sif" "$box"
+done
 rm -rf "$box"

@@ -108,8 +108,8 @@ done
 mv "$root"/var/tmp/make/keys/* "$dir/keys"
 
 cp "$here/image.sh" "$root/var/tmp/make/image.sh"
-in_root bash /var/tmp/make/image.sh /var/tmp/make/jp2a.sif
-mv "$root/var/tmp/make/jp2a.sif" "$dir/images/jp2a.sif"
+in_root bash /var/tmp/make/image.sh /var/tmp/make
+mv "$root"/var/tmp/make/{jp2a,sh}.sif "$dir/images/"
 perl "$here/picture.pl" >"$dir/images/image.png"
 chmod 644 "$dir"/images/*
 rm -rf "$root/var/tmp/make"

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/config"
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyclient"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/transfer"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// client is what the workflow commands share: the configuration, the account
+// key, the key service and the computing site.
+type client struct {
+	a      *app
+	conf   *config.Client
+	signer ssh.Signer
+	ca     []byte
+	keys   *keyclient.Client
+	fs     transfer.FS
+	run    slurm.Runner
+	close  func() error
+}
+
+// clientFlags are the flags that every workflow command has.
+type clientFlags struct {
+	config, username string
+}
+
+func (c *clientFlags) add(f *ui.Flags) {
+	f.String(&c.config, "configuration file (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)", []string{"config"})
+	f.Word(&c.username, "user on the supercomputer (default: the configuration's)", []string{"username"})
+}
+
+// loadClient reads the configuration and the account key and contacts nobody.
+func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
+	conf, err := config.LoadClient(cf.config)
+	if err != nil {
+		return nil, err
+	}
+	if cf.username != "" {
+		conf.Supercomputer.Username = cf.username
+	}
+	c := &client{a: a, conf: conf, close: func() error { return nil }}
+	if conf.Service.CACert == "" {
+		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
+			"name the PEM file with the key service's authority; its operator has it")
+	}
+	if c.ca, err = os.ReadFile(conf.Service.CACert); err != nil {
+		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
+	}
+	c.signer, err = identity.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
+	if err != nil {
+		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("[identity] ssh-key: %w", err), "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
+	}
+	c.keys, err = keyclient.New(keyclient.Options{URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Log: a.log})
+	return c, ui.Fail(ui.CodeConfig, err, "")
+}
+
+// connect reaches the computing site: over SSH, or directly on a login node.
+func (c *client) connect(ctx context.Context) error {
+	s := c.conf.Supercomputer
+	if s.Local {
+		c.fs, c.run = transfer.Local{}, transfer.Local{}
+		return nil
+	}
+	if s.Address == "" {
+		return ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path), "name the login node, or set local = yes when you are on it")
+	}
+	t, err := transfer.Dial(ctx, transfer.Options{
+		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
+		ProxyJump: s.ProxyJump, Prompt: c.a.prompt,
+	})
+	if err != nil {
+		return err
+	}
+	c.run, c.close = t, t.Close
+	if c.fs, err = t.FS(); err != nil {
+		return errors.Join(err, t.Close())
+	}
+	return nil
+}
+
+func (c *client) slurm() slurm.Commands {
+	return slurm.Commands{Runner: c.run, BinDir: c.conf.Supercomputer.SlurmBin, Notices: c.a.stderr}
+}
+
+// trust says whose info files count: one's own, and those of the configured signers.
+func (c *client) trust() (identity.Trust, error) {
+	t := identity.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners}
+	if t.File == "" {
+		return t, nil
+	}
+	f, err := os.Open(t.File)
+	if err == nil {
+		defer f.Close()
+		t.Allowed, err = identity.ParseAllowedSigners(f)
+	}
+	return t, ui.Fail(ui.CodeConfig, wrap("[trust] allowed-signers", err), "")
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// recipients are who can open the user's volumes and results without the key
+// service: those configured, else the account key if age can use it.
+func (c *client) recipients() ([]string, error) {
+	given := c.conf.Results.Recipients
+	if len(given) == 0 {
+		if c.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
+			return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
+				"name a recipient under [results] recipients, such as an age1... key of age-keygen")
+		}
+		given = []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.signer.PublicKey())))}
+	}
+	var out []string
+	for _, g := range given {
+		if !filepath.IsAbs(g) {
+			out = append(out, g)
+			continue
+		}
+		b, err := readSmall(g)
+		if err != nil {
+			return nil, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
+		}
+		for line := range strings.Lines(string(b)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				out = append(out, line)
+			}
+		}
+	}
+	return out, nil
+}
+
+// ageRecipients parses recipients.
+func (c *client) ageRecipients() ([]age.Recipient, error) {
+	text, err := c.recipients()
+	if err != nil {
+		return nil, err
+	}
+	r, err := volume.ParseRecipients(text)
+	return r, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
+}
+
+// identityFile is the file that opens results; "" if there is none here, as
+// with a key that only the agent holds.
+func (c *client) identityFile() string {
+	if c.conf.Results.Identity != "" {
+		return c.conf.Results.Identity
+	}
+	return strings.TrimSuffix(c.conf.Identity.SSHKey, ".pub")
+}
+
+// progress starts a progress line on standard error.
+func (c *client) progress(label string, total int64) *ui.Progress {
+	return ui.NewProgress(c.a.stderr, label, total)
+}
+
+// maxSmallFile bounds what is read whole, in bytes.
+const maxSmallFile = 1 << 20
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
+	if err == nil && len(b) > maxSmallFile {
+		err = errors.New("file is too large: " + path)
+	}
+	return b, err
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/jobprep"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/submission"
+)
+
+// jobFlags are job-prep's flags before they are checked.
+type jobFlags struct {
+	clientFlags
+	nodes                    int
+	args, flags, tier, valid string
+	sealTime                 string
+	raw                      []string
+	follow, dryRun, noSubmit bool
+	o                        jobprep.Options
+}
+
+func (j *jobFlags) define(f *ui.Flags) {
+	j.nodes, j.tier, j.valid = 1, "B2", "14d"
+	s := &j.o.Script
+	j.clientFlags.add(f)
+	f.Word(&s.JobName, "name of the job (default: sealbatch)", []string{"J", "job-name"})
+	f.Int(&j.nodes, 1, "number of nodes; each runs the application once", []string{"N", "nodes"})
+	f.Word(&s.Partition, "partition", []string{"p", "partition"})
+	f.Word(&s.Time, "time limit, as sbatch takes it", []string{"t", "time"})
+	f.Word(&s.Account, "account to bill", []string{"A", "account"})
+	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
+	f.String(&j.o.Workdir, "directory on the supercomputer below which the job's own is made", []string{"s", "workdir"})
+	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"}, ui.Required)
+	f.Strings(&j.o.DataInfo, "info file of the dataset, on the supercomputer", []string{"di", "data-info"}, ui.Required)
+	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs", []string{"i", "supplementary-input-scripts"})
+	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
+	f.String(&j.flags, "flags for the container runtime, in one word", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
+	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
+	f.Bool(&j.follow, "follow the job: its states, its log, and its exit code", []string{"f", "follow"})
+	f.Word(&s.Mem, "memory a node", []string{"mem"})
+	f.Int(&s.CPUsPerTask, 1, "CPUs a node", []string{"cpus-per-task"})
+	f.Word(&s.Gres, "generic resources a node", []string{"gres"})
+	f.Word(&s.GPUs, "GPUs", []string{"gpus"})
+	f.Word(&s.Constraint, "features that nodes must have", []string{"constraint"})
+	f.Word(&s.QOS, "quality of service", []string{"qos"})
+	f.Word(&s.Reservation, "reservation", []string{"reservation"})
+	f.Bool(&s.Exclusive, "share the nodes with nobody: then nobody else sees the application's arguments", []string{"exclusive"})
+	f.Word(&s.Dependency, "jobs to wait for, such as afterok:123", []string{"dependency"})
+	f.Word(&s.MailType, "when Slurm sends mail, such as END,FAIL", []string{"mail-type"})
+	f.Word(&s.MailUser, "to whom", []string{"mail-user"})
+	f.Strings(&j.raw, "any other sbatch option, as KEY or KEY=VALUE", []string{"sbatch"})
+	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds, or 5m (default 300)", []string{"seal-time"})
+	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
+	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
+	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
+	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
+}
+
+// options checks what the flags say and completes them from the configuration.
+func (j *jobFlags) options(c *client) (jobprep.Options, error) {
+	o, job := j.o, c.conf.Job
+	setDefault(&o.Workdir, job.Workdir)
+	setDefault(&o.Script.Partition, job.Partition)
+	setDefault(&o.Script.Account, job.Account)
+	setDefault(&o.Script.Time, job.Time)
+	setDefault(&o.Script.JobName, "sealbatch")
+	if o.Workdir = filepath.Clean(o.Workdir); !filepath.IsAbs(o.Workdir) {
+		return o, usageError("--workdir is needed: an absolute path on the supercomputer", "or set [job] workdir in the configuration")
+	}
+	var err error
+	if o.Args, err = ui.SplitArgs(j.args); err != nil {
+		return o, ui.Fail(ui.CodeUsage, wrap("-args", err), "")
+	}
+	if o.Flags, err = ui.SplitArgs(j.flags); err != nil {
+		return o, ui.Fail(ui.CodeUsage, wrap("-flags", err), "")
+	}
+	if o.Tier, err = manifest.ParseTier(strings.ToUpper(j.tier)); err != nil {
+		return o, ui.Fail(ui.CodeUsage, wrap("--tier", err), "")
+	}
+	if o.Valid, err = ui.ParseSpan(j.valid); err != nil {
+		return o, ui.Fail(ui.CodeUsage, wrap("--valid", err), "")
+	}
+	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
+	if j.sealTime != "" {
+		if o.Script.SealTime, err = ui.ParseSpan(j.sealTime); err != nil {
+			return o, ui.Fail(ui.CodeUsage, wrap("--seal-time", err), "")
+		}
+	}
+	for _, r := range j.raw {
+		key, value, _ := strings.Cut(strings.TrimLeft(r, "-"), "=")
+		o.Script.Raw = append(o.Script.Raw, slurm.KV{Key: key, Value: value})
+	}
+	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFile()
+	if o.Recipients, err = c.recipients(); err != nil {
+		return o, err
+	}
+	o.Programs, err = travellingPrograms()
+	return o, err
+}
+
+// travellingPrograms are this program and the gocryptfs beside it.
+func travellingPrograms() ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return []string{self, filepath.Join(filepath.Dir(self), "gocryptfs")}, nil
+}
+
+func setDefault(dst *string, value string) {
+	if *dst == "" {
+		*dst = value
+	}
+}
+
+func usageError(what, hint string) error { return ui.Fail(ui.CodeUsage, errors.New(what), hint) }
+
+func runJobPrep(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch job-prep", "Run a prepared image on a prepared dataset.", "", `
+sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/project_1/etellier \
+    -ai /scratch/project_1/etellier/encrypted_prepared_jp2a.sif.info.yaml \
+    -di /scratch/project_1/etellier/encrypted_jp2a_input.tgz.info.yaml \
+    -args "/sd-container/encrypted/jp2a_input/image.png --output=/sd-container/output/result" -f`)
+	var j jobFlags
+	j.define(f)
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	c, err := loadClient(ctx, a, j.clientFlags)
+	if err != nil {
+		return err
+	}
+	o, err := j.options(c)
+	if err != nil {
+		return err
+	}
+	d, err := c.jobDeps()
+	if err != nil {
+		return err
+	}
+	if j.dryRun {
+		text, err := jobprep.DryRun(d, o)
+		fmt.Fprint(a.stdout, text)
+		return err
+	}
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	defer c.close()
+	d.FS, d.Slurm = c.fs, c.slurm()
+	p, err := jobprep.Prepare(ctx, d, o)
+	if err != nil {
+		return err
+	}
+	if j.noSubmit {
+		a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
+		fmt.Fprintln(a.stdout, p.ScriptPath)
+		return nil
+	}
+	rec, err := jobprep.Submit(ctx, d, p)
+	if err != nil {
+		return err
+	}
+	a.log.Info("submitted", "job", rec.JobID, "directory", rec.JobDir)
+	fmt.Fprintln(a.stdout, rec.JobID)
+	return followJob(ctx, a, d, rec, j.follow)
+}
+
+// followJob follows the job with its log, or, as HPCS does without -f, says
+// where the results will be.
+func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Record, follow bool) error {
+	if !follow {
+		a.log.Info("when it has run: sealbatch results " + rec.JobID)
+		return nil
+	}
+	code, err := jobprep.Follow(ctx, d, rec, jobprep.FollowOptions{Out: a.stderr, Log: true})
+	if err != nil {
+		return err
+	}
+	a.log.Info("ended", "job", rec.JobID, "exit", code)
+	a.log.Info("its results: sealbatch results " + rec.JobID)
+	if code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}
+
+// jobDeps are job-prep's parties but for the computing site.
+func (c *client) jobDeps() (jobprep.Deps, error) {
+	trust, err := c.trust()
+	if err != nil {
+		return jobprep.Deps{}, err
+	}
+	store, err := submission.Open("")
+	return jobprep.Deps{
+		Keys: c.keys, Signer: c.signer, Trust: trust, Store: store,
+		Service: jobprep.ServiceConf{URL: c.conf.Service.URL, CA: string(c.ca)}, Address: c.conf.Supercomputer.Address,
+		Log: c.a.log, Progress: c.progress,
+	}, err
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/noderun"
+)
+
+// runNode is what the batch script starts on every node.
+func runNode(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch node-run", "Run one node of a job. The batch script calls it; people do not.", "", `
+sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --self /tmp/sealbatch.X`)
+	var o noderun.Options
+	f.String(&o.ManifestPath, "the job's manifest", []string{"manifest"}, ui.Required)
+	f.Word(&o.Digest, "its digest", []string{"digest"}, ui.Required)
+	f.String(&o.SelfDir, "private directory of this node with the job's own copies of the programs", []string{"self"}, ui.Required)
+	f.String(&o.TokensFile, "one-time tokens, one a line for each node", []string{"tokens"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")
+	code, err := noderun.Run(ctx, o)
+	if err != nil {
+		o.Log.Error(err.Error())
+		if h := ui.Hint(err); h != "" {
+			o.Log.Info("hint: " + h)
+		}
+	}
+	if code != 0 {
+		return exitStatus(code)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/publish"
+)
+
+func runPolicy(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes.", "list | show VOLUME | set VOLUME | revoke VOLUME", `
+sealbatch policy list
+sealbatch policy show encrypted_jp2a_input.tgz
+sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
+sealbatch policy revoke 9c1f...`)
+	var cf clientFlags
+	var pf publish.PolicyFlags
+	cf.add(f)
+	pf.AddOptional(f)
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	words := f.Args()
+	if len(words) == 0 || (len(words) == 1) != (words[0] == "list") || len(words) > 2 {
+		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME", "sealbatch policy --help shows an example")
+	}
+	c, err := loadClient(ctx, a, cf)
+	if err != nil {
+		return err
+	}
+	all, err := c.keys.ListSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	if words[0] == "list" {
+		return listSecrets(a, all)
+	}
+	s, err := findSecret(all, words[1])
+	if err != nil {
+		return err
+	}
+	switch words[0] {
+	case "show":
+	case "set":
+		p, err := pf.Policy(time.Now())
+		if err != nil {
+			return err
+		}
+		if s, err = c.keys.SetPolicy(ctx, s.VolumeID, p); err != nil {
+			return err
+		}
+	case "revoke":
+		if s, err = c.keys.Revoke(ctx, s.VolumeID); err != nil {
+			return err
+		}
+	default:
+		return usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke")
+	}
+	return showSecret(a, s)
+}
+
+// findSecret takes a volume id or a name; of several versions of a name, the
+// one that is in force.
+func findSecret(all []keyapi.SecretInfo, ref string) (keyapi.SecretInfo, error) {
+	for _, s := range all {
+		if s.VolumeID == ref || (s.Name == ref && s.SupersededBy == "") {
+			return s, nil
+		}
+	}
+	return keyapi.SecretInfo{}, ui.Fail(ui.CodeUsage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+}
+
+func state(s keyapi.SecretInfo) string {
+	var p manifest.Policy
+	switch {
+	case s.Revoked:
+		return "revoked"
+	case json.Unmarshal(s.Policy, &p) == nil && time.Now().After(p.Expires):
+		return "expired"
+	case s.SupersededBy != "" && p.PinVersion:
+		return "superseded, pinned"
+	case s.SupersededBy != "":
+		return "superseded"
+	}
+	return "open"
+}
+
+func listSecrets(a *app, all []keyapi.SecretInfo) error {
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VOLUME\tNAME\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
+	for _, s := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, ui.Printable(s.Name), s.Kind, ui.Size(s.Size),
+			s.Created.Local().Format(time.DateTime), s.Released, state(s))
+	}
+	return w.Flush()
+}
+
+func showSecret(a *app, s keyapi.SecretInfo) error {
+	var p manifest.Policy
+	if err := json.Unmarshal(s.Policy, &p); err != nil {
+		return fmt.Errorf("policy of %s: %w", s.VolumeID, err)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	row := func(name, format string, v ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, v...)) }
+	list := func(name string, l []string) {
+		if len(l) > 0 {
+			row(name, "%s", strings.Join(l, ", "))
+		}
+	}
+	row("volume", "%s", s.VolumeID)
+	row("name", "%s", ui.Printable(s.Name))
+	row("digest", "%s", s.Digest)
+	row("state", "%s", state(s))
+	list("users", p.Users)
+	list("groups", p.Groups)
+	list("compute nodes", p.Nodes)
+	list("accounts", p.Accounts)
+	list("partitions", p.Partitions)
+	row("least tier", "%s", p.Tier)
+	row("expires", "%s", p.Expires.Local().Format(time.DateTime))
+	limit := "no limit"
+	if p.Releases > 0 {
+		limit = fmt.Sprint(p.Releases)
+	}
+	row("released", "%d of %s", s.Released, limit)
+	row("host binds", "%t", p.HostBinds)
+	return w.Flush()
+}

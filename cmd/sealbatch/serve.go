@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/config"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/keyserver"
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+func runServe(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch serve", "Run the key service, or set one up with --init.", "", `
+sealbatch serve --init /etc/sealbatch --host keys.example.org
+sealbatch serve --config /etc/sealbatch/server.conf`)
+	var conf, dir, listen string
+	var hosts []string
+	f.String(&conf, "configuration file, as in server.conf.example", []string{"config"})
+	f.String(&dir, "make all that a new service needs in this directory, and exit", []string{"init"})
+	f.List(&hosts, "with --init: names and addresses for its certificate; the first names the service", []string{"host"})
+	listen = "127.0.0.1:8443"
+	f.Word(&listen, "with --init: address to listen on", []string{"listen"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	switch {
+	case dir != "":
+		return initServer(a, dir, hosts, listen)
+	case conf == "":
+		return usageError("sealbatch serve: --config or --init is needed", "sealbatch serve --help shows an example")
+	}
+	c, err := config.LoadServer(conf)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, a, c)
+}
+
+// initServer sets up a key service: keys, certificates, store and configuration.
+func initServer(a *app, dir string, hosts []string, listen string) error {
+	if len(hosts) == 0 {
+		return usageError("sealbatch serve --init: --host is needed", "name the host as clients will reach it")
+	}
+	l, err := keyserver.Init(dir, hosts)
+	if err != nil {
+		return err
+	}
+	conf := filepath.Join(dir, "server.conf")
+	text := fmt.Sprintf(`# The key service of %s. server.conf.example explains every key.
+[server]
+name = %s
+listen = %s
+data-dir = %s
+master-key-file = %s
+allowed-signers = %s
+tls-cert = %s
+tls-key = %s
+audit = %s
+`, hosts[0], hosts[0], listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
+		filepath.Base(l.TLSCert), filepath.Base(l.TLSKey), filepath.Join(filepath.Base(l.Data), filepath.Base(l.Audit)))
+	if err := writeNewFile(conf, text, 0o644); err != nil {
+		return err
+	}
+	if err := writeNewFile(filepath.Join(dir, "statement.pub"), l.StatementKey+"\n", 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, `key service %s is set up in %s
+  give to its users        %s (their ca-cert)
+  enrol its users          one line a key in %s
+  keep apart, and safe     %s, %s
+  start it                 sealbatch serve --config %s
+`, l.ServiceID, dir, l.CA, l.AllowedSigners, l.MasterKey, l.CAKey, conf)
+	fmt.Fprintln(a.stdout, conf)
+	return nil
+}
+
+func writeNewFile(path, text string, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+func serve(ctx context.Context, a *app, c *config.Server) error {
+	master, err := keyserver.LoadMasterKey(c.MasterKeyFile)
+	if err != nil {
+		return ui.Fail(ui.CodeConfig, err, "")
+	}
+	verifiers, err := enrolled(c.Clusters)
+	if err != nil {
+		return ui.Fail(ui.CodeConfig, err, "")
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return ui.Fail(ui.CodeConfig, fmt.Errorf("TLS certificate: %w", err), "")
+	}
+	tier, err := manifest.ParseTier(c.MinTier)
+	if err != nil {
+		return ui.Fail(ui.CodeConfig, err, "")
+	}
+	store, err := keyserver.OpenBolt(filepath.Join(c.DataDir, filepath.Base(keyserver.LayoutOf("").StoreFile)), master)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	s, err := keyserver.New(keyserver.Config{
+		Name: c.Name, Store: store, Keys: store, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
+		Verifiers: verifiers, MinTier: tier, Log: a.log,
+		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond)},
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	a.log.Info("key service is ready", "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(verifiers))
+	return s.Serve(ctx, ln)
+}
+
+// enrolled turns the configuration's clusters into verifiers.
+func enrolled(clusters []config.ClusterConf) ([]keyserver.Verifier, error) {
+	var out []keyserver.Verifier
+	for _, c := range clusters {
+		key, err := ed25519Key(c.VerifierKey)
+		if err != nil {
+			return nil, fmt.Errorf("[cluster %s] verifier-key: %w", c.Name, err)
+		}
+		ca, err := readSmall(c.VerifierCA)
+		if err != nil {
+			return nil, fmt.Errorf("[cluster %s] verifier-ca: %w", c.Name, err)
+		}
+		tier, err := manifest.ParseTier(c.Tier)
+		if err != nil {
+			return nil, fmt.Errorf("[cluster %s] tier: %w", c.Name, err)
+		}
+		out = append(out, keyserver.Verifier{Key: key, Tier: tier, Cluster: keyapi.Cluster{
+			Name: c.Name, VerifierURL: c.VerifierURL, VerifierCA: string(ca), MungeUser: c.MungeUser}})
+	}
+	return out, nil
+}
+
+// ed25519Key reads a public key: base64, or a PEM file (PKIX).
+func ed25519Key(s string) (ed25519.PublicKey, error) {
+	if b, err := base64.StdEncoding.DecodeString(s); err == nil && len(b) == ed25519.PublicKeySize {
+		return b, nil
+	}
+	b, err := readSmall(s)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("is neither base64 of an Ed25519 key nor a PEM file")
+	}
+	k, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if pub, ok := k.(ed25519.PublicKey); ok && err == nil {
+		return pub, nil
+	}
+	return nil, fmt.Errorf("%s holds no Ed25519 public key", s)
+}
+
+func runAudit(_ context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch audit", "Check the key service's audit log: audit verify.", "verify LOG", `
+sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
+	var key string
+	var heads []string
+	f.Word(&key, "the key service's statement key (statement.pub)", []string{"key"}, ui.Required)
+	f.Strings(&heads, "file with a signed head kept from earlier: the log must still contain it", []string{"head"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	if len(f.Args()) != 2 || f.Args()[0] != "verify" {
+		return usageError("sealbatch audit: the words are: verify LOG", "sealbatch audit --help shows an example")
+	}
+	pub, err := manifest.DecodeKey(strings.TrimSpace(key))
+	if err != nil {
+		return ui.Fail(ui.CodeUsage, wrap("--key", err), "")
+	}
+	var remembered []keyapi.AuditHead
+	for _, h := range heads {
+		b, err := readSmall(h)
+		if err != nil {
+			return err
+		}
+		head, err := keyserver.ParseAuditHead(pub, strings.TrimSpace(string(b)))
+		if err != nil {
+			return ui.Fail(ui.CodeIntegrity, wrap(h, err), "")
+		}
+		remembered = append(remembered, head)
+	}
+	log, err := os.Open(f.Args()[1])
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	n, head, err := keyserver.VerifyAudit(log, pub, remembered...)
+	if err != nil {
+		return ui.Fail(ui.CodeIntegrity, wrap(f.Args()[1], err), "compare with a copy of the log from a backup: entries were edited or lost")
+	}
+	fmt.Fprintf(a.stdout, "%d entries, unbroken; the last is %d, %s\n", n, head.Seq, head.Hash)
+	return nil
+}

@@ -1,0 +1,64 @@
+package jobprep
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+// digestLater stands in a dry run's script for the manifest's digest, which
+// exists only once the info files have been read and the manifest is signed.
+const digestLater = "sha256:KNOWN-WHEN-SIGNED"
+
+// DryRun describes what Prepare and Submit would do, and shows the script. It
+// contacts nobody and writes nothing; d.FS, d.Slurm and d.Keys are not used.
+func DryRun(d Deps, o Options) (string, error) {
+	p := &planned{d: d, o: o, run: NewRun()}
+	if _, err := manifest.ParseFlags(o.Flags); err != nil {
+		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("-flags: %w", err), "")
+	}
+	if err := p.digestPrograms(); err != nil {
+		return "", err
+	}
+	tokens := o.Tier == manifest.TierC
+	script, err := p.render(digestLater, tokens)
+	if err != nil {
+		return "", ui.Fail(ui.CodeUsage, err, "")
+	}
+	var b strings.Builder
+	n := 0
+	step := func(format string, a ...any) {
+		n++
+		fmt.Fprintf(&b, "%2d. %s\n", n, ui.Printable(fmt.Sprintf(format, a...)))
+	}
+	where := "this machine"
+	if d.Address != "" {
+		where = d.Address
+	}
+	step("connect to %s", where)
+	for _, f := range append([]string{o.ApplicationInfo}, o.DataInfo...) {
+		step("read and check %s, its .sig, and the index of the volume that it names", f)
+	}
+	for _, dir := range []string{o.InputScripts, o.OutputScripts} {
+		if dir != "" {
+			step("read the verification scripts in %s", dir)
+		}
+	}
+	step("ask %s who it is, and register the signed manifest there", d.Service.URL)
+	if tokens {
+		step("obtain %d one-time tokens there", o.Script.Nodes)
+	}
+	step("make %s (mode 0700) and upload into it:", p.at())
+	for _, f := range p.binaries {
+		fmt.Fprintf(&b, "      %s/%s (%s)\n", binDir, f.Name, ui.Size(f.Size))
+	}
+	fmt.Fprintf(&b, "      %s, %s.sig, %s, scripts/\n", manifestName, manifestName, scriptName)
+	if tokens {
+		fmt.Fprintf(&b, "      %s\n", tokensName)
+	}
+	step("run there: sbatch --parsable, with this script on standard input:")
+	fmt.Fprintf(&b, "\n%s", script)
+	return b.String(), nil
+}

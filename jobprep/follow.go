@@ -1,0 +1,193 @@
+package jobprep
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/transfer"
+)
+
+// Intervals of Follow. Slurm's controller is shared by everybody and is asked
+// seldom; the job's directory, which is asked often, shows when the end is near.
+const (
+	lookInterval = time.Second
+	askFirst     = 5 * time.Second
+	askMost      = time.Minute
+	// maxLook bounds how much of the log one look takes, in bytes.
+	maxLook = 1 << 20
+)
+
+// FollowOptions say what to show; Out gets it.
+type FollowOptions struct {
+	Out io.Writer
+	Log bool // the job's log besides its states
+}
+
+// Follow reports a job's states, and its log, until the job has ended, and
+// returns the job's exit code: that of its script, 128+signal, or
+// ui.CodeJob where Slurm knows none. When Slurm has forgotten the job, the
+// nodes' signed receipts have the last word.
+func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions) (int, error) {
+	f := &follower{d: d, rec: rec, o: o, id: slurm.JobID(rec.JobID)}
+	ask := askFirst
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	for next := time.Now(); ; {
+		f.tail()
+		done := f.receipts() >= rec.Nodes
+		if done || !time.Now().Before(next) {
+			ended, err := f.ask(ctx, done)
+			if err != nil || ended {
+				f.tail()
+				return f.exit(), err
+			}
+			next = time.Now().Add(ask)
+			ask = min(ask*3/2, askMost)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ui.Fail(ui.CodeInterrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it")
+		case <-tick.C:
+		}
+	}
+}
+
+// follower is what Follow remembers between looks.
+type follower struct {
+	d        Deps
+	rec      submission.Record
+	o        FollowOptions
+	id       slurm.JobID
+	last     slurm.Status
+	shown    string
+	offset   int64
+	failures int
+}
+
+// maxFailures is how many answers of Slurm in a row may fail before Follow gives up.
+const maxFailures = 10
+
+// ask asks Slurm for the state and shows it when it changed. It reports
+// whether the job has ended.
+func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err error) {
+	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
+	if err != nil {
+		if f.failures++; f.failures >= maxFailures || ctx.Err() != nil {
+			return false, err
+		}
+		return false, nil
+	}
+	f.failures = 0
+	s := all[f.id]
+	if s.State == slurm.Unknown {
+		return receipts, nil
+	}
+	f.last = s
+	f.show(s)
+	return s.State.Ended(), nil
+}
+
+func (f *follower) show(s slurm.Status) {
+	line := fmt.Sprintf("job %s: %s", f.id, s.State)
+	switch {
+	case s.State == slurm.Pending && s.Reason != "":
+		line += " (" + s.Reason + ")"
+	case s.State == slurm.Running && s.NodeList != "":
+		line += " on " + s.NodeList
+	}
+	if line != f.shown {
+		f.shown = line
+		fmt.Fprintln(f.o.Out, ui.Printable(line))
+	}
+}
+
+// tail copies the whole lines that the log has gained, with everything
+// escaped that could steer a terminal. That it is not there yet is normal.
+func (f *follower) tail() {
+	if !f.o.Log {
+		return
+	}
+	r, err := f.d.FS.Open(f.rec.LogFile)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			f.d.Log.Debug("log", "error", err)
+		}
+		return
+	}
+	defer r.Close()
+	st, err := f.d.FS.Stat(f.rec.LogFile)
+	if err != nil || st.Size() <= f.offset {
+		return
+	}
+	b, err := io.ReadAll(io.NewSectionReader(r, f.offset, min(st.Size()-f.offset, maxLook)))
+	whole := bytes.LastIndexByte(b, '\n') + 1
+	if err != nil || whole == 0 {
+		return
+	}
+	f.offset += int64(whole)
+	for line := range bytes.Lines(b[:whole]) {
+		fmt.Fprintln(f.o.Out, ui.Printable(string(line)))
+	}
+}
+
+// receipts counts the nodes that have signed a receipt.
+func (f *follower) receipts() int {
+	nodes, err := f.d.FS.ReadDir(path.Join(f.rec.JobDir, "nodes"))
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, e := range nodes {
+		if _, err := f.d.FS.Stat(path.Join(f.rec.JobDir, "nodes", e.Name(), submission.ReceiptName)); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// exit gives the code of a job that has ended.
+func (f *follower) exit() int {
+	switch s := f.last; {
+	case s.State == slurm.Completed:
+		return 0
+	case s.State.Ended() && s.ExitCode > 0:
+		return s.ExitCode
+	case s.State.Ended() && s.Signal > 0:
+		return 128 + s.Signal
+	case s.State.Ended():
+		return ui.CodeJob
+	}
+	return f.receiptExit()
+}
+
+// receiptExit is the highest exit code in the nodes' receipts, each checked.
+func (f *follower) receiptExit() int {
+	code := 0
+	nodes, err := f.d.FS.ReadDir(path.Join(f.rec.JobDir, "nodes"))
+	if err != nil {
+		return ui.CodeJob
+	}
+	for _, e := range nodes {
+		files, err := submission.ReadFiles(func(name string) ([]byte, error) {
+			return transfer.ReadFile(f.d.FS, path.Join(f.rec.JobDir, "nodes", e.Name(), name), maxSmall)
+		})
+		if err != nil {
+			return ui.CodeJob
+		}
+		v, err := submission.Check(f.rec, e.Name(), files)
+		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
+			return ui.CodeJob
+		}
+		code = max(code, v.Receipt.Exit)
+	}
+	return code
+}

@@ -1,0 +1,162 @@
+package jobprep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/transfer"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// maxSmall bounds info files, signatures and verification scripts, in bytes.
+const maxSmall = 1 << 20
+
+// readInfo reads an info file, checks its signature against the trust anchors
+// and the volume it speaks of against what it says.
+func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind) (manifest.Info, error) {
+	info, err := p.trustedInfo(ctx, file)
+	if err != nil {
+		return info, fmt.Errorf("info file %s: %w", file, err)
+	}
+	if info.Kind != kind {
+		return info, ui.Fail(ui.CodeUsage, fmt.Errorf("info file %s describes a %s, not a %s", file, info.Kind, kind),
+			"-ai takes the image's info file, -di the dataset's")
+	}
+	if now := time.Now(); now.After(info.Policy.Expires) {
+		return info, ui.Fail(ui.CodeKey, fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
+			"ask the owner to renew it")
+	}
+	if err := p.checkVolume(info); err != nil {
+		return info, fmt.Errorf("sealed volume %s: %w", info.PathAtRest, err)
+	}
+	return info, nil
+}
+
+func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, error) {
+	b, err := transfer.ReadFile(p.d.FS, file, maxSmall)
+	if err != nil {
+		return manifest.Info{}, err
+	}
+	sig, err := transfer.ReadFile(p.d.FS, file+".sig", maxSmall)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, perr := manifest.ParseInfo(b); errors.Is(perr, manifest.ErrHPCSInfo) {
+			return manifest.Info{}, ui.Fail(ui.CodeIntegrity, perr, "prepare the data again with sealbatch: HPCS's files carry no signature")
+		}
+		return manifest.Info{}, ui.Fail(ui.CodeIntegrity, fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")
+	}
+	if err != nil {
+		return manifest.Info{}, err
+	}
+	who, err := p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())
+	if err != nil {
+		return manifest.Info{}, ui.Fail(ui.CodeIntegrity, err, trustHint(err))
+	}
+	p.d.Log.Info("info file is signed", "file", path.Base(file), "by", who)
+	return manifest.ParseInfo(b)
+}
+
+func trustHint(err error) string {
+	if errors.Is(err, identity.ErrUntrusted) {
+		return "if you trust that key, add it to [trust] allowed-signers"
+	}
+	return "the file was altered, or its signature was made for something else"
+}
+
+// checkVolume compares a sealed volume on the site with its info file: size
+// and digest, which needs the volume's index but neither its key nor its data.
+func (p *planned) checkVolume(info manifest.Info) error {
+	f, err := p.d.FS.Open(info.PathAtRest)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := p.d.FS.Stat(info.PathAtRest)
+	if err != nil {
+		return err
+	}
+	hint := "the volume was altered or replaced since its owner signed the info file"
+	if st.Size() != info.Size {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("it has %d bytes, not the %d that its owner signed", st.Size(), info.Size), hint)
+	}
+	id, digest, err := volume.ReadDigest(f, st.Size())
+	if err != nil {
+		return err
+	}
+	if id.String() != info.VolumeID || manifest.Digest(digest) != info.Digest {
+		return ui.Fail(ui.CodeIntegrity, errors.New("it is not the volume that its owner signed"), hint)
+	}
+	return nil
+}
+
+func volumeRef(name string, i manifest.Info) (manifest.VolumeRef, error) {
+	sum, err := manifest.ParseDigest(i.Checksum)
+	return manifest.VolumeRef{Name: name, Path: i.PathAtRest, VolumeID: i.VolumeID, Digest: i.Digest, Checksum: sum, Size: i.Size}, err
+}
+
+// checkScript is one verification script with its pinned content.
+type checkScript struct {
+	name    string
+	content []byte
+}
+
+// HPCS runs every file with ".sh" in its name but this one, which is its own driver.
+const hpcsDriver = "run.sh"
+
+// readScripts collects the *.sh files of a directory in lexical order. The
+// directory is looked for on the site, as HPCS does, and then on this machine.
+func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	fsys := p.d.FS
+	st, err := fsys.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		local := transfer.Local{}
+		if lst, lerr := local.Stat(dir); lerr == nil {
+			fsys, st, err = local, lst, nil
+		}
+	}
+	if err != nil {
+		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("verification scripts: %w", err), "name a directory on the supercomputer or on this machine")
+	}
+	if !st.IsDir() {
+		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")
+	}
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("verification scripts: %w", err)
+	}
+	var out []checkScript
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasSuffix(e.Name(), ".sh") || e.Name() == hpcsDriver {
+			continue
+		}
+		b, err := transfer.ReadFile(fsys, path.Join(dir, e.Name()), maxSmall)
+		if err != nil {
+			return nil, fmt.Errorf("verification script: %w", err)
+		}
+		out = append(out, checkScript{e.Name(), b})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	if len(out) == 0 {
+		p.d.Log.Warn("no verification script (*.sh) in " + dir)
+	}
+	return out, nil
+}
+
+func refs(scripts []checkScript) []manifest.FileRef {
+	out := []manifest.FileRef{}
+	for _, s := range scripts {
+		out = append(out, manifest.FileRef{Name: s.name, Digest: manifest.DigestOf(s.content), Size: int64(len(s.content))})
+	}
+	return out
+}

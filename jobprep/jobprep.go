@@ -1,0 +1,145 @@
+// Package jobprep turns info files and a command line into a running job: it
+// checks what the info files say, pins everything in a signed manifest,
+// registers it with the key service, lays out the job's directory, submits the
+// batch script and follows the job.
+package jobprep
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"path"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/transfer"
+)
+
+// Options say what to run. Paths are on the computing site unless said otherwise.
+type Options struct {
+	ApplicationInfo string   // info file of the image
+	DataInfo        []string // info files of the datasets, in order
+	InputScripts    string   // directory of verification scripts; "" for none
+	OutputScripts   string   // the same, after the application
+	Workdir         string   // the job's directory is made below it
+	Args            []string // the application's
+	Flags           []string // the container runtime's
+	Runtime         string   // "" for the first found on the node
+	Tier            manifest.Tier
+	Valid           time.Duration // how long the manifest may wait for its job
+	Recipients      []string      // who can open the results
+	Cluster         string        // where the key service knows several
+	// Identity is the local file that opens the results, remembered for
+	// the results command; it is not read here.
+	Identity string
+	// Programs are the local paths of sealbatch and gocryptfs.
+	Programs []string
+	// Script holds the Slurm options; its Output and Node are set here.
+	Script slurm.Script
+}
+
+// Keys is what the key service does for a submitter.
+type Keys interface {
+	Service(ctx context.Context) (keyapi.Service, error)
+	RegisterManifest(ctx context.Context, signed, signature []byte) (keyapi.ManifestInfo, error)
+	NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error)
+}
+
+// Deps are the parties that take part.
+type Deps struct {
+	FS       transfer.FS
+	Slurm    slurm.Commands
+	Keys     Keys
+	Signer   ssh.Signer
+	Trust    identity.Trust
+	Store    submission.Store
+	Service  ServiceConf
+	Address  string // of the login node, for the record
+	Log      *slog.Logger
+	Progress func(label string, total int64) *ui.Progress
+}
+
+// ServiceConf is what the configuration says of the key service.
+type ServiceConf struct {
+	URL string
+	CA  string // PEM
+}
+
+// Prepared is a job that lies ready on the site.
+type Prepared struct {
+	Record     submission.Record
+	Script     []byte
+	ScriptPath string // on the site
+}
+
+// Programs that travel with every job, by name.
+var programs = []string{"sealbatch", "gocryptfs"}
+
+const day = 24 * time.Hour
+
+// NewRun makes a random name for a submission.
+func NewRun() string {
+	b := make([]byte, 16)
+	rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
+
+// JobDir is where a run's files lie.
+func JobDir(workdir, run string) string { return path.Join(workdir, "sealbatch-"+run[:16]) }
+
+// Prepare checks, pins, registers and lays out a job; nothing is submitted.
+// If it fails, what it made is removed and nothing was released; a registered
+// manifest that no job presents expires by itself.
+func Prepare(ctx context.Context, d Deps, o Options) (Prepared, error) {
+	p, err := plan(ctx, d, o)
+	if err != nil {
+		return Prepared{}, err
+	}
+	m, err := p.manifest()
+	if err != nil {
+		return Prepared{}, err
+	}
+	signed, err := p.sign(m)
+	if err != nil {
+		return Prepared{}, err
+	}
+	tokens, err := p.register(ctx, m, signed)
+	if err != nil {
+		return Prepared{}, fmt.Errorf("register the job: %w", err)
+	}
+	script, err := p.render(signed.digest.String(), tokens != nil)
+	if err != nil {
+		return Prepared{}, ui.Fail(ui.CodeUsage, err, "")
+	}
+	if err := p.layOut(ctx, signed, tokens, script); err != nil {
+		return Prepared{}, fmt.Errorf("lay out the job's directory: %w", err)
+	}
+	rec := submission.Record{
+		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, LogFile: p.logFile(),
+		Address: d.Address, Service: m.Service, Tier: m.Tier, Nodes: m.Nodes, Identity: o.Identity,
+		Submitted: time.Now().UTC(),
+	}
+	if err := d.Store.Save(rec); err != nil {
+		return Prepared{}, err
+	}
+	return Prepared{Record: rec, Script: script, ScriptPath: p.at(scriptName)}, nil
+}
+
+// Submit hands a prepared job to sbatch and remembers its id.
+func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) {
+	id, err := d.Slurm.Submit(ctx, p.Script)
+	if err != nil {
+		return p.Record, err
+	}
+	p.Record.JobID = string(id)
+	return p.Record, d.Store.Save(p.Record)
+}

@@ -1,0 +1,273 @@
+package jobprep
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/transfer"
+)
+
+// planned is a job while it is being put together.
+type planned struct {
+	d   Deps
+	o   Options
+	run string
+
+	image    manifest.Info
+	inputs   []manifest.Info
+	inputSh  []checkScript
+	outputSh []checkScript
+	binaries []manifest.FileRef
+	service  keyapi.Service
+}
+
+// Names below the job's directory.
+const (
+	manifestName = "manifest.json"
+	scriptName   = "job.sbatch"
+	tokensName   = "tokens"
+	binDir       = "bin"
+)
+
+func (p *planned) at(elem ...string) string {
+	return path.Join(append([]string{JobDir(p.o.Workdir, p.run)}, elem...)...)
+}
+
+func (p *planned) logFile() string { return p.at("job.log") }
+
+// plan reads and checks everything that the job will use.
+func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &planned{d: d, o: o, run: NewRun()}
+	flags, err := manifest.ParseFlags(o.Flags)
+	if err != nil {
+		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("-flags: %w", err), "")
+	}
+	if p.image, err = p.readInfo(ctx, o.ApplicationInfo, manifest.KindImage); err != nil {
+		return nil, err
+	}
+	for _, f := range o.DataInfo {
+		in, err := p.readInfo(ctx, f, manifest.KindDataset)
+		if err != nil {
+			return nil, err
+		}
+		p.inputs = append(p.inputs, in)
+	}
+	for _, i := range append([]manifest.Info{p.image}, p.inputs...) {
+		if flags.HostBinds && !i.Policy.HostBinds {
+			return nil, ui.Fail(ui.CodeKey, fmt.Errorf("-flags binds paths of the node, which the owner of %s does not permit", i.Name),
+				"leave the bind out, or ask the owner for a policy with host binds")
+		}
+	}
+	if p.inputSh, err = p.readScripts(ctx, o.InputScripts); err != nil {
+		return nil, err
+	}
+	if p.outputSh, err = p.readScripts(ctx, o.OutputScripts); err != nil {
+		return nil, err
+	}
+	if err := p.digestPrograms(); err != nil {
+		return nil, err
+	}
+	notes, err := transfer.CheckAncestors(d.FS, o.Workdir)
+	if err != nil {
+		return nil, fmt.Errorf("work directory: %w", err)
+	}
+	for _, n := range notes {
+		d.Log.Info(n)
+	}
+	p.service, err = d.Keys.Service(ctx)
+	return p, err
+}
+
+func (p *planned) digestPrograms() error {
+	if len(p.o.Programs) != len(programs) {
+		return errors.New("sealbatch and gocryptfs must travel with the job")
+	}
+	for i, file := range p.o.Programs {
+		f, err := os.Open(file)
+		if err != nil {
+			return ui.Fail(ui.CodeOther, fmt.Errorf("program for the nodes: %w", err), "gocryptfs belongs beside sealbatch: make build puts both there")
+		}
+		h := sha256.New()
+		n, err := io.Copy(h, f)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("program for the nodes: %s: %w", filepath.Base(file), err)
+		}
+		p.binaries = append(p.binaries, manifest.FileRef{Name: programs[i], Digest: manifest.Digest(h.Sum(nil)), Size: n})
+	}
+	return nil
+}
+
+// manifest pins the plan.
+func (p *planned) manifest() (manifest.Manifest, error) {
+	now := time.Now().UTC().Truncate(time.Second)
+	m := manifest.Manifest{
+		Format: manifest.Format, Run: p.run, Created: now, Expires: now.Add(p.o.Valid),
+		Service: manifest.Service{URL: p.d.Service.URL, ID: p.service.ID, CA: p.d.Service.CA, StatementKey: p.service.StatementKey},
+		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
+		Args: nonNil(p.o.Args), Flags: nonNil(p.o.Flags), Runtime: p.o.Runtime, Recipients: p.o.Recipients,
+		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second), Inputs: []manifest.VolumeRef{},
+	}
+	if p.o.Tier > manifest.TierC {
+		v, err := p.verifier()
+		if err != nil {
+			return m, err
+		}
+		m.Verifier = v
+	}
+	var err error
+	if m.Image, err = volumeRef("image", p.image); err != nil {
+		return m, err
+	}
+	for _, i := range p.inputs {
+		ref, err := volumeRef(i.Name, i)
+		if err != nil {
+			return m, err
+		}
+		m.Inputs = append(m.Inputs, ref)
+	}
+	return m, ui.Fail(ui.CodeUsage, m.Validate(), "")
+}
+
+func nonNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+// verifier picks the cluster's verifier from those that the key service names.
+func (p *planned) verifier() (manifest.Verifier, error) {
+	var names []string
+	for _, c := range p.service.Clusters {
+		names = append(names, c.Name)
+		if c.Name == p.o.Cluster || (p.o.Cluster == "" && len(p.service.Clusters) == 1) {
+			return manifest.Verifier{Cluster: c.Name, URL: c.VerifierURL, CA: c.VerifierCA, MungeUser: c.MungeUser}, nil
+		}
+	}
+	err := fmt.Errorf("the key service knows no verifier of cluster %q (it knows %q)", p.o.Cluster, names)
+	return manifest.Verifier{}, ui.Fail(ui.CodeConfig, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
+}
+
+// signedManifest is a manifest as it is stored and registered.
+type signedManifest struct {
+	bytes, sig []byte
+	digest     manifest.Digest
+}
+
+func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
+	b, err := m.Encode()
+	if err != nil {
+		return signedManifest{}, err
+	}
+	sig, err := identity.SignSSH(p.d.Signer, manifest.NamespaceManifest, b)
+	if err != nil {
+		return signedManifest{}, fmt.Errorf("sign the manifest: %w", err)
+	}
+	return signedManifest{b, sig, manifest.DigestOf(b)}, nil
+}
+
+// register registers the manifest and, at tier C, obtains a token for each node.
+func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedManifest) (tokens []byte, err error) {
+	if _, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig); err != nil {
+		return nil, err
+	}
+	if m.Tier > manifest.TierC {
+		return nil, nil
+	}
+	for range m.Nodes {
+		t, err := p.d.Keys.NewToken(ctx, s.digest, "")
+		if err != nil {
+			return nil, err
+		}
+		tokens = append(tokens, t.Token+"\n"...)
+	}
+	return tokens, nil
+}
+
+// render writes the batch script; digest is the manifest's.
+func (p *planned) render(digest string, tokens bool) ([]byte, error) {
+	s := p.o.Script
+	s.Output = slurm.EscapePattern(p.logFile())
+	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--manifest", p.at(manifestName), "--digest", digest}}
+	if tokens {
+		s.Node.Args = append(s.Node.Args, "--tokens", p.at(tokensName))
+	}
+	for _, b := range p.binaries {
+		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(binDir, b.Name), SHA256: b.Digest.Hex()})
+	}
+	return s.Render()
+}
+
+// layOut writes the job's directory, mode 0700. On failure it is removed.
+func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script []byte) (err error) {
+	fsys := p.d.FS
+	if err := fsys.Mkdir(p.at(), 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			transfer.RemoveAll(fsys, p.at())
+		}
+	}()
+	for _, d := range []string{binDir, "nodes", "scripts", "scripts/input", "scripts/output"} {
+		if err := fsys.Mkdir(p.at(d), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := p.shipPrograms(ctx); err != nil {
+		return err
+	}
+	type file struct {
+		name    string
+		content []byte
+	}
+	files := []file{{manifestName, m.bytes}, {manifestName + ".sig", m.sig}, {scriptName, script}}
+	if tokens != nil {
+		files = append(files, file{tokensName, tokens})
+	}
+	for _, s := range p.inputSh {
+		files = append(files, file{"scripts/input/" + s.name, s.content})
+	}
+	for _, s := range p.outputSh {
+		files = append(files, file{"scripts/output/" + s.name, s.content})
+	}
+	for _, f := range files {
+		if err := transfer.PutFile(ctx, fsys, p.at(f.name), f.content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *planned) shipPrograms(ctx context.Context) error {
+	for i, file := range p.o.Programs {
+		var bar *ui.Progress
+		if p.d.Progress != nil {
+			bar = p.d.Progress("uploading "+programs[i], p.binaries[i].Size)
+		}
+		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(binDir, programs[i]), transfer.UploadOptions{Mode: 0o700, Progress: bar.Set})
+		if err != nil {
+			bar.Abandon()
+			return err
+		}
+		bar.Finish()
+	}
+	return nil
+}
