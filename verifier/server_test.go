@@ -1,0 +1,107 @@
+package verifier
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/identity/mungetest"
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+// serve runs v's server on loopback and returns its URL and authority.
+func serve(t *testing.T, v *Verifier) (url, ca string) {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
+		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(nil, c, c, pub, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := v.Server()
+	s.TLSConfig.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
+	done := make(chan error, 1)
+	go func() { done <- s.ServeTLS(l, "", "") }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("server: %v", err)
+		}
+	})
+	return "https://" + l.Addr().String(), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// TestNodeToVerifier takes the node's own way: MUNGE on one host, TLS, and
+// the verifier's munged on another.
+func TestNodeToVerifier(t *testing.T) {
+	t.Parallel()
+	realm := mungetest.NewRealm(t)
+	s := newSite(t)
+	_, uid := mungetest.Credential(t, realm.Host(t, nodeAddress), nil)
+	s.job["UserID"] = fmt.Sprint(uid)
+	c := s.config(t, nil)
+	c.Munge = identity.Munge{Socket: realm.Host(t, "10.77.0.3")}
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, ca := serve(t, v)
+	where := manifest.Verifier{Cluster: "box", URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
+	attest, err := identity.SlurmEvidence(where, identity.Munge{MungePath: mungeAs(t, uid), Socket: realm.Host(t, nodeAddress)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev, err := attest(context.Background(), testService, s.claim)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &s.log)
+	}
+	var got keyapi.Voucher
+	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), ev.Voucher, &got); err != nil || got.UID != int64(uid) {
+		t.Errorf("voucher %+v, %v", got, err)
+	}
+	s.claim.JobID++
+	if _, err := attest(context.Background(), testService, s.claim); !errors.Is(err, identity.ErrVerifierRefused) {
+		t.Errorf("another job: %v", err)
+	}
+	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}}} // the handshake must fail before trust matters
+	if resp, err := old.Get(url); err == nil {
+		resp.Body.Close()
+		t.Error("TLS 1.2 was accepted")
+	}
+}
+
+// mungeAs wraps munge for tests run by root, who gets no voucher.
+func mungeAs(t *testing.T, uid uint32) string {
+	t.Helper()
+	if uid == uint32(os.Geteuid()) {
+		return "/usr/bin/munge"
+	}
+	p := filepath.Join(t.TempDir(), "munge")
+	body := fmt.Sprintf("#!/bin/sh\nexec /usr/bin/munge --uid=%d --gid=%d \"$@\"\n", uid, uid)
+	if err := os.WriteFile(p, []byte(body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
