@@ -25,11 +25,11 @@ const (
 // Handler returns the verifier's HTTP interface.
 func (v *Verifier) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /v1/vouch", inTurn(make(chan struct{}, v.Limits.Concurrent), v.serveVouch))
+	mux.Handle("POST /v1/vouch", inTurn(make(chan struct{}, v.config.Limits.Concurrent), v.serveVouch))
 	if v.relay != nil {
 		// Slots of their own: a key service that hangs must not keep
 		// nodes that reach it otherwise from their vouchers.
-		relay := inTurn(make(chan struct{}, v.Limits.Relayed), v.serveRelay)
+		relay := inTurn(make(chan struct{}, v.config.Limits.Relayed), v.serveRelay)
 		mux.Handle("GET /v1/service", relay)
 		mux.Handle("POST /v1/nonces", relay)
 		mux.Handle("POST /v1/release", relay)
@@ -52,7 +52,7 @@ func (v *Verifier) Server() *http.Server {
 		WriteTimeout:      40 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(v.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(v.config.Log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -109,10 +109,10 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request) {
 		voucher, err = v.check(r.Context(), q)
 	}
 	if err == nil {
-		answer.Voucher, err = manifest.SignJWS(manifest.TypeVoucher, v.Key, voucher)
+		answer.Voucher, err = manifest.SignJWS(manifest.TypeVoucher, v.config.Key, voucher)
 	}
 	c := q.Claim
-	log := v.Log.With("remote", r.RemoteAddr, "service", clip(q.Service), "node", clip(c.Node), "job", c.JobID,
+	log := v.config.Log.With("remote", r.RemoteAddr, "service", clip(q.Service), "node", clip(c.Node), "job", c.JobID,
 		"array_task", c.ArrayTask, "restart", c.Restart, "manifest", clip(c.Manifest))
 	if err != nil {
 		log.Warn("refused", "reason", err.Error())

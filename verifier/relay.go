@@ -19,7 +19,7 @@ func (v *Verifier) serveRelay(w http.ResponseWriter, r *http.Request) {
 	// r.Pattern, not the path as sent: exactly the calls that are relayed.
 	status, header, body, err := v.ask(r)
 	if err != nil {
-		v.Log.Warn("relay failed", "remote", r.RemoteAddr, "call", r.Pattern, "reason", err.Error())
+		v.config.Log.Warn("relay failed", "remote", r.RemoteAddr, "call", r.Pattern, "reason", err.Error())
 		writeError(w, unavailable(err, "the key service does not answer the verifier"))
 		return
 	}
@@ -35,7 +35,7 @@ func (v *Verifier) serveRelay(w http.ResponseWriter, r *http.Request) {
 }
 
 func (v *Verifier) ask(r *http.Request) (int, http.Header, []byte, error) {
-	req, err := http.NewRequestWithContext(r.Context(), r.Method, v.ServiceURL+r.URL.Path, bytes.NewReader(bodyOf(r)))
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, v.config.ServiceURL+r.URL.Path, bytes.NewReader(bodyOf(r)))
 	if err != nil {
 		return 0, nil, nil, err
 	}

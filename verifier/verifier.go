@@ -40,7 +40,7 @@ type Config struct {
 
 // Verifier vouches for claims. Its methods may be called concurrently.
 type Verifier struct {
-	Config
+	config  Config
 	uid     uint32 // whom credentials must be restricted to: ourselves
 	remotes *remotes
 	relay   *http.Client // nil: nothing is relayed
@@ -74,19 +74,19 @@ func New(c Config) (*Verifier, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	v := &Verifier{Config: c, uid: uint32(os.Geteuid()), remotes: newRemotes(c.Limits)}
+	v := &Verifier{config: c, uid: uint32(os.Geteuid()), remotes: newRemotes(c.Limits)}
 	return v, v.setUpRelay()
 }
 
 func (v *Verifier) setUpRelay() (err error) {
-	if v.ServiceURL == "" {
+	if v.config.ServiceURL == "" {
 		return nil
 	}
-	if !strings.HasPrefix(v.ServiceURL, "https://") {
-		return fmt.Errorf("verifier: the key service's URL %.200q is not https", v.ServiceURL)
+	if !strings.HasPrefix(v.config.ServiceURL, "https://") {
+		return fmt.Errorf("verifier: the key service's URL %.200q is not https", v.config.ServiceURL)
 	}
-	v.ServiceURL = strings.TrimSuffix(v.ServiceURL, "/")
-	if v.relay, err = identity.PinnedClient(v.ServiceCA, relayTimeout); err != nil {
+	v.config.ServiceURL = strings.TrimSuffix(v.config.ServiceURL, "/")
+	if v.relay, err = identity.PinnedClient(v.config.ServiceCA, relayTimeout); err != nil {
 		return fmt.Errorf("verifier: key service: %w", err)
 	}
 	return nil

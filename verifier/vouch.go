@@ -54,16 +54,16 @@ func (v *Verifier) check(ctx context.Context, q keyapi.VouchRequest) (keyapi.Vou
 	if err != nil {
 		return keyapi.Voucher{}, err
 	}
-	u, err := v.LookupUser(ctx, m.UID)
+	u, err := v.config.LookupUser(ctx, m.UID)
 	if err != nil {
 		return keyapi.Voucher{}, unavailable(err, fmt.Sprintf("the verifier cannot look up uid %d", m.UID))
 	}
 	digest := keyapi.ClaimDigest(q.Service, q.Claim)
 	return keyapi.Voucher{
-		Service: q.Service, Cluster: v.Cluster, Claim: digest[:],
+		Service: q.Service, Cluster: v.config.Cluster, Claim: digest[:],
 		UID: int64(m.UID), User: u.Name, Groups: u.Groups, Node: q.Claim.Node,
 		JobID: j.JobID, ArrayTask: j.ArrayTask, Restart: j.Restart,
-		Account: j.Account, Partition: j.Partition, Issued: v.Now().UTC(),
+		Account: j.Account, Partition: j.Partition, Issued: v.config.Now().UTC(),
 	}, nil
 }
 
@@ -74,10 +74,10 @@ func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 	if q.Service == "" || len(q.Service) > 1024 {
 		return &refusal{code: keyapi.CodeBadRequest, message: "the request names no key service"}
 	}
-	if q.Claim.Cluster != v.Cluster {
-		return deny("this verifier vouches for cluster %s, not %.80s", v.Cluster, q.Claim.Cluster)
+	if q.Claim.Cluster != v.config.Cluster {
+		return deny("this verifier vouches for cluster %s, not %.80s", v.config.Cluster, q.Claim.Cluster)
 	}
-	if _, ok := v.Nodes[q.Claim.Node]; !ok {
+	if _, ok := v.config.Nodes[q.Claim.Node]; !ok {
 		return deny("node %.255s is not in the verifier's table of nodes", q.Claim.Node).
 			withHint("the cluster's administrator adds it to the verifier's nodes-file")
 	}
@@ -87,7 +87,7 @@ func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 // checkCredential has MUNGE decode the credential and compares all that it
 // says.
 func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (identity.Munged, error) {
-	m, err := v.Munge.Decode(ctx, q.Credential)
+	m, err := v.config.Munge.Decode(ctx, q.Credential)
 	if errors.Is(err, identity.ErrMunge) {
 		r := deny("MUNGE refuses the credential")
 		r.err = err
@@ -96,7 +96,7 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 	if err != nil {
 		return m, unavailable(err, "the verifier cannot check MUNGE credentials")
 	}
-	want := v.Nodes[q.Claim.Node]
+	want := v.config.Nodes[q.Claim.Node]
 	switch {
 	case m.RestrictUID != int64(v.uid):
 		return m, deny("the credential is not restricted to the verifier's user")
@@ -117,7 +117,7 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 
 // checkJob asks slurmctld whether uid's job runs on the claimed node.
 func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (identity.SlurmJobInfo, error) {
-	j, err := identity.SlurmJob(ctx, v.Squeue, c.JobID)
+	j, err := identity.SlurmJob(ctx, v.config.Squeue, c.JobID)
 	if errors.Is(err, identity.ErrNoJob) {
 		return j, deny("Slurm does not know job %d", c.JobID).
 			withHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
