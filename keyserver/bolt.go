@@ -15,6 +15,9 @@ const (
 	bucketKeys = "volume-keys"
 	bucketMeta = "meta"
 	keyCanary  = "canary"
+	// mapSize is address space, not memory: a store that outgrows its mapping
+	// must wait for all readers to map it anew.
+	mapSize = 256 << 20
 )
 
 // Bolt is the embedded store: one bbolt file, every value sealed. It is a
@@ -27,7 +30,7 @@ type Bolt struct {
 // OpenBolt opens or makes the store at path. A wrong master key is
 // ErrStoreSeal; a file in use by another process is an error after a second.
 func OpenBolt(path string, k MasterKey) (*Bolt, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("store %s is in use: another key service runs on it", path)
 	}

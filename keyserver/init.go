@@ -67,7 +67,7 @@ func Init(dir string, hosts []string) (Layout, error) {
 	if err := os.MkdirAll(l.Data, 0o700); err != nil {
 		return l, fmt.Errorf("key service: %w", err)
 	}
-	if err := l.writeCertificates(hosts); err != nil {
+	if err := l.WriteCertificates(hosts); err != nil {
 		return l, err
 	}
 	var k MasterKey
@@ -108,7 +108,9 @@ func serviceName(host string) string {
 	return "sealbatch"
 }
 
-func (l *Layout) writeCertificates(hosts []string) error {
+// WriteCertificates makes the authority CA and a server certificate for hosts.
+// Nothing that exists is overwritten. CAPEM and CertificateExpiry are set.
+func (l *Layout) WriteCertificates(hosts []string) error {
 	now := time.Now()
 	caKey, caCert, err := newCA(hosts[0], now)
 	if err != nil {

@@ -18,7 +18,8 @@ var (
 
 // Reader reads records. Get returns a copy, or ErrNotFound. Each calls fn for
 // the keys of a bucket that begin with prefix, in byte order, and stops at fn's
-// first error; a bucket that was never written is empty.
+// first error; a bucket that was never written is empty. Code within a View must
+// not wait for an Update.
 type Reader interface {
 	Get(bucket, key string) ([]byte, error)
 	Each(bucket, prefix string, fn func(key string, value []byte) error) error
