@@ -477,6 +477,19 @@ func TestCloseWithAHangingServer(t *testing.T) {
 	}
 }
 
+func TestChildOutlivesSignalsToTheWholeJob(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
+		if err := s.child.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, exit := shell(t, s, "", `echo alive`); got != "alive" || exit.Code != 0 {
+		t.Errorf("%q, %+v", got, exit)
+	}
+}
+
 func TestPrivateDirectoryIsRequired(t *testing.T) {
 	t.Parallel()
 	open := t.TempDir()
