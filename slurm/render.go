@@ -54,7 +54,8 @@ func (s *Script) command() string {
 		b.WriteString("  " + ui.QuoteArgs(a) + "\n")
 	}
 	b.WriteString(")\n\ntrap \"signalled=yes\" TERM USR1\n")
-	b.WriteString("srun --overlap --export=ALL --kill-on-bad-exit=1 --ntasks-per-node=1 ")
+	// Each node works for itself: one that fails does not end the others, whatever the site's default.
+	b.WriteString("srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 ")
 	if s.CPUsPerTask > 0 { // srun does not take it over from sbatch since Slurm 22.05
 		fmt.Fprintf(&b, "--cpus-per-task=%d ", s.CPUsPerTask)
 	}

@@ -28,6 +28,7 @@ func commands() []command {
 		{summary: "\nSealed volumes, on any machine:"},
 		{name: "seal", summary: "seal a directory or file into one encrypted volume", run: runSeal},
 		{name: "open", summary: "open a sealed volume into a directory", run: runOpen},
+		{name: "mount", summary: "mount a sealed volume read-only", run: runMount},
 		{name: "inspect", summary: "show what a sealed volume is, and what it holds", run: runInspect},
 		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
 		{summary: "\nServices:"},

@@ -80,7 +80,7 @@ arguments=(
 )
 
 trap "signalled=yes" TERM USR1
-srun --overlap --export=ALL --kill-on-bad-exit=1 --ntasks-per-node=1 --cpus-per-task=8 \
+srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --cpus-per-task=8 \
   /bin/bash -c "$on_each_node" sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
 step=$!
 while :; do

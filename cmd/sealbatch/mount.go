@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+func runMount(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch mount", "Mount a sealed volume read-only, until Ctrl-C or an unmount.", "FILE DIR", `
+sealbatch mount genomes.sealed /mnt/genomes -i ~/.ssh/id_ed25519
+fusermount3 -u /mnt/genomes`)
+	var id string
+	identityFlag(f, &id)
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	if len(f.Args()) != 2 {
+		return usageError("sealbatch mount: FILE and DIR are needed", "sealbatch mount --help shows an example")
+	}
+	file, dir := f.Args()[0], f.Args()[1]
+	r, err := openWith(a, file, id)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	defer r.Close()
+	// The process holds the keys: no core dumps, no tracing by the same user.
+	if err := fusefs.Undumpable(); err != nil {
+		return err
+	}
+	s, err := fusefs.Mount(dir, r, fusefs.MountOptions{Log: a.log})
+	if err != nil {
+		return ui.Fail(ui.CodeOther, fmt.Errorf("mount on %s: %w", dir, err), "as an ordinary user this needs fusermount3 (package fuse3) and an empty directory of your own")
+	}
+	fmt.Fprintf(a.stderr, "%s is mounted on %s; Ctrl-C unmounts it\n", file, dir)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if err := s.Unmount(); err != nil {
+		return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), ctx.Err())
+	}
+	return <-ended
+}
