@@ -2,8 +2,10 @@ package volume
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -142,6 +144,32 @@ func TestInflateBounds(t *testing.T) {
 	}
 	if _, err := inflate([]byte("not compressed"), h); !errors.Is(err, ErrIndex) {
 		t.Errorf("garbage: %v", err)
+	}
+}
+
+// TestLargeIndex: an index larger than the compressor's window.
+func TestLargeIndex(t *testing.T) {
+	t.Parallel()
+	w, err := newIndexWriter()
+	must(t, err)
+	_, err = w.add(memDir(0, ""), 0)
+	must(t, err)
+	const n = 120_000
+	for i := range n {
+		e := memDir(0, fmt.Sprintf("%x", sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})))
+		e.Attr.Type = File
+		_, err := w.add(e, 0)
+		must(t, err)
+	}
+	if w.inflated < 2*indexWindow {
+		t.Fatalf("only %d bytes", w.inflated)
+	}
+	packed, err := w.finish()
+	must(t, err)
+	tr, err := inflate(packed, indexHeader{entries: w.entries, inflated: w.inflated, offset: 1 << 20})
+	must(t, err)
+	if last, ok := tr.lookup(0, fmt.Sprintf("%x", sha256.Sum256([]byte{0, 0, 1}))); len(tr.names) != n || !ok || last != 1<<16+1 {
+		t.Errorf("%d names, the one looked for is %d", len(tr.names), last)
 	}
 }
 

@@ -3,7 +3,6 @@ package volume
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,8 +95,8 @@ func parseKeysJSON(plain []byte) (ID, Key, error) {
 	}
 	var raw [KeySize]byte
 	defer clear(raw[:])
-	if n, err := hex.Decode(raw[:min(KeySize, len(k.Key)/2)], []byte(k.Key[:min(2*KeySize, len(k.Key))])); err != nil || n != KeySize || len(k.Key) != 2*KeySize {
-		return bad("does not hold a key of 64 hexadecimal digits")
+	if decodeHex(raw[:], k.Key, "key") != nil { // its error would quote the key
+		return bad("does not hold a key of 64 lower-case hexadecimal digits")
 	}
 	key, err := KeyFromBytes(raw[:])
 	return k.Volume, key, err

@@ -31,8 +31,8 @@ const (
 	afterIndex = tarBlock + footerFromEnd
 )
 
-// Bounds checked before anything is allocated. They leave room for 60 million
-// files.
+// Bounds checked before anything is allocated. They leave room for 67 million
+// names.
 const (
 	maxEntries  = 1 << 26
 	maxInflated = 1<<32 - 1
