@@ -44,6 +44,7 @@ type testJob struct {
 	service  ed25519.PrivateKey
 	log      bytes.Buffer
 	env      []string
+	ended    chan struct{} // closed when the supervisor has
 }
 
 // supervisorInput reaches the supervisor's process on standard input: the keys
@@ -233,18 +234,27 @@ func (j *testJob) start() *exec.Cmd {
 	cmd.Stdin = bytes.NewReader(input)
 	cmd.Stderr = io.MultiWriter(&j.log, j.t.Output())
 	check(j.t, cmd.Start())
+	j.ended = make(chan struct{})
+	go func() {
+		defer close(j.ended)
+		_ = cmd.Wait() // a non-zero exit code is no error here
+		// Whoever still waits for the application gets the end of the pipe.
+		if f, err := os.OpenFile(j.host+"/ready", os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_ = f.Close()
+		}
+	}()
 	return cmd
 }
 
 // run runs the supervisor to its end and returns its exit code.
 func (j *testJob) run() int {
 	j.t.Helper()
-	return wait(j.t, j.start())
+	return j.wait(j.start())
 }
 
-func wait(t *testing.T, cmd *exec.Cmd) int {
-	t.Helper()
-	_ = cmd.Wait() // a non-zero exit code is no error here
+// wait waits for the supervisor's exit code.
+func (j *testJob) wait(cmd *exec.Cmd) int {
+	<-j.ended
 	return cmd.ProcessState.ExitCode()
 }
 
@@ -305,9 +315,10 @@ func (j *testJob) results() map[string]string {
 	if !out.Sealed || manifest.Digest(r.Digest()) != out.Digest || r.ID().String() != out.VolumeID || r.Size() != out.Size {
 		j.t.Errorf("the receipt vouches for another volume: %+v", out)
 	}
-	dir := j.t.TempDir()
-	check(j.t, r.Extract(j.t.Context(), dir+"/x", volume.ExtractOptions{}))
-	return readTree(j.t, dir+"/x")
+	dir := filepath.Join(j.t.TempDir(), "opened")
+	check(j.t, r.Extract(j.t.Context(), dir, volume.ExtractOptions{}))
+	j.t.Cleanup(func() { check(j.t, removeTree(dir)) }) // some of it is read-only
+	return readTree(j.t, dir)
 }
 
 // recovered opens the output volume's cipher directory.
@@ -318,9 +329,9 @@ func (j *testJob) recovered() map[string]string {
 	defer f.Close()
 	_, key, err := volume.ReadKey(f, j.identity)
 	check(j.t, err)
-	dir := j.t.TempDir()
-	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(outputName), key, dir+"/x", volume.ExtractOptions{}))
-	return readTree(j.t, dir+"/x")
+	dir := filepath.Join(j.t.TempDir(), "opened")
+	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(outputName), key, dir, volume.ExtractOptions{}))
+	return readTree(j.t, dir)
 }
 
 // missing fails the test if a file of the node's directory exists.

@@ -1,7 +1,6 @@
 package noderun
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -31,7 +30,7 @@ func readAllocation(getenv func(string) string) (allocation, error) {
 		nodeID: int(e.number("SLURM_NODEID", math.MaxUint16, 0)),
 		job: manifest.Job{
 			Cluster:   getenv("SLURM_CLUSTER_NAME"),
-			ID:        uint32(e.number("SLURM_JOB_ID", math.MaxUint32, -1)),
+			ID:        uint32(e.number("SLURM_JOB_ID", math.MaxUint32, 0)),
 			ArrayTask: e.number("SLURM_ARRAY_TASK_ID", math.MaxUint32, -1),
 			Restart:   uint32(e.number("SLURM_RESTART_COUNT", math.MaxUint32, 0)),
 		},
@@ -43,8 +42,6 @@ func readAllocation(getenv func(string) string) (allocation, error) {
 	switch {
 	case e.err != nil:
 		return allocation{}, e.err
-	case getenv("SLURM_JOB_ID") == "":
-		return allocation{}, errors.New("SLURM_JOB_ID is not set: this command is started by the job script, by srun")
 	case !nodeRE.MatchString(a.node):
 		return allocation{}, fmt.Errorf("SLURMD_NODENAME %.80q is not a node name", a.node)
 	case tasks > nodes:

@@ -179,6 +179,7 @@ func containerMain() {
 		from, to, _ := strings.Cut(b, ":")
 		must(bindTo(from, root+to))
 	}
+	must(syscall.Mount("", root, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""))
 	must(syscall.Chroot(root))
 	must(os.Chdir(pwd))
 	argv := os.Args[1:]

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -187,13 +188,16 @@ func (n *node) readJob(ctx context.Context) (err error) {
 		return err
 	}
 	getenv := func(name string) string { return lookup(n.opt.Environ, name) }
+	if getenv("SLURM_JOB_ID") == "" {
+		return errors.New("SLURM_JOB_ID is not set: this command is started by the job script, by srun")
+	}
+	if err := n.checkSelf(); err != nil {
+		return err
+	}
 	if n.alloc, err = readAllocation(getenv); err != nil {
 		return err
 	}
 	n.log = n.log.With("node", n.alloc.node)
-	if err := n.checkSelf(); err != nil {
-		return err
-	}
 	if n.m, n.digest, err = readManifest(n.opt.ManifestPath, n.opt.Digest); err != nil {
 		return err
 	}
@@ -224,6 +228,10 @@ func (n *node) checkSelf() error {
 	}
 	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
 		return errors.New("the job's own directory is not a directory of one's own with mode 0700")
+	}
+	// The runtimes split their lists of binds at these.
+	if strings.ContainsAny(n.opt.SelfDir, ",:\\") || !filepath.IsAbs(n.opt.SelfDir) {
+		return errors.New("the job's own directory must have an absolute name without commas, colons and backslashes")
 	}
 	n.ownDir = true
 	return nil
@@ -275,7 +283,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 func (n *node) attest(ctx context.Context) error {
 	src := n.opt.Keys
 	if src == nil {
-		src = serviceKeys{tokensFile: n.opt.TokensFile}
+		src = serviceKeys{tokensFile: n.opt.TokensFile, log: n.log}
 	}
 	req := KeyRequest{
 		Manifest: n.m, Digest: n.digest, Job: n.alloc.job, Node: n.alloc.node, NodeID: n.alloc.nodeID,

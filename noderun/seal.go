@@ -154,11 +154,27 @@ func (n *node) removeCipherDirs(sealed bool) error {
 		names = append(names, outputName)
 	}
 	for _, name := range names {
-		if err := os.RemoveAll(n.dir.path(name)); err != nil {
+		if err := removeTree(n.dir.path(name)); err != nil {
 			n.log.Warn("cipher directory not removed", "directory", name, "error", terse(err))
 		}
 	}
 	return nil
+}
+
+// removeTree removes a tree of one's own, directories that the application made
+// read-only among it.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // usage is what an output volume holds, and what was done to make it sealable.
