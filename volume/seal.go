@@ -22,7 +22,8 @@ type SealOptions struct {
 	// Progress, if set, is called often, from one goroutine, with the number of
 	// plaintext bytes written and their total (0 while it is not known).
 	Progress func(plainBytesDone, plainBytesTotal int64)
-	// Workers is the number of encrypting goroutines; 0 means one a processor.
+	// Workers is the number of encrypting goroutines; 0 means one a processor, at
+	// most 8: more cannot help, as one goroutine computes the checksum.
 	Workers int
 }
 
@@ -88,7 +89,7 @@ func (s sealer) seal(ctx context.Context, w io.Writer, src Source, opt SealOptio
 	defer cancel()
 	workers := opt.Workers
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = min(runtime.GOMAXPROCS(0), 8)
 	}
 	g.pipe = newPipeline(ctx, w, g.codec, s.random, workers, progress(ctx, src, opt.Progress))
 	err := src.Walk(g.pipe.ctx, g.entry)
