@@ -36,7 +36,7 @@ func TestRunSealsTheResults(t *testing.T) {
 	j.m.Inputs = append(j.m.Inputs, j.seal("a,b:c d", map[string]string{"name": "second data set"}))
 	j.m.Flags = append(j.m.Flags, "--env", "MINE=own=1, 2")
 	j.script(stageInput, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
-	j.script(stageOutput, "90-last", `grep -q `+canary+` /sd-container/output/result && echo "output script is content"`)
+	j.script(stageOutput, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
 	if code := j.run(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
