@@ -79,9 +79,10 @@ func (s *Server) newManifest(q *request) (any, error) {
 }
 
 func recordOf(m manifest.Manifest, d manifest.Digest, account string) manifestRecord {
+	flags, err := manifest.ParseFlags(m.Flags) // a parsed manifest's flags are valid
 	rec := manifestRecord{
 		Digest: d.String(), Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster,
-		Nodes: m.Nodes, HostBinds: NeedsHostBinds(m.Flags),
+		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
 	seen := map[string]bool{}
 	for _, v := range m.Volumes() {

@@ -52,7 +52,6 @@ type Service struct {
 
 	opts  Options
 	mu    sync.Mutex
-	names []string
 	store *keyserver.Bolt
 	stop  func() error
 	addr  string

@@ -1,0 +1,238 @@
+package keyapi
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func sampleClaim() Claim {
+	return Claim{Manifest: "sha256:" + strings.Repeat("ab", 32), Cluster: "puhti", JobID: 12, ArrayTask: -1, Restart: 1, Node: "cn1",
+		Nonce: bytes.Repeat([]byte{1}, NonceSize), E: bytes.Repeat([]byte{2}, PublicKeyE), S: bytes.Repeat([]byte{3}, ed25519.PublicKeySize)}
+}
+
+// claimVector is ClaimDigest("svc", sampleClaim()), computed by Python's hashlib.
+const claimVector = "a1ca00896c18185c4c580001642527d7858a55daeca43a8ff64f9fbf19dc00e8"
+
+// TestClaimDigestVector pins the encoding: nodes, verifiers and services of
+// different versions must agree on it.
+func TestClaimDigestVector(t *testing.T) {
+	t.Parallel()
+	d := ClaimDigest("svc", sampleClaim())
+	if got := hex.EncodeToString(d[:]); got != claimVector {
+		t.Errorf("digest %s, want %s", got, claimVector)
+	}
+}
+
+func TestClaimDigestCoversEveryField(t *testing.T) {
+	t.Parallel()
+	c := sampleClaim()
+	seen := map[[32]byte]string{ClaimDigest("svc", c): "the claim itself", ClaimDigest("other", c): "service"}
+	if len(seen) != 2 {
+		t.Fatal("the service is not covered")
+	}
+	for i := range reflect.TypeFor[Claim]().NumField() {
+		altered := sampleClaim()
+		f := reflect.ValueOf(&altered).Elem().Field(i)
+		switch f.Kind() {
+		case reflect.String:
+			f.SetString(f.String() + "1")
+		case reflect.Int64:
+			f.SetInt(f.Int() + 1)
+		case reflect.Uint32:
+			f.SetUint(f.Uint() + 1)
+		case reflect.Slice:
+			f.SetBytes(append(f.Bytes(), '1'))
+		default:
+			t.Fatalf("field of kind %s", f.Kind())
+		}
+		name := reflect.TypeFor[Claim]().Field(i).Name
+		d := ClaimDigest("svc", altered)
+		if was, ok := seen[d]; ok {
+			t.Errorf("a claim with another %s has the digest of %s", name, was)
+		}
+		seen[d] = name
+	}
+}
+
+func TestClaimDigestHasNoShiftedFields(t *testing.T) {
+	t.Parallel()
+	a, b := sampleClaim(), sampleClaim()
+	a.Cluster, a.JobID = "puhti1", 2
+	b.Cluster, b.JobID = "puhti", 12
+	if ClaimDigest("svc", a) == ClaimDigest("svc", b) {
+		t.Error("bytes moved from one field to the next are not noticed")
+	}
+}
+
+func TestClaimValidate(t *testing.T) {
+	t.Parallel()
+	if err := sampleClaim().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Claim){
+		"no manifest": func(c *Claim) { c.Manifest = "" }, "upper-case digest": func(c *Claim) { c.Manifest = strings.ToUpper(c.Manifest) },
+		"manifest with newline": func(c *Claim) { c.Manifest += "\n" },
+		"no cluster":            func(c *Claim) { c.Cluster = "" }, "cluster with slash": func(c *Claim) { c.Cluster = "a/b" },
+		"no node": func(c *Claim) { c.Node = "" }, "list of nodes": func(c *Claim) { c.Node = "cn[1-2]" }, "node with newline": func(c *Claim) { c.Node = "cn1\n" },
+		"no job": func(c *Claim) { c.JobID = 0 }, "array task -2": func(c *Claim) { c.ArrayTask = -2 },
+		"short nonce": func(c *Claim) { c.Nonce = c.Nonce[1:] }, "short E": func(c *Claim) { c.E = c.E[1:] }, "long S": func(c *Claim) { c.S = append(c.S, 0) },
+	} {
+		c := sampleClaim()
+		change(&c)
+		if err := c.Validate(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSigningInput(t *testing.T) {
+	t.Parallel()
+	base := []any{"svc", "PUT", "/v1/secrets/1?x", []byte("body"), int64(5), "00ff"}
+	input := func(a []any) string {
+		return string(SigningInput(a[0].(string), a[1].(string), a[2].(string), a[3].([]byte), a[4].(int64), a[5].(string)))
+	}
+	const want = "sealbatch-request v1\nsvc\nPUT\n/v1/secrets/1?x\n230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5\n5\n00ff\n"
+	if got := input(base); got != want {
+		t.Errorf("input %q, want %q", got, want)
+	}
+	for i, other := range []any{"s", "GET", "/v1", []byte("b"), int64(6), "00fe"} {
+		a := append([]any{}, base...)
+		a[i] = other
+		if input(a) == want {
+			t.Errorf("field %d is not covered", i)
+		}
+	}
+}
+
+func TestBundle(t *testing.T) {
+	t.Parallel()
+	newKey := func() hpke.PrivateKey {
+		k, err := hpke.MLKEM768X25519().GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	key := newKey()
+	c := sampleClaim()
+	c.E = key.PublicKey().Bytes()
+	if len(c.E) != PublicKeyE {
+		t.Fatalf("a public key has %d bytes, PublicKeyE is %d", len(c.E), PublicKeyE)
+	}
+	b := Bundle{Keys: []BundleKey{{VolumeID: "v", Digest: "d", Key: bytes.Repeat([]byte{9}, 32)}}}
+	sealed, err := SealBundle("svc", c, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := OpenBundle(key, "svc", c, sealed); err != nil || !reflect.DeepEqual(got, b) {
+		t.Errorf("opened %+v, %v", got, err)
+	}
+	otherClaim := c
+	otherClaim.Node = "cn2"
+	flipped := bytes.Clone(sealed)
+	flipped[len(flipped)-1] ^= 1
+	for name, open := range map[string]func() (Bundle, error){
+		"another key":     func() (Bundle, error) { return OpenBundle(newKey(), "svc", c, sealed) },
+		"another claim":   func() (Bundle, error) { return OpenBundle(key, "svc", otherClaim, sealed) },
+		"another service": func() (Bundle, error) { return OpenBundle(key, "other", c, sealed) },
+		"a flipped bit":   func() (Bundle, error) { return OpenBundle(key, "svc", c, flipped) },
+		"a cut":           func() (Bundle, error) { return OpenBundle(key, "svc", c, sealed[:100]) },
+		"nothing":         func() (Bundle, error) { return OpenBundle(key, "svc", c, nil) },
+	} {
+		if got, err := open(); !errors.Is(err, ErrBundle) || got.Keys != nil {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	c.E = bytes.Repeat([]byte{0xff}, PublicKeyE)
+	if _, err := SealBundle("svc", c, b); !errors.Is(err, ErrInvalid) {
+		t.Errorf("sealed to no key: %v", err)
+	}
+}
+
+func TestToken(t *testing.T) {
+	t.Parallel()
+	token := strings.Repeat("A", 42) + "E"
+	keys, err := DeriveToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := sampleClaim()
+	ev, err := TokenEvidence(token+"\n", "svc", c) // as read from a file
+	if err != nil || ev.Type != EvidenceToken || ev.Voucher != "" || strings.Contains(ev.Token, token) {
+		t.Fatalf("evidence %+v, %v", ev, err)
+	}
+	if !keys.Check(ev.Token, "svc", c) {
+		t.Error("genuine proof is refused")
+	}
+	other := c
+	other.E = bytes.Repeat([]byte{7}, PublicKeyE)
+	if keys.Check(ev.Token, "svc", other) || keys.Check(ev.Token, "other", c) || keys.Check("", "svc", c) || keys.Check(ev.Token+"A", "svc", c) {
+		t.Error("a proof holds for another claim or service, or altered")
+	}
+	for _, bad := range []string{"", token[1:], token + "A", strings.Repeat("!", 43), fmt.Sprintf("%x", token)} {
+		if _, err := DeriveToken(bad); !errors.Is(err, ErrToken) {
+			t.Errorf("%q is taken for a token: %v", bad, err)
+		}
+	}
+}
+
+func TestServiceID(t *testing.T) {
+	t.Parallel()
+	key, other := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	id := ServiceID("keys.example.org", key)
+	if !ServiceKeyMatches(id, key) {
+		t.Errorf("%s does not match its own key", id)
+	}
+	for name, bad := range map[string]bool{
+		"another key": ServiceKeyMatches(id, other), "a short key": ServiceKeyMatches(id, key[1:]),
+		"no hash": ServiceKeyMatches("keys.example.org", key), "a cut": ServiceKeyMatches(id[:len(id)-1], key), "nothing": ServiceKeyMatches("", key),
+	} {
+		if bad {
+			t.Errorf("%s is taken for the service", name)
+		}
+	}
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	var n Nonce
+	for _, bad := range []string{``, `{`, `{"x":1}`, `{} {}`, `{}x`, `[]`} {
+		if err := Decode([]byte(bad), &n); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	if err := Decode([]byte(" {\"nonce\":\"AQ==\"}\n"), &n); err != nil || !bytes.Equal(n.Nonce, []byte{1}) {
+		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+func TestSecretPath(t *testing.T) {
+	t.Parallel()
+	id := strings.Repeat("0f", 16)
+	if got, ok := VolumeOfPath(SecretPath(id)); !ok || got != id || !ValidVolumeID(got) {
+		t.Errorf("%q, %v", got, ok)
+	}
+	if _, ok := VolumeOfPath("data/" + id); ok {
+		t.Error("a foreign path is taken for one of ours")
+	}
+}
+
+func FuzzDecodeRelease(f *testing.F) {
+	f.Add([]byte(`{"claim":{"manifest":"","job_id":1},"evidence":{"type":"token"},"proof":"AA=="}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Release
+		if Decode(b, &r) != nil {
+			return
+		}
+		if r.Claim.Validate() == nil && (len(r.Claim.Nonce) != NonceSize || strings.ContainsAny(r.Claim.Node+r.Claim.Cluster, "\n/ []")) {
+			t.Errorf("valid claim %+v", r.Claim)
+		}
+	})
+}
