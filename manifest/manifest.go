@@ -146,6 +146,9 @@ func (m Manifest) Validate() error {
 	if err := m.validateVolumes(); err != nil {
 		return err
 	}
+	if _, err := ParseFlags(m.Flags); err != nil {
+		return err
+	}
 	if err := m.validateFiles(); err != nil {
 		return err
 	}

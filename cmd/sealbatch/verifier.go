@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/sealbatch/sealbatch/config"
@@ -85,7 +87,7 @@ func (s verifierSetup) run(a *app) error {
 		return err
 	}
 	conf := fmt.Sprintf("# The verifier of %s. verifier.conf.example explains every key.\n[verifier]\ncluster = %s\nlisten = %s\n"+
-		"tls-cert = verifier.crt\ntls-key = verifier.key\nsigning-key = verifier-signing.pem\nnodes-file = nodes\n", s.cluster, s.cluster, s.listen)
+		"tls-cert = verifier.crt\ntls-key = verifier.key\nsigning-key = verifier-signing.pem\nnodes-file = nodes\nmunge-user = %s\n", s.cluster, s.cluster, s.listen, s.mungeUser)
 	if s.serviceURL != "" {
 		ca, err := filepath.Abs(s.serviceCA)
 		if err != nil {
@@ -124,6 +126,9 @@ func (s verifierSetup) run(a *app) error {
 
 // verify runs the verifier until ctx ends.
 func verify(ctx context.Context, a *app, c *config.Verifier) error {
+	if err := checkMungeUser(c.MungeUser); err != nil {
+		return err
+	}
 	key, err := ed25519PrivateKey(c.SigningKey)
 	if err != nil {
 		return ui.Fail(ui.CodeConfig, wrap("signing-key", err), "")
@@ -177,6 +182,19 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 		return err
 	}
 	return nil
+}
+
+// checkMungeUser makes sure that the verifier runs as the user to whom nodes
+// restrict their credentials: it could decode none otherwise.
+func checkMungeUser(name string) error {
+	if name == "" {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if err == nil && u.Uid != strconv.Itoa(os.Geteuid()) {
+		err = fmt.Errorf("this process has uid %d, user %s has %s", os.Geteuid(), name, u.Uid)
+	}
+	return ui.Fail(ui.CodeConfig, wrap("[verifier] munge-user", err), "start the verifier as the user "+name)
 }
 
 func ed25519PrivateKey(path string) (ed25519.PrivateKey, error) {
