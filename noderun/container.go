@@ -136,7 +136,7 @@ func lookup(environ []string, name string) string {
 }
 
 // passedRE is the allow-list of variables that reach the application.
-var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|PMI[A-Z0-9_]*|OMP_[A-Z0-9_]+|[A-Z0-9_]+_VISIBLE_DEVICES)$`)
+var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9_]*|OMP_[A-Z0-9_]+|[A-Z0-9_]+_VISIBLE_DEVICES)$`)
 
 // passed reports whether a variable of the job reaches the application. A
 // Slurm token (SLURM_JWT) would let it act as the user outside of the job.

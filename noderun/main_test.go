@@ -68,6 +68,13 @@ func testMain(m *testing.M) int {
 	if os.Geteuid() == 0 {
 		return runUnprivileged(dir)
 	}
+	if os.Getenv(envScripts) == "" {
+		here, err := filepath.Abs("../verify-scripts")
+		if err != nil {
+			panic(err)
+		}
+		os.Setenv(envScripts, here)
+	}
 	return m.Run()
 }
 
@@ -97,7 +104,14 @@ func runUnprivileged(dir string) int {
 	})
 	cmd := exec.Command(program, args...)
 	cmd.Dir = home
-	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home, envGocryptfs + "=" + gocryptfsPath}
+	scripts := filepath.Join(dir, "verify-scripts")
+	if err := os.CopyFS(scripts, os.DirFS("../verify-scripts")); err != nil {
+		panic(err)
+	}
+	cmd.Env = []string{
+		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home,
+		envGocryptfs + "=" + gocryptfsPath, envScripts + "=" + scripts,
+	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
 		Uid: testUser, Gid: testUser, Groups: []uint32{testUser + 1}, // a second one, for a setgid job directory
