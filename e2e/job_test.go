@@ -198,10 +198,14 @@ echo to-stdout; echo to-stderr >&2
 for d in "$HOME" /tmp /var/tmp /dev/shm /sd-container/scratch; do echo x >"$d/probe"; done
 `})
 	j := alice.submit(t, shell(t), data, "-N", "2", "-flags", "--env GREETING='hello world'")
-	if code := j.wait(); code != 0 {
+	code := j.wait()
+	nodes, r := j.results()
+	if code != 0 {
+		for _, dir := range nodes {
+			t.Errorf("stderr: %s", read(t, dir, "stderr"))
+		}
 		t.Fatalf("exit code %d", code)
 	}
-	nodes, r := j.results()
 	if len(nodes) != 2 || r.code != 0 {
 		t.Fatalf("results: %s", r)
 	}

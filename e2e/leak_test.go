@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/sylabs/sif/v2/pkg/sif"
 
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -185,12 +188,8 @@ wait
 func leakImage(t *testing.T, canary []byte, fileName string) string {
 	t.Helper()
 	dir := t.TempDir()
-	sif, err := os.ReadFile(testImage(t, "sh.sif"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, "laptop", "root", "/tmp/leak/sh.sif", string(sif))
-	must(t, "laptop", "root", "apptainer", "--quiet", "build", "--sandbox", "/tmp/leak/box", "/tmp/leak/sh.sif")
+	must(t, "laptop", "root", "mkdir", "-p", "/tmp/leak")
+	unpackImage(t, testImage(t, "sh.sif"), filepath.Join(onDisk(t, "laptop", "/tmp/leak"), "box"))
 	write(t, "laptop", "root", "/tmp/leak/box/opt/canary", string(canary))
 	write(t, "laptop", "root", "/tmp/leak/box/.singularity.d/runscript", fmt.Sprintf(leakApp, fileName))
 	must(t, "laptop", "root", "apptainer", "--quiet", "build", "/tmp/leak/leak.sif", "/tmp/leak/box")
@@ -207,6 +206,32 @@ func leakImage(t *testing.T, canary []byte, fileName string) string {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// unpackImage writes a SIF file's root file system to a new directory.
+func unpackImage(t *testing.T, file, dir string) {
+	t.Helper()
+	img, err := sif.LoadContainerFromPath(file, sif.OptLoadWithFlag(os.O_RDONLY))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.UnloadContainer()
+	d, err := img.GetDescriptor(sif.WithPartitionType(sif.PartPrimSys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	squash := filepath.Join(t.TempDir(), "squashfs")
+	w, err := os.Create(squash)
+	if err == nil {
+		_, err = io.Copy(w, d.GetReader())
+		err = errors.Join(err, w.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("unsquashfs", "-quiet", "-no-progress", "-d", dir, squash).CombinedOutput(); err != nil {
+		t.Fatalf("unsquashfs: %v\n%s", err, out)
+	}
 }
 
 // volumeKey opens a sealed volume's own key, as alice can.
@@ -239,7 +264,7 @@ func aliceIdentity(t *testing.T) []age.Identity {
 
 func TestNothingLeaks(t *testing.T) {
 	h := &haystack{t: t, since: time.Now().Add(-time.Second)}
-	noise := make([]byte, 64<<10)
+	noise := make([]byte, 256<<10) // whole blocks of a squashfs (128 KiB), which are stored as they are
 	rand.Read(noise)
 	dataCanary, name := "CANARY-"+rand.Text(), "patient-"+rand.Text()
 	h.needles = append(h.needles, needle{"the dataset's canary", []byte(dataCanary)}, needle{"the input's file name", []byte(name)},
