@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
 )
 
 // PolicyFlags are the flags of data-prep and container-prep that make a policy.
@@ -58,7 +59,15 @@ func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	if len(p.Users)+len(p.Groups) == 0 {
 		return out, ui.Fail(ui.CodeUsage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
 	}
-	return out, ui.Fail(ui.CodeUsage, out.Validate(), "")
+	if err := out.Validate(); err != nil {
+		return out, ui.Fail(ui.CodeUsage, err, "")
+	}
+	for _, n := range p.Nodes {
+		if _, err := slurm.ExpandHostlist(n); err != nil && n != "*" {
+			return out, ui.Fail(ui.CodeUsage, fmt.Errorf("--compute-nodes: %w", err), "")
+		}
+	}
+	return out, nil
 }
 
 // ParseExpiry reads a span (ui.ParseSpan) or "2027-01-31" (the end of that day, UTC).

@@ -72,7 +72,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := r.Policy.Validate(); err != nil {
+	if err := r.check(); err != nil {
 		return Published{}, ui.Fail(ui.CodeUsage, err, "")
 	}
 	if err := d.reachable(ctx, r); err != nil {
@@ -83,23 +83,36 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, fmt.Errorf("seal %s: %w", r.Input, err)
 	}
 	defer sealed.Key.Wipe()
-	remote := path.Join(r.RemoteDir, filepath.Base(r.SealedPath))
+	remote := r.remotePath()
 	if err := d.ship(ctx, r, remote, sealed); err != nil {
 		return Published{}, fmt.Errorf("ship %s: %w", filepath.Base(r.SealedPath), err)
 	}
 	if err := d.deposit(ctx, r, sealed); err != nil {
 		return Published{}, fmt.Errorf("deposit the key: %w", err)
 	}
-	info := manifest.Info{
-		PathAtRest: remote, SecretPath: keyapi.SecretPath(sealed.ID.String()),
-		Checksum: sealed.Checksum.String(), Format: manifest.InfoFormat, Kind: r.Kind, Name: r.Name,
-		VolumeID: sealed.ID.String(), Digest: manifest.Digest(sealed.Digest), Size: sealed.Size,
-		Service: r.ServiceURL, Created: time.Now().UTC().Truncate(time.Second), Policy: r.Policy,
-	}
+	info := r.info(sealed)
 	if err := d.announce(ctx, info, remote+InfoSuffix); err != nil {
 		return Published{}, fmt.Errorf("write the info file: %w", err)
 	}
 	return Published{Info: info, InfoPath: remote + InfoSuffix, SealedPath: r.SealedPath}, nil
+}
+
+func (r Request) remotePath() string { return path.Join(r.RemoteDir, filepath.Base(r.SealedPath)) }
+
+func (r Request) info(s volume.Sealed) manifest.Info {
+	return manifest.Info{
+		PathAtRest: r.remotePath(), SecretPath: keyapi.SecretPath(s.ID.String()),
+		Checksum: s.Checksum.String(), Format: manifest.InfoFormat, Kind: r.Kind, Name: r.Name,
+		VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest), Size: s.Size,
+		Service: r.ServiceURL, Created: time.Now().UTC().Truncate(time.Second), Policy: r.Policy,
+	}
+}
+
+// check finds out early what the info file would be refused for at the end,
+// when the key is deposited and an older version superseded. Digests and size,
+// which only sealing gives, are made up.
+func (r Request) check() error {
+	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
 }
 
 // reachable finds out early, before hours of sealing, whether the end can be reached.
