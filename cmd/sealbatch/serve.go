@@ -53,11 +53,17 @@ func initServer(a *app, dir string, hosts []string, listen string) error {
 	if len(hosts) == 0 {
 		return usageError("sealbatch serve --init: --host is needed", "name the host as clients will reach it")
 	}
+	if _, _, err := net.SplitHostPort(listen); err != nil {
+		return ui.Fail(ui.CodeUsage, wrap("--listen", err), "write ADDRESS:PORT")
+	}
+	conf, statementPub := filepath.Join(dir, "server.conf"), filepath.Join(dir, "statement.pub")
+	if err := noneExists(conf, statementPub); err != nil {
+		return err
+	}
 	l, err := keyserver.Init(dir, hosts)
 	if err != nil {
 		return err
 	}
-	conf := filepath.Join(dir, "server.conf")
 	text := fmt.Sprintf(`# The key service of %s. server.conf.example explains every key.
 [server]
 name = %s
@@ -73,7 +79,7 @@ audit = %s
 	if err := writeNewFile(conf, text, 0o644); err != nil {
 		return err
 	}
-	if err := writeNewFile(filepath.Join(dir, "statement.pub"), l.StatementKey+"\n", 0o644); err != nil {
+	if err := writeNewFile(statementPub, l.StatementKey+"\n", 0o644); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, `key service %s is set up in %s
@@ -83,6 +89,16 @@ audit = %s
   start it                 sealbatch serve --config %s
 `, l.ServiceID, dir, l.CA, l.AllowedSigners, l.MasterKey, l.CAKey, conf)
 	fmt.Fprintln(a.stdout, conf)
+	return nil
+}
+
+// noneExists finds out before anything is made whether something is in the way.
+func noneExists(paths ...string) error {
+	for _, p := range paths {
+		if _, err := os.Lstat(p); err == nil {
+			return fmt.Errorf("%s exists: something was set up here before; nothing was changed", p)
+		}
+	}
 	return nil
 }
 

@@ -70,11 +70,18 @@ func (s verifierSetup) run(a *app) error {
 	if (s.serviceURL == "") != (s.serviceCA == "") {
 		return usageError("sealbatch verifier --init: --service-url and --service-ca go together", "")
 	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return err
+	_, port, err := net.SplitHostPort(s.listen)
+	if err != nil {
+		return ui.Fail(ui.CodeUsage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
 	in := func(name string) string { return filepath.Join(s.dir, name) }
 	l := keyserver.Layout{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"), TLSKey: in("verifier.key")}
+	if err := noneExists(l.CA, l.CAKey, l.TLSCert, l.TLSKey, in("verifier-signing.pem"), in("verifier.conf"), in("enrol.conf"), in("nodes")); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return err
+	}
 	if err := l.WriteCertificates(s.hosts); err != nil {
 		return err
 	}
@@ -94,10 +101,6 @@ func (s verifierSetup) run(a *app) error {
 			return err
 		}
 		conf += fmt.Sprintf("service-url = %s\nservice-ca = %s\n", s.serviceURL, ca)
-	}
-	_, port, err := net.SplitHostPort(s.listen)
-	if err != nil {
-		return ui.Fail(ui.CodeUsage, wrap("--listen", err), "")
 	}
 	enrol := fmt.Sprintf("\n[cluster %s]\nverifier-url = https://%s\nverifier-ca = verifier-ca.crt\nverifier-key = %s\nmunge-user = %s\n",
 		s.cluster, net.JoinHostPort(s.hosts[0], port), base64.StdEncoding.EncodeToString(pub), s.mungeUser)
