@@ -11,6 +11,7 @@ require (
 	github.com/klauspost/compress v1.18.0
 	github.com/pkg/sftp v1.13.9
 	github.com/rfjakob/eme v1.1.2
+	github.com/rogpeppe/go-internal v1.14.1
 	github.com/sylabs/sif/v2 v2.21.1
 	go.etcd.io/bbolt v1.4.3
 	go.yaml.in/yaml/v3 v3.0.4
