@@ -303,14 +303,22 @@ func (n *node) attest(ctx context.Context) error {
 	return nil
 }
 
+// unmount ends the namespaces and what runs in them. The mounts go with them,
+// even where one failed before and an error says so.
+func (n *node) unmount() {
+	n.closeResults()
+	if n.space == nil {
+		return
+	}
+	if err := n.space.Close(); err != nil {
+		n.log.Warn("a mount did not end in order", "error", terse(err))
+	}
+	n.space = nil
+}
+
 // tearDown leaves nothing behind on the node.
 func (n *node) tearDown() {
-	n.closeResults()
-	if n.space != nil {
-		if err := n.space.Close(); err != nil {
-			n.log.Error("unmounting failed", "error", terse(err))
-		}
-	}
+	n.unmount()
 	for _, v := range n.volumes {
 		v.close()
 	}

@@ -51,7 +51,8 @@ func (n *node) conclude(err error) error {
 		rerr = failed(ExitSeal, fmt.Errorf("write the receipt: %w", terse(rerr)))
 	}
 	// Without a receipt nothing vouches for the sealed results: both stay.
-	return errors.Join(err, rerr, n.removeCipherDirs(out.Sealed && rerr == nil))
+	n.removeCipherDirs(out.Sealed && rerr == nil)
+	return errors.Join(err, rerr)
 }
 
 // seal makes results.sealed of what is in the output volume.
@@ -143,12 +144,8 @@ func (n *node) writeReceipt(out manifest.Output, err error) error {
 
 // removeCipherDirs unmounts, then removes the scratch volume, and the output
 // volume if it has been sealed.
-func (n *node) removeCipherDirs(sealed bool) error {
-	n.closeResults()
-	if err := n.space.Close(); err != nil {
-		// What could not be unmounted may still be written to.
-		return failed(ExitMount, fmt.Errorf("unmount: %w", terse(err)))
-	}
+func (n *node) removeCipherDirs(sealed bool) {
+	n.unmount()
 	names := []string{scratchName}
 	if sealed {
 		names = append(names, outputName)
@@ -158,7 +155,6 @@ func (n *node) removeCipherDirs(sealed bool) error {
 			n.log.Warn("cipher directory not removed", "directory", name, "error", terse(err))
 		}
 	}
-	return nil
 }
 
 // removeTree removes a tree of one's own, directories that the application made
