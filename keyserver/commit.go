@@ -146,7 +146,8 @@ func decide(w Writer, o *operation) (refused, err error) {
 }
 
 // overlay holds an operation's writes back until it is known to succeed; a
-// nil value marks a deletion.
+// nil value marks a deletion. Its Each, which no operation uses, does not show
+// them.
 type overlay struct {
 	Writer
 	writes map[[2]string][]byte

@@ -28,7 +28,7 @@ type Layout struct {
 	Data              string // directory, 0700
 	StoreFile, Audit  string // in Data
 	AllowedSigners    string // empty at first: no accounts
-	ServiceID         string
+	Name, ServiceID   string
 	StatementKey      string // base64url
 	CAPEM             []byte
 	CertificateExpiry time.Time
@@ -92,7 +92,8 @@ func (l *Layout) firstStart(name string, k MasterKey) error {
 	if err != nil {
 		return err
 	}
-	srv, err := New(Config{Name: serviceName(name), Store: st, Keys: st, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners})
+	l.Name = serviceName(name)
+	srv, err := New(Config{Name: l.Name, Store: st, Keys: st, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}

@@ -52,48 +52,37 @@ const (
 	requestsPerAccount = 16384
 )
 
-// remotes holds one token bucket for each remote address.
+// remotes holds one token bucket for each remote address, in two generations:
+// when the young one is full, the old one is forgotten, in constant time
+// whatever number of addresses knocks.
 type remotes struct {
-	limits Limits
-	mu     sync.Mutex
-	by     map[netip.Prefix]*rate.Limiter
+	limits     Limits
+	mu         sync.Mutex
+	young, old map[netip.Prefix]*rate.Limiter
 }
 
 func newRemotes(l Limits) *remotes {
-	return &remotes{limits: l, by: map[netip.Prefix]*rate.Limiter{}}
+	return &remotes{limits: l, young: map[netip.Prefix]*rate.Limiter{}}
 }
 
 // allow reports whether remote (HOST:PORT) may make a request now.
-func (r *remotes) allow(remote string) bool {
-	p := prefixOf(remote)
-	r.mu.Lock()
-	l := r.by[p]
-	if l == nil {
-		r.makeRoom()
-		l = rate.NewLimiter(rate.Limit(r.limits.PerSecond), r.limits.Burst)
-		r.by[p] = l
-	}
-	r.mu.Unlock()
-	return l.Allow()
-}
+func (r *remotes) allow(remote string) bool { return r.bucket(prefixOf(remote)).Allow() }
 
-// makeRoom forgets those whose bucket is full, which changes nothing for
-// them, and if none is, some.
-func (r *remotes) makeRoom() {
-	if len(r.by) < maxRemotes {
-		return
+func (r *remotes) bucket(p netip.Prefix) *rate.Limiter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.young[p]; l != nil {
+		return l
 	}
-	for p, l := range r.by {
-		if l.Tokens() >= float64(r.limits.Burst) {
-			delete(r.by, p)
-		}
+	l := r.old[p]
+	if l == nil {
+		l = rate.NewLimiter(rate.Limit(r.limits.PerSecond), r.limits.Burst)
 	}
-	for p := range r.by {
-		if len(r.by) < maxRemotes {
-			return
-		}
-		delete(r.by, p)
+	if len(r.young) >= maxRemotes/2 {
+		r.old, r.young = r.young, map[netip.Prefix]*rate.Limiter{}
 	}
+	r.young[p] = l
+	return l
 }
 
 // prefixOf maps an address to what is limited; what is no address shares one.

@@ -24,12 +24,18 @@ func parsePolicy(b []byte) (manifest.Policy, error) {
 	if err := p.Validate(); err != nil {
 		return p, refuse(keyapi.CodeBadRequest, "policy: %w", err)
 	}
+	total := 0
 	for _, n := range p.Nodes {
 		if n == "*" {
 			continue
 		}
-		if _, err := slurm.ExpandHostlist(n); err != nil {
+		hosts, err := slurm.ExpandHostlist(n)
+		if err != nil {
 			return p, refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
+		}
+		// The lists are expanded at each release: no owner may slow those of others.
+		if total += len(hosts); total > slurm.MaxHosts {
+			return p, refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", slurm.MaxHosts)
 		}
 	}
 	return p, nil

@@ -3,6 +3,8 @@ package keyserver_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/hex"
 	"os"
 	"testing"
 
@@ -65,12 +67,18 @@ func TestReleaseByToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(s.Layout.Audit)
+	log, err := os.ReadFile(s.Layout.Audit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if n, _, err := keyserver.VerifyAudit(f, s.StatementKey, head); err != nil || uint64(n) < head.Seq {
+	for what, secret := range map[string]string{
+		"a key": base64.StdEncoding.EncodeToString(data.Key), "a key in hex": hex.EncodeToString(data.Key), "the token": tok.Token,
+	} {
+		if bytes.Contains(log, []byte(secret)) {
+			t.Errorf("the audit log holds %s", what)
+		}
+	}
+	if n, _, err := keyserver.VerifyAudit(bytes.NewReader(log), s.StatementKey, head); err != nil || uint64(n) < head.Seq {
 		t.Errorf("audit log: %d entries, %v", n, err)
 	}
 }

@@ -145,6 +145,9 @@ func New(cfg Config) (*Server, error) {
 	if err := s.accounts.reload(context.Background()); err != nil {
 		return nil, err
 	}
+	if err := purgeTokens(context.Background(), s.store, s.started); err != nil {
+		return nil, err
+	}
 	log, recovered, err := openAudit(cfg.AuditLog, s.signKey, head)
 	if err != nil {
 		return nil, err

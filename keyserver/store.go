@@ -25,9 +25,10 @@ type Reader interface {
 	Each(bucket, prefix string, fn func(key string, value []byte) error) error
 }
 
-// Writer changes records within one Update. Get sees what was put before.
+// Writer changes records within one Update. Get and Each see what was put
+// before; nothing may be put while Each runs.
 type Writer interface {
-	Get(bucket, key string) ([]byte, error)
+	Reader
 	Put(bucket, key string, value []byte) error
 	Delete(bucket, key string) error // no error if there is none
 }
