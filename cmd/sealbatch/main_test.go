@@ -32,13 +32,14 @@ func TestScripts(t *testing.T) {
 		ContinueOnError:     true,
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   cmdExits,
-			"agekey":  cmdAgeKey,
-			"expand":  cmdExpand,
-			"flip":    cmdFlip,
-			"serve":   cmdServe,
-			"service": cmdService,
-			"sif":     cmdSIF,
+			"exits":    cmdExits,
+			"agekey":   cmdAgeKey,
+			"expand":   cmdExpand,
+			"flip":     cmdFlip,
+			"serve":    cmdServe,
+			"service":  cmdService,
+			"sif":      cmdSIF,
+			"programs": cmdPrograms,
 		},
 	})
 }
@@ -80,10 +81,26 @@ func cmdAgeKey(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: agekey FILE")
 	}
+	ts.Check(writeIdentity(ts.MkAbs(args[0])))
+}
+
+// writeIdentity makes an age identity at path and its recipient at path.pub.
+func writeIdentity(path string) error {
 	id, err := age.GenerateX25519Identity()
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(id.String()+"\n"), 0o600))
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), []byte(id.Recipient().String()+"\n"), 0o600))
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, []byte(id.String()+"\n"), 0o600),
+		os.WriteFile(path+".pub", []byte(id.Recipient().String()+"\n"), 0o600))
+}
+
+// newIdentity is writeIdentity for a Go test; it gives the recipient's file.
+func newIdentity(t *testing.T, path string) string {
+	t.Helper()
+	if err := writeIdentity(path); err != nil {
+		t.Fatal(err)
+	}
+	return path + ".pub"
 }
 
 // cmdSIF makes an image file whose file system is nonsense: sif FILE.
@@ -97,6 +114,17 @@ func cmdSIF(ts *testscript.TestScript, neg bool, args []string) {
 	f, err := sif.CreateContainerAtPath(ts.MkAbs(args[0]), sif.OptCreateWithDescriptors(input))
 	ts.Check(err)
 	ts.Check(f.UnloadContainer())
+}
+
+// cmdPrograms puts a stand-in for gocryptfs beside sealbatch: both travel with
+// a job, and here none starts it.
+func cmdPrograms(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: programs")
+	}
+	self, err := exec.LookPath("sealbatch")
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(filepath.Dir(self), "gocryptfs"), []byte("#!/bin/sh\nexit 1\n"), 0o755))
 }
 
 // cmdExpand replaces $NAME in files by the script's variables: expand FILE...
