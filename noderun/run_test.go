@@ -290,7 +290,6 @@ func TestRefusals(t *testing.T) {
 			check(t, os.WriteFile(j.self+"/gocryptfs", []byte("other"), 0o700))
 		}, ExitIntegrity, "", false},
 		"no gocryptfs pinned": {func(_ *testing.T, j *testJob) { j.m.Binaries = j.m.Binaries[:1] }, ExitManifest, "", false},
-		"runtime flag":        {func(_ *testing.T, j *testJob) { j.m.Flags = []string{"--fakeroot"} }, ExitManifest, "", false},
 		"runtime": {func(_ *testing.T, j *testJob) {
 			j.m.Runtime, j.env = "/nonexistent/apptainer", append(j.env, "X=1")
 		}, ExitMount, "", false},
