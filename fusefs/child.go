@@ -22,9 +22,6 @@ const ChildArg = "ns-child"
 // childSocket is the descriptor of the socket to the Space.
 const childSocket = 3
 
-// busyLimit is how long a busy mount gets to become idle.
-const busyLimit = 3 * time.Second
-
 // ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
 // asked to over the socket, holds no keys, and ends (and with it everything in
 // the namespace) when the socket closes. It never returns.
@@ -180,8 +177,6 @@ func (c *child) answer(r reply, fd int) {
 	}
 }
 
-const safeMount = unix.MS_NOSUID | unix.MS_NODEV
-
 // init makes the namespace private.
 func (c *child) init(r request) error {
 	c.dir = r.Path
@@ -225,10 +220,8 @@ func writeFile(r request) error {
 	return os.Chmod(r.Path, os.FileMode(r.Perm))
 }
 
-// mountFuse mounts a new FUSE connection at r.Path, made if it is missing, and
-// returns its descriptor. Permissions are checked by the kernel against the
-// attributes that a read-only server gives; gocryptfs leaves them to the file
-// system beneath.
+// mountFuse makes the directory r.Path if it is missing, and mounts a new FUSE
+// connection there.
 func mountFuse(r request) (int, error) {
 	if err := os.MkdirAll(filepath.Dir(r.Path), 0o700); err != nil {
 		return -1, err
@@ -236,49 +229,8 @@ func mountFuse(r request) (int, error) {
 	if err := os.Mkdir(r.Path, 0o500); err != nil && !errors.Is(err, os.ErrExist) {
 		return -1, err
 	}
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open /dev/fuse: %w", err)
-	}
-	flags := uintptr(safeMount | unix.MS_NOATIME)
-	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,max_read=%d",
-		fd, os.Geteuid(), os.Getegid(), maxRead)
-	if r.RO {
-		flags |= unix.MS_RDONLY
-		data += ",default_permissions"
-	}
-	if err := unix.Mount("sealbatch", r.Path, "fuse."+r.Type, flags, data); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("mount FUSE at %s: %w", r.Path, err)
-	}
-	return fd, nil
+	return connect(r.Path, r.Type, r.RO)
 }
-
-// settle waits for the server of a new mount and readies it. The root of a new
-// mount belongs to uid 0, which is not mapped here, and refuses writes until its
-// attributes have once been asked for. And a first poll (which the server
-// refuses for good) must not come from the process that holds the server: Go
-// adds every file it opens to epoll, and would wait there for itself.
-func settle(path string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", path, err)
-	}
-	fd, err := unix.Open(filepath.Join(path, pollHackName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a server that has no such file
-	}
-	if err != nil {
-		return fmt.Errorf("try to poll %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	return err
-}
-
-// pollHackName is a file that every go-fuse server has in its root, hidden; it
-// cannot be polled (go-fuse, fuse/poll.go).
-const pollHackName = ".go-fuse-epoll-hack"
 
 func unmount(path string, detach bool) error {
 	flags := unix.UMOUNT_NOFOLLOW
@@ -297,19 +249,6 @@ func (c *child) freeze() error {
 		return fmt.Errorf("make %s read-only: %w", c.dir, err)
 	}
 	return nil
-}
-
-// whenIdle repeats f for a while as long as it finds a mount busy: processes
-// that just ended may still be letting go of it.
-func whenIdle(f func() error) error {
-	deadline := time.Now().Add(busyLimit)
-	for {
-		err := f()
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // start runs r.Cmd and answers before its end can be reported.

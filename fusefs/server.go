@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // MountOptions describe a read-only mount.
@@ -26,6 +25,7 @@ type MountOptions struct {
 // Server serves one mounted Tree.
 type Server struct {
 	fuse *fuse.Server
+	dir  string // where it was mounted directly, if it was
 	done chan struct{}
 }
 
@@ -43,10 +43,26 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("the mount point %s is not a directory", dir)
 	}
+	fd, err := connect(dir, "sealbatch", true)
+	if err != nil {
+		return mountByHelper(dir, t, opt, err)
+	}
+	s, err := Serve(fd, t, opt)
+	if err != nil {
+		return nil, errors.Join(err, unmount(dir, true))
+	}
+	s.dir = dir
+	if err := settle(dir); err != nil {
+		return nil, errors.Join(err, s.Unmount())
+	}
+	return s, nil
+}
+
+// mountByHelper mounts with fusermount3, after direct mounting failed.
+func mountByHelper(dir string, t Tree, opt MountOptions, direct error) (*Server, error) {
 	s, err := serve(dir, t, opt)
 	if err != nil {
-		return nil, fmt.Errorf("mount at %s: %s (it needs /dev/fuse and, unless one is root, fusermount3)",
-			dir, strings.TrimSpace(err.Error())) // go-fuse's text ends in a newline
+		return nil, fmt.Errorf("%w; with fusermount3: %s", direct, strings.TrimSpace(err.Error())) // go-fuse's ends in a newline
 	}
 	if err := s.fuse.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount at %s: %w", dir, err), s.Unmount())
@@ -82,7 +98,6 @@ func serve(at string, t Tree, opt MountOptions) (*Server, error) {
 		Options:  []string{"ro", "nosuid", "nodev", "default_permissions"},
 		MaxWrite: maxRead, MaxReadAhead: maxRead, MaxBackground: 64,
 		EnableSymlinkCaching: true, ExplicitDataCacheControl: true, DisableXAttrs: true,
-		DirectMount: !isConnection(at), DirectMountFlags: readOnlyMount,
 		Logger: log.New(logWriter{opt.Log}, "", 0),
 	})
 	if err != nil {
@@ -96,10 +111,6 @@ func serve(at string, t Tree, opt MountOptions) (*Server, error) {
 	return s, nil
 }
 
-const readOnlyMount = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
-
-func isConnection(at string) bool { return filepath.Dir(at) == "/dev/fd" }
-
 // Wait waits for the end of the mount.
 func (s *Server) Wait() error {
 	<-s.done
@@ -109,10 +120,26 @@ func (s *Server) Wait() error {
 // Unmount unmounts what Mount mounted and waits for the server. It fails while
 // the mount is in use.
 func (s *Server) Unmount() error {
-	if err := s.fuse.Unmount(); err != nil {
-		return fmt.Errorf("unmount: %w", err)
+	if s.dir != "" && s.running() {
+		if err := unmount(s.dir, false); err != nil {
+			return err
+		}
+	}
+	if s.dir == "" {
+		if err := s.fuse.Unmount(); err != nil {
+			return fmt.Errorf("unmount: %w", err)
+		}
 	}
 	return s.Wait()
+}
+
+func (s *Server) running() bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
 }
 
 func (s *Server) ended() <-chan struct{} { return s.done }

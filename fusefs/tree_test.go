@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -204,6 +205,16 @@ func TestMount(t *testing.T) {
 	}
 	if names, err := os.ReadDir(mnt); err != nil || len(names) != 0 {
 		t.Errorf("after unmounting: %v, %v", names, err)
+	}
+}
+
+// A program that held the connection would keep it from breaking when the server
+// dies. (Not parallel: go-fuse marks a descriptor from fusermount3 a little late.)
+func TestProgramsDoNotInheritTheConnection(t *testing.T) {
+	mountTree(t, &fakeTree{files: []string{"x"}}, MountOptions{})
+	out, err := exec.Command("ls", "-l", "/proc/self/fd").CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("/dev/null")) || bytes.Contains(out, []byte("/dev/fuse")) {
+		t.Errorf("%v, open files of a program: %s", err, out)
 	}
 }
 
