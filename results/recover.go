@@ -97,6 +97,9 @@ func (c *copier) entry(from, to string, e os.FileInfo, depth int) error {
 		return nil
 	}
 	got, err := transfer.Download(c.ctx, c.fs, from, to, maxFile, nil)
+	if err != nil {
+		return err // and no chmod: what has the name may be a link that the server named twice
+	}
 	c.progress.Add(got.Size)
-	return errors.Join(err, os.Chmod(to, e.Mode().Perm()|0o400))
+	return os.Chmod(to, e.Mode().Perm()|0o400)
 }

@@ -95,6 +95,10 @@ func (d Deps) fetchNode(ctx context.Context, rec submission.Record, name, target
 		n.Err = err
 		return n
 	}
+	if files.Statement == "" || (files.Origin == "" && files.Receipt == "") {
+		n.Err = ui.Fail(ui.CodeJob, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+rec.LogFile)
+		return n
+	}
 	v, err := submission.Check(rec, name, files)
 	if err != nil {
 		n.Err = ui.Fail(ui.CodeIntegrity, err, "these files were not made by the job that you submitted: do not use them")

@@ -2,6 +2,7 @@ package submission
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -53,7 +54,10 @@ func Check(rec Record, node string, f Files) (Vouched, error) {
 	case st.Tier < rec.Tier:
 		return v, fmt.Errorf("attestation statement: %w: tier %s is below the %s that was asked for", ErrNotOurs, st.Tier, rec.Tier)
 	}
-	return v, checkSigned(rec, f, &v)
+	if err := checkSigned(rec, f, &v); err != nil {
+		return Vouched{Node: node}, err
+	}
+	return v, nil
 }
 
 // restartOf accepts a restarted job's directory: NODE.rN.
@@ -67,6 +71,14 @@ func checkSigned(rec Record, f Files, v *Vouched) error {
 	if err != nil {
 		return fmt.Errorf("attestation statement: %w", err)
 	}
+	r, err := checkReceipt(rec, s, f.Receipt, v.Statement)
+	if err != nil {
+		return fmt.Errorf("receipt: %w", err)
+	}
+	v.Receipt = r
+	if r != nil && f.Origin == "" && r.Output.VolumeID == "" {
+		return nil // it ended before there was an output volume
+	}
 	if err := manifest.VerifyJWS(manifest.TypeOrigin, s, f.Origin, &v.Origin); err != nil {
 		return fmt.Errorf("origin statement: %w", err)
 	}
@@ -74,24 +86,27 @@ func checkSigned(rec Record, f Files, v *Vouched) error {
 	if o.Run != rec.Run || o.Manifest != rec.Manifest || o.Job != v.Statement.Job || o.Node != v.Statement.Node {
 		return fmt.Errorf("origin statement: %w", ErrNotOurs)
 	}
-	if f.Receipt == "" {
-		if manifest.DigestOf(f.Keys) != o.Keys {
-			return fmt.Errorf("wrapped keys of the outputs: %w: they are not those that the node signed", ErrNotOurs)
-		}
-		return nil
-	}
-	var r manifest.Receipt
-	if err := manifest.VerifyJWS(manifest.TypeReceipt, s, f.Receipt, &r); err != nil {
-		return fmt.Errorf("receipt: %w", err)
-	}
-	if r.Run != rec.Run || r.Manifest != rec.Manifest || r.Job != v.Statement.Job || r.Node != v.Statement.Node {
-		return fmt.Errorf("receipt: %w", ErrNotOurs)
-	}
-	if !r.Output.Sealed && r.Output.VolumeID != "" && manifest.DigestOf(f.Keys) != o.Keys {
+	// Without a sealed volume, the results are opened with these keys.
+	needed := r == nil || (!r.Output.Sealed && r.Output.VolumeID != "")
+	if needed && manifest.DigestOf(f.Keys) != o.Keys {
 		return fmt.Errorf("wrapped keys of the outputs: %w: they are not those that the node signed", ErrNotOurs)
 	}
-	v.Receipt = &r
 	return nil
+}
+
+// checkReceipt gives nil for an empty receipt.
+func checkReceipt(rec Record, s ed25519.PublicKey, jws string, st manifest.Statement) (*manifest.Receipt, error) {
+	if jws == "" {
+		return nil, nil
+	}
+	var r manifest.Receipt
+	if err := manifest.VerifyJWS(manifest.TypeReceipt, s, jws, &r); err != nil {
+		return nil, err
+	}
+	if r.Run != rec.Run || r.Manifest != rec.Manifest || r.Job != st.Job || r.Node != st.Node {
+		return nil, ErrNotOurs
+	}
+	return &r, nil
 }
 
 // Names in a node's directory, JobDir/nodes/NODE.
