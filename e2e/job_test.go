@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,13 +110,18 @@ type job struct {
 	log *bytes.Buffer
 }
 
-// submit starts job-prep -f and returns when Slurm has taken the job. The
-// script is the dataset's run.sh, which the shell image runs.
+// submit starts job-prep -f and returns when Slurm has taken the job. Unless
+// flags say otherwise, the application is the dataset's run.sh, which the shell
+// image runs, and it has ten minutes.
 func (p person) submit(t *testing.T, image, data string, flags ...string) *job {
 	t.Helper()
-	args := []string{"sealbatch", "job-prep", "-ai", image, "-di", data, "-t", "10", "--seal-time", "60", "--workdir", p.scratch(),
-		"-args", "/sd-container/input/run.sh", "-f"}
-	j := &job{t: t, who: p, cmd: command(context.Background(), "laptop", string(p), append(args, flags...)...), log: new(bytes.Buffer)}
+	args := append([]string{"sealbatch", "job-prep", "-ai", image, "-di", data, "-f"}, flags...)
+	for flag, value := range map[string]string{"-t": "10", "--seal-time": "60", "--workdir": p.scratch(), "-args": "/sd-container/input/run.sh"} {
+		if !slices.Contains(flags, flag) {
+			args = append(args, flag, value)
+		}
+	}
+	j := &job{t: t, who: p, cmd: command(context.Background(), "laptop", string(p), args...), log: new(bytes.Buffer)}
 	j.cmd.Stderr = j.log
 	out, err := j.cmd.StdoutPipe()
 	if err != nil {

@@ -103,7 +103,8 @@ func (h *haystack) tree(host, dir string) []finding {
 	if err := syscall.Stat(dir, &top); err != nil {
 		return nil // a mount that has gone
 	}
-	filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+	// With the slash, since /proc/PID/root itself is a symbolic link.
+	filepath.WalkDir(dir+"/", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil
 		}
@@ -271,8 +272,8 @@ func TestNothingLeaks(t *testing.T) {
 		needle{"the image's canary", noise[1000:1064]})
 
 	image := alice.image(t, leakImage(t, noise, name), "leak")
-	data := alice.dataset(t, "leak", map[string]string{name: dataCanary + "\n"})
-	h.add("the dataset's key", volumeKey(t, "data/leak.sealed"))
+	data := alice.dataset(t, "leak-data", map[string]string{name: dataCanary + "\n"})
+	h.add("the dataset's key", volumeKey(t, "data/leak-data.sealed"))
 	h.add("the image's key", volumeKey(t, "images/leak.sealed"))
 
 	j := alice.submit(t, image, data, "-N", "2", "-args", "")
@@ -298,7 +299,7 @@ func TestNothingLeaks(t *testing.T) {
 	for _, f := range h.search() {
 		t.Errorf("while the job runs: %s in %s", f.what, f.where)
 	}
-	h.plant(j)
+	provesToFind(t, j)
 	for _, node := range []string{"cn1", "cn2"} {
 		must(t, node, "root", "pkill", "-USR1", "-f", "runscript")
 	}
@@ -319,12 +320,15 @@ func TestNothingLeaks(t *testing.T) {
 	}
 }
 
-// plant puts each kind of needle into each kind of place, looks whether the
-// search finds it, and takes it away again.
-func (h *haystack) plant(j *job) {
-	t := h.t
+// provesToFind puts needles of its own into each kind of place, and fails
+// where the search does not find them.
+func provesToFind(t *testing.T, j *job) {
 	t.Helper()
-	canary, name, key := string(h.needles[0].bytes), string(h.needles[1].bytes), h.needles[3]
+	h := &haystack{t: t, since: time.Now().Add(-time.Second)}
+	canary, name := "PLANTED-"+rand.Text(), "planted-"+rand.Text()
+	h.needles = []needle{{"a planted canary", []byte(canary)}, {"a planted name", []byte(name)}}
+	h.add("a planted key", []byte(rand.Text()))
+	key := h.needles[2]
 	var marker *exec.Cmd
 	plants := []struct {
 		where    string
@@ -347,7 +351,7 @@ func (h *haystack) plant(j *job) {
 		{"scontrol", func() { must(t, "login", "root", "scontrol", "update", "JobId="+j.id, "Comment="+canary) },
 			func() { must(t, "login", "root", "scontrol", "update", "JobId="+j.id, "Comment=none") }},
 	}
-	for _, p := range plants {
+	for i, p := range plants {
 		p.put()
 		found := h.search()
 		p.end()
@@ -356,7 +360,7 @@ func (h *haystack) plant(j *job) {
 			ok = ok || strings.HasPrefix(f.where, p.where)
 		}
 		if !ok {
-			t.Errorf("planted at %s, and not found: %v", p.where, found)
+			t.Errorf("plant %d, at %s, was not found: %v", i, p.where, found)
 		}
 	}
 }
