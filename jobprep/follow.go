@@ -42,12 +42,12 @@ func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions)
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	for next := time.Now(); ; {
-		f.tail()
+		f.tail(false)
 		done := f.receipts() >= rec.Nodes
 		if done || !time.Now().Before(next) {
 			ended, err := f.ask(ctx, done)
 			if err != nil || ended {
-				f.tail()
+				f.drain()
 				return f.exit(), err
 			}
 			next = time.Now().Add(ask)
@@ -111,32 +111,45 @@ func (f *follower) show(s slurm.Status) {
 }
 
 // tail copies the whole lines that the log has gained, with everything
-// escaped that could steer a terminal. That it is not there yet is normal.
-func (f *follower) tail() {
+// escaped that could steer a terminal. That it is not there yet is normal. It
+// reports whether there may be more; rest takes the last line even if it has no end.
+func (f *follower) tail(rest bool) (more bool) {
 	if !f.o.Log {
-		return
+		return false
 	}
-	r, err := f.d.FS.Open(f.rec.LogFile)
+	b, err := f.gained()
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			f.d.Log.Debug("log", "error", err)
 		}
-		return
+		return false
 	}
-	defer r.Close()
-	st, err := f.d.FS.Stat(f.rec.LogFile)
-	if err != nil || st.Size() <= f.offset {
-		return
-	}
-	b, err := io.ReadAll(io.NewSectionReader(r, f.offset, min(st.Size()-f.offset, maxLook)))
 	whole := bytes.LastIndexByte(b, '\n') + 1
-	if err != nil || whole == 0 {
-		return
+	if rest || (whole == 0 && len(b) == maxLook) {
+		whole = len(b) // a line without an end, or longer than one look
 	}
 	f.offset += int64(whole)
 	for line := range bytes.Lines(b[:whole]) {
 		fmt.Fprintln(f.o.Out, ui.Printable(string(line)))
 	}
+	return whole > 0 && len(b) == maxLook
+}
+
+// gained is what the log has beyond what was shown, up to maxLook bytes.
+func (f *follower) gained() ([]byte, error) {
+	r, err := f.d.FS.Open(f.rec.LogFile)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.NewSectionReader(r, f.offset, maxLook))
+}
+
+// drain copies all that is left of an ended job's log.
+func (f *follower) drain() {
+	for f.tail(false) {
+	}
+	f.tail(true)
 }
 
 // receipts counts the nodes that have signed a receipt.
@@ -169,6 +182,9 @@ func (f *follower) exit() int {
 	return f.receiptExit()
 }
 
+// completed is a receipt's reason when everything went well (manifest.Receipt).
+const completed = "completed"
+
 // receiptExit is the highest exit code in the nodes' receipts, each checked.
 func (f *follower) receiptExit() int {
 	code := 0
@@ -186,6 +202,9 @@ func (f *follower) receiptExit() int {
 		v, err := submission.Check(f.rec, e.Name(), files)
 		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
 			return ui.CodeJob
+		}
+		if v.Receipt.Exit == 0 && v.Receipt.Reason != completed {
+			return ui.CodeJob // the application went well, what came after it did not
 		}
 		code = max(code, v.Receipt.Exit)
 	}

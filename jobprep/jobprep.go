@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
@@ -129,7 +130,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (Prepared, error) {
 		Submitted: time.Now().UTC(),
 	}
 	if err := d.Store.Save(rec); err != nil {
-		return Prepared{}, err
+		return Prepared{}, errors.Join(err, transfer.RemoveAll(d.FS, m.JobDir))
 	}
 	return Prepared{Record: rec, Script: script, ScriptPath: p.at(scriptName)}, nil
 }
