@@ -1,0 +1,263 @@
+package jobprep
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/transfer"
+)
+
+// followed is a submitted job on a site that is this machine.
+type followed struct {
+	t     *testing.T
+	rec   submission.Record
+	key   ed25519.PrivateKey // the key service's
+	begin time.Time
+	out   bytes.Buffer
+	asked int
+}
+
+func newFollowed(t *testing.T, nodes int) *followed {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	check(t, err)
+	dir := t.TempDir()
+	check(t, os.Mkdir(filepath.Join(dir, "nodes"), 0o700))
+	return &followed{t: t, key: key, begin: time.Now(), rec: submission.Record{
+		Run: strings.Repeat("a", 32), Manifest: manifest.DigestOf([]byte("m")), JobID: "41", JobDir: dir, LogFile: filepath.Join(dir, "job.log"),
+		Nodes: nodes, Tier: manifest.TierC, Service: manifest.Service{ID: "keys", StatementKey: manifest.EncodeKey(key.Public().(ed25519.PublicKey))}}}
+}
+
+func (f *followed) since() time.Duration { return time.Since(f.begin) }
+
+func (f *followed) log(format string, a ...any) {
+	f.t.Helper()
+	l, err := os.OpenFile(f.rec.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	check(f.t, err)
+	_, err = fmt.Fprintf(l, format, a...)
+	check(f.t, errors.Join(err, l.Close()))
+}
+
+// receipt lets a node leave its signed account.
+func (f *followed) receipt(node string, exit int, reason string) {
+	f.t.Helper()
+	_, s, err := ed25519.GenerateKey(nil)
+	check(f.t, err)
+	dir := filepath.Join(f.rec.JobDir, "nodes", node)
+	check(f.t, os.Mkdir(dir, 0o700))
+	job := manifest.Job{Cluster: "c", ID: 41, ArrayTask: -1}
+	for name, d := range map[string]struct {
+		typ string
+		key ed25519.PrivateKey
+		v   any
+	}{
+		submission.StatementName: {manifest.TypeStatement, f.key, manifest.Statement{Service: "keys", Manifest: f.rec.Manifest, Job: job, Node: node,
+			Tier: manifest.TierC, S: manifest.EncodeKey(s.Public().(ed25519.PublicKey))}},
+		submission.OriginName: {manifest.TypeOrigin, s, manifest.Origin{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node}},
+		submission.ReceiptName: {manifest.TypeReceipt, s, manifest.Receipt{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node,
+			Tier: manifest.TierC, Exit: exit, Reason: reason}},
+	} {
+		jws, err := manifest.SignJWS(d.typ, d.key, d.v)
+		check(f.t, err)
+		check(f.t, os.WriteFile(filepath.Join(dir, name), []byte(jws), 0o600))
+	}
+}
+
+// line is squeue's answer: right-aligned columns, their widths as asked for.
+func line(argv []string, values ...string) string {
+	format := argv[len(argv)-1]
+	var b strings.Builder
+	for i, col := range strings.Split(format, ",") {
+		_, width, _ := strings.Cut(col, ":.")
+		var n int
+		_, _ = fmt.Sscan(width, &n)
+		fmt.Fprintf(&b, "%*s", n, values[i])
+	}
+	return b.String() + "\n"
+}
+
+// follow follows the job while slurm answers squeue with a state, its reason
+// and its raw exit status; "" is for a job that Slurm does not know.
+func (f *followed) follow(ctx context.Context, answer func() (state, reason, exit string)) (int, error) {
+	d := Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler), Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
+		if !strings.Contains(strings.Join(argv, " "), " squeue ") {
+			return "", "Slurm accounting storage is disabled", 1
+		}
+		f.asked++
+		state, reason, exit := answer()
+		switch state {
+		case "":
+			return "", "slurm_load_jobs error: Invalid job id specified", 1
+		case "down":
+			return "", "Unable to contact slurm controller", 1
+		}
+		return line(argv, "41", state, exit, "N/A", reason, "cn[1-2]"), "", 0
+	})}}
+	return Follow(ctx, d, f.rec, FollowOptions{Out: &f.out, Log: true})
+}
+
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		said := false
+		code, err := f.follow(t.Context(), func() (string, string, string) {
+			switch at := f.since(); {
+			case at < 20*time.Second:
+				return "PENDING", "Priority", "0"
+			case at < 60*time.Second:
+				if !said {
+					f.log("first\nhalf")
+				}
+				said = true
+				return "RUNNING", "None", "0"
+			}
+			f.log(" a line\n\x1b[2Jcleared\x07\nwithout an end")
+			return "FAILED", "NonZeroExitCode", "768"
+		})
+		if code != 3 || err != nil {
+			t.Errorf("Follow = %d, %v", code, err)
+		}
+		want := "job 41: PENDING (Priority)\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n\\u001b[2Jcleared\\u0007\nwithout an end\n"
+		if f.out.String() != want {
+			t.Errorf("shown:\n%s\nwant:\n%s", &f.out, want)
+		}
+		// 5 s rising by half each time: six to eight questions in the 60 to 70 seconds, not sixty.
+		if f.asked < 5 || f.asked > 9 {
+			t.Errorf("Slurm was asked %d times in %s", f.asked, f.since())
+		}
+	})
+}
+
+// TestFollowLongLog: nothing of a log is lost that grows faster than it is read.
+func TestFollowLongLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		f.log("%s", strings.Repeat("x", maxLook+10)) // one line, longer than a look
+		f.log("\n%s", strings.Repeat("0123456789abcde\n", 3*maxLook/16))
+		code, err := f.follow(t.Context(), func() (string, string, string) { return "COMPLETED", "None", "0" })
+		if code != 0 || err != nil {
+			t.Errorf("Follow = %d, %v", code, err)
+		}
+		if n := strings.Count(f.out.String(), "0123456789abcde\n"); n != 3*maxLook/16 {
+			t.Errorf("%d of %d lines", n, 3*maxLook/16)
+		}
+		if n := strings.Count(f.out.String(), "x"); n != maxLook+10 {
+			t.Errorf("%d of %d bytes of the long line", n, maxLook+10)
+		}
+	})
+}
+
+func TestFollowExit(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state, exit string
+		want        int
+	}{
+		"completed":            {"COMPLETED", "0", 0},
+		"the application's":    {"FAILED", "1792", 7},
+		"the supervisor's":     {"FAILED", "61696", 241},
+		"a signal's":           {"FAILED", "9", 128 + 9},
+		"cancelled while idle": {"CANCELLED", "0", ui.CodeJob},
+		"node failed":          {"NODE_FAIL", "0", ui.CodeJob},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFollowed(t, 1)
+			code, err := f.follow(t.Context(), func() (string, string, string) { return c.state, "None", c.exit })
+			if code != c.want || err != nil {
+				t.Errorf("Follow = %d, %v; want %d", code, err, c.want)
+			}
+		})
+	}
+}
+
+// TestFollowForgotten: Slurm forgets finished jobs; then the receipts decide,
+// but only genuine ones.
+func TestFollowForgotten(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		want  int
+		leave func(f *followed)
+	}{
+		"both went well":          {0, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", 0, "completed") }},
+		"one failed":              {3, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", 3, "exit code 3") }},
+		"never ran":               {ui.CodeJob, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", -1, "input check") }},
+		"an output script failed": {ui.CodeJob, func(f *followed) { f.receipt("cn1", 0, "output script"); f.receipt("cn2", 0, "completed") }},
+		"forged": {ui.CodeJob, func(f *followed) {
+			_, other, err := ed25519.GenerateKey(nil)
+			check(f.t, err)
+			f.receipt("cn1", 0, "completed")
+			f.key = other
+			f.receipt("cn2", 0, "completed")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFollowed(t, 2)
+				left := false
+				code, err := f.follow(t.Context(), func() (string, string, string) {
+					if f.since() > 10*time.Minute && !left {
+						c.leave(f)
+						left = true
+					}
+					return "", "", ""
+				})
+				if code != c.want || err != nil || !left {
+					t.Errorf("Follow = %d, %v; want %d", code, err, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestFollowOutages: a controller that is away for a while does not end the
+// following; one that stays away does.
+func TestFollowOutages(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		code, err := f.follow(t.Context(), func() (string, string, string) {
+			if f.asked < maxFailures {
+				return "down", "", ""
+			}
+			return "COMPLETED", "None", "0"
+		})
+		if code != 0 || err != nil {
+			t.Errorf("after an outage: %d, %v", code, err)
+		}
+		f = newFollowed(t, 1)
+		if _, err := f.follow(t.Context(), func() (string, string, string) { return "down", "", "" }); !errors.Is(err, slurm.ErrSlurm) {
+			t.Errorf("Slurm is away for good: %v", err)
+		}
+	})
+}
+
+func TestFollowInterrupted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, nil)
+		defer cancel()
+		_, err := f.follow(ctx, func() (string, string, string) { return "RUNNING", "None", "0" })
+		if ui.ExitCode(err) != ui.CodeInterrupted || !strings.Contains(ui.Hint(err), "scancel 41") {
+			t.Errorf("Follow: %v, hint %q", err, ui.Hint(err))
+		}
+	})
+}
