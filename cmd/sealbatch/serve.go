@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -191,19 +192,46 @@ func ed25519Key(s string) (ed25519.PublicKey, error) {
 	return nil, fmt.Errorf("%s holds no Ed25519 public key", s)
 }
 
-func runAudit(_ context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch audit", "Check the key service's audit log: audit verify.", "verify LOG", `
+func runAudit(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch audit", "Check the key service's audit log, or fetch its signed head to keep elsewhere.", "verify LOG | head", `
+sealbatch audit head >kept-head
 sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
+	var cf clientFlags
 	var key string
 	var heads []string
-	f.Word(&key, "the key service's statement key (statement.pub)", []string{"key"}, ui.Required)
-	f.Strings(&heads, "file with a signed head kept from earlier: the log must still contain it", []string{"head"})
+	cf.add(f)
+	f.Word(&key, "with verify: the key service's statement key (statement.pub)", []string{"key"})
+	f.Strings(&heads, "with verify: file with a signed head kept from earlier; the log must still contain it", []string{"head"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	if len(f.Args()) != 2 || f.Args()[0] != "verify" {
-		return usageError("sealbatch audit: the words are: verify LOG", "sealbatch audit --help shows an example")
+	switch words := f.Args(); {
+	case len(words) == 1 && words[0] == "head":
+		return auditHead(ctx, a, cf)
+	case len(words) != 2 || words[0] != "verify":
+		return usageError("sealbatch audit: the words are: verify LOG, head", "sealbatch audit --help shows an example")
+	case key == "":
+		return usageError("sealbatch audit verify: --key is required", "sealbatch audit --help shows an example")
 	}
+	return auditVerify(a, f.Args()[1], key, heads)
+}
+
+// auditHead prints the signed head of the log, which is how far it goes now.
+func auditHead(ctx context.Context, a *app, cf clientFlags) error {
+	c, err := loadClient(ctx, a, cf)
+	if err != nil {
+		return err
+	}
+	head, jws, err := c.keys.AuditHead(ctx)
+	if err != nil {
+		return err
+	}
+	a.log.Info("head of the audit log", "entry", head.Seq, "time", head.Time.Local().Format(time.DateTime))
+	fmt.Fprintln(a.stdout, jws)
+	return nil
+}
+
+func auditVerify(a *app, path, key string, heads []string) error {
 	pub, err := manifest.DecodeKey(strings.TrimSpace(key))
 	if err != nil {
 		return ui.Fail(ui.CodeUsage, wrap("--key", err), "")
@@ -220,14 +248,14 @@ sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch
 		}
 		remembered = append(remembered, head)
 	}
-	log, err := os.Open(f.Args()[1])
+	log, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 	n, head, err := keyserver.VerifyAudit(log, pub, remembered...)
 	if err != nil {
-		return ui.Fail(ui.CodeIntegrity, wrap(f.Args()[1], err), "compare with a copy of the log from a backup: entries were edited or lost")
+		return ui.Fail(ui.CodeIntegrity, wrap(path, err), "compare with a copy of the log from a backup: entries were edited or lost")
 	}
 	fmt.Fprintf(a.stdout, "%d entries, unbroken; the last is %d, %s\n", n, head.Seq, head.Hash)
 	return nil
