@@ -46,13 +46,12 @@ cgroup_create() {
     done < <(cgroup_hierarchies)
 }
 
-# cgroup_join HOST: moves the calling (sub)shell. Under version 2 a host whose controllers have
-# been handed down keeps its processes in a leaf.
+# cgroup_join HOST: moves the calling (sub)shell.
 cgroup_join() {
     local mount
     while read -r mount; do
-        if [ -d "$mount/$CGROUP_NAME/$1/host" ]; then
-            echo "$BASHPID" >"$mount/$CGROUP_NAME/$1/host/cgroup.procs"
+        if [ -d "$mount/$CGROUP_NAME/$1/enter" ]; then
+            echo "$BASHPID" >"$mount/$CGROUP_NAME/$1/enter/cgroup.procs"
         else
             echo "$BASHPID" >"$mount/$CGROUP_NAME/$1/cgroup.procs"
         fi
@@ -60,21 +59,36 @@ cgroup_join() {
 }
 
 # cgroup_delegate HOST: under version 2, hands every controller down to the host, so that slurmd
-# can make its own cgroups there. A cgroup cannot both hold processes and hand controllers down:
-# the host's processes move to a leaf, while the root of its cgroup namespace stays where it was.
+# can make its own cgroups there. A cgroup cannot both hold processes and hand controllers down, so
+# the host's processes move to a leaf, "host"; the root of its cgroup namespace stays where it was.
+# slurmd refuses a cgroup that holds processes from outside its pid namespace: unshare and nsenter,
+# which wait there for what they started, are in a second leaf, "enter".
 cgroup_delegate() {
     [ "$(cgroup_version)" = 2 ] || return 0
-    local top host pid controller level
+    local top host leaf pid namespace controller level
     top=$(cgroup_v2)
     [ -n "$top" ] || die "this machine has no cgroup file system"
     host=$top/$CGROUP_NAME/$1
-    mkdir -p "$host/host"
-    while read -r pid; do echo "$pid" >"$host/host/cgroup.procs"; done < <(cat "$host/cgroup.procs")
+    mkdir -p "$host/host" "$host/enter"
+    namespace=$(readlink "/proc/$(host_pid "$1")/ns/pid")
+    while read -r pid; do
+        leaf=enter
+        [ "$(readlink "/proc/$pid/ns/pid")" != "$namespace" ] || leaf=host
+        echo "$pid" >"$host/$leaf/cgroup.procs"
+    done < <(cat "$host/cgroup.procs")
     for level in "$top" "$top/$CGROUP_NAME" "$host"; do
         while read -r controller; do
             echo "+$controller" >"$level/cgroup.subtree_control" 2>/dev/null || note "cgroup: $level does not hand down $controller"
         done < <(tr ' ' '\n' <"$level/cgroup.controllers")
     done
+}
+
+# cgroup_settle: sets SETTLE to a command that moves what runs under it, inside a host, from "enter" to
+# "host" and then execs its arguments; it is empty where there are no such leaves.
+cgroup_settle() {
+    SETTLE=()
+    # shellcheck disable=SC2016,SC2034 # for the shell on the host; used in exec.sh
+    [ "$(cgroup_version)" = 1 ] || SETTLE=(sh -c 'echo 0 >/sys/fs/cgroup/host/cgroup.procs && exec "$@"' sh)
 }
 
 # cgroup_pids: every process of the cluster, on any host, in any hierarchy.

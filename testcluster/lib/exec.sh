@@ -20,10 +20,11 @@ exec_enter() {
     case $host in laptop | login | keys) path=/opt/sealbatch/bin:$path ;; esac
     [ -d "/proc/$pid/root$home" ] || home=/
     cgroup_join "$host"
+    cgroup_settle
     # pdeathsig: when nsenter is killed, so is CMD. --default-signal: bash ignores these two in what
     # it starts in the background.
     exec "${prefix[@]}" nsenter -t "$pid" -m -u -p -i -n -C -r -w -- \
-        setpriv --reuid="$uid" --regid="$gid" --init-groups --pdeathsig KILL -- \
+        "${SETTLE[@]}" setpriv --reuid="$uid" --regid="$gid" --init-groups --pdeathsig KILL -- \
         env -i -C "$home" --default-signal=INT,QUIT \
         HOME="$home" USER="$user" LOGNAME="$user" SHELL="$shell" PATH="$path" LANG=C.UTF-8 TERM="${TERM:-dumb}" \
         "$@" 9>&-

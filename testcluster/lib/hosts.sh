@@ -42,7 +42,7 @@ cluster_up() {
         host_start "$host"
     done
     for host in "${HOSTS[@]}"; do
-        wait_until 20 host_ready "$host" || die "$host did not start: $(tail -n 5 "$STATE/hosts/$host/init.log")"
+        wait_until 60 host_ready "$host" || die "$host did not start: $(tail -n 5 "$STATE/hosts/$host/init.log")"
         cgroup_delegate "$host"
     done
     slurm_start

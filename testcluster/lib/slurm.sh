@@ -55,7 +55,11 @@ slurm_files() {
 }
 
 slurm_start() {
-    local host starting=()
+    local host starting=() own=()
+    # Under version 2 slurmd turns the cgroup it starts in into an inner one, so it gets its own.
+    # shellcheck disable=SC2016 # for the shell on the host
+    [ "$(cgroup_version)" = 1 ] ||
+        own=(sh -c 'mkdir -p /sys/fs/cgroup/slurmd && echo 0 >/sys/fs/cgroup/slurmd/cgroup.procs && exec "$@"' sh)
     for host in login cn1 cn2; do
         # The daemons put themselves into the background.
         (
@@ -64,7 +68,7 @@ slurm_start() {
                     munged) (exec_enter "$host" munge -- /usr/sbin/munged) ;;
                     sshd) (exec_enter "$host" root -- /usr/sbin/sshd) ;;
                     slurmctld) (exec_enter "$host" root -- /usr/sbin/slurmctld -i -c) ;;
-                    slurmd) (exec_enter "$host" root -- /usr/sbin/slurmd -N "$host") ;;
+                    slurmd) (exec_enter "$host" root -- "${own[@]}" /usr/sbin/slurmd -N "$host") ;;
                 esac
             done
         ) </dev/null >"$STATE/hosts/$host/daemons.log" 2>&1 9>&- &
@@ -74,7 +78,7 @@ slurm_start() {
         wait "${starting[0]}" || die "the daemons of $host did not start: $(tail -n 5 "$STATE/hosts/$host/daemons.log")"
         starting=("${starting[@]:1}")
     done
-    wait_until 30 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
+    wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
 }
 
 # slurm_states: "NODE STATE" of every node.
