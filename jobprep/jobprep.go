@@ -51,7 +51,7 @@ type Options struct {
 // Keys is what the key service does for a submitter.
 type Keys interface {
 	Service(ctx context.Context) (keyapi.Service, error)
-	RegisterManifest(ctx context.Context, signed, signature []byte) (keyapi.ManifestInfo, error)
+	RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error)
 	NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/identity"
@@ -32,6 +33,8 @@ type planned struct {
 	outputSh []checkScript
 	binaries []manifest.FileRef
 	service  keyapi.Service
+	private  []byte // manifest.Private, encoded
+	user     string // at the site
 }
 
 // Names below the job's directory.
@@ -57,6 +60,12 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	flags, err := manifest.ParseFlags(o.Flags)
 	if err != nil {
 		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("-flags: %w", err), "")
+	}
+	if p.private, err = manifest.NewPrivate(o.Args, o.Flags).Encode(); err != nil {
+		return nil, ui.Fail(ui.CodeUsage, err, "")
+	}
+	if p.user, err = siteUser(ctx, d.Slurm.Runner); err != nil {
+		return nil, err
 	}
 	if p.image, err = p.readInfo(ctx, o.ApplicationInfo, manifest.KindImage); err != nil {
 		return nil, err
@@ -94,6 +103,16 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	return p, err
 }
 
+// siteUser asks the computing site as whom jobs will run: SSH configuration can
+// map names in ways that only the site knows.
+func siteUser(ctx context.Context, r slurm.Runner) (string, error) {
+	out, _, exit, err := r.Run(ctx, []string{"id", "-un"}, nil)
+	if err != nil || exit != 0 {
+		return "", fmt.Errorf("ask the login node for the user's name: exit status %d: %w", exit, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 func (p *planned) digestPrograms() error {
 	if len(p.o.Programs) != len(programs) {
 		return errors.New("sealbatch and gocryptfs must travel with the job")
@@ -121,7 +140,7 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		Format: manifest.Format, Run: p.run, Created: now, Expires: now.Add(p.o.Valid),
 		Service: manifest.Service{URL: p.d.Service.URL, ID: p.service.ID, CA: p.d.Service.CA, StatementKey: p.service.StatementKey},
 		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
-		Args: nonNil(p.o.Args), Flags: nonNil(p.o.Flags), Runtime: p.o.Runtime, Recipients: p.o.Recipients,
+		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime, Recipients: p.o.Recipients,
 		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second), Inputs: []manifest.VolumeRef{},
 	}
 	if p.o.Tier > manifest.TierC {
@@ -143,13 +162,6 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		m.Inputs = append(m.Inputs, ref)
 	}
 	return m, ui.Fail(ui.CodeUsage, m.Validate(), "")
-}
-
-func nonNil(s []string) []string {
-	if s == nil {
-		return []string{}
-	}
-	return s
 }
 
 // verifier picks the cluster's verifier from those that the key service names.
@@ -185,7 +197,7 @@ func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
 
 // register registers the manifest and, at tier C, obtains a token for each node.
 func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedManifest) (tokens []byte, err error) {
-	if _, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig); err != nil {
+	if _, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private); err != nil {
 		return nil, err
 	}
 	if m.Tier > manifest.TierC {

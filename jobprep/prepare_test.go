@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/identity"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/keyclient"
 	"github.com/sealbatch/sealbatch/keyserver"
 	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/manifest"
@@ -91,6 +93,12 @@ func (p party) site(t *testing.T) *site {
 		FS: transfer.Local{}, Keys: s.service.Client(t, s.alice), Signer: s.alice, Store: store,
 		Trust:   identity.Trust{Own: []ssh.PublicKey{s.alice.PublicKey()}},
 		Service: ServiceConf{URL: s.service.URL, CA: string(s.service.CA)}, Address: "login.example.org", Log: slog.New(slog.DiscardHandler),
+		Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
+			if !slices.Equal(argv, []string{"id", "-un"}) {
+				return "", "unexpected command", 1
+			}
+			return "alice\n", "", 0
+		})},
 	}
 	programs := t.TempDir()
 	for _, p := range []string{"sealbatch", "gocryptfs"} {
@@ -209,16 +217,20 @@ func (s *site) checkManifest(p Prepared) {
 		t.Fatalf("manifest: digest %s, recorded %s, %v", digest, p.Record.Manifest, err)
 	}
 	if m.Image.Name != "image" || len(m.Inputs) != 1 || m.Inputs[0].Name != "data" || m.Inputs[0].Path != filepath.Join(s.scratch, "data.sealed") ||
-		len(m.Args) != 2 || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" || m.Service.ID != s.service.ID {
+		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" || m.Service.ID != s.service.ID {
 		t.Errorf("manifest: %+v", m)
 	}
 	want := []manifest.FileRef{{Name: "10-a.sh", Digest: manifest.DigestOf([]byte("a")), Size: 1}, {Name: "20-b.sh", Digest: manifest.DigestOf([]byte("b")), Size: 1}}
 	if len(m.InputScripts) != 2 || m.InputScripts[0] != want[0] || m.InputScripts[1] != want[1] {
 		t.Errorf("scripts: %+v", m.InputScripts)
 	}
-	// Registered: a second registration of the same bytes by the same account is the same one.
-	if _, err := s.d.Keys.RegisterManifest(t.Context(), b, sig); err != nil {
-		t.Errorf("register again: %v", err)
+	if bytes.Contains(b, []byte("--width")) {
+		t.Error("the manifest on the site's storage shows the application's arguments")
+	}
+	other, err := manifest.NewPrivate(nil, nil).Encode()
+	check(t, err)
+	if _, err := s.d.Keys.RegisterManifest(t.Context(), b, sig, other); !errors.Is(err, keyclient.ErrBadRequest) {
+		t.Errorf("registered with another private part: %v", err)
 	}
 }
 

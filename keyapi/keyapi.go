@@ -110,6 +110,7 @@ type SecretInfo struct {
 // Manifest is the body of POST /v1/manifests.
 type Manifest struct {
 	Manifest  []byte `json:"manifest"`  // the exact signed bytes
+	Private   []byte `json:"private"`   // the private part that the manifest pins
 	Signature string `json:"signature"` // armoured SSHSIG, namespace sealbatch-manifest
 	// Uses is how many Slurm jobs may present it; the first use binds. Only
 	// 1 is accepted today.
@@ -187,7 +188,8 @@ type Released struct {
 
 // Bundle is what Sealed holds.
 type Bundle struct {
-	Keys []BundleKey `json:"keys"`
+	Keys    []BundleKey `json:"keys"`
+	Private []byte      `json:"private"` // the private part that the manifest pins
 }
 
 // BundleKey is one released key, with the digest that the volume must have.

@@ -56,10 +56,11 @@ func (c *Client) Revoke(ctx context.Context, volume string) (keyapi.SecretInfo, 
 }
 
 // RegisterManifest registers the exact signed bytes of a manifest with their
-// armoured SSHSIG, for one job. The same again succeeds.
-func (c *Client) RegisterManifest(ctx context.Context, signed, signature []byte) (keyapi.ManifestInfo, error) {
+// armoured SSHSIG, and the private part that they pin, for one job. The same
+// again succeeds.
+func (c *Client) RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error) {
 	var out keyapi.ManifestInfo
-	body := keyapi.Manifest{Manifest: signed, Signature: string(signature), Uses: 1}
+	body := keyapi.Manifest{Manifest: signed, Private: private, Signature: string(signature), Uses: 1}
 	if err := c.do(ctx, call{method: http.MethodPost, path: "/v1/manifests", body: body, signed: true}, &out); err != nil {
 		return out, err
 	}

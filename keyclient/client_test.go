@@ -220,8 +220,9 @@ func TestBusyAndBack(t *testing.T) {
 					json.NewEncoder(rw).Encode(keyapi.Error{Code: tc.code, Message: "busy"})
 				})
 			})
-			_, b := w.Manifest(t, nil, w.vol)
+			m, b := w.Manifest(t, nil, w.vol)
 			r := w.req
+			r.Manifest = m
 			r.Digest, r.Job.ID = w.Register(t, w.alice, b), uint32(100+tc.status+len(name))
 			o := keyclient.Options{URL: s.URL + "/relay", CA: caOf(s), ServiceID: w.ID, Retries: -1}
 			left.Store(1)

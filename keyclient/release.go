@@ -40,6 +40,8 @@ type Released struct {
 	Keys         map[string][]byte
 	Statement    manifest.Statement
 	StatementJWS string
+	// Private is the private part that the manifest pins.
+	Private []byte
 	// S is the signing key that the statement certifies.
 	S ed25519.PrivateKey
 	// AuditHead is the signed head of the audit log after this release.
@@ -142,6 +144,10 @@ func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
 		}
 		o.Keys[k.VolumeID] = k.Key
 	}
+	if manifest.DigestOf(b.Private) != m.Private {
+		return fmt.Errorf("%w: a private part that the manifest does not pin", ErrAnswer)
+	}
+	o.Private = b.Private
 	if len(o.Keys) != len(digests) {
 		return fmt.Errorf("%w: %d keys for %d volumes", ErrAnswer, len(o.Keys), len(digests))
 	}

@@ -282,7 +282,7 @@ func TestManifestRefused(t *testing.T) {
 			b = tc.spoil(b)
 		}
 		for range 2 { // the same again gives the same
-			info, err := s.Client(t, s.alice).RegisterManifest(t.Context(), b, sig)
+			info, err := s.Client(t, s.alice).RegisterManifest(t.Context(), b, sig, keyservertest.PrivateOf(t, b))
 			if !errors.Is(err, tc.want) || (tc.want == nil) != (err == nil) {
 				t.Errorf("%s: %+v, %v; want %v", tc.name, info, err, tc.want)
 			}
@@ -296,10 +296,10 @@ func TestManifestOfAnother(t *testing.T) {
 	s := newSite(t, keyservertest.Options{})
 	_, b := s.Manifest(t, nil, s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice")))
 	s.Register(t, s.alice, b)
-	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b)); !errors.Is(err, keyclient.ErrForbidden) {
+	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrForbidden) {
 		t.Errorf("with alice's signature: %v", err)
 	}
-	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.bob, manifest.NamespaceManifest, b)); !errors.Is(err, keyclient.ErrConflict) {
+	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.bob, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrConflict) {
 		t.Errorf("with bob's: %v", err)
 	}
 }

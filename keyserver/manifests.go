@@ -10,7 +10,10 @@ import (
 	"github.com/sealbatch/sealbatch/manifest"
 )
 
-const bucketManifests = "manifests" // by digest: manifestRecord
+const (
+	bucketManifests = "manifests" // by digest: manifestRecord
+	bucketPrivate   = "private"   // by the manifest's digest: its private part
+)
 
 const (
 	// maxManifestLife bounds how long a manifest can be presented.
@@ -26,6 +29,7 @@ type manifestRecord struct {
 	Expires   time.Time     `json:"expires"`
 	Tier      manifest.Tier `json:"tier"`
 	Cluster   string        `json:"cluster"` // of its verifier; "" any
+	User      string        `json:"user"`    // Unix user whose job it is
 	Nodes     int           `json:"nodes"`
 	HostBinds bool          `json:"host_binds"` // its runtime flags need permission
 	Volumes   []volumeUse   `json:"volumes"`
@@ -70,18 +74,25 @@ func (s *Server) newManifest(q *request) (any, error) {
 	case m.Expires.After(now.Add(maxManifestLife)):
 		return nil, refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now", maxManifestLife/(24*time.Hour))
 	}
-	rec := recordOf(m, digest, q.caller.account.ID)
-	_, err = q.commit(ev, func(w Writer) error { return register(w, rec) })
+	if manifest.DigestOf(body.Private) != m.Private {
+		return nil, refuse(keyapi.CodeBadRequest, "the private part is not the one that the manifest pins")
+	}
+	private, err := manifest.ParsePrivate(body.Private)
+	if err != nil {
+		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	rec := recordOf(m, private, digest, q.caller.account.ID)
+	_, err = q.commit(ev, func(w Writer) error { return register(w, rec, body.Private) })
 	if err != nil {
 		return nil, err
 	}
 	return keyapi.ManifestInfo{Digest: rec.Digest, Expires: rec.Expires}, nil
 }
 
-func recordOf(m manifest.Manifest, d manifest.Digest, account string) manifestRecord {
-	flags, err := manifest.ParseFlags(m.Flags) // a parsed manifest's flags are valid
+func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, account string) manifestRecord {
+	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
-		Digest: d.String(), Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster,
+		Digest: d.String(), Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster, User: m.User,
 		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
 	seen := map[string]bool{}
@@ -112,7 +123,7 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error 
 	return nil
 }
 
-func register(w Writer, rec manifestRecord) error {
+func register(w Writer, rec manifestRecord, private []byte) error {
 	var old manifestRecord
 	err := getJSON(w, bucketManifests, rec.Digest, &old)
 	switch {
@@ -137,7 +148,7 @@ func register(w Writer, rec manifestRecord) error {
 			return err
 		}
 	}
-	return putJSON(w, bucketManifests, rec.Digest, rec)
+	return errors.Join(w.Put(bucketPrivate, rec.Digest, private), putJSON(w, bucketManifests, rec.Digest, rec))
 }
 
 func sameDigest(s secretRecord, v volumeUse) error {

@@ -51,7 +51,7 @@ func (a *attempt) release(t *testing.T, r keyclient.ReleaseRequest) error {
 }
 
 // releaseCases is the table of refusals; want nil is a control that succeeds.
-func releaseCases(c *clock) map[string]struct {
+func releaseCases(t *testing.T, c *clock) map[string]struct {
 	want   error
 	change func(*attempt)
 } {
@@ -88,7 +88,7 @@ func releaseCases(c *clock) map[string]struct {
 			a.flags = twoNodes
 			a.before = first(func(r *keyclient.ReleaseRequest) { r.Node = "cn2" })
 		}},
-		"binds allowed": {nil, func(a *attempt) { a.policy.HostBinds = true; a.flags = withFlags("--bind", "/x") }},
+		"binds allowed": {nil, func(a *attempt) { a.policy.HostBinds = true; a.flags = withFlags(t, "--bind", "/x") }},
 		"pinned":        {nil, func(a *attempt) { a.policy.PinVersion = true; a.before = resealed }},
 		"account and partition": {nil, func(a *attempt) {
 			a.policy.Accounts, a.policy.Partitions = []string{"project_1"}, []string{"small", "normal"}
@@ -102,7 +102,7 @@ func releaseCases(c *clock) map[string]struct {
 		"manifest's tier": {keyclient.ErrPolicy, func(a *attempt) { a.flags = func(m *manifest.Manifest) { m.Tier = manifest.TierA } }},
 		"other account":   {keyclient.ErrPolicy, func(a *attempt) { a.policy.Accounts = []string{"project_2"} }},
 		"other partition": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Partitions = []string{"gpu"} }},
-		"host binds":      {keyclient.ErrPolicy, func(a *attempt) { a.flags = withFlags("--nv", "--bind", "/x") }},
+		"host binds":      {keyclient.ErrPolicy, func(a *attempt) { a.flags = withFlags(t, "--nv", "--bind", "/x") }},
 		"expired policy": {keyclient.ErrPolicy, func(a *attempt) {
 			a.flags = func(m *manifest.Manifest) { m.Expires = m.Expires.Add(time.Hour) }
 			a.before = expire(61 * time.Minute)
@@ -162,21 +162,21 @@ func releaseCases(c *clock) map[string]struct {
 
 func twoNodes(m *manifest.Manifest) { m.Nodes = 2 }
 
-func withFlags(f ...string) func(*manifest.Manifest) {
-	return func(m *manifest.Manifest) { m.Flags = f }
+func withFlags(t *testing.T, f ...string) func(*manifest.Manifest) {
+	return func(m *manifest.Manifest) { m.Private = keyservertest.Private(t, nil, f) }
 }
 
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	shared := newSite(t, keyservertest.Options{})
-	for name := range releaseCases(nil) {
+	for name := range releaseCases(t, nil) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c, s := &clock{}, shared
 			if strings.HasPrefix(name, "expired") {
 				s = newSite(t, keyservertest.Options{Now: c.now})
 			}
-			tc := releaseCases(c)[name]
+			tc := releaseCases(t, c)[name]
 			a := &attempt{site: s, name: name, policy: keyservertest.Policy("alice"), user: "alice", job: s.job(7), node: "cn1"}
 			tc.change(a)
 			v := s.Deposit(t, s.alice, a.name, manifest.KindDataset, a.policy)

@@ -108,6 +108,7 @@ func checkClaims(c keyapi.Claim, claims Claims) error {
 type grant struct {
 	manifest manifestRecord
 	secrets  []secretRecord
+	private  []byte
 	claims   Claims
 }
 
@@ -149,6 +150,9 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims) (grant, 
 		}
 		g.secrets = append(g.secrets, sec)
 	}
+	if g.private, err = r.Get(bucketPrivate, g.manifest.Digest); err != nil {
+		return g, fmt.Errorf("private part of manifest %s: %w", g.manifest.Digest, err)
+	}
 	return g, nil
 }
 
@@ -164,6 +168,8 @@ func (s *Server) checkManifest(m manifestRecord, c Claims) error {
 		return refuse(keyapi.CodePolicy, "the manifest demands evidence of tier %s, this is %s", m.Tier, c.Tier)
 	case m.Cluster != "" && m.Cluster != c.Job.Cluster:
 		return refuse(keyapi.CodePolicy, "the manifest is for cluster %s, the node is of %s", m.Cluster, c.Job.Cluster)
+	case c.Submitter == "" && c.User != m.User:
+		return refuse(keyapi.CodePolicy, "the manifest is for a job of user %s, this one is of %s", m.User, c.User)
 	case c.Submitter != "" && c.Submitter != m.Account:
 		return refuse(keyapi.CodeAttestation, "the evidence comes from another account than the manifest")
 	case m.Bound != nil && *m.Bound != job:
@@ -242,7 +248,7 @@ func (g grant) record(w Writer, now time.Time) error {
 
 // prepareRelease seals the keys to E and signs the statement about S.
 func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims Claims, g grant) (keyapi.Released, error) {
-	var b keyapi.Bundle
+	b := keyapi.Bundle{Private: g.private}
 	defer func() {
 		for _, k := range b.Keys {
 			clear(k.Key)

@@ -53,9 +53,8 @@ func testManifest() Manifest {
 		InputScripts:  []FileRef{{Name: "10-check.sh", Digest: digest(5), Size: 17}},
 		OutputScripts: []FileRef{{Name: "10-check.sh", Digest: digest(6), Size: 18}},
 		Binaries:      []FileRef{{Name: "sealbatch", Digest: digest(7), Size: 19}},
-		Args:          []string{"--width=100", "ünicode", "", "two\nlines"},
-		Flags:         []string{"--env", "TERM=xterm"},
-		Runtime:       "apptainer", JobDir: "/scratch/project_1/jobs/x", Nodes: 2,
+		Private:       digest(8), User: "alice",
+		Runtime: "apptainer", JobDir: "/scratch/project_1/jobs/x", Nodes: 2,
 		Recipients: []string{"age1example"}, SealSeconds: 300,
 	}
 }

@@ -66,10 +66,10 @@ type Manifest struct {
 	OutputScripts []FileRef   `json:"output_scripts"` // run in this order
 	Binaries      []FileRef   `json:"binaries"`       // "sealbatch" and "gocryptfs"
 
-	Args    []string `json:"args"`    // the application's, valid UTF-8
-	Flags   []string `json:"flags"`   // the runtime's, as the user gave them
-	Runtime string   `json:"runtime"` // name or absolute path; empty: first found
+	Private Digest `json:"private"` // of the Private part: arguments and runtime flags
+	Runtime string `json:"runtime"` // name or absolute path; empty: first found
 
+	User       string   `json:"user"`    // Unix user at the computing site whose job this is
 	JobDir     string   `json:"job_dir"` // absolute, on the computing site
 	Nodes      int      `json:"nodes"`
 	Recipients []string `json:"recipients"` // age recipients of the results
@@ -137,6 +137,10 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: %d nodes", ErrInvalid, m.Nodes)
 	case m.SealSeconds < 0 || m.SealSeconds > 86400:
 		return fmt.Errorf("%w: seal time of %d s", ErrInvalid, m.SealSeconds)
+	case m.Private.IsZero():
+		return fmt.Errorf("%w: no private part", ErrInvalid)
+	case !nameRE.MatchString(m.User):
+		return fmt.Errorf("%w: %.80q is not a Unix user", ErrInvalid, m.User)
 	case len(m.Inputs) > 64:
 		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs))
 	}
@@ -146,13 +150,10 @@ func (m Manifest) Validate() error {
 	if err := m.validateVolumes(); err != nil {
 		return err
 	}
-	if _, err := ParseFlags(m.Flags); err != nil {
-		return err
-	}
 	if err := m.validateFiles(); err != nil {
 		return err
 	}
-	return m.validateWords()
+	return validWords(m.Recipients, []string{m.Runtime})
 }
 
 func (m Manifest) validateVolumes() error {
@@ -196,10 +197,10 @@ func (m Manifest) validateFiles() error {
 	return nil
 }
 
-// validateWords refuses what a container runtime would alter on the way
+// validWords refuses what a container runtime would alter on the way
 // (Apptainer turns invalid UTF-8 into U+FFFD) or cannot carry.
-func (m Manifest) validateWords() error {
-	for _, list := range [][]string{m.Args, m.Flags, m.Recipients, {m.Runtime}} {
+func validWords(lists ...[]string) error {
+	for _, list := range lists {
 		for _, s := range list {
 			if damaged(s) || strings.ContainsRune(s, 0) {
 				return fmt.Errorf("%w: argument %.80q is not valid UTF-8 text, or holds U+FFFD, the mark of damaged text", ErrInvalid, s)

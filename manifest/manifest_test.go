@@ -64,10 +64,9 @@ func TestManifestValidateRefuses(t *testing.T) {
 		"script size":           func(m *Manifest) { m.OutputScripts[0].Size = -1 },
 		"binary given twice":    func(m *Manifest) { m.Binaries = append(m.Binaries, m.Binaries[0]) },
 		"too many scripts":      func(m *Manifest) { m.InputScripts = make([]FileRef, 1025) },
-		"argument of no UTF-8":  func(m *Manifest) { m.Args[0] = "\x80\xff" },
-		"argument with U+FFFD":  func(m *Manifest) { m.Args[0] = "a\ufffd" },
-		"argument with NUL":     func(m *Manifest) { m.Args[0] = "a\x00b" },
-		"flag of no UTF-8":      func(m *Manifest) { m.Flags[0] = "\xff" },
+		"no private part":       func(m *Manifest) { m.Private = Digest{} },
+		"no user":               func(m *Manifest) { m.User = "" },
+		"user of two words":     func(m *Manifest) { m.User = "a b" },
 		"recipient of no UTF-8": func(m *Manifest) { m.Recipients[0] = "\xff" },
 		"runtime with NUL":      func(m *Manifest) { m.Runtime = "a\x00" },
 	} {
@@ -84,7 +83,7 @@ func TestManifestValidateRefuses(t *testing.T) {
 		}
 	}
 	m := testManifest()
-	m.Args = []string{strings.Repeat("a", maxDocument)}
+	m.Recipients = []string{strings.Repeat("a", maxDocument)}
 	if _, err := m.Encode(); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a manifest over the bound: %v", err)
 	}
@@ -109,7 +108,7 @@ func TestParseRefuses(t *testing.T) {
 		}
 		return strings.Replace(good, old, new, 1)
 	}
-	const nodes, arg = `"nodes": 2,`, `"--width=100"`
+	const nodes, arg = `"nodes": 2,`, `"age1example"`
 	for what, text := range map[string]string{
 		"empty":                    "",
 		"null":                     "null",
@@ -206,7 +205,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("parsed, but does not encode: %v", err)
 		}
-		if n, _, err := Parse(again); err != nil || !reflect.DeepEqual(n.Args, m.Args) || n.Run != m.Run || !n.Expires.Equal(m.Expires) {
+		if n, _, err := Parse(again); err != nil || !reflect.DeepEqual(n.Recipients, m.Recipients) || n.Run != m.Run || !n.Expires.Equal(m.Expires) {
 			t.Fatalf("does not survive a round trip: %v\n%s", err, again)
 		}
 	})

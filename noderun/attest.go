@@ -115,7 +115,7 @@ func keyError(err error) error {
 }
 
 func grantOf(m manifest.Manifest, r keyclient.Released) (Grant, error) {
-	g := Grant{Signer: r.S, Statement: r.StatementJWS}
+	g := Grant{Signer: r.S, Statement: r.StatementJWS, Private: r.Private}
 	defer func() {
 		for _, k := range r.Keys {
 			clear(k)

@@ -40,6 +40,7 @@ type testJob struct {
 	host     string // bound to /host in the container; holds the pipe "ready"
 	m        manifest.Manifest
 	in       supervisorInput
+	private  manifest.Private
 	identity *age.X25519Identity
 	service  ed25519.PrivateKey
 	log      bytes.Buffer
@@ -55,6 +56,7 @@ type supervisorInput struct {
 	Service []byte // the key service's statement key
 	Tier    manifest.Tier
 	Refuse  string // "attestation" or "key"
+	Private []byte
 }
 
 type testKey struct {
@@ -93,7 +95,7 @@ func (in supervisorInput) Fetch(_ context.Context, req KeyRequest) (Grant, error
 	if err != nil {
 		return Grant{}, err
 	}
-	g := Grant{Signer: s}
+	g := Grant{Signer: s, Private: in.Private}
 	g.Statement, err = manifest.SignJWS(manifest.TypeStatement, in.Service, manifest.Statement{
 		Service: req.Manifest.Service.ID, Manifest: req.Digest, Job: req.Job, Node: req.Node, UID: int64(os.Getuid()),
 		Tier: in.Tier, Attestor: "test", S: manifest.EncodeKey(pub), Issued: time.Now().UTC(),
@@ -133,9 +135,10 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 		Format: manifest.Format, Run: strings.Repeat("0f", 16), Created: time.Now(), Expires: time.Now().Add(time.Hour),
 		Service: manifest.Service{URL: "https://keys.example", ID: "test service", StatementKey: manifest.EncodeKey(pub)},
 		Tier:    manifest.TierC, JobDir: j.dir, Nodes: 1, Recipients: []string{j.identity.Recipient().String()},
-		Args: args, Flags: []string{"--bind", j.host + ":/host"}, SealSeconds: 60,
+		User: "alice", SealSeconds: 60,
 		InputScripts: []manifest.FileRef{}, OutputScripts: []manifest.FileRef{},
 	}
+	j.private = manifest.NewPrivate(args, []string{"--bind", j.host + ":/host"})
 	j.in = supervisorInput{Service: j.service, Tier: manifest.TierC}
 	j.m.Image = j.seal("image", j.image())
 	j.m.Inputs = []manifest.VolumeRef{j.seal("input", files)}
@@ -217,6 +220,12 @@ func (j *testJob) script(stage, name, body string) {
 // start starts the supervisor.
 func (j *testJob) start() *exec.Cmd {
 	j.t.Helper()
+	private, err := j.private.Encode()
+	check(j.t, err)
+	if j.m.Private.IsZero() {
+		j.m.Private = manifest.DigestOf(private)
+	}
+	j.in.Private = private
 	b, err := j.m.Encode()
 	check(j.t, err)
 	path := filepath.Join(j.dir, "manifest.json")

@@ -33,6 +33,7 @@ type Grant struct {
 	Signer    ed25519.PrivateKey // S
 	Statement string             // JWS, manifest.Statement: certifies S's public half
 	Keys      []GrantedKey
+	Private   []byte // the private part that the manifest pins
 }
 
 // GrantedKey is one released key with the digest that its volume must have.

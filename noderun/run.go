@@ -83,6 +83,7 @@ type node struct {
 	m       manifest.Manifest
 	digest  manifest.Digest
 	alloc   allocation
+	args    []string // the application's
 	flags   manifest.Flags
 	rcpts   []age.Recipient
 	scripts map[string][]script // by stage
@@ -204,9 +205,6 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if err := checkBinaries(n.opt.SelfDir, n.m.Binaries); err != nil {
 		return err
 	}
-	if n.flags, err = manifest.ParseFlags(n.m.Flags); err != nil {
-		return err
-	}
 	if n.rcpts, err = volume.ParseRecipients(n.m.Recipients); err != nil {
 		return fmt.Errorf("recipients of the results: %w", err)
 	}
@@ -297,10 +295,28 @@ func (n *node) attest(ctx context.Context) error {
 		return err
 	}
 	n.tier = st.Tier
+	if err := n.takePrivate(n.grant.Private); err != nil {
+		return failed(ExitIntegrity, err)
+	}
 	if n.dir, err = makeNodeDir(n.m.JobDir, n.alloc.dirName(), n.grant.Statement); err != nil {
 		return failed(ExitManifest, err)
 	}
 	return nil
+}
+
+// takePrivate takes the arguments and flags from the private part, which must
+// be the one that the manifest pins.
+func (n *node) takePrivate(b []byte) error {
+	if manifest.DigestOf(b) != n.m.Private {
+		return errors.New("the private part is not the one that the manifest pins")
+	}
+	p, err := manifest.ParsePrivate(b)
+	if err != nil {
+		return err
+	}
+	n.args = p.Args
+	n.flags, err = manifest.ParseFlags(p.Flags)
+	return err
 }
 
 // unmount ends the namespaces and what runs in them. The mounts go with them,

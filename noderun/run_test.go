@@ -34,7 +34,7 @@ func TestRunSealsTheResults(t *testing.T) {
 		mkdir d; touch d/sealed; chmod 0 d/sealed d
 		mkfifo pipe`, "sh", "a,b:c d")
 	j.m.Inputs = append(j.m.Inputs, j.seal("a,b:c d", map[string]string{"name": "second data set"}))
-	j.m.Flags = append(j.m.Flags, "--env", "MINE=own=1, 2")
+	j.private.Flags = append(j.private.Flags, "--env", "MINE=own=1, 2")
 	j.script(stageInput, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
 	j.script(stageOutput, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
 	if code := j.run(); code != 0 {
@@ -112,7 +112,7 @@ func TestApplicationFailureKeepsItsCode(t *testing.T) {
 func TestSignalsStopAndSeal(t *testing.T) {
 	t.Parallel()
 	polite := `trap 'echo stopped > result; exit 5' TERM; echo ready > /host/ready; while :; do sleep 0.01; done`
-	stubborn := `trap '' TERM; echo ready > /host/ready; echo begun > result; while :; do sleep 0.01; done`
+	stubborn := `trap '' TERM; echo begun > result; echo ready > /host/ready; while :; do sleep 0.01; done`
 	for name, c := range map[string]struct {
 		app    string
 		signal syscall.Signal
@@ -213,7 +213,7 @@ func TestTooLittleTimeLeavesTheCipherDirectory(t *testing.T) {
 func TestSealingThatFailsLeavesTheCipherDirectory(t *testing.T) {
 	t.Parallel()
 	j := newJob(t, nil, "sh", "-c", "echo kept > result; mkdir /host/nodes/"+testNode+"/"+partialName)
-	j.m.Flags = []string{"--bind", j.dir + ":/host"} // the application gets in the supervisor's way
+	j.private.Flags = []string{"--bind", j.dir + ":/host"} // the application gets in the supervisor's way
 	if code := j.run(); code != ExitSeal {
 		t.Fatalf("exit code %d", code)
 	}

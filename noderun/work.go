@@ -80,7 +80,7 @@ func (n *node) runScripts(stage string, code int) error {
 
 // runApplication runs the application to its end, or until it has to stop.
 func (n *node) runApplication(context.Context) error {
-	cmd := n.container().run(n.m.Args)
+	cmd := n.container().run(n.args)
 	cmd.Stdout = n.space.Path(outputRel + "/" + stdoutFile)
 	cmd.Stderr = n.space.Path(outputRel + "/" + stderrFile)
 	exit, err := n.exec(cmd)

@@ -279,7 +279,7 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 	m := manifest.Manifest{
 		Format: manifest.Format, Run: RandomHex(16), Created: now, Expires: now.Add(time.Hour),
 		Service: manifest.Service{URL: s.URL, ID: s.ID, CA: string(s.CA), StatementKey: manifest.EncodeKey(s.StatementKey)},
-		Tier:    manifest.TierC, JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
+		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil), JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
 	}
 	for i, v := range volumes {
 		ref := manifest.VolumeRef{Name: fmt.Sprintf("volume%d", i), Path: fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
@@ -310,10 +310,37 @@ func Sign(t testing.TB, signer ssh.Signer, namespace string, b []byte) []byte {
 	return sig
 }
 
+// privates are the private parts that were made up, by digest.
+var privates sync.Map
+
+// Private makes up a private part and returns its digest, for manifests.
+func Private(t testing.TB, args, flags []string) manifest.Digest {
+	t.Helper()
+	b, err := json.Marshal(manifest.NewPrivate(args, flags)) // valid or not
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := manifest.DigestOf(b)
+	privates.Store(d, b)
+	return d
+}
+
+// PrivateOf returns the private part that Private made for a manifest.
+func PrivateOf(t testing.TB, signed []byte) []byte {
+	t.Helper()
+	var m struct{ Private manifest.Digest }
+	if err := json.Unmarshal(signed, &m); err != nil {
+		return nil // a manifest that was spoilt
+	}
+	b, _ := privates.Load(m.Private)
+	private, _ := b.([]byte)
+	return private
+}
+
 // Register signs and registers a manifest and returns its digest.
 func (s *Service) Register(t testing.TB, submitter ssh.Signer, b []byte) manifest.Digest {
 	t.Helper()
-	_, err := s.Client(t, submitter).RegisterManifest(t.Context(), b, Sign(t, submitter, manifest.NamespaceManifest, b))
+	_, err := s.Client(t, submitter).RegisterManifest(t.Context(), b, Sign(t, submitter, manifest.NamespaceManifest, b), PrivateOf(t, b))
 	if err != nil {
 		t.Fatal(err)
 	}
