@@ -1,0 +1,18 @@
+# sealbatch in a container, for those who run HPCS's steps with docker compose (compose.yaml).
+#
+#   docker build -t sealbatch .
+#
+# Nothing of a distribution is in it: two static programs, which also travel with every job. So build
+# it for the processors of the supercomputer (--platform linux/amd64, say), whatever the laptop has.
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN make build
+
+FROM scratch
+COPY --from=build /src/bin/sealbatch /src/bin/gocryptfs /usr/local/bin/
+# The home directory is where compose.yaml mounts .ssh, and where submitted jobs are remembered.
+ENV PATH=/usr/local/bin HOME=/tmp
+ENTRYPOINT ["/usr/local/bin/sealbatch"]

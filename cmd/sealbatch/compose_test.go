@@ -1,0 +1,143 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// composeFile is what the test reads of compose.yaml; docker compose reads the same.
+type composeFile struct {
+	Services map[string]struct {
+		Image       string            `yaml:"image"`
+		Entrypoint  []string          `yaml:"entrypoint"`
+		Command     []string          `yaml:"command"`
+		Volumes     []string          `yaml:"volumes"`
+		Environment map[string]string `yaml:"environment"`
+		User        string            `yaml:"user"`
+	} `yaml:"services"`
+}
+
+func loadCompose(t *testing.T) composeFile {
+	t.Helper()
+	b, err := os.ReadFile("../../compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c composeFile
+	if err := yaml.Unmarshal(b, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestCompose holds compose.yaml to the image and to the program's own flags.
+func TestCompose(t *testing.T) {
+	t.Parallel()
+	dockerfile, err := os.ReadFile("../../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := regexp.MustCompile(`(?m)^ENTRYPOINT \["([^"]+)"\]$`).FindSubmatch(dockerfile)
+	if program == nil {
+		t.Fatal("the Dockerfile has no entry point")
+	}
+	c := loadCompose(t)
+	for _, name := range []string{"container-prep", "data-prep", "job-prep", "results"} {
+		s, ok := c.Services[name]
+		if !ok {
+			t.Errorf("there is no service %s", name)
+			continue
+		}
+		if len(s.Entrypoint) != 2 || s.Entrypoint[0] != string(program[1]) || s.Entrypoint[1] != name {
+			t.Errorf("%s: entry point %q", name, s.Entrypoint)
+		}
+		if err := parses(append([]string{name}, s.Command...)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !slices.Contains(s.Volumes, "$PWD/workdir:/tmp") || !slices.Contains(s.Volumes, "$HOME/.ssh:/tmp/.ssh:ro") ||
+			s.Environment["HOME"] != "/tmp" || s.Image == "" || s.User == "" {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	// What the image copies is what the Makefile builds and a job takes along.
+	for _, p := range []string{"/src/bin/sealbatch", "/src/bin/gocryptfs"} {
+		if !strings.Contains(string(dockerfile), p) {
+			t.Errorf("the image lacks %s", p)
+		}
+	}
+}
+
+// hpcsJob are job-prep's arguments as HPCS's README has them in its compose
+// file, quotes within quotes included.
+var hpcsJob = []string{"--config", "/tmp/hpcs-client.conf", "-N", "1", "-p", "standard", "-t", `"00:60:00"`, "-A", "project_462000031",
+	"--nodelist", "nid003044", "--workdir", "/scratch/project_462000031/etellier",
+	"-ai", "/scratch/project_462000031/etellier/encrypted_prepared_jp2a.sif.info.yaml",
+	"-di", "/scratch/project_462000031/etellier/encrypted_jp2a_input.tgz.info.yaml",
+	"-args", `"\" /sd-container/encrypted/jp2a_input/image.png --width=100 --output=/sd-container/output/result \""`,
+	"-i", "/pfs/lustrep4/scratch/project_462000031/etellier/verification_scripts",
+	"-o", "/pfs/lustrep4/scratch/project_462000031/etellier/verification_scripts",
+	"-flags", "--env TERM=xterm-256color", "-f"}
+
+// TestComposeJob runs job-prep as in the container, with the example of a
+// configuration: a home directory that is /tmp there, and nothing else.
+func TestComposeJob(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	run(t, exec.Command("sealbatch", "serve", "--init", filepath.Join(home, "keys"), "--host", "keys.example.org"))
+	run(t, exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(mkdir(t, home, ".ssh"), "id_ed25519")))
+	example, err := os.ReadFile("../../client.conf.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := strings.Replace(string(example), "#ca-cert = keys-ca.pem", "ca-cert = keys/ca.crt", 1)
+	if err := os.WriteFile(filepath.Join(home, "hpcs-client.conf"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(mkdir(t, home, "bin"), "sealbatch")
+	self, err := exec.LookPath("sealbatch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(self, program); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "bin", "gocryptfs"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{"compose.yaml": loadCompose(t).Services["job-prep"].Command, "HPCS's": hpcsJob} {
+		args = append([]string{"job-prep", "--dry-run"}, args...)
+		for i, a := range args {
+			if strings.HasPrefix(a, "/tmp/") {
+				args[i] = home + strings.TrimPrefix(a, "/tmp")
+			}
+		}
+		cmd := exec.Command(program, args...)
+		cmd.Env, cmd.Dir = []string{"HOME=" + home, "PATH=/usr/local/bin"}, home
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		for _, want := range []string{"connect to lumi.csc.fi\n", "#SBATCH --time=00:60:00\n", "#SBATCH --nodelist=nid003044\n",
+			"#SBATCH --account=project_462000031\n", "encrypted_jp2a_input.tgz.info.yaml", "https://keys.example.org:8443"} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s: %q is not in\n%s", name, want, out)
+			}
+		}
+	}
+}
+
+func mkdir(t *testing.T, elem ...string) string {
+	t.Helper()
+	dir := filepath.Join(elem...)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
