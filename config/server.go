@@ -18,7 +18,7 @@ type Server struct {
 	AllowedSigners  string // the accounts, in OpenSSH's allowed_signers format; required
 	Audit           string // audit log; default audit.log in DataDir
 	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
-	MaxRequestBytes int    // default 1 MiB
+	MaxRequestBytes int    // default 4 MiB
 	RatePerSecond   int    // requests a second and address, in the long run; default 100, since a cluster can be one address
 	Clusters        []ClusterConf
 }
@@ -39,7 +39,7 @@ func LoadServer(path string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 1 << 20, RatePerSecond: 100}
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 4 << 20, RatePerSecond: 100}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err

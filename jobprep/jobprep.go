@@ -85,8 +85,6 @@ type Prepared struct {
 // Programs that travel with every job, by name.
 var programs = []string{"sealbatch", "gocryptfs"}
 
-const day = 24 * time.Hour
-
 // NewRun makes a random name for a submission.
 func NewRun() string {
 	b := make([]byte, 16)

@@ -44,7 +44,7 @@ const (
 
 // Bounds, in bytes and numbers, that both sides keep.
 const (
-	MaxBody      = 2 << 20
+	MaxBody      = 4 << 20 // a manifest and its private part, in base64
 	NonceSize    = 32
 	NonceTTL     = 60 * time.Second
 	TokenTTL     = 7 * 24 * time.Hour

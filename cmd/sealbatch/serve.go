@@ -9,10 +9,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sealbatch/sealbatch/config"
@@ -75,7 +78,7 @@ allowed-signers = %s
 tls-cert = %s
 tls-key = %s
 audit = %s
-`, hosts[0], hosts[0], listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
+`, hosts[0], l.Name, listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
 		filepath.Base(l.TLSCert), filepath.Base(l.TLSKey), filepath.Join(filepath.Base(l.Data), filepath.Base(l.Audit)))
 	if err := writeNewFile(conf, text, 0o644); err != nil {
 		return err
@@ -146,8 +149,26 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go reloadOn(ctx, hup, s, a.log)
 	a.log.Info("key service is ready", "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(verifiers))
 	return s.Serve(ctx, ln)
+}
+
+// reloadOn reads the accounts again at each SIGHUP.
+func reloadOn(ctx context.Context, hup <-chan os.Signal, s *keyserver.Server, log *slog.Logger) {
+	for {
+		select {
+		case <-hup:
+			if err := s.Reload(ctx); err != nil {
+				log.Error("accounts were not read again; the earlier ones stay in force", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // enrolled turns the configuration's clusters into verifiers.
