@@ -130,25 +130,18 @@ func (d Deps) reachable(ctx context.Context, r Request) error {
 	return nil
 }
 
-// seal writes the volume beside its final name and renames it when it is whole.
 func (d Deps) seal(ctx context.Context, r Request) (volume.Sealed, error) {
-	partial := r.SealedPath + ".partial"
-	f, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return volume.Sealed{}, err
-	}
-	defer os.Remove(partial)
 	p := d.progress("sealing " + r.Name)
-	s, err := volume.SealSource(ctx, f, r.source(), volume.SealOptions{
+	s, err := volume.SealFile(ctx, r.SealedPath, r.source(), volume.SealOptions{
 		Recipients: r.Recipients,
 		Progress:   func(done, total int64) { p.SetTotal(total); p.Set(done) },
 	})
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err != nil {
 		p.Abandon()
-		return volume.Sealed{}, err
+		return s, err
 	}
 	p.Finish()
-	return s, os.Rename(partial, r.SealedPath)
+	return s, nil
 }
 
 // source is the input, a single file under the name that it is to have.

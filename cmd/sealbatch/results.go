@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/results"
+	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
@@ -53,7 +54,7 @@ sealbatch results 4711 -o results-4711`)
 	if err != nil {
 		return err
 	}
-	return reportNodes(a, nodes)
+	return reportNodes(a, rec, nodes)
 }
 
 func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Record, id, out string) ([]results.Node, error) {
@@ -72,12 +73,35 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 		return nil, err
 	}
 	defer c.close()
+	if err := c.hasEnded(ctx, rec); err != nil {
+		return nil, err
+	}
 	return results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress}, rec, out)
 }
 
+// hasEnded fails while the job waits or runs: what it has not sealed yet would
+// look like what a killed job left. That Slurm does not know the job any more,
+// or cannot be asked, does not keep results from their owner.
+func (c *client) hasEnded(ctx context.Context, rec submission.Record) error {
+	id, err := slurm.ParseJobID(rec.JobID)
+	if err != nil {
+		return nil // submitted by hand
+	}
+	all, err := c.slurm().Status(ctx, []slurm.JobID{id})
+	s := all[id].State
+	if err != nil || s == slurm.Unknown || s.Ended() {
+		return nil
+	}
+	return ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID)
+}
+
 // reportNodes says what came of each node; directories go to standard output.
-func reportNodes(a *app, nodes []results.Node) error {
+func reportNodes(a *app, rec submission.Record, nodes []results.Node) error {
 	var failed error
+	if n := rec.Nodes - len(nodes); n > 0 {
+		failed = ui.Fail(ui.CodeJob, fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes), "the job's log says more: "+rec.LogFile)
+		ui.PrintError(a.stderr, failed)
+	}
 	for _, n := range nodes {
 		if n.Err != nil {
 			fmt.Fprintf(a.stderr, "%s: ", n.Name)

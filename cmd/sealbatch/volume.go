@@ -42,26 +42,15 @@ sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub`)
 	return nil
 }
 
-// sealFile writes a volume beside its final name and renames it when whole.
-func sealFile(ctx context.Context, a *app, input, out string, rcpts []age.Recipient) (s volume.Sealed, err error) {
-	partial := out + volume.PartialSuffix
-	f, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return s, err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(partial)
-		}
-	}()
+func sealFile(ctx context.Context, a *app, input, out string, rcpts []age.Recipient) (volume.Sealed, error) {
 	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(input), 0)
 	defer p.Abandon()
-	s, err = volume.Seal(ctx, f, input, volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	s, err := volume.SealFile(ctx, out, volume.DirSource(input), volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
+	if err != nil {
 		return s, fmt.Errorf("seal %s: %w", input, err)
 	}
 	p.Finish()
-	return s, os.Rename(partial, out)
+	return s, nil
 }
 
 func setProgress(p *ui.Progress) func(done, total int64) {

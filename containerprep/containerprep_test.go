@@ -1,0 +1,45 @@
+package containerprep
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/image"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/publish"
+)
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		o             Options
+		mounted, path string
+	}{
+		"named after the image": {Options{Image: "dir/jp2a.sif", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
+		"without the suffix":    {Options{Image: "jp2a", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
+		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", DataPath: "p/x"}, "jp2a", "p/x"},
+	} {
+		r := c.o.request()
+		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.FileName != ImageFile || r.Input != c.o.Image {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// TestNotAnImage is refused before any party is asked.
+func TestNotAnImage(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "x.sif")
+	if err := os.WriteFile(file, []byte("no image"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range []string{file, filepath.Dir(file), "docker://talinx/jp2a"} {
+		_, err := Run(t.Context(), publish.Deps{}, Options{Image: img, OutputDir: t.TempDir()})
+		if !errors.Is(err, image.ErrFormat) || ui.ExitCode(err) != ui.CodeUsage {
+			t.Errorf("%s: %v", img, err)
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package dataprep
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/publish"
+)
+
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	input := filepath.Join(t.TempDir(), "genomes")
+	if err := os.Mkdir(input, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		o             Options
+		mounted, path string
+	}{
+		"named after the input": {Options{Input: input, OutputDir: "out"}, "genomes", "out/encrypted_genomes.sealed"},
+		"slash at the end":      {Options{Input: input + "/", OutputDir: "out/"}, "genomes", "out/encrypted_genomes.sealed"},
+		"a name of its own":     {Options{Input: input, OutputDir: "out", Name: "x"}, "x", "out/encrypted_x.sealed"},
+		"a path of its own":     {Options{Input: input, OutputDir: "out", DataPath: "p/enc.tgz"}, "genomes", "p/enc.tgz"},
+	} {
+		r, err := c.o.request()
+		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input != input || r.FileName != "" {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+	for want, o := range map[string]Options{
+		"no such file":                    {Input: input + "x", OutputDir: "out"},
+		"where should the sealed dataset": {Input: input},
+	} {
+		_, err := Run(t.Context(), publish.Deps{}, o) // refused before any party is asked
+		if err == nil || !strings.Contains(err.Error(), want) || ui.ExitCode(err) != ui.CodeUsage || ui.Hint(err) == "" {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// TestRequestForDot names the directory, not the dot.
+func TestRequestForDot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "here")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	r, err := Options{Input: ".", OutputDir: "/out"}.request()
+	if err != nil || r.Name != "here" || r.SealedPath != "/out/encrypted_here.sealed" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
