@@ -153,7 +153,11 @@ func (n *node) timed(name string, code int, f func() error) error {
 		s.Exit = exitOf(err, code)
 	}
 	n.steps = append(n.steps, s)
-	n.log.Info(name, "seconds", fmt.Sprintf("%.3f", s.Seconds), "ok", err == nil)
+	outcome := "ok"
+	if err != nil {
+		outcome = "failed"
+	}
+	n.log.Info(fmt.Sprintf("%s: %s, %.2f s", name, outcome, s.Seconds))
 	return err
 }
 
@@ -198,7 +202,6 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if n.alloc, err = readAllocation(getenv); err != nil {
 		return err
 	}
-	n.log = n.log.With("node", n.alloc.node)
 	if n.m, n.digest, err = readManifest(n.opt.ManifestPath, n.opt.Digest); err != nil {
 		return err
 	}
