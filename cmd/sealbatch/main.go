@@ -54,6 +54,9 @@ func realMain(args []string) int {
 		return int(status)
 	case errors.Is(err, context.Canceled) && ui.ExitCode(err) == ui.CodeInterrupted:
 		fmt.Fprintln(a.stderr, "interrupted")
+		if h := ui.Hint(err); h != "" {
+			fmt.Fprintf(a.stderr, "hint: %s\n", ui.Printable(h))
+		}
 		return ui.CodeInterrupted
 	}
 	ui.PrintError(a.stderr, err)
@@ -102,6 +105,9 @@ func runCommand(a *app, c command, args []string) error {
 	context.AfterFunc(ctx, stop)
 	err := c.run(ctx, a, args)
 	if ctx.Err() != nil && err != nil {
+		if ui.ExitCode(err) == ui.CodeInterrupted {
+			return err // it may say what goes on by itself
+		}
 		return context.Canceled
 	}
 	return err
