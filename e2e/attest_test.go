@@ -1,0 +1,492 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/manifest"
+)
+
+var attestData struct {
+	sync.Mutex
+	info string
+}
+
+// attestDataset is a dataset of alice's that she alone may open, on any node, at tier B2.
+func attestDataset(t *testing.T) string {
+	t.Helper()
+	attestData.Lock()
+	defer attestData.Unlock()
+	if attestData.info == "" {
+		attestData.info = alice.dataset(t, "attest", simple)
+	}
+	return attestData.info
+}
+
+var digestRE = regexp.MustCompile(`--digest\W+(sha256:[0-9a-f]{64})`)
+
+// registered has alice register a job's manifest without submitting the job,
+// and returns the batch script and the manifest's digest.
+func registered(t *testing.T, flags ...string) (script, digest string) {
+	t.Helper()
+	script = alice.mustSB(t, append([]string{"job-prep", "-ai", shell(t), "-di", attestDataset(t), "-t", "10", "--seal-time", "60",
+		"--workdir", alice.scratch(), "-args", "/sd-container/input/run.sh", "--no-submit"}, flags...)...)
+	m := digestRE.FindStringSubmatch(must(t, "login", "alice", "cat", script))
+	if m == nil {
+		t.Fatalf("%s names no manifest digest", script)
+	}
+	return script, m[1]
+}
+
+// idle submits a job that does nothing, of which no supervisor claims anything.
+func idle(t *testing.T, who person, flags ...string) uint32 {
+	t.Helper()
+	argv := append([]string{"sbatch", "--parsable", "-t", "20", "-o", "/dev/null"}, flags...)
+	out := must(t, "login", string(who), append(argv, "--wrap", "exec sleep 1200")...)
+	id, err := strconv.ParseUint(out, 10, 32)
+	if err != nil {
+		t.Fatalf("sbatch printed %q", out)
+	}
+	t.Cleanup(func() { run(context.Background(), "login", "root", nil, "scancel", out) })
+	return uint32(id)
+}
+
+// reach waits until Slurm calls the job's state so.
+func reach(t *testing.T, job uint32, state string) uint32 {
+	t.Helper()
+	id := strconv.FormatUint(uint64(job), 10)
+	eventually(t, 60*time.Second, "job "+id+" is "+state, func() bool {
+		return strings.TrimSpace(run(t.Context(), "login", "root", nil, "squeue", "-h", "-t", "all", "-j", id, "-o", "%T").out) == state
+	})
+	return job
+}
+
+func running(t *testing.T, who person, flags ...string) uint32 {
+	t.Helper()
+	return reach(t, idle(t, who, flags...), "RUNNING")
+}
+
+// What a key service or a verifier says of evidence that does not hold.
+func (a answer) noEvidence(t *testing.T, want string) {
+	t.Helper()
+	a.denied(t, 403, keyapi.CodeAttestation, want)
+}
+
+// TestAttestReplay shows one credential again and again, also to a verifier
+// whose munged has never seen it.
+func TestAttestReplay(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	job := running(t, alice, "-w", "cn1")
+	c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+	cred := c.credential(t)
+	voucher := c.vouch(t, cred).voucher(t)
+	c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
+	c.gets(t, c.release(t, voucher))
+	c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
+
+	// MUNGE's replay cache is each host's own: another munged takes it again,
+	// and the nonce is what the key service does not.
+	c.release(t, c.vouchAt(t, secondVerifier(t), cred).voucher(t)).noEvidence(t, "nonce is unknown, used up")
+	audited(t, digest, "released cn1", "refused cn1 the nonce is unknown, used up")
+}
+
+// secondVerifier starts login's verifier on cn2 as well, for a munged that has
+// not seen the credentials shown on login.
+func secondVerifier(t *testing.T) endpoint {
+	t.Helper()
+	const bin = "/tmp/second-verifier"
+	program, err := os.ReadFile("../bin/sealbatch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, "cn2", "slurm", bin, string(program))
+	files := run(t.Context(), "login", "root", nil, "tar", "-C", "/etc", "-c", "sealbatch", "sealbatch-keys-ca.pem")
+	if r := run(t.Context(), "cn2", "root", strings.NewReader(files.out), "tar", "-C", "/etc", "-x"); r.code != 0 {
+		t.Fatal(r)
+	}
+	must(t, "cn2", "root", "chmod", "755", bin)
+	pid := must(t, "cn2", "slurm", "sh", "-c", bin+" verifier --config /etc/sealbatch/verifier.conf </dev/null >/tmp/second-verifier.log 2>&1 & echo $!")
+	t.Cleanup(func() {
+		run(context.Background(), "cn2", "root", nil, "sh", "-c", "kill "+pid+"; rm -r /etc/sealbatch /etc/sealbatch-keys-ca.pem /tmp/second-verifier*")
+	})
+	eventually(t, 20*time.Second, "the second verifier is ready", func() bool {
+		return run(t.Context(), "cn1", "root", nil, "bash", "-c", "exec 3<>/dev/tcp/cn2/8444").code == 0
+	})
+	return endpoint{"cn2:8444", "login"}
+}
+
+// TestAttestAlteredClaim shows honest credentials with claims that differ from
+// what they cover.
+func TestAttestAlteredClaim(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	_, other := registered(t)
+	job, second := running(t, alice, "-w", "cn1"), running(t, alice, "-w", "cn1")
+	for _, c := range []struct {
+		name  string
+		alter func(*claimant)
+	}{
+		{"the node, from cn2", func(c *claimant) { c.at.host, c.claim.Node = "cn2", "cn2" }},
+		{"the keys, by mallory on cn2", func(c *claimant) { c.at = place{"cn2", "mallory"}; c.renewE(t); c.renewS(t) }},
+		{"E", func(c *claimant) { c.renewE(t) }},
+		{"S", func(c *claimant) { c.renewS(t) }},
+		{"the nonce", func(c *claimant) { c.claim.Nonce = c.at.nonce(t) }},
+		{"the manifest", func(c *claimant) { c.claim.Manifest = other }},
+		{"the job", func(c *claimant) { c.claim.JobID = second }},
+		{"the service", func(c *claimant) { c.service.ID += "0" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			altered := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+			cred := altered.credential(t)
+			c.alter(altered)
+			altered.vouch(t, cred).noEvidence(t, "the credential covers another claim")
+		})
+	}
+	t.Run("the credential", func(t *testing.T) {
+		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+		cred := c.credential(t)
+		for i := len("MUNGE:"); i < len(cred)-4; i += 40 {
+			b := []byte(cred)
+			if b[i]++; b[i] > 'z' || b[i] == ':' || b[i] == '[' || b[i] == '0' {
+				b[i] = 'M'
+			}
+			c.vouch(t, string(b)).noEvidence(t, "MUNGE refuses the credential")
+		}
+		c.vouch(t, cred[:len(cred)/8*4-2]+":").noEvidence(t, "MUNGE refuses the credential")
+		c.vouch(t, cred).voucher(t) // as it was made, it is good
+	})
+	t.Run("nothing", func(t *testing.T) {
+		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+		c.gets(t, c.release(t, c.honestVoucher(t)))
+	})
+	audited(t, digest, "released cn1")
+	audited(t, other)
+}
+
+// TestAttestStolen gives mallory all that travels: claim, credential, voucher
+// and the sealed answer. The claimant still gets the keys, and nobody else.
+func TestAttestStolen(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	c := newClaimant(t, aliceOnCN1, digest, running(t, alice, "-w", "cn1"), "cn1")
+	c.via = loginVerifier // a relay sees all that passes
+	thief := *c
+	thief.at = place{"cn2", "mallory"}
+	thief.renewE(t)
+	thief.renewS(t)
+	stolen := thief
+	stolen.claim = c.claim
+
+	// Who shows a credential does not matter: it vouches for what it covers.
+	voucher := stolen.vouch(t, c.credential(t)).voucher(t)
+	stolen.release(t, voucher).noEvidence(t, "not signed by its own key S")
+	a := c.release(t, voucher)
+	c.gets(t, a)
+	var sealed keyapi.Released
+	a.into(t, &sealed)
+	if _, err := keyapi.OpenBundle(thief.e, c.service.ID, c.claim, sealed.Sealed); !errors.Is(err, keyapi.ErrBundle) {
+		t.Errorf("the thief's key opens what was sealed to E: %v", err)
+	}
+	stolen.release(t, voucher).noEvidence(t, "not signed by its own key S")
+	thief.release(t, voucher).noEvidence(t, "nonce is unknown, used up")
+	audited(t, digest, "refused cn1 not signed by its own key", "released cn1", "refused cn1 not signed by its own key", "refused cn1 the nonce")
+}
+
+// TestAttestVoucher shows honest vouchers with altered claims, and twice.
+func TestAttestVoucher(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	_, other := registered(t)
+	job, second := running(t, alice, "-w", "cn1"), running(t, alice, "-w", "cn1")
+	const another = "voucher covers another claim"
+	for _, c := range []struct {
+		name, want string
+		alter      func(*claimant)
+	}{
+		{"another nonce", another, func(c *claimant) { c.claim.Nonce = c.at.nonce(t) }},
+		{"a nonce of one's own", "nonce is unknown", func(c *claimant) { c.claim.Nonce = bytes.Repeat([]byte{7}, keyapi.NonceSize) }},
+		{"another E", another, func(c *claimant) { c.renewE(t) }},
+		{"another S", another, func(c *claimant) { c.renewS(t) }},
+		{"another node", another, func(c *claimant) { c.claim.Node = "cn2" }},
+		{"another job", another, func(c *claimant) { c.claim.JobID = second }},
+		{"another manifest", another, func(c *claimant) { c.claim.Manifest = other }},
+		{"another cluster", "no verifier is enrolled", func(c *claimant) { c.claim.Cluster = "elsewhere" }},
+		{"proof by another key", "not signed by its own key S", func(c *claimant) { _, c.s, _ = ed25519.GenerateKey(nil) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			altered := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+			voucher := altered.honestVoucher(t)
+			c.alter(altered)
+			altered.release(t, voucher).noEvidence(t, c.want)
+		})
+	}
+	for _, c := range []struct {
+		name string
+		ev   func(voucher string) keyapi.Evidence
+		want string
+	}{
+		{"as a token", func(v string) keyapi.Evidence { return keyapi.Evidence{Type: keyapi.EvidenceToken, Token: v} }, "token"},
+		{"with a token", func(v string) keyapi.Evidence {
+			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Token: v, Voucher: v}
+		}, "no voucher"},
+		{"of no type", func(v string) keyapi.Evidence { return keyapi.Evidence{Voucher: v} }, "not accepted here"},
+		{"none", func(string) keyapi.Evidence { return keyapi.Evidence{Type: keyapi.EvidenceSlurm} }, "no voucher"},
+		{"with an altered payload", func(v string) keyapi.Evidence {
+			f := strings.Split(v, ".")
+			f[1] = strings.Replace(f[1], f[1][40:44], "AAAA", 1)
+			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: strings.Join(f, ".")}
+		}, "not signed by the expected key"},
+		{"without its signature", func(v string) keyapi.Evidence {
+			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: v[:strings.LastIndexByte(v, '.')+1]}
+		}, "voucher"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			claimed := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+			claimed.releaseWith(t, c.ev(claimed.honestVoucher(t)), claimed.s).noEvidence(t, c.want)
+		})
+	}
+	t.Run("signed by itself", func(t *testing.T) {
+		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+		d := keyapi.ClaimDigest(c.service.ID, c.claim)
+		forged, err := manifest.SignJWS(manifest.TypeVoucher, c.s, keyapi.Voucher{Service: c.service.ID, Cluster: "testcluster", Claim: d[:],
+			UID: 2001, User: "alice", Node: "cn1", JobID: job, ArrayTask: -1, Issued: time.Now().UTC()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.release(t, forged).noEvidence(t, "not signed by the expected key")
+	})
+	t.Run("twice", func(t *testing.T) {
+		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+		voucher := c.honestVoucher(t)
+		c.gets(t, c.release(t, voucher))
+		c.release(t, voucher).noEvidence(t, "nonce is unknown, used up")
+		c.via = loginVerifier
+		c.release(t, voucher).noEvidence(t, "nonce is unknown, used up")
+	})
+}
+
+// TestAttestBorrowed makes credentials elsewhere, as somebody else, or for
+// something else; each covers its claim.
+func TestAttestBorrowed(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	job := running(t, alice, "-w", "cn1")
+	t.Run("refused", func(t *testing.T) {
+		for _, c := range []struct {
+			name  string
+			at    place
+			want  string
+			alter func(*keyapi.Claim)
+			munge []string
+		}{
+			{name: "a node without the job", at: place{"cn2", "alice"}, want: "does not run on node cn2", alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
+			{name: "cn2 in cn1's name", at: place{"cn2", "alice"}, want: "was made at 10.77.0.5, but node cn1 is 10.77.0.4"},
+			{name: "cn1 in cn2's name", at: aliceOnCN1, want: "was made at 10.77.0.4, but node cn2 is 10.77.0.5", alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
+			{name: "login in cn1's name", at: place{"login", "alice"}, want: "was made at 10.77.0.3, but node cn1"},
+			{name: "login in its own name", at: place{"login", "alice"}, want: "node login is not in the verifier's table", alter: func(c *keyapi.Claim) { c.Node = "login" }},
+			{name: "bob", at: place{"cn1", "bob"}, want: "is not of the user who made the credential"},
+			{name: "mallory", at: place{"cn1", "mallory"}, want: "is not of the user who made the credential"},
+			{name: "slurm itself", at: place{"cn1", "slurm"}, want: "is not of the user who made the credential"},
+			{name: "root", at: place{"cn1", "root"}, want: "was made by root"},
+			{name: "for everybody", at: aliceOnCN1, want: "is not restricted to the verifier's user", munge: []string{"--ttl=60"}},
+			{name: "for bob", at: aliceOnCN1, want: "MUNGE refuses", munge: []string{"--restrict-uid=bob", "--ttl=60"}},
+			{name: "for long", at: aliceOnCN1, want: "lives", munge: []string{"--restrict-uid=slurm", "--ttl=61"}},
+			{name: "for as long as MUNGE likes", at: aliceOnCN1, want: "lives", munge: []string{"--restrict-uid=slurm"}},
+			{name: "another restart", at: aliceOnCN1, want: "was restarted 0 times, not 1", alter: func(c *keyapi.Claim) { c.Restart = 1 }},
+			{name: "an array's task", at: aliceOnCN1, want: "is array task -1, not 0", alter: func(c *keyapi.Claim) { c.ArrayTask = 0 }},
+			{name: "another cluster", at: aliceOnCN1, want: "vouches for cluster testcluster", alter: func(c *keyapi.Claim) { c.Cluster = "other" }},
+			{name: "a job that never was", at: aliceOnCN1, want: "Slurm does not know job", alter: func(c *keyapi.Claim) { c.JobID = 60_000_000 }},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				borrowed := newClaimant(t, c.at, digest, job, "cn1")
+				if c.alter != nil {
+					c.alter(&borrowed.claim)
+				}
+				borrowed.vouch(t, borrowed.credential(t, c.munge...)).noEvidence(t, c.want)
+			})
+		}
+		t.Run("an expired one", func(t *testing.T) {
+			t.Parallel()
+			c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+			cred := c.credential(t, "--restrict-uid=slurm", "--ttl=1")
+			end := time.Now().Add(3 * time.Second) // MUNGE counts whole seconds
+			eventually(t, 10*time.Second, "the credential expires", func() bool { return time.Now().After(end) })
+			c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
+		})
+		t.Run("a munged of one's own", func(t *testing.T) {
+			t.Parallel()
+			c := newClaimant(t, place{"cn2", "mallory"}, digest, job, "cn1")
+			socket := ownMunged(t, c.at, "head -c 128 /dev/urandom")
+			c.vouch(t, c.credential(t, "--socket="+socket, "--restrict-uid=slurm", "--ttl=60")).noEvidence(t, "MUNGE refuses the credential")
+		})
+	})
+	c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
+	c.gets(t, c.release(t, c.honestVoucher(t)))
+	audited(t, digest, "released cn1")
+}
+
+// ownMunged starts a munged of one's own that calls its host cn1, with what
+// the shell command key prints as its key, and returns its socket.
+func ownMunged(t *testing.T, at place, key string) string {
+	t.Helper()
+	dir := must(t, at.host, at.user, "mktemp", "-d")
+	r := run(t.Context(), at.host, at.user, nil, "sh", "-c", `chmod 755 "$1" && cd "$1" && (umask 077; `+key+` >key) && /usr/sbin/munged --force \
+		--key-file="$1/key" --socket="$1/socket" --pid-file="$1/pid" --log-file="$1/log" --seed-file="$1/seed" --origin=10.77.0.4`, "sh", dir)
+	if r.code != 0 {
+		t.Fatalf("munged: %s", r)
+	}
+	t.Cleanup(func() {
+		run(context.Background(), at.host, at.user, nil, "sh", "-c", `/usr/sbin/munged --stop --socket="$1/socket"; rm -r "$1"`, "sh", dir)
+	})
+	return dir + "/socket"
+}
+
+// TestAttestRootElsewhere is the limit of tier B2, as the threat model has it:
+// root on any host that has the MUNGE key can be anybody anywhere.
+func TestAttestRootElsewhere(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	c := newClaimant(t, place{"cn2", "root"}, digest, running(t, alice, "-w", "cn1"), "cn1")
+	socket := ownMunged(t, c.at, "cat /etc/munge/munge.key")
+	forge := func(user string) string {
+		return c.credential(t, "--socket="+socket, "--uid="+user, "--gid="+user, "--restrict-uid=slurm", "--ttl=60")
+	}
+	c.vouch(t, forge("bob")).noEvidence(t, "is not of the user who made the credential")
+	c.vouch(t, forge("root")).noEvidence(t, "was made by root")
+	c.gets(t, c.release(t, c.vouch(t, forge("alice")).voucher(t)))
+	// The log has the address that the claim came from; nothing else tells.
+	audited(t, digest, "released cn1")
+}
+
+// TestAttestNotRunning claims for jobs before, during and after their time.
+func TestAttestNotRunning(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	job := idle(t, alice, "-w", "cn1", "-H")
+	id := strconv.FormatUint(uint64(job), 10)
+	claim := func() *claimant { return newClaimant(t, aliceOnCN1, digest, job, "cn1") }
+
+	reach(t, job, "PENDING")
+	c := claim()
+	c.vouch(t, c.credential(t)).noEvidence(t, "is PENDING, not running")
+
+	must(t, "login", "alice", "scontrol", "release", id)
+	reach(t, job, "RUNNING")
+	must(t, "login", "root", "scontrol", "suspend", id)
+	c = claim()
+	c.vouch(t, c.credential(t)).noEvidence(t, "is SUSPENDED, not running")
+	must(t, "login", "root", "scontrol", "resume", id)
+	reach(t, job, "RUNNING")
+	claim().honestVoucher(t)
+
+	late := claim()
+	cred := late.credential(t) // made while the job ran
+	must(t, "login", "alice", "scancel", id)
+	reach(t, job, "CANCELLED")
+	late.vouch(t, cred).noEvidence(t, "is CANCELLED, not running")
+	late = claim()
+	late.vouch(t, late.credential(t)).noEvidence(t, "is CANCELLED, not running")
+	audited(t, digest)
+
+	next := newClaimant(t, aliceOnCN1, digest, running(t, alice, "-w", "cn1"), "cn1")
+	next.gets(t, next.release(t, next.honestVoucher(t)))
+}
+
+// TestAttestBound lets one job have the keys, once a node.
+func TestAttestBound(t *testing.T) {
+	t.Parallel()
+	script, digest := registered(t, "-N", "2")
+	job := running(t, alice, "-N", "2")
+	claim := func(node string, job uint32) (*claimant, answer) {
+		c := newClaimant(t, place{node, "alice"}, digest, job, node)
+		return c, c.release(t, c.honestVoucher(t))
+	}
+	c, a := claim("cn1", job)
+	c.gets(t, a)
+	_, a = claim("cn1", job)
+	a.denied(t, 409, keyapi.CodeConflict, "on node cn1 before; a second claim is refused")
+	_, a = claim("cn2", running(t, alice, "-w", "cn2"))
+	a.denied(t, 409, keyapi.CodeConflict, "the manifest belongs to job")
+	// The same by the supervisors of the job that the script is for.
+	r := run(t.Context(), "login", "alice", nil, "sbatch", "--parsable", "--wait", script)
+	log := must(t, "login", "alice", "cat", path.Join(path.Dir(script), "job.log"))
+	if r.code != exitKey || strings.Count(log, "the manifest belongs to job") != 2 || strings.Contains(log, "mounts") {
+		t.Errorf("the manifest's own job, too late: %s\n%s", r, log)
+	}
+	c, a = claim("cn2", job)
+	c.gets(t, a)
+	_, a = claim("cn2", job)
+	a.denied(t, 409, keyapi.CodeConflict, "keys were given to all 2 nodes")
+	audited(t, digest, "released cn1", "refused cn1 second claim", "refused cn2 belongs to job",
+		"refused cn", "refused cn", "released cn2", "refused cn2 given to all 2 nodes")
+}
+
+// TestAttestForgedJob has bob submit a job whose free texts say that it is
+// alice's and runs on cn1.
+func TestAttestForgedJob(t *testing.T) {
+	t.Parallel()
+	_, digest := registered(t)
+	const forged = "x\n   UserId=alice(2001) GroupId=alice(2001) MCS_label=N/A\n   JobState=RUNNING Reason=None\n   NodeList=cn1\n   BatchHost=cn1"
+	job := running(t, bob, "-w", "cn2", "-J", forged, "--comment", forged)
+	id := strconv.FormatUint(uint64(job), 10)
+	// What a verifier that read this would believe.
+	if out := must(t, "login", "root", "scontrol", "show", "job", id); strings.Index(out, "\n   UserId=alice(2001)") >= strings.Index(out, "\n   UserId=bob(2002)") ||
+		!strings.Contains(out, "\n   NodeList=cn1\n") {
+		t.Fatalf("nothing is forged:\n%s", out)
+	}
+	forgery := func(at place, node string) answer {
+		c := newClaimant(t, at, digest, job, node)
+		return c.vouch(t, c.credential(t))
+	}
+	forgery(place{"cn1", "bob"}, "cn1").noEvidence(t, "does not run on node cn1")
+	forgery(aliceOnCN1, "cn1").noEvidence(t, "is not of the user who made the credential")
+	forgery(place{"cn2", "alice"}, "cn2").noEvidence(t, "is not of the user who made the credential")
+
+	// As himself he is believed, and has no part in alice's manifest.
+	c := newClaimant(t, place{"cn2", "bob"}, digest, job, "cn2")
+	c.release(t, c.honestVoucher(t)).denied(t, 403, keyapi.CodePolicy, "the manifest is for a job of user alice, this one is of bob")
+
+	// The account is the one free text that the verifier reads.
+	job = running(t, bob, "-w", "cn2", "-A", "a\n"+strings.Repeat(" ", 250)+"2001")
+	forgery(place{"cn2", "bob"}, "cn2").denied(t, 503, keyapi.CodeUnavailable, "the verifier cannot ask Slurm")
+
+	mine := newClaimant(t, aliceOnCN1, digest, running(t, alice, "-w", "cn1", "-J", forged, "--comment", forged), "cn1")
+	mine.gets(t, mine.release(t, mine.honestVoucher(t)))
+	audited(t, digest, "refused cn2 this one is of bob", "released cn1")
+}
+
+// TestAttestSupervisor runs the job's own supervisor, outside Slurm, with
+// Slurm's variables made up.
+func TestAttestSupervisor(t *testing.T) {
+	t.Parallel()
+	script, digest := registered(t)
+	job := running(t, alice, "-w", "cn1")
+	supervise := func(at place) result {
+		return run(t.Context(), at.host, at.user, nil, "sh", "-c", `d=$(mktemp -d) && cp "$1/bin/sealbatch" "$1/bin/gocryptfs" "$d" &&
+			SLURM_CLUSTER_NAME=testcluster SLURM_JOB_ID=$3 SLURMD_NODENAME=cn1 \
+			"$d/sealbatch" node-run --manifest "$1/manifest.json" --digest "$2" --self "$d"`,
+			"sh", path.Dir(script), digest, strconv.FormatUint(uint64(job), 10))
+	}
+	r := supervise(place{"cn2", "alice"})
+	if r.code != exitAttestation || !strings.Contains(r.err, "was made at 10.77.0.5, but node cn1 is 10.77.0.4") || strings.Contains(r.err, "mounts") {
+		t.Errorf("on another node: %s", r)
+	}
+	audited(t, digest)
+	if r := supervise(aliceOnCN1); r.code != 0 {
+		t.Errorf("on the job's node: %s", r)
+	}
+	audited(t, digest, "released cn1")
+}
