@@ -28,7 +28,7 @@ func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind)
 		return info, fmt.Errorf("info file %s: %w", file, err)
 	}
 	if info.Kind != kind {
-		return info, ui.Fail(ui.CodeUsage, fmt.Errorf("info file %s describes a %s, not a %s", file, info.Kind, kind),
+		return info, ui.Fail(ui.CodeUsage, fmt.Errorf("info file %s describes %s, not %s", file, article(info.Kind), article(kind)),
 			"-ai takes the image's info file, -di the dataset's")
 	}
 	if now := time.Now(); now.After(info.Policy.Expires) {
@@ -39,6 +39,13 @@ func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind)
 		return info, fmt.Errorf("sealed volume %s: %w", info.PathAtRest, err)
 	}
 	return info, nil
+}
+
+func article(k manifest.Kind) string {
+	if k == manifest.KindImage {
+		return "an image"
+	}
+	return "a " + string(k)
 }
 
 func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, error) {

@@ -403,7 +403,7 @@ func TestPrepareRefuses(t *testing.T) {
 			check(s.t, os.WriteFile(s.o.DataInfo[0], []byte("info:\n  path_at_rest: /s/x\n  secret_path: kv/x\n  access_role: r\n"), 0o600))
 		}},
 		"too large":  {ui.CodeOther, "larger than", func(s *site) { check(s.t, os.Truncate(s.o.DataInfo[0], maxSmall+1)) }},
-		"wrong kind": {ui.CodeUsage, "describes a dataset, not a image", func(s *site) { s.o.ApplicationInfo = s.o.DataInfo[0] }},
+		"wrong kind": {ui.CodeUsage, "describes a dataset, not an image", func(s *site) { s.o.ApplicationInfo = s.o.DataInfo[0] }},
 		"expired": {ui.CodeKey, "policy expired", func(s *site) {
 			s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Policy.Expires = time.Now().Add(-time.Hour).UTC() })
 		}},
