@@ -322,6 +322,8 @@ func TestClaims(t *testing.T) {
 		after  func(*keyapi.Release) // afterwards
 		want   string                // code, "" for success
 	}{
+		{"the control's nonce, without evidence for it", func(c *keyapi.Claim) { c.Nonce = spent.Nonce },
+			func(r *keyapi.Release) { r.Evidence.Voucher = "e30.e30.e30" }, keyapi.CodeAttestation}, // and does not use it up
 		{"control", func(c *keyapi.Claim) { c.Nonce = spent.Nonce }, nil, ""},
 		{"spent nonce", func(c *keyapi.Claim) { c.Nonce, c.Node = spent.Nonce, "cn2" }, nil, keyapi.CodeAttestation},
 		{"made-up nonce", func(c *keyapi.Claim) { c.Nonce = bytes.Repeat([]byte{1}, 32) }, nil, keyapi.CodeAttestation},

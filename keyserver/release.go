@@ -70,15 +70,12 @@ func (s *Server) release(q *request) (any, error) {
 	return answer, nil
 }
 
-// attest checks possession of S, the nonce and the evidence.
+// attest checks possession of S, the evidence and the nonce.
 func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
 	c := body.Claim
 	digest := keyapi.ClaimDigest(s.id, c)
 	if !ed25519.Verify(c.S, digest[:], body.Proof) {
 		return Claims{}, refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
-	}
-	if err := s.nonces.use(c.Nonce, s.now()); err != nil {
-		return Claims{}, err
 	}
 	a, ok := s.attestors[body.Evidence.Type]
 	if !ok {
@@ -91,7 +88,12 @@ func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
 	if err != nil {
 		return Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
 	}
-	return claims, checkClaims(c, claims)
+	if err := checkClaims(c, claims); err != nil {
+		return Claims{}, err
+	}
+	// Last, so that nobody who only saw a claim go by can use its nonce up:
+	// that takes evidence which covers it.
+	return claims, s.nonces.use(c.Nonce, s.now())
 }
 
 // checkClaims keeps a faulty attestor from saying more than was claimed.
