@@ -96,8 +96,9 @@ func (c *child) catchSignals() {
 			c.reap()
 		}
 	}()
+	// The last three are those that a shell without job control may leave ignored.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT,
-		unix.SIGUSR1, unix.SIGUSR2, unix.SIGXCPU, unix.SIGALRM)
+		unix.SIGUSR1, unix.SIGUSR2, unix.SIGXCPU, unix.SIGALRM, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 }
 
 // forker runs on one thread, without the capability to mount, whatever starts
