@@ -74,10 +74,11 @@ func TestCommandsStartClean(t *testing.T) {
 		"descriptors":  {`ls /proc/$$/fd`, "0\n1\n2"},
 		"stdin":        {`wc -c`, "0"},
 		"directory":    {`pwd`, "/"},
-		"signals":      {`grep -E '^Sig(Blk|Ign)' /proc/self/status | tr -d ' \t0'`, "SigBlk:\nSigIgn:"},
-		"session":      {`set -- $(cat /proc/$$/stat); [ $1 = $5 ] && [ $1 = $6 ] && echo leader`, "leader"},
-		"shm":          {`ls -A /dev/shm; echo x > /dev/shm/x && echo writable`, "writable"},
-		"mounts":       {`mkdir -p "$1/m" && mount -t tmpfs x "$1/m" >/dev/null 2>&1 || echo refused`, "refused"},
+		// The C library's own two (32 and 33) stay as whoever started the tests left them; make ignores them.
+		"signals": {`while read -r k v; do case $k in SigBlk: | SigIgn:) echo $((0x$v & 0x7fffffff)) ;; esac; done < /proc/self/status`, "0\n0"},
+		"session": {`set -- $(cat /proc/$$/stat); [ $1 = $5 ] && [ $1 = $6 ] && echo leader`, "leader"},
+		"shm":     {`ls -A /dev/shm; echo x > /dev/shm/x && echo writable`, "writable"},
+		"mounts":  {`mkdir -p "$1/m" && mount -t tmpfs x "$1/m" >/dev/null 2>&1 || echo refused`, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, exit := shell(t, s, "", test.script, s.Path("."))
