@@ -23,18 +23,9 @@ const ChildArg = "ns-child"
 const childSocket = 3
 
 // ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
-// asked to over the socket, holds no keys, and ends (and with it everything in
-// the namespace) when the socket closes. It never returns.
-func ChildMain() {
-	err := childMain()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sealbatch: namespace child:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
-
-func childMain() error {
+// asked to over the socket, and holds no keys. When the socket closes it
+// returns: the process must then exit, and everything in the namespace ends.
+func ChildMain() error {
 	// Whatever the caller inherited or will be passed stays out of the commands.
 	if err := unix.CloseRange(childSocket, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		if err := closeOnExec(); err != nil {
@@ -171,10 +162,11 @@ func (c *child) serve(r request) {
 	c.answer(answer, fd)
 }
 
-// answer sends a reply. Without the Space there is nothing left to do.
+// answer sends a reply. Without the Space there is nothing left to do, and the
+// closed socket ends ChildMain.
 func (c *child) answer(r reply, fd int) {
 	if err := c.wire.send(r, fd); err != nil {
-		os.Exit(1)
+		_ = c.wire.conn.Close() // it is of no use any more
 	}
 }
 
@@ -303,7 +295,7 @@ func (c *child) signal(id uint64, sig unix.Signal) error {
 	defer c.mu.Unlock()
 	for pid, running := range c.procs {
 		if running == id {
-			return unix.Kill(-pid, sig)
+			return unix.Kill(pid, sig)
 		}
 	}
 	return unix.ESRCH

@@ -30,7 +30,10 @@ var gocryptfsPath string
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == ChildArg {
-		ChildMain()
+		if ChildMain() != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if dir := os.Getenv(envSupervisor); dir != "" {
 		gocryptfsPath = os.Getenv(envGocryptfs)

@@ -418,8 +418,9 @@ func (s *Space) Start(c Cmd) (*Proc, error) {
 	return p, nil
 }
 
-// Signal sends sig to the command's process group; os.ErrProcessDone after the
-// command itself has ended.
+// Signal sends sig to the command itself; os.ErrProcessDone after it has ended.
+// The rest of its process group is left alone: a container runtime passes the
+// signal on to the application, and in its group is the server of its image.
 func (p *Proc) Signal(sig syscall.Signal) error {
 	_, err := p.space.call(context.Background(), request{Op: opSignal, Proc: p.id, Signal: int(sig)})
 	if errors.Is(err, unix.ESRCH) {

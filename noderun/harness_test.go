@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,8 +27,6 @@ const (
 	fakeImage = "stand-in for an image\n"
 	testNode  = "cn1"
 )
-
-func ignoreTerm() { signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM) }
 
 // testJob is a job that is ready to run: what a submitter would have put on the
 // shared storage, and what the key service would know.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -35,7 +36,10 @@ var gocryptfsPath string
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == fusefs.ChildArg:
-		fusefs.ChildMain()
+		if fusefs.ChildMain() != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case os.Getenv(envSupervisor) != "":
 		supervisorMain()
 	case os.Getenv(envContainer) != "":
@@ -164,8 +168,14 @@ func runtimeMain(args []string) {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}},
 		AmbientCaps: []uintptr{18, 21}, // CAP_SYS_CHROOT, CAP_SYS_ADMIN
 	}
-	ignoreTerm() // the whole group gets it; the application answers it
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
 	must(cmd.Start())
+	go func() { // as the runtimes do
+		for range term {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}()
 	_ = cmd.Wait()
 	ws, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
