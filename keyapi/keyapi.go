@@ -1,6 +1,6 @@
 // Package keyapi is the vocabulary of the key service's HTTP API: paths, wire
 // types and the bytes that request signatures and release sealing cover. It
-// does no I/O.
+// does no I/O but WriteJSON.
 //
 //	GET  /v1/service                    who the service is, its statement key, its clusters
 //	PUT  /v1/secrets/{volume}     s     deposit a key with its policy

@@ -1,7 +1,6 @@
 package keyserver
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -66,20 +65,7 @@ func writeError(w http.ResponseWriter, r *refusal) {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
-	writeJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint})
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil { // no answer type can fail to marshal
-		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"answer cannot be encoded"}`)
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n')) // a peer that is gone cannot be told
+	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint})
 }
 
 // auditReason is err's text, bounded.

@@ -105,7 +105,7 @@ func (s *Server) serve(rt route) http.Handler {
 			s.fail(w, q, err)
 			return
 		}
-		writeJSON(w, http.StatusOK, answer)
+		keyapi.WriteJSON(w, http.StatusOK, answer)
 	})
 }
 

@@ -3,7 +3,6 @@ package verifier
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -120,7 +119,7 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	log.Info("vouched", "uid", voucher.UID, "user", voucher.User, "account", voucher.Account, "partition", voucher.Partition)
-	writeJSON(w, http.StatusOK, answer)
+	keyapi.WriteJSON(w, http.StatusOK, answer)
 }
 
 // clip bounds what a stranger may write into the log.
@@ -148,18 +147,5 @@ func writeError(w http.ResponseWriter, r *refusal) {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 	}
-	writeJSON(w, status, keyapi.Error{Code: r.code, Message: r.message, Hint: r.hint})
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil { // no answer type can fail to marshal
-		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"answer cannot be encoded"}`)
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	w.Write(append(b, '\n')) // a peer that is gone cannot be told
+	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.message, Hint: r.hint})
 }
