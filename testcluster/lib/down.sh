@@ -25,7 +25,7 @@ down_quietly() {
     wait_until 10 down_killed || true
     network_remove
     cgroup_remove
-    umount "$STATE" 2>/dev/null || wait_until 5 umount "$STATE" 2>/dev/null || true
+    umount -R "$STATE" 2>/dev/null || wait_until 5 umount -R "$STATE" 2>/dev/null || true
     rmdir "$STATE" 2>/dev/null || true
     wait_until 5 down_gone "$namespaces"
 }

@@ -57,7 +57,7 @@ chroot "$root" install -d -o slurm -g slurm -m 755 /run/slurm
 
 if [ -n "$share" ]; then
     mount --bind "$share/home" "$root/home"
-    mount --bind "$share/scratch" "$root/scratch"
+    mount --rbind "$share/scratch" "$root/scratch"
 else
     rmdir "$root/scratch"
 fi

@@ -67,11 +67,14 @@ check_machine() {
 # passwd_field USER FIELD: from the cluster's user table (3 uid, 4 gid, 6 home), not this machine's.
 passwd_field() { awk -F: -v name="$1" -v field="$2" '$1 == name { print $field; found = 1 } END { exit !found }' "$PROVISION/rootfs/etc/passwd"; }
 
-# share_create: /home and /scratch of login, cn1 and cn2.
+# share_create: /home and /scratch of login and the compute nodes.
 share_create() {
     local user
     mkdir -p "$STATE/shared/home" "$STATE/shared/scratch"
     install -d -m 2770 -o 0 -g 3001 "$STATE/shared/scratch/project_1"
+    # A file system of its own that is soon full.
+    mkdir "$STATE/shared/scratch/small"
+    mount -t tmpfs -o mode=2770,gid=3001,size=24m "sealbatch-$CLUSTER" "$STATE/shared/scratch/small"
     for user in alice bob mallory; do
         user_home "$STATE/shared/home" "$user"
         user_file "$user" 600 "$PROVISION/keys/$user.pub" "$STATE/shared/home/$user/.ssh/authorized_keys"
