@@ -17,6 +17,7 @@ import (
 
 // Names in a node's directory.
 const (
+	nodesName     = "nodes" // in the job's directory, holds the nodes' own
 	statementName = "statement.jws"
 	originName    = "origin.jws"
 	keysName      = "keys.age"
@@ -35,7 +36,7 @@ func (d nodeDir) path(name string) string { return filepath.Join(string(d), name
 // makeNodeDir makes JobDir/nodes/NAME, which must not exist: what an earlier
 // run left there is its owner's only copy.
 func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
-	nodes := filepath.Join(jobDir, "nodes")
+	nodes := filepath.Join(jobDir, nodesName)
 	if err := os.MkdirAll(nodes, 0o700); err != nil {
 		return "", fmt.Errorf("make the nodes' directory: %w", err)
 	}

@@ -78,7 +78,9 @@ type node struct {
 	halt    *halt
 	started time.Time
 	steps   []manifest.Step
-	ownDir  bool // SelfDir has been checked
+	ownDir  bool          // SelfDir has been checked
+	lock    *os.File      // says that SelfDir is in use
+	cleared chan struct{} // closed when the leavings of dead runs are away
 
 	m       manifest.Manifest
 	digest  manifest.Digest
@@ -235,7 +237,7 @@ func (n *node) checkSelf() error {
 		return errors.New("the job's own directory must have an absolute name without commas, colons and backslashes")
 	}
 	n.ownDir = true
-	return nil
+	return n.lockDir()
 }
 
 func (n *node) readScripts() (map[string][]script, error) {
@@ -304,6 +306,7 @@ func (n *node) attest(ctx context.Context) error {
 	if n.dir, err = makeNodeDir(n.m.JobDir, n.alloc.dirName(), n.grant.Statement); err != nil {
 		return failed(ExitManifest, err)
 	}
+	n.noteDir()
 	return nil
 }
 
@@ -347,7 +350,8 @@ func (n *node) tearDown() {
 	if !n.ownDir {
 		return
 	}
-	for _, name := range []string{spaceName, "sealbatch", "gocryptfs", ""} {
+	n.awaitCleared()
+	for _, name := range []string{spaceName, "sealbatch", "gocryptfs", lockName, ""} {
 		err := os.Remove(filepath.Join(n.opt.SelfDir, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			n.log.Warn("node-local directory not removed", "error", err)
