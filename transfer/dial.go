@@ -29,14 +29,15 @@ type Options struct {
 	// Timeout is for each host's connection up to authentication; 0 means 30 seconds. Time that a
 	// person takes to answer a Prompt does not count.
 	Timeout time.Duration
-	// KeepAlive is the interval of liveness checks, three of which may fail; 0 means 30 seconds.
+	// KeepAlive is the interval of liveness checks; 0 means ssh_config's ServerAliveInterval, or 20
+	// seconds. Three of them may fail, or ssh_config's ServerAliveCountMax.
 	KeepAlive time.Duration
 }
 
 const (
 	defaultTimeout   = 30 * time.Second
-	defaultKeepAlive = 30 * time.Second
-	keepAliveMisses  = 3
+	defaultKeepAlive = 20 * time.Second
+	defaultMisses    = 3
 	maxHops          = 8
 )
 
@@ -75,7 +76,15 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		c.conn = next
 		c.hops = append(c.hops, next)
 	}
-	go c.keepAlive(o.KeepAlive)
+	last := route[len(route)-1]
+	interval := defaultKeepAlive
+	switch {
+	case o.KeepAlive > 0:
+		interval = o.KeepAlive
+	case last.aliveInterval > 0:
+		interval = last.aliveInterval
+	}
+	go c.keepAlive(interval, last.aliveMisses)
 	return c, nil
 }
 
@@ -223,13 +232,10 @@ func (d *deadline) explain(err error) error {
 }
 
 // keepAlive asks the server for a sign of life, and closes the connection if there is none.
-func (c *Client) keepAlive(interval time.Duration) {
-	if interval <= 0 {
-		interval = defaultKeepAlive
-	}
+func (c *Client) keepAlive(interval time.Duration, misses int) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	answers := make(chan error, keepAliveMisses+1)
+	answers := make(chan error, misses+1)
 	for waiting := 0; ; {
 		select {
 		case <-c.stop:
@@ -239,7 +245,7 @@ func (c *Client) keepAlive(interval time.Duration) {
 				return
 			}
 		case <-ticker.C:
-			if waiting++; waiting > keepAliveMisses {
+			if waiting++; waiting > misses {
 				_ = c.Close()
 				return
 			}

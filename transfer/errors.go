@@ -11,6 +11,8 @@ var (
 	ErrAuth           = errors.New("login refused")
 	ErrPartial        = errors.New("an unfinished upload lies there")
 	ErrAncestor       = errors.New("directory that others can change")
+	ErrFull           = errors.New("no space left")
+	ErrSource         = errors.New("the file to send is not the one that was made")
 )
 
 // Error is an error with its kind and the next step for the user.
@@ -37,8 +39,13 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// ErrorCode is the process's exit code: SSH or host key.
-func (e *Error) ErrorCode() int { return 4 }
+// ErrorCode is the process's exit code: SSH or host key, unless it is about a file.
+func (e *Error) ErrorCode() int {
+	if e.Kind == ErrFull || e.Kind == ErrSource {
+		return 1
+	}
+	return 4
+}
 
 // NextStep is a hint for the user.
 func (e *Error) NextStep() string { return e.Next }

@@ -14,6 +14,9 @@ type FS interface {
 	Open(path string) (File, error)
 	// Create makes a new file; one that exists, and a symbolic link, give fs.ErrExist.
 	Create(path string, perm fs.FileMode) (WriteFile, error)
+	// Reopen opens a file that exists to go on writing it. Symbolic links are followed where the
+	// protocol knows no other way: look at the content before writing any.
+	Reopen(path string) (WriteFile, error)
 	// Mkdir makes a directory. One without write permission for others is empty when it is done.
 	Mkdir(path string, perm fs.FileMode) error
 	// Rename moves a file in one step, replacing what has the new name.
@@ -27,6 +30,8 @@ type FS interface {
 	Readlink(path string) (string, error)
 	// RealPath resolves symbolic links.
 	RealPath(path string) (string, error)
+	// Free gives the bytes that the caller may still write below path; -1 if the server cannot tell.
+	Free(path string) (int64, error)
 }
 
 // File is a file that is open for reading.
@@ -37,10 +42,12 @@ type File interface {
 	Stat() (fs.FileInfo, error)
 }
 
-// WriteFile is a new file that is open for writing.
+// WriteFile is a file that is open for writing, and for reading what is there.
 type WriteFile interface {
 	io.Writer
 	io.ReaderFrom
+	io.ReaderAt
+	io.Seeker
 	io.Closer
 	// Sync makes the contents durable, where the server can.
 	Sync() error

@@ -10,7 +10,7 @@ import (
 )
 
 // openExclusive never follows a symbolic link (POSIX: O_EXCL with O_CREAT).
-const openExclusive = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+const openExclusive = os.O_RDWR | os.O_CREATE | os.O_EXCL
 
 // Local is this machine, for sealbatch on the login node itself. It is an FS and runs commands.
 type Local struct{}
@@ -37,6 +37,24 @@ func (Local) Create(path string, perm fs.FileMode) (WriteFile, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Reopen opens an existing file for reading and writing, but no symbolic link.
+func (Local) Reopen(path string) (WriteFile, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Free asks statfs(2).
+func (Local) Free(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // Mkdir makes a directory with just these permissions, whatever the umask.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kevinburke/ssh_config"
 )
@@ -24,6 +25,8 @@ type target struct {
 	agentSocket       string // "" means no agent
 	jumps             []string
 	knownHosts        []string
+	aliveInterval     time.Duration // 0 means none is set
+	aliveMisses       int
 }
 
 // address gives HOST:PORT.
@@ -130,7 +133,20 @@ func (c *sshConfig) resolve(alias, login string, port int) (*target, error) {
 		t.jumps = strings.Split(jump, ",")
 	}
 	c.resolveKeys(t)
+	c.resolveAlive(t)
 	return t, nil
+}
+
+// resolveAlive takes whole seconds; anything else means the default, as does ssh's own default of 0,
+// which would let a dead connection hang for hours.
+func (c *sshConfig) resolveAlive(t *target) {
+	if n, err := strconv.ParseUint(c.get(t.alias, "ServerAliveInterval"), 10, 16); err == nil {
+		t.aliveInterval = time.Duration(n) * time.Second
+	}
+	t.aliveMisses = defaultMisses
+	if n, err := strconv.ParseUint(c.get(t.alias, "ServerAliveCountMax"), 10, 10); err == nil && n > 0 {
+		t.aliveMisses = int(n)
+	}
 }
 
 func (c *sshConfig) resolvePort(t *target) error {

@@ -3,7 +3,11 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
+	"net"
+	"os"
 	"sort"
 
 	"github.com/pkg/sftp"
@@ -36,38 +40,77 @@ func (c *Client) FS() (FS, error) {
 	return remote{c.sftp}, nil
 }
 
-func (r remote) Stat(path string) (fs.FileInfo, error)     { return r.c.Stat(path) }
-func (r remote) Lstat(path string) (fs.FileInfo, error)    { return r.c.Lstat(path) }
-func (r remote) Remove(path string) error                  { return r.c.Remove(path) }
-func (r remote) Chmod(path string, perm fs.FileMode) error { return r.c.Chmod(path, perm.Perm()) }
-func (r remote) Readlink(path string) (string, error)      { return r.c.ReadLink(path) }
-func (r remote) RealPath(path string) (string, error)      { return r.c.RealPath(path) }
-func (r remote) Open(path string) (File, error)            { return asFile(r.c.Open(path)) }
+func (r remote) Stat(path string) (fs.FileInfo, error)     { return lost2(r.c.Stat(path)) }
+func (r remote) Lstat(path string) (fs.FileInfo, error)    { return lost2(r.c.Lstat(path)) }
+func (r remote) Remove(path string) error                  { return lost(r.c.Remove(path)) }
+func (r remote) Chmod(path string, perm fs.FileMode) error { return lost(r.c.Chmod(path, perm.Perm())) }
+func (r remote) Readlink(path string) (string, error)      { return lost2(r.c.ReadLink(path)) }
+func (r remote) RealPath(path string) (string, error)      { return lost2(r.c.RealPath(path)) }
 
-func asFile(f *sftp.File, err error) (File, error) {
+func (r remote) Open(path string) (File, error) {
+	f, err := r.c.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, lost(err)
 	}
-	return f, nil
+	return remoteFile{f, r.c}, nil
 }
+
+func (r remote) Reopen(path string) (WriteFile, error) {
+	f, err := r.c.OpenFile(path, os.O_RDWR)
+	if err != nil {
+		return nil, lost(err)
+	}
+	return remoteFile{f, r.c}, nil
+}
+
+func (r remote) Free(path string) (int64, error) {
+	if _, ok := r.c.HasExtension("statvfs@openssh.com"); !ok {
+		return -1, nil
+	}
+	st, err := r.c.StatVFS(path)
+	if err != nil {
+		return 0, lost(fmt.Errorf("%s: %w", path, err))
+	}
+	free := st.Frsize * st.Bavail
+	if st.Bavail > 0 && (free/st.Bavail != st.Frsize || free > math.MaxInt64) {
+		return -1, nil
+	}
+	return int64(free), nil
+}
+
+// lost tells the end of the connection from what the server answers.
+func lost(err error) error {
+	var network net.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sftp.ErrSSHFxConnectionLost), errors.Is(err, sftp.ErrSSHFxNoConnection), errors.Is(err, net.ErrClosed),
+		errors.Is(err, io.ErrClosedPipe), errors.Is(err, io.EOF), errors.As(err, &network):
+		return &Error{Kind: ErrConnect, What: "the connection to the login node broke", Err: err,
+			Next: "run the same command again when the login node can be reached"}
+	}
+	return err
+}
+
+func lost2[T any](v T, err error) (T, error) { return v, lost(err) }
 
 func (r remote) Create(path string, perm fs.FileMode) (WriteFile, error) {
 	f, err := r.c.OpenFile(path, openExclusive)
 	if err != nil {
-		return nil, r.exists(path, err)
+		return nil, r.exists(path, lost(err))
 	}
 	// The protocol's library cannot set the mode at creation; nothing is in the file yet.
 	if err := f.Chmod(perm.Perm()); err != nil {
 		_ = f.Close()
 		_ = r.c.Remove(path)
-		return nil, err
+		return nil, lost(err)
 	}
 	return remoteFile{f, r.c}, nil
 }
 
 // exists tells fs.ErrExist from other failures, for which SFTP 3 has one and the same code.
 func (r remote) exists(path string, err error) error {
-	if _, statErr := r.c.Lstat(path); statErr == nil {
+	if _, statErr := r.c.Lstat(path); statErr == nil && !errors.Is(err, ErrConnect) {
 		return &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
 	}
 	return fmt.Errorf("%s: %w", path, err)
@@ -75,16 +118,16 @@ func (r remote) exists(path string, err error) error {
 
 func (r remote) Mkdir(path string, perm fs.FileMode) error {
 	if err := r.c.Mkdir(path); err != nil {
-		return r.exists(path, err)
+		return r.exists(path, lost(err))
 	}
 	if err := r.c.Chmod(path, perm.Perm()); err != nil {
 		_ = r.c.RemoveDirectory(path)
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, lost(err))
 	}
 	if perm&0o022 == 0 { // until now the umask decided who could put something there
 		entries, err := r.c.ReadDir(path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return fmt.Errorf("%s: %w", path, lost(err))
 		}
 		if len(entries) > 0 {
 			return fmt.Errorf("%s: somebody put %q there while it was made", path, entries[0].Name())
@@ -97,19 +140,62 @@ func (r remote) Rename(from, to string) error {
 	if _, ok := r.c.HasExtension("posix-rename@openssh.com"); !ok {
 		return fmt.Errorf("%s: the server cannot rename in one step (no posix-rename@openssh.com)", to)
 	}
-	return r.c.PosixRename(from, to)
+	return lost(r.c.PosixRename(from, to))
 }
 
 func (r remote) ReadDir(path string) ([]fs.FileInfo, error) {
 	entries, err := r.c.ReadDir(path)
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
-	return entries, err
+	return entries, lost(err)
 }
 
-// remoteFile syncs only where the server can.
+// remoteFile is an open file. It syncs only where the server can.
 type remoteFile struct {
 	*sftp.File
 	c *sftp.Client
+}
+
+func (f remoteFile) Read(p []byte) (int, error)              { return lostIO(f.File.Read(p)) }
+func (f remoteFile) ReadAt(p []byte, off int64) (int, error) { return lostIO(f.File.ReadAt(p, off)) }
+func (f remoteFile) Write(p []byte) (int, error)             { return lost2(f.File.Write(p)) }
+func (f remoteFile) Stat() (fs.FileInfo, error)              { return lost2(f.File.Stat()) }
+func (f remoteFile) Close() error                            { return lost(f.File.Close()) }
+
+// WriteTo keeps many reads in flight.
+func (f remoteFile) WriteTo(w io.Writer) (int64, error) { return lost2(f.File.WriteTo(w)) }
+
+// ReadFrom keeps many writes in flight. Errors of r are returned as they are. (The library's own
+// ReadFrom writes one packet after the other when it does not know r's size, and takes the io.EOF of
+// a lost connection for the end of r.)
+func (f remoteFile) ReadFrom(r io.Reader) (int64, error) {
+	own := &ownError{r: r}
+	n, err := f.File.ReadFromWithConcurrency(own, sftpRequests)
+	if own.err != nil && errors.Is(err, own.err) {
+		return n, err
+	}
+	return n, lost(err)
+}
+
+// ownError remembers the error with which a reader ended.
+type ownError struct {
+	r   io.Reader
+	err error
+}
+
+func (o *ownError) Read(p []byte) (int, error) {
+	n, err := o.r.Read(p)
+	if err != nil && err != io.EOF {
+		o.err = err
+	}
+	return n, err
+}
+
+// lostIO leaves the end of a file alone.
+func lostIO(n int, err error) (int, error) {
+	if err == io.EOF {
+		return n, err
+	}
+	return n, lost(err)
 }
 
 func (f remoteFile) Sync() error {
@@ -121,5 +207,5 @@ func (f remoteFile) Sync() error {
 	if errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxOpUnsupported {
 		return nil
 	}
-	return err
+	return lost(err)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -215,4 +216,20 @@ func mustDial(t *testing.T, o Options) *Client {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// signal sends a signal to every process that serves a connection.
+func (s *server) signal(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.cmds {
+		out, err := exec.Command("pkill", fmt.Sprintf("-%d", sig), "-P", fmt.Sprint(c.Process.Pid)).CombinedOutput()
+		if err != nil {
+			t.Fatalf("pkill: %v %s", err, out)
+		}
+		if err := c.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -94,7 +94,8 @@ func send(ctx context.Context, fsys FS, r io.Reader, path string, o UploadOption
 		err = fsys.Rename(partial, path)
 	}
 	if err != nil {
-		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
+		err = full(fsys, partial, err)
+		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) && !errors.Is(err, ErrConnect) {
 			err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
 		}
 		return Uploaded{}, fmt.Errorf("uploading %s: %w", path, err)
@@ -119,7 +120,7 @@ func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) 
 		return nil, &Error{Kind: ErrPartial, What: partial + " exists: another upload is under way, or one was cut off",
 			Next: "if no other upload is running, remove that file and try again"}
 	case err != nil:
-		return nil, fmt.Errorf("creating %s: %w", partial, err)
+		return nil, fmt.Errorf("creating %s: %w", partial, full(fsys, partial, err))
 	}
 	return f, nil
 }
