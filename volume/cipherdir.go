@@ -18,7 +18,8 @@ import (
 // Unlike a sealed volume it has no integrity as a tree: each block proves that
 // it was written with the key at its place in its file, but whoever can write
 // the directory can remove, rename, exchange, truncate and roll back files, and
-// make holes in them. gocryptfs.conf is ignored.
+// make holes in them. WriteIndex ends that; OpenIndexed reads what has an index.
+// gocryptfs.conf is ignored.
 type CipherDir struct {
 	path    string
 	codec   *codec
@@ -58,12 +59,23 @@ func ExtractCipherDir(ctx context.Context, cipherDir string, key Key, dir string
 type cipherWalk struct {
 	*CipherDir
 	ctx   context.Context
-	emit  func(Entry) (uint32, error)
+	emit  func(Entry, cipherPlace) (uint32, error)
 	nodes map[inode]uint32 // files with several names
+}
+
+// cipherPlace is what an entry's ciphertext is.
+type cipherPlace struct {
+	iv   []byte   // Dir: its diriv; nil if that is missing or damaged
+	file *os.File // File: the ciphertext, open
+	size int64    // File: its length
 }
 
 // Walk implements Source. Entries come sorted by plaintext name.
 func (c *CipherDir) Walk(ctx context.Context, emit func(Entry) (uint32, error)) error {
+	return c.walk(ctx, func(e Entry, _ cipherPlace) (uint32, error) { return emit(e) })
+}
+
+func (c *CipherDir) walk(ctx context.Context, emit func(Entry, cipherPlace) (uint32, error)) error {
 	root, err := os.OpenRoot(c.path)
 	if err != nil {
 		return err
@@ -96,13 +108,16 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 	if err != nil {
 		return err
 	}
-	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: attrOf(Dir, statOf(fi))})
+	iv, ivErr := readDirIV(root)
+	if ivErr != nil {
+		iv = nil
+	}
+	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: attrOf(Dir, statOf(fi))}, cipherPlace{iv: iv})
 	if err != nil {
 		return err
 	}
-	iv, err := readDirIV(root)
-	if err != nil {
-		return w.bad(path, err)
+	if ivErr != nil {
+		return w.bad(path, ivErr)
 	}
 	names, err := f.Readdirnames(-1)
 	if err != nil {
@@ -247,7 +262,7 @@ func (w *cipherWalk) symlink(root *os.Root, e cipherEntry, fi fs.FileInfo, paren
 	}
 	attr := attrOf(Symlink, statOf(fi))
 	attr.Nlink, attr.Size = 1, int64(len(target))
-	_, err = w.emit(Entry{Parent: parent, Name: e.plain, Attr: attr, Target: target})
+	_, err = w.emit(Entry{Parent: parent, Name: e.plain, Attr: attr, Target: target}, cipherPlace{})
 	return err
 }
 
@@ -278,7 +293,7 @@ func (w *cipherWalk) file(root *os.Root, e cipherEntry, parent uint32, path stri
 	if st.Nlink > 1 {
 		out.Link, out.IsLink = w.nodes[id]
 	}
-	node, err := w.emit(out)
+	node, err := w.emit(out, cipherPlace{file: f, size: st.Size})
 	if st.Nlink > 1 {
 		w.nodes[id] = node
 	}

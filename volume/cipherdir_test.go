@@ -54,6 +54,7 @@ func TestStockCipherDir(t *testing.T) {
 			if len(got) != len(want) || len(want) < 30 {
 				t.Errorf("%d entries, want %d", len(got), len(want))
 			}
+			checkIndexed(t, cipher, key, want)
 		})
 	}
 }

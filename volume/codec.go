@@ -52,6 +52,7 @@ const (
 	infoNames   = "EME filename encryption"
 	infoIndex   = "sealbatch index v1"
 	infoFileID  = "sealbatch file id v1"
+	infoDir     = "sealbatch cipher directory index v1"
 )
 
 // nameEncoding is gocryptfs's Raw64; Strict refuses stray padding bits.
@@ -64,6 +65,7 @@ type codec struct {
 	content cipher.AEAD // nonceSize nonces
 	names   *eme.EMECipher
 	index   cipher.AEAD // 12-byte nonces
+	dir     cipher.AEAD // the same, for the index of a cipher directory
 	idKey   []byte
 }
 
@@ -71,15 +73,15 @@ func newCodec(key Key) (*codec, error) {
 	if key.IsZero() {
 		return nil, fmt.Errorf("%w: no key, or it was wiped", ErrKey)
 	}
-	var sub [4][]byte
-	for i, info := range []string{infoContent, infoNames, infoIndex, infoFileID} {
+	var sub [5][]byte
+	for i, info := range []string{infoContent, infoNames, infoIndex, infoDir, infoFileID} {
 		k, err := hkdf.Key(sha256.New, key.s.b[:], nil, info, KeySize)
 		if err != nil {
 			return nil, fmt.Errorf("derive a key: %w", err)
 		}
 		sub[i] = k
 	}
-	var blocks [3]cipher.Block
+	var blocks [4]cipher.Block
 	for i := range blocks {
 		b, err := aes.NewCipher(sub[i])
 		if err != nil {
@@ -96,7 +98,11 @@ func newCodec(key Key) (*codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive a key: %w", err)
 	}
-	return &codec{content: content, names: eme.New(blocks[1]), index: index, idKey: sub[3]}, nil
+	dir, err := cipher.NewGCM(blocks[3])
+	if err != nil {
+		return nil, fmt.Errorf("derive a key: %w", err)
+	}
+	return &codec{content: content, names: eme.New(blocks[1]), index: index, dir: dir, idKey: sub[4]}, nil
 }
 
 // idMaker computes file ids. It is not safe for concurrent use.

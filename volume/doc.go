@@ -30,13 +30,14 @@
 //
 // # Content
 //
-// Four 32-byte keys are derived from the 32-byte master key by HKDF-SHA256
+// Five 32-byte keys are derived from the 32-byte master key by HKDF-SHA256
 // without salt. The first two infos are those of gocryptfs:
 //
 //	AES-GCM file content encryption    AES-256-GCM, 16-byte nonces: blocks, symlink targets
 //	EME filename encryption            AES-256-EME, tweaked by the directory's diriv: names
 //	sealbatch index v1                 AES-256-GCM, 12-byte nonce: the index
 //	sealbatch file id v1               HMAC-SHA256: file ids
+//	sealbatch cipher directory index v1   AES-256-GCM, 12-byte nonce: see below
 //
 // An empty file has no ciphertext. Any other has a header and its blocks, each
 // with up to 4096 bytes of plaintext:
@@ -111,6 +112,31 @@
 //
 // Whoever has the key and can write the file may still alter blocks. That is
 // found by the checksum: SHA-256 over the SHA-256s of the file's 64 MiB segments.
+//
+// # Index of a cipher directory
+//
+// Outputs are written into a plain gocryptfs directory. Where they are not sealed
+// into a volume of their own at the end, for want of time or room, an index beside
+// the directory says what belongs into it; nothing is copied. It is sealed as the
+// one above, under its own key, with the same header but for
+//
+//	 0  8  "SBDIRIX1"
+//	32 16  zero: there is no file that it lies in
+//
+// and with the same records but for what comes last in them:
+//
+//	1 directory  its gocryptfs.diriv, 16 bytes, from which the names on disk follow
+//	2 file       size; bytes of ciphertext beyond those of the blocks (what a torn
+//	             write left; 18 for a bare header); unless the size is 0: file id,
+//	             16 bytes; the number of digests, and that many of 32 bytes
+//
+// The digests are SHA-256 over each 256 blocks of ciphertext, 1 MiB of plaintext;
+// the first covers the file's header too. There are none if the file was not read,
+// for want of time: then only its id and size are known, which tell it from every
+// other file, but not from an older version of itself. Holes are those of
+// gocryptfs: blocks of zeros. The digest of such an index is made as a volume's.
+// A Reader of it uses neither names, gocryptfs.diriv, links nor attributes of the
+// directory. Who has the key and writes the directory cannot alter what has digests.
 //
 // # A worked example
 //

@@ -27,6 +27,10 @@ var (
 	// ErrName: a file name that no file system could hold ("", "..", with "/"
 	// or NUL, over 255 bytes), or one that does not decrypt.
 	ErrName error = integrityError("invalid file name")
+	// ErrMissing: something that was indexed is not there, or is something else.
+	ErrMissing error = integrityError("it is missing, or was replaced by something else")
+	// ErrAdded: something that was not indexed.
+	ErrAdded error = integrityError("it was added later")
 	// ErrChecksum: the whole file's checksum is not the expected one.
 	ErrChecksum error = integrityError("checksum differs from the expected one")
 )

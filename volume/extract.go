@@ -28,6 +28,9 @@ type ExtractOptions struct {
 	// from several goroutines; they are kept up to the failure, and extraction
 	// goes on. Without it the first such failure ends it.
 	Damaged func(path string, err error)
+	// LeaveOut removes files that Damaged is told of, under all of their names,
+	// instead of keeping what comes before the failure.
+	LeaveOut bool
 	// Progress, if set, is called often, from several goroutines, with the
 	// number of bytes extracted and their total (0 if it is not known).
 	Progress func(bytesDone, bytesTotal int64)
@@ -63,7 +66,7 @@ func extract(ctx context.Context, src Source, dir string, total int64, opt Extra
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, removeTree(partial))
+			err = errors.Join(err, RemoveTree(partial))
 		}
 	}()
 	if err := extractInto(ctx, src, partial, total, opt); err != nil {
@@ -96,9 +99,13 @@ func checkTargetDir(dir string) error {
 	return err
 }
 
-// removeTree removes what was extracted, read-only directories included.
-func removeTree(dir string) error {
+// RemoveTree removes what was extracted, read-only directories included. That
+// dir does not exist is no error.
+func RemoveTree(dir string) error {
 	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -124,6 +131,10 @@ type extraction struct {
 	attrs  []dirAttr         // to be set last
 	done   atomic.Int64
 	total  int64
+
+	further map[string][]string // by a file's first path: its further ones
+	mu      sync.Mutex
+	left    []string // first paths of files to be left out
 }
 
 type dirAttr struct {
@@ -145,7 +156,7 @@ func extractInto(ctx context.Context, src Source, dir string, total int64, opt E
 	group.SetLimit(workers)
 	x := &extraction{
 		root: root, opt: opt, group: group, ctx: ctx, total: total,
-		dirs: map[uint32]string{}, linked: map[uint32]string{},
+		dirs: map[uint32]string{}, linked: map[uint32]string{}, further: map[string][]string{},
 	}
 	err = src.Walk(ctx, x.entry)
 	if gerr := group.Wait(); gerr != nil {
@@ -176,7 +187,9 @@ func (x *extraction) entry(e Entry) (uint32, error) {
 		path = parent + "/" + e.Name
 	}
 	if e.IsLink {
-		return e.Link, x.root.Link(x.linked[e.Link], path)
+		first := x.linked[e.Link]
+		x.further[first] = append(x.further[first], path)
+		return e.Link, x.root.Link(first, path)
 	}
 	node := x.nodes
 	x.nodes++
@@ -240,6 +253,7 @@ func (x *extraction) content(e Entry, r io.ReadCloser, f *os.File, path string) 
 	var d *damage
 	if errors.As(err, &d) {
 		x.opt.Damaged(path, d.error)
+		x.leaveOut(path)
 		err = nil
 	}
 	if err == nil {
@@ -296,6 +310,15 @@ func (x *extraction) cut(f *os.File, off int64, err error) error {
 	return &damage{err}
 }
 
+// leaveOut notes a damaged file. It goes at the end, when all its names are known.
+func (x *extraction) leaveOut(path string) {
+	if x.opt.LeaveOut {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.left = append(x.left, path)
+	}
+}
+
 // damage marks an integrity failure that does not end the extraction.
 type damage struct{ error }
 
@@ -318,6 +341,13 @@ func (x *extraction) mode(a Attr) uint32 {
 // finish sets the directories' attributes, the innermost first: creating a file
 // changes its directory's time, and a read-only one could not be filled.
 func (x *extraction) finish() error {
+	for _, path := range x.left {
+		for _, name := range append(x.further[path], path) {
+			if err := x.root.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
 	for i := len(x.attrs) - 1; i >= 0; i-- {
 		f, err := x.root.Open(x.attrs[i].path)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -30,7 +31,7 @@ func FuzzFooter(f *testing.F) {
 
 func FuzzIndexHeader(f *testing.F) {
 	at := footer{id: ID{1}, total: 10_240, offset: 512, length: indexHeaderSize + tagSize + 50}
-	good := indexHeader{id: at.id, total: at.total, offset: at.offset, entries: 3, inflated: 40, packed: 50}
+	good := indexHeader{magic: indexMagic, id: at.id, total: at.total, offset: at.offset, entries: 3, inflated: 40, packed: 50}
 	f.Add(good.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := parseIndexHeader(b, at)
@@ -61,6 +62,42 @@ func FuzzIndex(f *testing.F) {
 			return
 		}
 		checkTree(t, tr, int(entries))
+	})
+}
+
+// FuzzDirIndex is FuzzIndex for the index of a cipher directory.
+func FuzzDirIndex(f *testing.F) {
+	iv := strings.Repeat("i", dirIVSize)
+	top := append(root(), iv...)
+	f.Add([]byte(top), uint16(0))
+	f.Add([]byte(append(append(top.named(Dir, 0, "d").attr(), iv...).named(File, 1, "f").attr().num(5, 0), iv...).num(0)), uint16(2))
+	f.Add([]byte(append(append(top.named(File, 0, "f").attr().num(5, 0), iv...).num(1), strings.Repeat("d", 32)...)), uint16(1))
+	f.Fuzz(func(t *testing.T, b []byte, entries uint16) {
+		places := dirPlaces{extra: map[uint32]int64{}}
+		h := indexHeader{entries: uint64(entries), inflated: uint64(len(b))}
+		tr, err := parseIndex(bytes.NewReader(b), h, &places)
+		if err != nil {
+			if !errors.Is(err, ErrIntegrity) {
+				t.Errorf("an error without a class: %v", err)
+			}
+			return
+		}
+		if len(places.marks) != len(tr.nodes) {
+			t.Fatalf("%d marks of %d nodes", len(places.marks), len(tr.nodes))
+		}
+		var next int64
+		for i, n := range tr.nodes {
+			if n.typ != File || n.at < 0 {
+				continue
+			}
+			if n.at != next || n.at+segments(n.size) > int64(len(places.digests)) {
+				t.Errorf("node %d has digests that it does not have", i)
+			}
+			next += segments(n.size)
+		}
+		if next != int64(len(places.digests)) {
+			t.Errorf("%d digests, %d are used", len(places.digests), next)
+		}
 	})
 }
 

@@ -77,3 +77,36 @@ func checkGolden(t *testing.T, golden []byte, want vector) {
 		t.Errorf("the golden file reads as %s %s\n%s", id, digest, text)
 	}
 }
+
+// TestGoldenDirIndex reads an index that an earlier version wrote of the golden
+// tree's cipher directory.
+func TestGoldenDirIndex(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("testdata/golden/tree.vol.json")
+	must(t, err)
+	var v vector
+	must(t, json.Unmarshal(b, &v))
+	var raw [KeySize]byte
+	must(t, decodeHex(raw[:], v.Key, "key"))
+	key, err := KeyFromBytes(raw[:])
+	must(t, err)
+	sealed, err := os.ReadFile("testdata/golden/tree.vol")
+	must(t, err)
+	dir := t.TempDir()
+	untar(t, sealed, dir)
+	cipher, file := filepath.Join(dir, treeName), "testdata/golden/tree.dirindex"
+	if *update {
+		_, fresh := indexDir(t, cipher, key, DirIndexOptions{})
+		must(t, os.WriteFile(file, fresh, 0o644))
+		text, err := dump(openIndexed(t, cipher, fresh, key))
+		must(t, err)
+		must(t, os.WriteFile(file+".txt", []byte(text), 0o644))
+	}
+	index, err := os.ReadFile(file)
+	must(t, err)
+	want, err := os.ReadFile(file + ".txt")
+	must(t, err)
+	if got, err := dump(openIndexed(t, cipher, index, key)); err != nil || got != string(want) {
+		t.Errorf("the golden index reads as %v\n%s", err, got)
+	}
+}

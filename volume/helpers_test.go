@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -122,3 +123,13 @@ func openAndDump(b []byte, key Key) (string, error) {
 }
 
 func hasClass(err error) bool { return errors.Is(err, ErrIntegrity) || errors.Is(err, ErrVersion) }
+
+// untar unpacks a sealed volume, as unpack does, with its times.
+func untar(t testing.TB, sealed []byte, dir string) {
+	t.Helper()
+	cmd := exec.Command("tar", "--extract", "--preserve-permissions", "--directory", dir)
+	cmd.Stdin = bytes.NewReader(sealed)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v\n%s", err, out)
+	}
+}

@@ -41,11 +41,22 @@ func newIndexWriter() (*indexWriter, error) {
 // add appends the record of e, whose ciphertext begins at offset, and returns
 // its node's number.
 func (w *indexWriter) add(e Entry, offset int64) (uint32, error) {
+	return w.record(e, func() {
+		if e.Attr.Type == File && e.Attr.Size > 0 {
+			w.number(uint64(offset - w.end))
+			w.end = offset + cipherSize(e.Attr.Size)
+		}
+	})
+}
+
+// record appends the record of e; place adds where its content is.
+func (w *indexWriter) record(e Entry, place func()) (uint32, error) {
 	node := w.nodes
 	w.rec = w.rec[:0]
 	switch {
 	case node == 0:
 		w.attr(e.Attr)
+		place()
 	case e.IsLink:
 		w.name(recordLink, e)
 		w.number(uint64(e.Link))
@@ -56,13 +67,10 @@ func (w *indexWriter) add(e Entry, offset int64) (uint32, error) {
 		switch e.Attr.Type {
 		case File:
 			w.number(uint64(e.Attr.Size))
-			if e.Attr.Size > 0 {
-				w.number(uint64(offset - w.end))
-				w.end = offset + cipherSize(e.Attr.Size)
-			}
 		case Symlink:
 			w.text(e.Target)
 		}
+		place()
 	}
 	if w.nodes > 0 {
 		w.entries++
@@ -111,8 +119,9 @@ func (w *indexWriter) finish() ([]byte, error) {
 	return w.packed.Bytes(), nil
 }
 
-// inflate decompresses an authenticated index while parsing it.
-func inflate(packed []byte, h indexHeader) (*tree, error) {
+// inflate decompresses an authenticated index while parsing it. places is not
+// nil if it is a cipher directory's.
+func inflate(packed []byte, h indexHeader, places *dirPlaces) (*tree, error) {
 	zr, err := zstd.NewReader(bytes.NewReader(packed),
 		zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxWindow(indexWindow), zstd.WithDecoderMaxMemory(indexWindow))
@@ -120,12 +129,13 @@ func inflate(packed []byte, h indexHeader) (*tree, error) {
 		return nil, fmt.Errorf("inflate the index: %w", err)
 	}
 	defer zr.Close()
-	return parseIndex(zr, h)
+	return parseIndex(zr, h, places)
 }
 
 // parseIndex builds the tree from the inflated index in r.
-func parseIndex(r io.Reader, h indexHeader) (*tree, error) {
+func parseIndex(r io.Reader, h indexHeader, places *dirPlaces) (*tree, error) {
 	p := newIndexParser(r, h)
+	p.places = places
 	if err := p.parse(); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = errors.New("it ends early")

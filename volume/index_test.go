@@ -37,7 +37,7 @@ func (r raw) file(name string, size, gap uint64) raw {
 }
 
 func parseRaw(r raw, entries uint64) (*tree, error) {
-	return parseIndex(bytes.NewReader(r), indexHeader{entries: entries, inflated: uint64(len(r)), offset: 1 << 20})
+	return parseIndex(bytes.NewReader(r), indexHeader{entries: entries, inflated: uint64(len(r)), offset: 1 << 20}, nil)
 }
 
 func TestParseIndex(t *testing.T) {
@@ -128,7 +128,7 @@ func TestInflateBounds(t *testing.T) {
 	packed, err := w.finish()
 	must(t, err)
 	h := indexHeader{entries: w.entries, inflated: w.inflated, offset: 1 << 20}
-	_, err = inflate(packed, h)
+	_, err = inflate(packed, h, nil)
 	must(t, err)
 	for name, change := range map[string]func(h *indexHeader){
 		"one byte less": func(h *indexHeader) { h.inflated-- },
@@ -138,11 +138,11 @@ func TestInflateBounds(t *testing.T) {
 	} {
 		bad := h
 		change(&bad)
-		if _, err := inflate(packed, bad); !errors.Is(err, ErrIndex) {
+		if _, err := inflate(packed, bad, nil); !errors.Is(err, ErrIndex) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := inflate([]byte("not compressed"), h); !errors.Is(err, ErrIndex) {
+	if _, err := inflate([]byte("not compressed"), h, nil); !errors.Is(err, ErrIndex) {
 		t.Errorf("garbage: %v", err)
 	}
 }
@@ -166,7 +166,7 @@ func TestLargeIndex(t *testing.T) {
 	}
 	packed, err := w.finish()
 	must(t, err)
-	tr, err := inflate(packed, indexHeader{entries: w.entries, inflated: w.inflated, offset: 1 << 20})
+	tr, err := inflate(packed, indexHeader{entries: w.entries, inflated: w.inflated, offset: 1 << 20}, nil)
 	must(t, err)
 	if last, ok := tr.lookup(0, fmt.Sprintf("%x", sha256.Sum256([]byte{0, 0, 1}))); len(tr.names) != n || !ok || last != 1<<16+1 {
 		t.Errorf("%d names, the one looked for is %d", len(tr.names), last)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Reader reads a sealed volume at random. It trusts nothing but the index, and
-// is safe for concurrent use.
+// Reader reads a sealed volume, or a cipher directory that has a sealed index,
+// at random. It trusts nothing but the index, and is safe for concurrent use.
 type Reader struct {
 	r      io.ReaderAt
 	closer io.Closer
@@ -19,7 +19,8 @@ type Reader struct {
 	digest Digest
 	codec  *codec
 	t      *tree
-	ids    sync.Pool // *idMaker
+	ids    sync.Pool   // *idMaker
+	dir    *indexedDir // set if it is a cipher directory with an index
 }
 
 // readBuffer is what one ReadAt needs, reused.
@@ -64,7 +65,7 @@ func Open(r io.ReaderAt, size int64, key Key) (*Reader, error) {
 	if err != nil {
 		return nil, ErrIndex
 	}
-	t, err := inflate(packed, h)
+	t, err := inflate(packed, h, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func openFile(f *os.File, key Key) (*Reader, error) {
 	return Open(f, fi.Size(), key)
 }
 
-// Close closes the file that OpenFile opened.
+// Close closes what OpenFile or OpenIndexed opened.
 func (r *Reader) Close() error {
 	if r.closer == nil {
 		return nil
@@ -113,7 +114,7 @@ func (r *Reader) ID() ID { return r.head.id }
 // Digest returns the volume digest.
 func (r *Reader) Digest() Digest { return r.digest }
 
-// Size returns the length of the sealed file in bytes.
+// Size returns the length of the sealed file, or of an index, in bytes.
 func (r *Reader) Size() int64 { return r.size }
 
 // Entries returns the number of names in the tree, the root not counted.
@@ -179,6 +180,9 @@ func (r *Reader) ReadAt(node uint32, p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	want := int(min(int64(len(p)), n.size-off))
+	if r.dir != nil {
+		return r.dir.readAt(r, node, p, want, off)
+	}
 	b := readBuffers.Get().(*readBuffer)
 	defer readBuffers.Put(b)
 	ids := r.ids.Get().(*idMaker)

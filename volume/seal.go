@@ -342,7 +342,7 @@ func (g *sealing) finish() error {
 		return err
 	}
 	h := indexHeader{
-		id: g.out.ID, offset: g.pipe.off, total: g.pipe.off + padded(length) + afterIndex,
+		magic: indexMagic, id: g.out.ID, offset: g.pipe.off, total: g.pipe.off + padded(length) + afterIndex,
 		entries: g.index.entries, inflated: g.index.inflated, packed: uint64(len(packed)),
 	}
 	if _, err := io.ReadFull(g.random, h.nonce[:]); err != nil {

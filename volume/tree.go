@@ -117,6 +117,7 @@ type indexParser struct {
 	end    int64 // where the last file's ciphertext ends
 	record uint64
 	buf    []byte
+	places *dirPlaces // of a cipher directory; nil for a sealed volume
 }
 
 func newIndexParser(r io.Reader, h indexHeader) *indexParser {
@@ -136,6 +137,9 @@ func newIndexParser(r io.Reader, h indexHeader) *indexParser {
 func (p *indexParser) parse() error {
 	root := node{typ: Dir, nlink: 2}
 	if err := p.attr(&root); err != nil {
+		return err
+	}
+	if err := p.place(&root); err != nil {
 		return err
 	}
 	p.t.nodes = append(p.t.nodes, root)
@@ -213,6 +217,9 @@ func (p *indexParser) node(typ Type, d dirent) error {
 	default:
 		err = fmt.Errorf("unknown type %d", typ)
 	}
+	if err == nil {
+		err = p.place(&n)
+	}
 	p.t.nodes = append(p.t.nodes, n)
 	return err
 }
@@ -221,14 +228,15 @@ func (p *indexParser) node(typ Type, d dirent) error {
 // the end of the file before, so that they cannot overlap.
 func (p *indexParser) content(n *node) error {
 	size, err := p.number(maxFileSize)
-	if err != nil || size == 0 {
+	n.size = int64(size)
+	if err != nil || size == 0 || p.places != nil {
 		return err
 	}
 	gap, err := p.number(maxFileSize)
 	if err != nil {
 		return err
 	}
-	n.size, n.at = int64(size), p.end+int64(gap)
+	n.at = p.end + int64(gap)
 	p.end = n.at + cipherSize(n.size)
 	if n.at%tarBlock != 0 || p.end > p.h.offset {
 		return errors.New("a file lies at an impossible place")

@@ -25,6 +25,9 @@ type VerifyOptions struct {
 	Progress func(done, total int64)
 	// Workers is the number of goroutines; 0 means one a processor.
 	Workers int
+	// NamesOnly compares an indexed cipher directory's names, types and sizes
+	// without reading content.
+	NamesOnly bool
 }
 
 // Report is what Verify found.
@@ -35,6 +38,9 @@ type Report struct {
 	Segments   []Digest // SHA-256 of each SegmentSize bytes
 	Entries    int      // names, the root not counted
 	PlainBytes int64
+	// Unread are the files of an indexed cipher directory that the index knows by
+	// id and size only: Verify cannot tell whether they were rolled back.
+	Unread int
 	// Damaged names the files that cannot be read, at most 1000.
 	Damaged []Damage
 }
@@ -52,6 +58,9 @@ const maxDamaged = 1000
 // computes the checksum. The error matches ErrIntegrity if something is wrong;
 // the report is complete even then. Any other error means that reading failed.
 func (r *Reader) Verify(ctx context.Context, opt VerifyOptions) (Report, error) {
+	if r.dir != nil {
+		return r.dir.verify(ctx, r, opt)
+	}
 	v := &verification{r: r, opt: opt, damaged: map[uint32]error{}}
 	rep := Report{ID: r.ID(), Digest: r.Digest(), Entries: r.Entries()}
 	for i := range r.t.nodes {

@@ -42,6 +42,7 @@ const (
 var (
 	footerMagic = [16]byte{'s', 'e', 'a', 'l', 'b', 'a', 't', 'c', 'h', ' ', 'v', 'o', 'l', 'u', 'm', 'e'}
 	indexMagic  = [8]byte{'S', 'B', 'I', 'N', 'D', 'E', 'X', '1'}
+	dirMagic    = [8]byte{'S', 'B', 'D', 'I', 'R', 'I', 'X', '1'}
 )
 
 // footer says where the index lies. It is not authenticated: every value in it
@@ -105,8 +106,10 @@ func readFooter(r io.ReaderAt, size int64) (footer, error) {
 	return parseFooter(b[:], size)
 }
 
-// indexHeader precedes the encrypted index and is its additional data.
+// indexHeader precedes the encrypted index and is its additional data. In the
+// index of a cipher directory, total and offset are 0.
 type indexHeader struct {
+	magic    [8]byte
 	id       ID
 	total    int64
 	offset   int64
@@ -119,7 +122,7 @@ type indexHeader struct {
 const indexHeaderSize = 96
 
 func (h indexHeader) encode() []byte {
-	b := append(make([]byte, 0, indexHeaderSize), indexMagic[:]...)
+	b := append(make([]byte, 0, indexHeaderSize), h.magic[:]...)
 	b = binary.BigEndian.AppendUint32(b, FormatVersion)
 	b = binary.BigEndian.AppendUint32(b, 0)
 	b = append(b, h.id[:]...)
@@ -134,13 +137,18 @@ func (h indexHeader) encode() []byte {
 
 // parseIndexHeader reads the header of the index that f points to.
 func parseIndexHeader(b []byte, f footer) (indexHeader, error) {
-	if len(b) != indexHeaderSize || !bytes.Equal(b[:8], indexMagic[:]) {
-		return indexHeader{}, fmt.Errorf("%w: no header where the footer says", ErrIndex)
+	return parseHeader(indexMagic, b, f)
+}
+
+func parseHeader(magic [8]byte, b []byte, f footer) (indexHeader, error) {
+	if len(b) != indexHeaderSize || !bytes.Equal(b[:8], magic[:]) {
+		return indexHeader{}, fmt.Errorf("%w: no header where it should be", ErrIndex)
 	}
 	if v := binary.BigEndian.Uint32(b[8:]); v != FormatVersion {
 		return indexHeader{}, fmt.Errorf("%w: %d, this program reads %d", ErrVersion, v, FormatVersion)
 	}
 	h := indexHeader{
+		magic:    magic,
 		id:       ID(b[16:32]),
 		total:    int64(binary.BigEndian.Uint64(b[32:])),
 		offset:   int64(binary.BigEndian.Uint64(b[40:])),
