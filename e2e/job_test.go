@@ -115,7 +115,13 @@ type job struct {
 // image runs, and it has ten minutes.
 func (p person) submit(t *testing.T, image, data string, flags ...string) *job {
 	t.Helper()
-	args := append([]string{"sealbatch", "job-prep", "-ai", image, "-di", data, "-f"}, flags...)
+	return p.submitWith(t, "sealbatch", image, data, flags...)
+}
+
+// submitWith is submit by another build of sealbatch, which also runs on the nodes.
+func (p person) submitWith(t *testing.T, program, image, data string, flags ...string) *job {
+	t.Helper()
+	args := append([]string{program, "job-prep", "-ai", image, "-di", data, "-f"}, flags...)
 	for flag, value := range map[string]string{"-t": "10", "--seal-time": "60", "--workdir": p.scratch(), "-args": "/sd-container/input/run.sh"} {
 		if !slices.Contains(flags, flag) {
 			args = append(args, flag, value)

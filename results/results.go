@@ -131,6 +131,10 @@ func (d Deps) openSealed(ctx context.Context, remote string, out manifest.Output
 		return err
 	}
 	defer os.RemoveAll(tmp)
+	if st, err := d.FS.Stat(path.Join(remote, out.File)); err == nil && st.Size() != out.Size {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
+			"they were cut or replaced after the job; do not use them")
+	}
 	sealed := filepath.Join(tmp, "sealed")
 	if err := d.download(ctx, path.Join(remote, out.File), sealed, out.Size); err != nil {
 		return fmt.Errorf("download %s: %w", out.File, err)

@@ -309,10 +309,10 @@ func TestFetchRefuses(t *testing.T) {
 		"sealed file altered": {"altered after the job sealed them", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
 			flip(t, filepath.Join(j.write(n), sealedFile), 2000)
 		}},
-		"sealed file cut": {"altered after the job sealed them", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file cut": {"that the job signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Truncate(filepath.Join(j.write(n), sealedFile), int64(len(n.sealed)-512)))
 		}},
-		"sealed file lengthened": {"more than", ui.CodeOther, func(t *testing.T, j *job, n *node) {
+		"sealed file lengthened": {"that the job signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
 			n.sealed = append(n.sealed, 0)
 			j.write(n)
 		}},
