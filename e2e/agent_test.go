@@ -12,9 +12,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/identity"
 	"github.com/sealbatch/sealbatch/keyapi"
@@ -36,24 +41,38 @@ var (
 	loginVerifier = endpoint{"login:8444", "login"}
 )
 
-// dial connects from the place's own network, as its user.
+// dial connects from the place's own network: on a thread that enters it and
+// ends afterwards. address is one of the cluster's hosts and a port.
 func (p place) dial(ctx context.Context, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	near, far := net.Pipe()
-	c := command(ctx, p.host, p.user, "bash", "-c", `exec 3<>"/dev/tcp/$1/$2" && { cat <&3 & cat >&3; kill "$!"; }`, "bash", host, port)
-	c.Stdin, c.Stdout = far, far
-	if err := c.Start(); err != nil {
+	ns, err := os.Open("/run/netns/sealbatch-" + os.Getenv("SEALBATCH_CLUSTER") + "-" + p.host)
+	if err != nil {
 		return nil, err
 	}
+	defer ns.Close()
+	type dialled struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan dialled)
 	go func() {
-		c.Wait() // ends with the connection; its status says nothing more
-		far.Close()
+		runtime.LockOSThread() // and never unlocked: the thread is of no other use
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- dialled{nil, err}
+			return
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(addresses[host], port))
+		done <- dialled{conn, err}
 	}()
-	return near, nil
+	d := <-done
+	return d.conn, d.err
 }
+
+// addresses of the cluster's hosts (testcluster/README.md).
+var addresses = map[string]string{"laptop": "10.77.0.2", "login": "10.77.0.3", "cn1": "10.77.0.4", "cn2": "10.77.0.5", "keys": "10.77.0.6"}
 
 // answer is what a service replied.
 type answer struct {
@@ -64,38 +83,64 @@ type answer struct {
 // authorities are the certificates of both services, as the test cluster made them.
 func authorities(t *testing.T) *x509.CertPool {
 	t.Helper()
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(must(t, "keys", "root", "cat", "/etc/sealbatch/ca.crt", "/etc/sealbatch/verifier-ca.crt"))) {
-		t.Fatal("the services' authorities hold no certificate")
+	known.Lock()
+	defer known.Unlock()
+	if known.pool == nil {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM([]byte(must(t, "keys", "root", "cat", "/etc/sealbatch/ca.crt", "/etc/sealbatch/verifier-ca.crt"))) {
+			t.Fatal("the services' authorities hold no certificate")
+		}
+		known.pool = pool
 	}
-	return pool
+	return known.pool
+}
+
+var known struct {
+	sync.Mutex
+	pool *x509.CertPool
 }
 
 // ask makes one request from the place: POST if there is a body, else GET.
 func (p place) ask(t *testing.T, to endpoint, path string, body any) answer {
+	t.Helper()
+	r := plainRequest{method: http.MethodGet, path: path}
+	if body != nil {
+		r.method = http.MethodPost
+		var err error
+		if r.body, err = json.Marshal(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p.send(t, to, r)
+}
+
+// plainRequest is a request as it travels inside TLS.
+type plainRequest struct {
+	method, path string
+	body         []byte
+	header       http.Header
+}
+
+// send makes a request from the place.
+func (p place) send(t *testing.T, to endpoint, r plainRequest) answer {
 	t.Helper()
 	tr := &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, to.address) },
 		TLSClientConfig:   &tls.Config{RootCAs: authorities(t), ServerName: to.name, MinVersion: tls.VersionTLS13},
 		DisableKeepAlives: true,
 	}
-	method, b := http.MethodGet, []byte(nil)
-	if body != nil {
-		method = http.MethodPost
-		var err error
-		if b, err = json.Marshal(body); err != nil {
-			t.Fatal(err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+to.address+path, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(ctx, r.method, "https://"+to.address+r.path, bytes.NewReader(r.body))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if r.header != nil {
+		req.Header = r.header.Clone()
+	}
 	res, err := tr.RoundTrip(req)
 	if err != nil {
-		t.Fatalf("%s@%s asks %s%s: %v", p.user, p.host, to.address, path, err)
+		t.Fatalf("%s@%s asks %s%s: %v", p.user, p.host, to.address, r.path, err)
 	}
 	defer res.Body.Close()
 	out, err := io.ReadAll(io.LimitReader(res.Body, keyapi.MaxBody))
@@ -141,21 +186,29 @@ func (p place) munge(t *testing.T, payload []byte, options ...string) string {
 
 // claimant is a process that claims keys, step by step, as a supervisor does at once.
 type claimant struct {
-	at      place
-	via     endpoint // takes the release: the key service, or a verifier that relays
-	service keyapi.Service
-	claim   keyapi.Claim
-	e       hpke.PrivateKey
-	s       ed25519.PrivateKey
+	at       place
+	keys     endpoint // the key service
+	via      endpoint // takes the release: the key service, or a verifier that relays
+	verifier endpoint
+	service  keyapi.Service
+	claim    keyapi.Claim
+	e        hpke.PrivateKey
+	s        ed25519.PrivateKey
 }
 
 // newClaimant claims a manifest's keys for a job on a node, with keys and a nonce of its own.
 func newClaimant(t *testing.T, at place, digest string, job uint32, node string) *claimant {
 	t.Helper()
-	c := &claimant{at: at, via: keyService}
-	at.ask(t, keyService, "/v1/service", nil).into(t, &c.service)
+	return claimantAt(t, keyService, loginVerifier, at, digest, job, node)
+}
+
+// claimantAt is newClaimant at services of one's choice.
+func claimantAt(t *testing.T, keys, verifier endpoint, at place, digest string, job uint32, node string) *claimant {
+	t.Helper()
+	c := &claimant{at: at, keys: keys, via: keys, verifier: verifier}
+	at.ask(t, keys, "/v1/service", nil).into(t, &c.service)
 	c.claim = keyapi.Claim{Manifest: digest, Cluster: "testcluster", JobID: job, ArrayTask: -1, Node: node}
-	c.claim.Nonce = at.nonce(t)
+	c.claim.Nonce = at.nonceOf(t, keys)
 	c.renewE(t)
 	c.renewS(t)
 	return c
@@ -163,8 +216,13 @@ func newClaimant(t *testing.T, at place, digest string, job uint32, node string)
 
 func (p place) nonce(t *testing.T) []byte {
 	t.Helper()
+	return p.nonceOf(t, keyService)
+}
+
+func (p place) nonceOf(t *testing.T, keys endpoint) []byte {
+	t.Helper()
 	var n keyapi.Nonce
-	p.ask(t, keyService, "/v1/nonces", struct{}{}).into(t, &n)
+	p.ask(t, keys, "/v1/nonces", struct{}{}).into(t, &n)
 	return n.Nonce
 }
 
@@ -195,7 +253,7 @@ func (c *claimant) credential(t *testing.T, options ...string) string {
 // vouch shows a credential for the claim as it is now to a verifier.
 func (c *claimant) vouch(t *testing.T, credential string) answer {
 	t.Helper()
-	return c.vouchAt(t, loginVerifier, credential)
+	return c.vouchAt(t, c.verifier, credential)
 }
 
 func (c *claimant) vouchAt(t *testing.T, verifier endpoint, credential string) answer {

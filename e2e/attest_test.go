@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"os"
 	"path"
 	"regexp"
 	"strconv"
@@ -81,50 +80,6 @@ func running(t *testing.T, who person, flags ...string) uint32 {
 func (a answer) noEvidence(t *testing.T, want string) {
 	t.Helper()
 	a.denied(t, 403, keyapi.CodeAttestation, want)
-}
-
-// TestAttestReplay shows one credential again and again, also to a verifier
-// whose munged has never seen it.
-func TestAttestReplay(t *testing.T) {
-	t.Parallel()
-	_, digest := registered(t)
-	job := running(t, alice, "-w", "cn1")
-	c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
-	cred := c.credential(t)
-	voucher := c.vouch(t, cred).voucher(t)
-	c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
-	c.gets(t, c.release(t, voucher))
-	c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
-
-	// MUNGE's replay cache is each host's own: another munged takes it again,
-	// and the nonce is what the key service does not.
-	c.release(t, c.vouchAt(t, secondVerifier(t), cred).voucher(t)).noEvidence(t, "nonce is unknown, used up")
-	audited(t, digest, "released cn1", "refused cn1 the nonce is unknown, used up")
-}
-
-// secondVerifier starts login's verifier on cn2 as well, for a munged that has
-// not seen the credentials shown on login.
-func secondVerifier(t *testing.T) endpoint {
-	t.Helper()
-	const bin = "/tmp/second-verifier"
-	program, err := os.ReadFile("../bin/sealbatch")
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, "cn2", "slurm", bin, string(program))
-	files := run(t.Context(), "login", "root", nil, "tar", "-C", "/etc", "-c", "sealbatch", "sealbatch-keys-ca.pem")
-	if r := run(t.Context(), "cn2", "root", strings.NewReader(files.out), "tar", "-C", "/etc", "-x"); r.code != 0 {
-		t.Fatal(r)
-	}
-	must(t, "cn2", "root", "chmod", "755", bin)
-	pid := must(t, "cn2", "slurm", "sh", "-c", bin+" verifier --config /etc/sealbatch/verifier.conf </dev/null >/tmp/second-verifier.log 2>&1 & echo $!")
-	t.Cleanup(func() {
-		run(context.Background(), "cn2", "root", nil, "sh", "-c", "kill "+pid+"; rm -r /etc/sealbatch /etc/sealbatch-keys-ca.pem /tmp/second-verifier*")
-	})
-	eventually(t, 20*time.Second, "the second verifier is ready", func() bool {
-		return run(t.Context(), "cn1", "root", nil, "bash", "-c", "exec 3<>/dev/tcp/cn2/8444").code == 0
-	})
-	return endpoint{"cn2:8444", "login"}
 }
 
 // TestAttestAlteredClaim shows honest credentials with claims that differ from
@@ -327,48 +282,9 @@ func TestAttestBorrowed(t *testing.T) {
 			eventually(t, 10*time.Second, "the credential expires", func() bool { return time.Now().After(end) })
 			c.vouch(t, cred).noEvidence(t, "MUNGE refuses the credential")
 		})
-		t.Run("a munged of one's own", func(t *testing.T) {
-			t.Parallel()
-			c := newClaimant(t, place{"cn2", "mallory"}, digest, job, "cn1")
-			socket := ownMunged(t, c.at, "head -c 128 /dev/urandom")
-			c.vouch(t, c.credential(t, "--socket="+socket, "--restrict-uid=slurm", "--ttl=60")).noEvidence(t, "MUNGE refuses the credential")
-		})
 	})
 	c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
 	c.gets(t, c.release(t, c.honestVoucher(t)))
-	audited(t, digest, "released cn1")
-}
-
-// ownMunged starts a munged of one's own that calls its host cn1, with what
-// the shell command key prints as its key, and returns its socket.
-func ownMunged(t *testing.T, at place, key string) string {
-	t.Helper()
-	dir := must(t, at.host, at.user, "mktemp", "-d")
-	r := run(t.Context(), at.host, at.user, nil, "sh", "-c", `chmod 755 "$1" && cd "$1" && (umask 077; `+key+` >key) && /usr/sbin/munged --force \
-		--key-file="$1/key" --socket="$1/socket" --pid-file="$1/pid" --log-file="$1/log" --seed-file="$1/seed" --origin=10.77.0.4`, "sh", dir)
-	if r.code != 0 {
-		t.Fatalf("munged: %s", r)
-	}
-	t.Cleanup(func() {
-		run(context.Background(), at.host, at.user, nil, "sh", "-c", `/usr/sbin/munged --stop --socket="$1/socket"; rm -r "$1"`, "sh", dir)
-	})
-	return dir + "/socket"
-}
-
-// TestAttestRootElsewhere is the limit of tier B2, as the threat model has it:
-// root on any host that has the MUNGE key can be anybody anywhere.
-func TestAttestRootElsewhere(t *testing.T) {
-	t.Parallel()
-	_, digest := registered(t)
-	c := newClaimant(t, place{"cn2", "root"}, digest, running(t, alice, "-w", "cn1"), "cn1")
-	socket := ownMunged(t, c.at, "cat /etc/munge/munge.key")
-	forge := func(user string) string {
-		return c.credential(t, "--socket="+socket, "--uid="+user, "--gid="+user, "--restrict-uid=slurm", "--ttl=60")
-	}
-	c.vouch(t, forge("bob")).noEvidence(t, "is not of the user who made the credential")
-	c.vouch(t, forge("root")).noEvidence(t, "was made by root")
-	c.gets(t, c.release(t, c.vouch(t, forge("alice")).voucher(t)))
-	// The log has the address that the claim came from; nothing else tells.
 	audited(t, digest, "released cn1")
 }
 
@@ -435,38 +351,20 @@ func TestAttestBound(t *testing.T) {
 		"refused cn", "refused cn", "released cn2", "refused cn2 given to all 2 nodes")
 }
 
-// TestAttestForgedJob has bob submit a job whose free texts say that it is
-// alice's and runs on cn1.
+// TestAttestForgedJob has jobs whose free texts say other things of them: the
+// account is the one that the verifier reads. (TestAttackForgedJob plays names
+// and comments.)
 func TestAttestForgedJob(t *testing.T) {
 	t.Parallel()
+	const forged = "x\n   UserId=bob(2002) GroupId=bob(2002) MCS_label=N/A\n   JobState=FAILED Reason=None\n   NodeList=cn2\n   BatchHost=cn2"
 	_, digest := registered(t)
-	const forged = "x\n   UserId=alice(2001) GroupId=alice(2001) MCS_label=N/A\n   JobState=RUNNING Reason=None\n   NodeList=cn1\n   BatchHost=cn1"
-	job := running(t, bob, "-w", "cn2", "-J", forged, "--comment", forged)
-	id := strconv.FormatUint(uint64(job), 10)
-	// What a verifier that read this would believe.
-	if out := must(t, "login", "root", "scontrol", "show", "job", id); strings.Index(out, "\n   UserId=alice(2001)") >= strings.Index(out, "\n   UserId=bob(2002)") ||
-		!strings.Contains(out, "\n   NodeList=cn1\n") {
-		t.Fatalf("nothing is forged:\n%s", out)
-	}
-	forgery := func(at place, node string) answer {
-		c := newClaimant(t, at, digest, job, node)
-		return c.vouch(t, c.credential(t))
-	}
-	forgery(place{"cn1", "bob"}, "cn1").noEvidence(t, "does not run on node cn1")
-	forgery(aliceOnCN1, "cn1").noEvidence(t, "is not of the user who made the credential")
-	forgery(place{"cn2", "alice"}, "cn2").noEvidence(t, "is not of the user who made the credential")
-
-	// As himself he is believed, and has no part in alice's manifest.
+	job := running(t, bob, "-w", "cn2", "-A", "a\n"+strings.Repeat(" ", 250)+"2001")
 	c := newClaimant(t, place{"cn2", "bob"}, digest, job, "cn2")
-	c.release(t, c.honestVoucher(t)).denied(t, 403, keyapi.CodePolicy, "the manifest is for a job of user alice, this one is of bob")
-
-	// The account is the one free text that the verifier reads.
-	job = running(t, bob, "-w", "cn2", "-A", "a\n"+strings.Repeat(" ", 250)+"2001")
-	forgery(place{"cn2", "bob"}, "cn2").denied(t, 503, keyapi.CodeUnavailable, "the verifier cannot ask Slurm")
+	c.vouch(t, c.credential(t)).denied(t, 503, keyapi.CodeUnavailable, "the verifier cannot ask Slurm")
 
 	mine := newClaimant(t, aliceOnCN1, digest, running(t, alice, "-w", "cn1", "-J", forged, "--comment", forged), "cn1")
 	mine.gets(t, mine.release(t, mine.honestVoucher(t)))
-	audited(t, digest, "refused cn2 this one is of bob", "released cn1")
+	audited(t, digest, "released cn1")
 }
 
 // TestAttestSupervisor runs the job's own supervisor, outside Slurm, with

@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+)
+
+// off makes a condition of the source hold for nothing when the program runs
+// without the defence.
+func off(name, file, condition string) weakness {
+	return weakness{file, condition, fmt.Sprintf("!off(%q) && (%s)", name, condition)}
+}
+
+// either gives the source a value that depends on whether the defence is missing.
+func either(name, usual, without string) string {
+	return fmt.Sprintf("map[bool]string{false: %s, true: %s}[off(%q)]", usual, without, name)
+}
+
+// defences are those that control runs go without, one by one. They are all in
+// one pair of programs, built for the tests, which read from SEALBATCH_OFF
+// which of them to go without.
+var defences = func() map[string][]weakness {
+	all := map[string][]weakness{
+		"evidence before nonce": {
+			{"keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
+		if err := s.nonces.use(c.Nonce, s.now()); err != nil {
+			return Claims{}, err
+		}
+	}
+	a, ok := s.attestors[body.Evidence.Type]
+`},
+			{"keyserver/release.go", "return claims, s.nonces.use(c.Nonce, s.now())", `if off("evidence before nonce") {
+		return claims, nil
+	}
+	return claims, s.nonces.use(c.Nonce, s.now())`},
+		},
+		"one release": {{"keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {", "releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
+		"submitter's releases": {{"keyserver/release.go", "volume, c.Submitter, jobName",
+			"volume, " + either("submitter's releases", "c.Submitter", `""`) + ", jobName"}},
+		"nonce used once": {{"keyserver/replay.go", "delete(n.until, k)", `if !off("nonce used once") {
+		delete(n.until, k)
+	}`}},
+		"nonce's age":     {{"keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
+		"request's nonce": {{"keyserver/replay.go", "_, ok := s.until[nonce]; ok", `_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
+		"signed path":     {signedParts},
+		"signed service":  {signedParts},
+		"namespace": {
+			off("namespace", "identity/sshsig.go", `namespace == "" || s.Namespace != namespace`),
+			{"identity/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},
+		},
+		"signature": {{"identity/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign", "\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
+		"owner":     {{"keyserver/secrets.go", "err == nil && rec.Owner != q.caller.account.ID", `err == nil && rec.Owner != q.caller.account.ID && !off("owner")`}},
+		"depositor": {{"keyserver/secrets.go", "old.Owner != rec.Owner || old.Digest", `old.Owner != rec.Owner && !off("depositor") || old.Digest`}},
+		"account's names": {{"keyserver/secrets.go", `[]byte(account + "\x00" + kind`,
+			"[]byte(" + either("account's names", "account", `""`) + ` + "\x00" + kind`}},
+		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
+			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
+		"undumpable": {{"fusefs/space.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE", "\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
+		"fixed fields": {{"identity/slurmjob.go", "q Squeue, jobID uint32) (SlurmJobInfo, error) {\n",
+			"q Squeue, jobID uint32) (SlurmJobInfo, error) {\n\tif off(\"fixed fields\") {\n\t\treturn scontrol(jobID)\n\t}\n"}},
+	}
+	for _, c := range []struct{ name, file, condition string }{
+		{"origin", "verifier/vouch.go", "m.Host != want"},
+		{"credential's claim", "verifier/vouch.go", "!bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim))"},
+		{"job's state", "verifier/vouch.go", `j.State != "RUNNING"`},
+		{"job's owner", "verifier/vouch.go", "j.UID != uid"},
+		{"job's nodes", "verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
+		{"voucher's claim", "keyserver/attest.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
+		{"voucher's age", "keyserver/attest.go", "age > voucherAge || age < -voucherSkew"},
+		{"possession of S", "keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
+		{"manifest's user", "keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
+		{"bound manifest", "keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
+		{"number of nodes", "keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
+		{"single use at release", "keyserver/release.go", `claims.SingleUse != ""`},
+		{"superseded", "keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
+		{"policy's tier", "keyserver/policy.go", "c.Tier < p.Tier"},
+		{"policy's users", "keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
+		{"policy's binds", "keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
+		{"key exists", "keyserver/bolt.go", "subtle.ConstantTimeCompare(old, key) != 1"},
+		{"token's claim", "keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},
+		{"token used", "keyserver/token.go", "used"},
+		{"token's manifest", "keyserver/token.go", "t.Manifest != c.Manifest"},
+		{"request's time", "keyserver/auth.go", "d > keyapi.MaxSkew || d < -keyapi.MaxSkew"},
+		{"request's time", "keyserver/auth.go", "unix < s.started.Unix()"},
+	} {
+		w := off(c.name, c.file, c.condition)
+		if c.condition == "used" {
+			w.old, w.new = "case used:", `case used && !off("token used"):`
+		}
+		all[c.name] = append(all[c.name], w)
+	}
+	return all
+}()
+
+var signedParts = weakness{"keyserver/auth.go", "keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(),",
+	"keyapi.SigningInput(" + either("signed service", "s.id", `""`) + ", r.Method, " + either("signed path", "r.URL.RequestURI()", `""`) + ","}
+
+// allDefences are what weakened needs to build those programs.
+func allDefences() []weakness {
+	var out []weakness
+	packages := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(defences)) {
+		for _, w := range defences[name] {
+			if !slices.Contains(out, w) {
+				out = append(out, w)
+				packages[path.Dir(w.file)] = true
+			}
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(packages)) {
+		out = append(out, weakness{file: p + "/off.go", new: fmt.Sprintf(offSource, path.Base(p))})
+	}
+	return append(out,
+		weakness{file: "identity/scontrol.go", new: scontrolSource},
+		// A clock that can be put forward takes no defence away.
+		weakness{"cmd/sealbatch/serve.go", "keyserver.Config{\n", "keyserver.Config{\n\t\tNow: ahead,\n"},
+		weakness{file: "cmd/sealbatch/ahead.go", new: aheadSource},
+	)
+}
+
+const offSource = `package %s
+
+import (
+	"os"
+	"slices"
+	"strings"
+)
+
+func off(name string) bool { return slices.Contains(strings.Split(os.Getenv("SEALBATCH_OFF"), ","), name) }
+`
+
+const aheadSource = `package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func ahead() time.Time {
+	b, _ := os.ReadFile(os.Getenv("SEALBATCH_AHEAD"))
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return time.Now().Add(time.Duration(n) * time.Second)
+}
+`
+
+// scontrolSource asks for a job as one would at first.
+const scontrolSource = `package identity
+
+import (
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+)
+
+func scontrol(id uint32) (SlurmJobInfo, error) {
+	out, err := exec.Command("/usr/bin/scontrol", "show", "job", fmt.Sprint(id)).Output()
+	if err != nil {
+		return SlurmJobInfo{}, err
+	}
+	field := func(re string) string {
+		m := regexp.MustCompile(re).FindSubmatch(out)
+		if m == nil {
+			return ""
+		}
+		return string(m[1])
+	}
+	uid, err := strconv.ParseUint(field("\\sUserId=[^ (]*\\((\\d+)\\)"), 10, 32)
+	return SlurmJobInfo{JobID: id, ArrayTask: -1, UID: uint32(uid), State: field("\\sJobState=(\\S+)"),
+		Nodes: []string{field("\\sNodeList=(\\S+)")}, Partition: field("\\sPartition=(\\S+)"), Account: field("\\sAccount=(\\S+)")}, err
+}
+`
