@@ -42,6 +42,12 @@ func (e *VerifierError) Error() string {
 // Unwrap makes errors.Is(err, ErrVerifierRefused) hold.
 func (e *VerifierError) Unwrap() error { return ErrVerifierRefused }
 
+// Busy says that the verifier may vouch later: it has too much to do, or
+// cannot ask MUNGE, Slurm or the key service just now.
+func (e *VerifierError) Busy() bool {
+	return e.Answer.Code == keyapi.CodeTooMany || e.Answer.Code == keyapi.CodeUnavailable
+}
+
 const (
 	maxAnswer      = 64 << 10
 	verifierPause  = 500 * time.Millisecond // before the second attempt; doubles
@@ -86,11 +92,10 @@ func SlurmEvidence(v manifest.Verifier, m Munge) (func(ctx context.Context, serv
 }
 
 func worthRetrying(err error) bool {
-	refused, ok := errors.AsType[*VerifierError](err)
-	if !ok {
-		return errors.Is(err, ErrVerifierUnreachable)
+	if refused, ok := errors.AsType[*VerifierError](err); ok {
+		return refused.Busy()
 	}
-	return refused.Answer.Code == keyapi.CodeTooMany || refused.Answer.Code == keyapi.CodeUnavailable
+	return errors.Is(err, ErrVerifierUnreachable)
 }
 
 // PinnedClient returns a client that trusts ca (PEM) alone, speaks TLS 1.3, and follows nobody: no

@@ -44,10 +44,13 @@ const (
 
 // Bounds, in bytes and numbers, that both sides keep.
 const (
-	MaxBody      = 4 << 20 // a manifest and its private part, in base64
-	NonceSize    = 32
-	NonceTTL     = 60 * time.Second
-	TokenTTL     = 7 * 24 * time.Hour
+	MaxBody   = 4 << 20 // a manifest and its private part, in base64
+	NonceSize = 32
+	NonceTTL  = 60 * time.Second
+	TokenTTL  = 7 * 24 * time.Hour
+	// RepeatTTL is how long a release whose answer was lost may be repeated,
+	// byte for byte. It is counted once.
+	RepeatTTL    = 10 * time.Minute
 	SecretKeyLen = 32
 )
 
@@ -169,7 +172,8 @@ type Evidence struct {
 }
 
 // Release is the body of POST /v1/release. Proof is an Ed25519 signature by S
-// over ClaimDigest, so that nobody claims with somebody else's key.
+// over ClaimDigest, so that nobody claims with somebody else's key. The same
+// bytes again get the same keys, sealed to the same E, within RepeatTTL.
 type Release struct {
 	Claim    Claim    `json:"claim"`
 	Evidence Evidence `json:"evidence"`
@@ -252,6 +256,9 @@ type Error struct {
 	Code    string `json:"code"`    // one of the Code constants
 	Message string `json:"message"` // for people; holds no secret
 	Hint    string `json:"hint,omitempty"`
+	// Anew says that the request only came too late: a claim with a new nonce,
+	// or a request that is signed now, may succeed.
+	Anew bool `json:"anew,omitempty"`
 }
 
 // Error codes: what a program may act on. Statuses in brackets.

@@ -121,21 +121,36 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	}
 	for try := 0; ; try++ {
 		wait, err := c.once(ctx, k, out)
-		if err == nil || try >= c.retries || !(errors.Is(err, ErrTooMany) || errors.Is(err, ErrUnavailable)) {
+		if err == nil || try >= c.retries || !worthAnother(err) {
 			return err
 		}
-		if api, ok := errors.AsType[*APIError](err); ok && api.Code == keyapi.CodeInternal {
+		if err := c.pause(ctx, "trying again", max(wait, backoff(try)), err); err != nil {
 			return err
-		}
-		wait = max(wait, backoff(try))
-		c.log.Info("key service: trying again", "call", k.method+" "+k.path, "in", wait, "error", err)
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
-		case <-time.After(wait):
 		}
 	}
 }
+
+// worthAnother tells what may pass: every call that do makes can be repeated.
+func worthAnother(err error) bool {
+	if api, ok := errors.AsType[*APIError](err); ok && (api.Anew || api.Code == keyapi.CodeInternal) {
+		return api.Anew
+	}
+	return errors.Is(err, ErrTooMany) || errors.Is(err, ErrUnavailable)
+}
+
+// pause waits after err, or returns err when ctx ends first.
+func (c *Client) pause(ctx context.Context, doing string, wait time.Duration, err error) error {
+	c.log.Info("key service: "+doing, "in", wait, "error", err)
+	select {
+	case <-ctx.Done():
+		return errors.Join(err, ctx.Err())
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// errNotSent marks requests of which the service has seen nothing.
+var errNotSent = errors.New("nothing was sent")
 
 // backoff doubles from firstBackoff, with half of it random so that a
 // thousand nodes do not come back at once.
@@ -176,17 +191,23 @@ func (c *Client) once(ctx context.Context, k call, out any) (time.Duration, erro
 func (c *Client) transportError(ctx context.Context, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var cert *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("%w: %s shows a certificate that is good from %s to %s, and this machine's clock says %s: set the clock if it is wrong, else have the certificate renewed",
+			ErrService, c.base.Host, rfc3339(invalid.Cert.NotBefore), rfc3339(invalid.Cert.NotAfter), rfc3339(time.Now()))
 	case errors.As(err, &unknown), errors.As(err, &cert):
 		return fmt.Errorf("%w: %s shows a certificate that its CA (ca-cert) does not vouch for: %w", ErrService, c.base.Host, err)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, err, errBusy)
+		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, err, errNotSent)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func retryAfter(res *http.Response) time.Duration {
 	s, err := strconv.Atoi(res.Header.Get("Retry-After"))
@@ -205,7 +226,7 @@ func apiError(status int, b []byte) error {
 		}
 		return fmt.Errorf("%w: HTTP status %d", kind, status)
 	}
-	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), kind: byCode[e.Code]}
+	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), Anew: e.Anew, kind: byCode[e.Code]}
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.

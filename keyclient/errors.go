@@ -38,6 +38,7 @@ type APIError struct {
 	Code    string
 	Message string
 	Hint    string
+	Anew    bool // it only came too late (keyapi.Error)
 	kind    error
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // AttestFunc gathers evidence for a claim that was made to serviceID. It may
-// be called again with a new claim if the service or the verifier was busy.
+// be called again with a new claim if the first came too late.
 type AttestFunc func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error)
 
 // TokenAttest attests by a one-time token.
@@ -50,8 +50,9 @@ type Released struct {
 
 // Release makes fresh keys E and S, has them attested, and returns the keys of
 // all volumes of the manifest. The service must be the one that the manifest
-// names. A release whose answer was lost is not repeated: the service would
-// refuse the second claim.
+// names. A claim whose answer was lost is repeated as it is, for RepeatTTL at
+// most: the service counts it once. Only when that shows that it never arrived,
+// or came too late, a new one is made.
 func (c *Client) Release(ctx context.Context, r ReleaseRequest) (Released, error) {
 	id, key, err := c.statementKey(ctx)
 	if err != nil {
@@ -61,74 +62,108 @@ func (c *Client) Release(ctx context.Context, r ReleaseRequest) (Released, error
 		return Released{}, fmt.Errorf("%w: the manifest names %.160q, %s is %.160q", ErrService, r.Manifest.Service.ID, c.base.Host, id)
 	}
 	for try := 0; ; try++ {
-		out, wait, err := c.releaseOnce(ctx, r, id, key)
-		again := errors.Is(err, ErrTooMany) || errors.Is(err, errBusy)
-		if err == nil || !again || try >= c.retries {
-			return out, err
+		a, err := c.attest(ctx, r, id)
+		if err != nil {
+			return Released{}, err
 		}
-		wait = max(wait, backoff(try))
-		c.log.Info("key service: attesting again", "in", wait, "error", err)
-		select {
-		case <-ctx.Done():
-			return Released{}, errors.Join(err, ctx.Err())
-		case <-time.After(wait):
+		answer, repeated, err := c.claim(ctx, a.raw)
+		if err == nil {
+			return c.open(ctx, r, a, answer)
+		}
+		api, ok := errors.AsType[*APIError](err)
+		late := ok && (api.Anew || repeated && errors.Is(err, ErrAttestation))
+		if !late || try >= c.retries {
+			return Released{}, err
+		}
+		if err := c.pause(ctx, "attesting again", backoff(try), err); err != nil {
+			return Released{}, err
 		}
 	}
 }
 
-// errBusy marks refusals after which nothing was counted, so that a new
-// attestation may succeed.
-var errBusy = errors.New("nothing was done")
+// attested is a claim, ready to be made.
+type attested struct {
+	claim keyapi.Claim
+	e     hpke.PrivateKey
+	s     ed25519.PrivateKey
+	raw   []byte // the body of the request
+}
 
-func (c *Client) releaseOnce(ctx context.Context, r ReleaseRequest, id string, key ed25519.PublicKey) (Released, time.Duration, error) {
+func (c *Client) attest(ctx context.Context, r ReleaseRequest, id string) (attested, error) {
 	n, err := c.Nonce(ctx)
 	if err != nil {
-		return Released{}, 0, err
+		return attested{}, err
 	}
 	e, err := hpke.MLKEM768X25519().GenerateKey()
 	if err != nil {
-		return Released{}, 0, fmt.Errorf("make a key: %w", err)
+		return attested{}, fmt.Errorf("make a key: %w", err)
 	}
 	pub, s, err := ed25519.GenerateKey(nil)
 	if err != nil {
-		return Released{}, 0, fmt.Errorf("make a key: %w", err)
+		return attested{}, fmt.Errorf("make a key: %w", err)
 	}
 	claim := keyapi.Claim{
 		Manifest: r.Digest.String(), Cluster: r.Job.Cluster, JobID: r.Job.ID, ArrayTask: r.Job.ArrayTask, Restart: r.Job.Restart,
 		Node: r.Node, Nonce: n.Nonce, E: e.PublicKey().Bytes(), S: pub,
 	}
 	if err := claim.Validate(); err != nil {
-		return Released{}, 0, err
+		return attested{}, err
 	}
 	ev, err := r.Attest(ctx, id, claim)
 	if err != nil {
-		return Released{}, 0, fmt.Errorf("%w: %w", ErrAttestation, err)
+		return attested{}, fmt.Errorf("%w: %w", ErrAttestation, err)
 	}
 	digest := keyapi.ClaimDigest(id, claim)
 	raw, err := json.Marshal(keyapi.Release{Claim: claim, Evidence: ev, Proof: ed25519.Sign(s, digest[:])})
 	if err != nil {
-		return Released{}, 0, fmt.Errorf("claim: %w", err)
+		return attested{}, fmt.Errorf("claim: %w", err)
 	}
-	var answer keyapi.Released
-	wait, err := c.once(ctx, call{method: http.MethodPost, path: "/v1/release", raw: raw}, &answer)
-	if api, ok := errors.AsType[*APIError](err); ok && api.Code == keyapi.CodeUnavailable {
-		err = fmt.Errorf("%w (%w)", err, errBusy)
+	return attested{claim, e, s, raw}, nil
+}
+
+// claim makes a claim, the same one again while there is no answer. Where
+// something of it may have reached the service, it goes on for as long as the
+// service answers repeats: a new claim would be the second one. A 503 may come
+// from a relay, so it proves nothing.
+func (c *Client) claim(ctx context.Context, raw []byte) (out keyapi.Released, repeated bool, err error) {
+	arrived := false
+	until := time.Now().Add(keyapi.RepeatTTL)
+	for try := 0; ; try++ {
+		out = keyapi.Released{}
+		wait, err := c.once(ctx, call{method: http.MethodPost, path: "/v1/release", raw: raw}, &out)
+		unavailable := errors.Is(err, ErrUnavailable)
+		if !unavailable && !errors.Is(err, ErrTooMany) || ctx.Err() != nil {
+			return out, try > 0, err
+		}
+		arrived = arrived || unavailable && !errors.Is(err, errNotSent)
+		if c.retries < 0 || time.Now().After(until) || !arrived && try >= c.retries {
+			return out, try > 0, err
+		}
+		if err := c.pause(ctx, "claiming again", max(wait, backoff(try)), err); err != nil {
+			return out, true, err
+		}
 	}
+}
+
+// open checks and opens what was released.
+func (c *Client) open(ctx context.Context, r ReleaseRequest, a attested, answer keyapi.Released) (Released, error) {
+	id, key, err := c.statementKey(ctx)
 	if err != nil {
-		return Released{}, wait, err
+		return Released{}, err
 	}
-	out := Released{StatementJWS: answer.Statement, S: s, AuditHead: answer.AuditHead, Keys: map[string][]byte{}}
-	if out.Statement, err = CheckStatement(key, answer.Statement, id, r.Digest, r.Job, r.Node, pub); err != nil {
-		return Released{}, 0, err
+	out := Released{StatementJWS: answer.Statement, S: a.s, AuditHead: answer.AuditHead, Keys: map[string][]byte{}}
+	if out.Statement, err = CheckStatement(key, answer.Statement, id, r.Digest, r.Job, r.Node, a.claim.S); err != nil {
+		return Released{}, err
 	}
 	if _, err := c.checkHead(ctx, answer.AuditHead); err != nil {
-		return Released{}, 0, err
+		return Released{}, err
 	}
-	b, err := keyapi.OpenBundle(e, id, claim, answer.Sealed)
+	b, err := keyapi.OpenBundle(a.e, id, a.claim, answer.Sealed)
 	if err != nil {
-		return Released{}, 0, fmt.Errorf("%w: %w", ErrAnswer, err)
+		return Released{}, fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
-	return out, 0, out.take(r.Manifest, b)
+	err = out.take(r.Manifest, b)
+	return out, err
 }
 
 // take checks that the bundle holds exactly the manifest's volumes.

@@ -128,7 +128,8 @@ func (a *slurmAttestor) check(service string, c keyapi.Claim, w keyapi.Voucher) 
 	case len(w.Groups) > 4096:
 		return fmt.Errorf("names %d groups", len(w.Groups))
 	case age > voucherAge || age < -voucherSkew:
-		return fmt.Errorf("was issued at %s, which is not within %s of now", w.Issued.UTC().Format(time.RFC3339), voucherAge)
+		return fmt.Errorf("was issued at %s: by the verifier's clock, which is %s the key service's, or it was used too late (it is good for %s)",
+			w.Issued.UTC().Format(time.RFC3339), aheadOf(-age), voucherAge)
 	case w.Node != c.Node:
 		return fmt.Errorf("names node %.80q, the claim %.80q", w.Node, c.Node)
 	case w.JobID != c.JobID || w.ArrayTask != c.ArrayTask || w.Restart != c.Restart:

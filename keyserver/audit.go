@@ -34,6 +34,7 @@ var (
 const (
 	OutcomeDone     = "done"
 	OutcomeReleased = "released"
+	OutcomeRepeated = "repeated" // the answer to a release was given again; it counts once
 	OutcomeRefused  = "refused"
 )
 

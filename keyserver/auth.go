@@ -59,14 +59,24 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 // the nonces seen by then are forgotten.
 func (s *Server) checkTime(unix int64, now time.Time) error {
 	at := time.Unix(unix, 0)
-	if d := now.Sub(at); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
-		return refuse(keyapi.CodeUnauthorised, "the request was signed at %s, the key service's clock says %s",
-			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
-			withHint("set the clock: more than %s apart is refused", keyapi.MaxSkew)
+	if d := at.Sub(now); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
+		return refuse(keyapi.CodeUnauthorised, "this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
+			aheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
+			withHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
 	}
 	if unix < s.started.Unix() {
-		return refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
+		r := refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
 			withHint("try again; if it stays so, this machine's clock is slow")
+		r.anew = true
+		return r
 	}
 	return nil
+}
+
+// aheadOf words how far one clock is ahead of another, or behind it.
+func aheadOf(d time.Duration) string {
+	if d < 0 {
+		return (-d).Round(time.Second).String() + " behind"
+	}
+	return d.Round(time.Second).String() + " ahead of"
 }

@@ -14,6 +14,7 @@ type refusal struct {
 	code string
 	msg  string
 	hint string
+	anew bool  // see keyapi.Error.Anew
 	err  error // wrapped, may be nil
 }
 
@@ -65,7 +66,7 @@ func writeError(w http.ResponseWriter, r *refusal) {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
-	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint})
+	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint, Anew: r.anew})
 }
 
 // auditReason is err's text, bounded.

@@ -38,6 +38,8 @@ type Layout struct {
 const (
 	caLife   = 10 * 365 * 24 * time.Hour
 	certLife = 2 * 365 * 24 * time.Hour
+	// clockSlack is how far a clock may be slow that finds a new certificate valid.
+	clockSlack = 24 * time.Hour
 )
 
 // LayoutOf names the files below dir.
@@ -150,7 +152,7 @@ func newCA(name string, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, er
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: "sealbatch CA of " + name},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true,
 		MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
@@ -168,7 +170,7 @@ func newServerCert(hosts []string, now time.Time, caKey *ecdsa.PrivateKey, ca *x
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: hosts[0]},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certLife),
+		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(certLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, h := range hosts {

@@ -38,15 +38,26 @@ func (s *Server) release(q *request) (any, error) {
 	ev.Node, ev.Manifest = c.Node, c.Manifest
 	ev.Job = &manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
 
-	claims, err := s.attest(q, body)
+	name := requestName(q.body)
+	leave, err := s.flights.enter(q.ctx, name)
 	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	claims, again, err := s.released(q.ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if again {
+		ev.Outcome = OutcomeRepeated
+	} else if claims, err = s.attest(q, body); err != nil {
 		return nil, err
 	}
 	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
 
 	var g grant
 	err = s.store.View(q.ctx, func(r Reader) (err error) {
-		g, err = s.decideRelease(r, c, claims)
+		g, err = s.decideRelease(r, c, claims, again)
 		return err
 	})
 	ev.Submitter, ev.Volumes = g.manifest.Account, g.volumeIDs()
@@ -58,11 +69,11 @@ func (s *Server) release(q *request) (any, error) {
 		return nil, err
 	}
 	answer.AuditHead, err = q.commit(ev, func(w Writer) error {
-		g, err := s.decideRelease(w, c, claims)
-		if err != nil {
+		g, err := s.decideRelease(w, c, claims, again)
+		if err != nil || again {
 			return err
 		}
-		return g.record(w, s.now())
+		return errors.Join(g.record(w, s.now()), s.rememberRelease(w, name, claims))
 	})
 	if err != nil {
 		return nil, err
@@ -122,9 +133,10 @@ func (g grant) volumeIDs() []string {
 	return ids
 }
 
-// decideRelease decides on all of a manifest's volumes or none. On refusal the
-// grant holds the manifest's record, if there is one, for the audit.
-func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims) (grant, error) {
+// decideRelease decides on all of a manifest's volumes or none. A release that
+// was counted already (again) is held to everything but what counts releases.
+// On refusal the grant holds the manifest's record, if there is one, for the audit.
+func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bool) (grant, error) {
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest, &g.manifest)
 	if errors.Is(err, ErrNotFound) {
@@ -133,10 +145,10 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims) (grant, 
 	if err != nil {
 		return g, err
 	}
-	if err := s.checkManifest(g.manifest, claims); err != nil {
+	if err := s.checkManifest(g.manifest, claims, again); err != nil {
 		return g, err
 	}
-	if claims.SingleUse != "" {
+	if claims.SingleUse != "" && !again {
 		_, err := r.Get(bucketUsed, singleUseKey(claims.Attestor, claims.SingleUse))
 		if err == nil {
 			return g, refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
@@ -146,7 +158,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims) (grant, 
 		}
 	}
 	for _, v := range g.manifest.Volumes {
-		sec, err := s.decideSecret(r, v, g.manifest, claims)
+		sec, err := s.decideSecret(r, v, g.manifest, claims, again)
 		if err != nil {
 			return g, err
 		}
@@ -158,7 +170,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims) (grant, 
 	return g, nil
 }
 
-func (s *Server) checkManifest(m manifestRecord, c Claims) error {
+func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
 	job := c.Job
 	job.Restart = 0
 	switch {
@@ -177,7 +189,7 @@ func (s *Server) checkManifest(m manifestRecord, c Claims) error {
 	case m.Bound != nil && *m.Bound != job:
 		return refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
 			withHint("one manifest is for one job: submit again with job-prep")
-	case m.Served[c.Job.Restart] >= m.Nodes:
+	case !again && m.Served[c.Job.Restart] >= m.Nodes:
 		return refuse(keyapi.CodeConflict, "keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
 			withHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
@@ -186,7 +198,7 @@ func (s *Server) checkManifest(m manifestRecord, c Claims) error {
 
 // decideSecret looks at one volume. The owner's policy comes before the
 // question whether its key was released, so that nobody whom it refuses learns that.
-func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims) (secretRecord, error) {
+func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims, again bool) (secretRecord, error) {
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
 	if errors.Is(err, ErrNotFound) {
@@ -198,7 +210,11 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims)
 	if err := sameDigest(sec, v); err != nil {
 		return sec, err
 	}
-	if err := checkSecret(sec, m, c, s.now()); err != nil {
+	others := sec
+	if again {
+		others.Released-- // all but this one
+	}
+	if err := checkSecret(others, m, c, s.now()); err != nil || again {
 		return sec, err
 	}
 	_, err = r.Get(bucketReleases, releaseKey(v.ID, c))

@@ -99,8 +99,10 @@ func (n *nonces) use(nonce []byte, now time.Time) error {
 	delete(n.until, k)
 	n.mu.Unlock()
 	if !ok || now.After(until) {
-		return refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
+		r := refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
 			withHint("ask for a new one and attest again")
+		r.anew = true // the service may have been started again, or have been slow
+		return r
 	}
 	return nil
 }

@@ -54,6 +54,7 @@ type Server struct {
 	clusters  []keyapi.Cluster
 	nonces    *nonces
 	replays   *replayCache
+	flights   *flights
 	remotes   *remotes
 	slots     chan struct{}
 	limits    Limits
@@ -122,7 +123,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("key service: store, keys, audit log and allowed signers are required")
 	}
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
-		cert: cfg.Certificate, log: cfg.Log, now: cfg.Now, replays: newReplayCache(requestsPerAccount)}
+		cert: cfg.Certificate, log: cfg.Log, now: cfg.Now, replays: newReplayCache(requestsPerAccount),
+		flights: &flights{at: map[string]chan struct{}{}}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

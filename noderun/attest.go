@@ -100,6 +100,9 @@ func (s serviceKeys) client(ctx context.Context, m manifest.Manifest) (*keyclien
 
 // keyError gives an error of the clients the meaning that it has here.
 func keyError(err error) error {
+	if v, ok := errors.AsType[*identity.VerifierError](err); ok && v.Busy() {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
 	for _, m := range []struct{ from, to error }{
 		{identity.ErrVerifierUnreachable, ErrUnreachable}, // first: it comes wrapped as an attestation error
 		{keyclient.ErrUnavailable, ErrUnreachable},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyclient"
 )
 
@@ -85,6 +86,9 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 		{keyclient.ErrTooMany, ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierRefused), ErrAttestation},
+		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeTooMany}}, ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable}}), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
 		{keyclient.ErrAttestation, ErrAttestation},
 		{keyclient.ErrPolicy, ErrKeyRefused},
 		{keyclient.ErrConflict, ErrKeyRefused},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/identity"
 	"github.com/sealbatch/sealbatch/keyapi"
@@ -89,9 +90,9 @@ func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (identity.Munged, error) {
 	m, err := v.config.Munge.Decode(ctx, q.Credential)
 	if errors.Is(err, identity.ErrMunge) {
-		r := deny("MUNGE refuses the credential")
-		r.err = err
-		return m, r.withHint("it may be too old, used before, or made for another user than the verifier's")
+		// Which of its rules MUNGE refuses by is no secret; clocks that differ are the usual one.
+		why := strings.TrimPrefix(err.Error(), identity.ErrMunge.Error())
+		return m, deny("MUNGE refuses the credential%s", why).withHint("credentials are good for a minute, once, for the verifier's user: compare the node's clock with the verifier's")
 	}
 	if err != nil {
 		return m, unavailable(err, "the verifier cannot check MUNGE credentials")
