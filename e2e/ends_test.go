@@ -118,7 +118,7 @@ func TestKill(t *testing.T) {
 			nothingLeft(t, j, node, mark)
 			want := "killed before it could seal; what it had written is recovered"
 			if name == "gocryptfs" {
-				want = "recovered from its working volume"
+				want = "sealed and signed by the job"
 			}
 			opened(t, j, node, mark, want)
 		})

@@ -60,7 +60,7 @@ type Origin struct {
 // Output says where a node's results are and what vouches for them.
 type Output struct {
 	// Sealed is true for a sealed volume, checked by Digest; false for a
-	// cipher directory whose tree nothing vouches for.
+	// cipher directory, for whose tree Index vouches, or nothing does.
 	Sealed   bool   `json:"sealed"`
 	File     string `json:"file"` // below the node's directory
 	VolumeID string `json:"volume_id"`
@@ -70,6 +70,23 @@ type Output struct {
 	// Until says where the outputs lay before they were sealed: scratch,
 	// node-local or memory. Until then they could have been rolled back.
 	Until string `json:"until"`
+	Index *Index `json:"index,omitempty"`
+	// MountLost says that the mount through which the application wrote ended
+	// before the application did: what it wrote last may be missing.
+	MountLost bool `json:"mount_lost,omitempty"`
+}
+
+// Index is a sealed index over a cipher directory (volume.OpenIndexed).
+type Index struct {
+	File   string `json:"file"` // below the node's directory
+	Digest Digest `json:"digest"`
+	Size   int64  `json:"size"` // bytes
+	Files  int    `json:"files"`
+	// Unread files are known by id and size only: whoever can write the storage
+	// can put older versions of them back unnoticed.
+	Unread int `json:"unread,omitempty"`
+	// Torn entries were not whole when they were indexed.
+	Torn int `json:"torn,omitempty"`
 }
 
 // Step is one thing the supervisor did, with the time it took.

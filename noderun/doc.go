@@ -10,6 +10,8 @@
 //	keys.age         the output volume's master key, wrapped to the recipients
 //	origin.jws       S's word that keys.age and output/ are this job's own
 //	output/          the output volume's cipher directory, until it is sealed
+//	output.index     a sealed index over it, if it could not be sealed
+//	reserve          room for that and the receipt, until then
 //	results.sealed   the outputs as a sealed volume
 //	receipt.jws      S's account of the run; the last thing that is written
 //

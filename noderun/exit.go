@@ -20,7 +20,7 @@ const (
 	ExitMount       = 244 // mounting failed, a mount died, or the runtime did not start
 	ExitInput       = 245 // an input check or input verification script failed
 	ExitOutput      = 246 // an output verification script failed; the results are sealed all the same
-	ExitSeal        = 247 // the results stay as a cipher directory
+	ExitSeal        = 247 // neither a sealed volume nor a whole index vouches for the results
 	ExitTimeLimit   = 248 // stopped before the time limit so that the results could be sealed
 	ExitCancelled   = 249 // cancelled
 )
@@ -42,7 +42,7 @@ func ExitMeanings() []ExitMeaning {
 		{ExitMount, "mounts", "mounting failed, a mount died, or the container runtime did not start"},
 		{ExitInput, "input check", "an input check or input verification script failed"},
 		{ExitOutput, "output script", "an output verification script failed; the results are sealed all the same"},
-		{ExitSeal, "sealing", "sealing failed or there was no time for it: the results stay as a cipher directory"},
+		{ExitSeal, "sealing", "the results could be neither sealed nor indexed, or not all of them in time: what there is, stays as a cipher directory"},
 		{ExitTimeLimit, "time limit", "stopped before the time limit so that the results could be sealed"},
 		{ExitCancelled, "cancelled", "cancelled"},
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -338,6 +339,58 @@ func (j *testJob) recovered() map[string]string {
 	dir := filepath.Join(j.t.TempDir(), "opened")
 	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(outputName), key, dir, volume.ExtractOptions{}))
 	return readTree(j.t, dir)
+}
+
+// openIndexed opens the cipher directory by the index that the receipt vouches for.
+func (j *testJob) openIndexed() *volume.Reader {
+	j.t.Helper()
+	out := j.receipt().Output
+	f, err := os.Open(j.path(keysName))
+	check(j.t, err)
+	defer f.Close()
+	id, key, err := volume.ReadKey(f, j.identity)
+	check(j.t, err)
+	index, err := os.ReadFile(j.path(out.Index.File))
+	check(j.t, err)
+	r, err := volume.OpenIndexed(j.path(out.File), index, id, key)
+	check(j.t, err)
+	j.t.Cleanup(func() { check(j.t, r.Close()) })
+	if manifest.Digest(r.Digest()) != out.Index.Digest || r.ID().String() != out.VolumeID || r.Unread() != out.Index.Unread {
+		j.t.Errorf("the receipt vouches for another index: %+v", out.Index)
+	}
+	return r
+}
+
+func readNode(t *testing.T, r *volume.Reader, name string) string {
+	t.Helper()
+	node, ok := r.Lookup(0, name)
+	if !ok {
+		t.Fatalf("no %s", name)
+	}
+	b := make([]byte, r.Attr(node).Size)
+	if n, err := r.ReadAt(node, b, 0); n != len(b) {
+		t.Fatalf("read %s: %d bytes, %v", name, n, err)
+	}
+	return string(b)
+}
+
+// killMatching kills the processes that have a word among their arguments.
+func killMatching(t *testing.T, word string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc")
+	check(t, err)
+	for _, p := range all {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + p.Name() + "/cmdline")
+		if err == nil && slices.Contains(strings.Split(string(b), "\x00"), word) {
+			check(t, syscall.Kill(pid, syscall.SIGKILL))
+			n++
+		}
+	}
+	return n
 }
 
 // missing fails the test if a file of the node's directory exists.

@@ -23,6 +23,8 @@ const (
 	keysName      = "keys.age"
 	outputName    = "output"  // cipher directory
 	scratchName   = "scratch" // cipher directory
+	indexName     = outputName + ".index"
+	reserveName   = "reserve"
 	sealedName    = "results.sealed"
 	partialName   = sealedName + ".partial"
 	receiptName   = "receipt.jws"
@@ -75,6 +77,9 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err != nil {
 		return cipherDir{}, err
 	}
+	if err := d.makeReserve(); err != nil {
+		return c, err
+	}
 	var keys bytes.Buffer
 	if err := volume.WrapKey(&keys, c.id, c.key, rcpts...); err != nil {
 		return c, err
@@ -91,6 +96,26 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 		return c, fmt.Errorf("write the origin statement: %w", err)
 	}
 	return c, syncDir(string(d))
+}
+
+// reserveSize is the room that is kept for an index and the receipt, in bytes.
+const reserveSize = 1 << 20
+
+// makeReserve takes up room that the application cannot fill: without it, one
+// that fills the file system would leave none for what vouches for its outputs.
+// The bytes are random since some file systems store nothing for others.
+func (d nodeDir) makeReserve() error {
+	b := make([]byte, reserveSize)
+	_, _ = rand.Read(b) // never fails
+	if err := writeNew(d.path(reserveName), b); err != nil {
+		return fmt.Errorf("keep room for the receipt: %w", err)
+	}
+	return nil
+}
+
+// freeReserve gives the room back.
+func (d nodeDir) freeReserve() {
+	_ = os.Remove(d.path(reserveName))
 }
 
 // makeCipherDir makes an empty cipher directory and draws its key, which is

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 func sum(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
@@ -200,30 +201,108 @@ func TestTooLittleTimeLeavesTheCipherDirectory(t *testing.T) {
 	if code := j.wait(cmd); code != ExitCancelled {
 		t.Fatalf("exit code %d", code)
 	}
-	if r := j.receipt(); r.Output.Sealed || r.Output.File != outputName || r.Reason != "cancelled" {
+	// The file without end, which comes first, took all the time for reading.
+	if x := j.receipt().Output.Index; x == nil || x.Unread == 0 || x.Unread > x.Files || x.Torn != 0 {
+		t.Fatalf("index: %+v", x)
+	}
+	r := j.receipt()
+	if r.Output.Sealed || r.Output.File != outputName || r.Reason != "cancelled" || r.Output.MountLost {
 		t.Errorf("receipt: %+v", r)
 	}
-	if _, err := os.Stat(j.path(outputName)); err != nil {
-		t.Error(err)
+	v := j.openIndexed()
+	if b := readNode(t, v, "result"); b != "kept\n" {
+		t.Errorf("result is %q", b)
 	}
-	j.missing(sealedName, partialName, scratchName)
+	if n, ok := v.Lookup(0, "big"); !ok || v.Attr(n).Size != 100<<30 {
+		t.Errorf("big: %v", v.Attr(n))
+	}
+	j.missing(sealedName, partialName, scratchName, reserveName)
 	j.leftNothing()
 }
 
-func TestSealingThatFailsLeavesTheCipherDirectory(t *testing.T) {
+// getsInTheWay makes directories where the supervisor wants to write files.
+func getsInTheWay(t *testing.T, names ...string) *testJob {
+	t.Helper()
+	j := newJob(t, nil, "sh", "-c", "echo kept > result; cd /host/nodes/"+testNode+"; mkdir "+strings.Join(names, " "))
+	j.private.Flags = []string{"--bind", j.dir + ":/host"}
+	return j
+}
+
+func TestSealingThatFailsLeavesAnIndex(t *testing.T) {
 	t.Parallel()
-	j := newJob(t, nil, "sh", "-c", "echo kept > result; mkdir /host/nodes/"+testNode+"/"+partialName)
-	j.private.Flags = []string{"--bind", j.dir + ":/host"} // the application gets in the supervisor's way
+	j := getsInTheWay(t, partialName)
+	if code := j.run(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	r := j.receipt()
+	if x := r.Output.Index; r.Output.Sealed || r.Reason != "completed" || x == nil || x.Unread != 0 || x.Files == 0 {
+		t.Fatalf("receipt: %+v", r)
+	}
+	v := j.openIndexed()
+	if _, err := v.Verify(t.Context(), volume.VerifyOptions{}); err != nil {
+		t.Error(err)
+	}
+	if log := readNode(t, v, logFile); readNode(t, v, "result") != "kept\n" || !strings.Contains(log, "sealing: ") {
+		t.Errorf("log: %s", log)
+	}
+	if got := j.recovered(); got["result"] != "kept\n" {
+		t.Errorf("recovered %q", got)
+	}
+	j.missing(sealedName, scratchName, reserveName)
+	j.leakedNothing("kept")
+}
+
+func TestSealingAndIndexingThatFailLeaveTheCipherDirectory(t *testing.T) {
+	t.Parallel()
+	j := getsInTheWay(t, partialName, indexName+".partial")
 	if code := j.run(); code != ExitSeal {
 		t.Fatalf("exit code %d", code)
 	}
-	if r := j.receipt(); r.Output.Sealed || r.Reason != "sealing" || r.Exit != 0 {
+	if r := j.receipt(); r.Output.Sealed || r.Output.Index != nil || r.Output.File != outputName || r.Reason != "sealing" || r.Exit != 0 {
 		t.Errorf("receipt: %+v", r)
 	}
 	got := j.recovered()
-	if got["result"] != "kept\n" || !strings.Contains(got[logFile], "sealing: ") {
+	if got["result"] != "kept\n" || !strings.Contains(got[logFile], "sealing: ") || !strings.Contains(got[logFile], "index: ") {
 		t.Errorf("recovered %q", got)
 	}
+}
+
+// TestDeadMountIsSealed: when gocryptfs is killed, the supervisor still has the
+// key, and what was written before is sealed.
+func TestDeadMountIsSealed(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c", `echo `+canary+` > result; exec 9> /host/ready; echo ready >&9; while :; do sleep 0.01; done`)
+	cmd := j.start()
+	defer j.ready().Close()
+	if n := killMatching(t, j.path(outputName)); n != 1 {
+		t.Errorf("%d processes killed", n)
+	}
+	if code := j.wait(cmd); code != 128+int(syscall.SIGKILL) { // the application's, which was killed then
+		t.Fatalf("exit code %d", code)
+	}
+	if r := j.receipt(); !r.Output.Sealed || !r.Output.MountLost || r.Reason != "mounts" {
+		t.Errorf("receipt: %+v", r)
+	}
+	if got := j.results(); got["result"] != canary+"\n" {
+		t.Errorf("results %q", got)
+	}
+	j.missing(outputName, scratchName, reserveName)
+	j.leftNothing()
+	j.leakedNothing(canary)
+}
+
+// TestReserveIsThere: while the application runs, room for the receipt is kept.
+func TestReserveIsThere(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c", "stat -c %s /host/nodes/"+testNode+"/"+reserveName+" > result")
+	j.private.Flags = []string{"--bind", j.dir + ":/host"}
+	if code := j.run(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	if got := j.results()["result"]; got != fmt.Sprintln(reserveSize) {
+		t.Errorf("the room that is kept: %q", got)
+	}
+	j.missing(reserveName)
 }
 
 func TestScriptsThatFail(t *testing.T) {

@@ -176,7 +176,7 @@ func terse(err error) error {
 		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
 		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
 		fusefs.ErrNoNamespace, fusefs.ErrUnmappedGroup, fusefs.ErrClosed,
-		errTimeLimit, errCancelled, errNoTime, errNoSpace, context.Canceled,
+		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, context.Canceled,
 	} {
 		if errors.Is(err, class) {
 			return class

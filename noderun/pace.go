@@ -1,0 +1,130 @@
+package noderun
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+// usage is what an output volume holds, and what was done to make it sealable.
+type usage struct {
+	bytes   int64
+	files   int
+	removed int // sockets and pipes
+	opened  int // entries that their own owner could not read
+}
+
+// Speeds that are counted on beforehand: a busy parallel file system, read and
+// written, and only read. A time for each file comes on top.
+const (
+	sealRate  = 150e6 // bytes per second
+	indexRate = 500e6
+	perFile   = 200 * time.Microsecond
+	walkBase  = time.Second // for the receipt, and what else takes time
+)
+
+func (u usage) atRate(bytesPerSecond float64) time.Duration {
+	return time.Duration(float64(u.bytes)/bytesPerSecond*float64(time.Second)) + time.Duration(u.files)*perFile
+}
+
+// sealTime is what sealing takes, indexTime an index with digests, walkTime one
+// without.
+func (u usage) sealTime() time.Duration  { return u.atRate(sealRate) }
+func (u usage) indexTime() time.Duration { return u.atRate(indexRate) + walkBase }
+func (u usage) walkTime() time.Duration  { return time.Duration(u.files)*perFile + walkBase }
+
+// sealedBytes estimates a sealed volume's size, a little high: tar headers,
+// padding and the index come on top of the content.
+func (u usage) sealedBytes() int64 { return u.bytes + int64(u.files)*2048 + 256<<10 }
+
+// tidy measures a tree of one's own in which nobody writes any more, removes
+// what no volume can hold, and makes readable what its owner made unreadable:
+// an application's odd umask is no reason to lose its results.
+func tidy(dir string) (usage, error) {
+	var u usage
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		u.files++
+		switch t := d.Type(); {
+		case t.IsDir():
+			return u.open(path, d, 0o500)
+		case t.IsRegular():
+			if fi, err := d.Info(); err == nil {
+				u.bytes += fi.Size()
+			}
+			return u.open(path, d, 0o400)
+		case t&(fs.ModeSocket|fs.ModeNamedPipe) != 0:
+			u.removed++
+			return os.Remove(path)
+		}
+		return nil
+	})
+	return u, err
+}
+
+// open adds the bits that reading an entry needs. WalkDir calls it before it
+// reads a directory.
+func (u *usage) open(path string, d fs.DirEntry, need fs.FileMode) error {
+	fi, err := d.Info()
+	if err != nil || fi.Mode().Perm()&need == need {
+		return err
+	}
+	u.opened++
+	return os.Chmod(path, fi.Mode()|need)
+}
+
+// pace is how sealing gets on.
+type pace struct {
+	begun   time.Time
+	total   int64         // bytes
+	reserve time.Duration // to be left when sealing ends
+	left    func() time.Duration
+	done    atomic.Int64 // bytes
+}
+
+// paceAfter is when the speed so far begins to count.
+const paceAfter = 2 * time.Second
+
+// tooSlow tells that sealing will not end in time, at the speed so far.
+func (p *pace) tooSlow() bool {
+	left := p.left()
+	if left < 0 {
+		return false
+	}
+	need, spent := p.reserve, time.Since(p.begun)
+	if spent >= paceAfter {
+		done := max(p.done.Load(), 1)
+		need += time.Duration(float64(spent) * float64(max(0, p.total-done)) / float64(done))
+	}
+	return need > left
+}
+
+// paced gives a context for sealing that ends as soon as it shows that there is
+// not enough time, and where to note the bytes done.
+func (n *node) paced(use usage) (context.Context, *atomic.Int64, func()) {
+	ctx, cancel := context.WithCancelCause(n.halt.sealing)
+	p := &pace{begun: time.Now(), total: use.bytes, reserve: use.walkTime(), left: func() time.Duration { return n.halt.left(n.alloc) }}
+	go p.watch(ctx, cancel)
+	return ctx, &p.done, func() { cancel(nil) }
+}
+
+func (p *pace) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if p.tooSlow() {
+				cancel(errNoTime)
+				return
+			}
+		}
+	}
+}
