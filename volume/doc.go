@@ -3,6 +3,9 @@
 //
 // # The sealed volume, format 1
 //
+// docs/sealed-volume.md describes it for whoever writes a reader, docs/vectors
+// holds volumes to test one with. In short:
+//
 // A sealed volume is one POSIX tar file, written in one pass. All its numbers
 // are big-endian. Its entries, in this order:
 //

@@ -39,13 +39,15 @@ var (
 var (
 	// ErrVersion: a format version that this build does not read.
 	ErrVersion = errors.New("unsupported volume format version")
-	// ErrKey: not a master key, one that was wiped, or the key of another volume.
+	// ErrKey: not a master key, one that was wiped, the key of another volume, or
+	// a damaged keys.age.
 	ErrKey = errors.New("not this volume's master key")
 	// ErrIdentity: an identity or recipient that cannot be parsed or used.
 	ErrIdentity = errors.New("unusable identity or recipient")
 	// ErrNoIdentity: keys.age is encrypted to none of the identities given.
 	ErrNoIdentity = errors.New("none of the identities opens this volume's keys.age")
-	// ErrPath: a path that cannot be sealed or extracted to.
+	// ErrPath: a path that cannot be sealed or extracted to. With ErrIndex: an
+	// index whose names make no tree.
 	ErrPath = errors.New("unusable path")
 	// ErrSpecial: a socket, pipe or device in the input.
 	ErrSpecial = errors.New("not a regular file, directory or symbolic link")

@@ -86,16 +86,16 @@ func TestParseIndexRefuses(t *testing.T) {
 		"slash":                {dir(0, "a/b"), 1, ErrName},
 		"NUL":                  {dir(0, "a\x00"), 1, ErrName},
 		"name of 256 bytes":    {dir(0, strings.Repeat("n", 256)), 1, ErrIndex},
-		"its own parent":       {dir(1, "x"), 1, ErrIndex},
-		"no such parent":       {dir(1<<40, "x"), 1, ErrIndex},
-		"file as parent":       {append(root().file("f", 1, 0), dir(1, "x")[len(root()):]...), 2, ErrIndex},
+		"its own parent":       {dir(1, "x"), 1, ErrPath},
+		"no such parent":       {dir(1<<40, "x"), 1, ErrPath},
+		"file as parent":       {append(root().file("f", 1, 0), dir(1, "x")[len(root()):]...), 2, ErrPath},
 		"unknown type":         {root().named(9, 0, "x").attr(), 1, ErrIndex},
-		"same name twice":      {append(dir(0, "x"), dir(0, "x")[len(root()):]...), 2, ErrIndex},
-		"same name, unsorted":  {root().file("b", 1, 0).file("a", 1, 512-35).file("b", 1, 512-35), 3, ErrIndex},
+		"same name twice":      {append(dir(0, "x"), dir(0, "x")[len(root()):]...), 2, ErrPath},
+		"same name, unsorted":  {root().file("b", 1, 0).file("a", 1, 512-51).file("b", 1, 512-51), 3, ErrPath},
 		"mode too large":       {root().named(Dir, 0, "x").num(0o10000, 0, 0), 1, ErrIndex},
 		"nanoseconds":          {root().named(Dir, 0, "x").num(0, 0, 1e9), 1, ErrIndex},
-		"link to nothing":      {root().named(recordLink, 0, "x").num(7), 1, ErrIndex},
-		"link to a directory":  {root().named(recordLink, 0, "x").num(0), 1, ErrIndex},
+		"link to nothing":      {root().named(recordLink, 0, "x").num(7), 1, ErrPath},
+		"link to a directory":  {root().named(recordLink, 0, "x").num(0), 1, ErrPath},
 		"empty target":         {root().named(Symlink, 0, "x").attr().text(""), 1, ErrName},
 		"target with NUL":      {root().named(Symlink, 0, "x").attr().text("a\x00b"), 1, ErrName},
 		"target too long":      {root().named(Symlink, 0, "x").attr().text(strings.Repeat("t", maxTarget+1)), 1, ErrIndex},
@@ -184,8 +184,12 @@ func TestHeaderBounds(t *testing.T) {
 	if h.id != s.ID {
 		t.Error("header holds another id")
 	}
+	longer := f
+	longer.total++
+	if _, err := parseFooter(longer.encode(), size); !errors.Is(err, ErrSize) {
+		t.Errorf("footer, another total: %v", err)
+	}
 	for name, change := range map[string]func(f *footer){
-		"total":           func(f *footer) { f.total++ },
 		"negative offset": func(f *footer) { f.offset = -512 },
 		"huge offset":     func(f *footer) { f.offset = 1 << 62 },
 		"unaligned":       func(f *footer) { f.offset -= 8; f.length += 8 },

@@ -64,15 +64,21 @@ func ReadKey(r io.Reader, ids ...age.Identity) (ID, Key, error) {
 	if errors.As(err, &none) {
 		return ID{}, Key{}, fmt.Errorf("%w: it is encrypted to others", ErrNoIdentity)
 	}
-	if err != nil {
+	if errors.Is(err, ErrIdentity) {
 		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
+	}
+	if err != nil {
+		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
 	}
 	const maxJSON = 1024
-	plain, err := io.ReadAll(io.LimitReader(ar, maxJSON))
-	if err != nil {
-		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
-	}
+	plain, err := io.ReadAll(io.LimitReader(ar, maxJSON+1))
 	defer clear(plain)
+	if err != nil {
+		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
+	}
+	if len(plain) > maxJSON {
+		return ID{}, Key{}, fmt.Errorf("%w: %s holds more than a key", ErrKey, keysName)
+	}
 	return parseKeysJSON(plain)
 }
 

@@ -131,7 +131,11 @@ func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, e
 		if t := missing.PublicKey.Type(); t != ssh.KeyAlgoED25519 {
 			return nil, fmt.Errorf("a key of type %s; only ssh-ed25519 can open volumes", t)
 		}
-		return agessh.NewEncryptedSSHIdentity(missing.PublicKey, pem, passphrase)
+		id, err := agessh.NewEncryptedSSHIdentity(missing.PublicKey, pem, passphrase)
+		if err != nil {
+			return nil, err
+		}
+		return lockedIdentity{id}, nil
 	}
 	if err != nil {
 		return nil, errors.New("it is not a readable private key")
@@ -142,6 +146,19 @@ func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, e
 		return nil, fmt.Errorf("a key of type %T; only ssh-ed25519 can open volumes", raw)
 	}
 	return agessh.NewEd25519Identity(*key)
+}
+
+// lockedIdentity tells a private key that cannot be unlocked (ErrIdentity) from
+// a damaged keys.age.
+type lockedIdentity struct{ age.Identity }
+
+// Unwrap implements age.Identity.
+func (l lockedIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
+	key, err := l.Identity.Unwrap(stanzas)
+	if err != nil && !errors.Is(err, age.ErrIncorrectIdentity) {
+		err = fmt.Errorf("%w: %w", ErrIdentity, err)
+	}
+	return key, err
 }
 
 // readKeyFile reads a small file.

@@ -100,7 +100,7 @@ func (t *tree) link() error {
 		}
 		for j := 1; j < len(kids); j++ {
 			if t.name(kids[j-1]) == t.name(kids[j]) {
-				return fmt.Errorf("%w: a directory holds one name twice", ErrIndex)
+				return fmt.Errorf("%w: %w: a directory holds one name twice", ErrIndex, ErrPath)
 			}
 		}
 	}
@@ -165,14 +165,11 @@ func (p *indexParser) entry() error {
 	if err != nil {
 		return err
 	}
-	parent, err := p.number(uint64(len(p.t.nodes)) - 1)
+	parent, err := p.earlier(Dir)
 	if err != nil {
 		return err
 	}
-	if p.t.nodes[parent].typ != Dir {
-		return errors.New("its parent is not a directory")
-	}
-	d := dirent{node: uint32(len(p.t.nodes)), parent: uint32(parent)}
+	d := dirent{node: uint32(len(p.t.nodes)), parent: parent}
 	at, length, err := p.text(maxName, checkName)
 	if err != nil {
 		return err
@@ -189,14 +186,23 @@ func (p *indexParser) entry() error {
 }
 
 func (p *indexParser) link() (uint32, error) {
-	n, err := p.number(uint64(len(p.t.nodes)) - 1)
+	n, err := p.earlier(File)
+	if err == nil {
+		p.t.nodes[n].nlink++
+	}
+	return n, err
+}
+
+// earlier reads the number of a node that must have come before and be of the
+// given type: a name's directory, a link's file.
+func (p *indexParser) earlier(typ Type) (uint32, error) {
+	n, err := binary.ReadUvarint(p.r)
 	if err != nil {
 		return 0, err
 	}
-	if p.t.nodes[n].typ != File {
-		return 0, errors.New("a hard link to something other than a file")
+	if n >= uint64(len(p.t.nodes)) || p.t.nodes[n].typ != typ {
+		return 0, fmt.Errorf("%w: node %d is no earlier %v", ErrPath, n, typ)
 	}
-	p.t.nodes[n].nlink++
 	return uint32(n), nil
 }
 

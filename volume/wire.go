@@ -85,7 +85,7 @@ func parseFooter(b []byte, size int64) (footer, error) {
 		return footer{}, fmt.Errorf("%w: unused bytes are set", ErrFooter)
 	}
 	if f.total != size {
-		return footer{}, fmt.Errorf("%w: the file has %d bytes, its footer says %d", ErrFooter, size, f.total)
+		return footer{}, fmt.Errorf("%w: the file has %d bytes, its footer says %d", ErrSize, size, f.total)
 	}
 	if f.length < indexHeaderSize+tagSize || f.length > indexHeaderSize+tagSize+maxPacked ||
 		f.offset < 0 || f.offset%tarBlock != 0 || f.offset+padded(f.length)+afterIndex != size {
