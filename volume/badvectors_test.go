@@ -107,7 +107,8 @@ func (v *victim) reindexed(records raw, entries uint64, change func(h *indexHead
 }
 
 func (v *victim) repacked(packed []byte, entries, inflated uint64, change func(h *indexHeader)) []byte {
-	h := indexHeader{id: v.head.id, offset: v.head.offset, entries: entries, inflated: inflated, packed: uint64(len(packed))}
+	h := v.head
+	h.entries, h.inflated, h.packed = entries, inflated, uint64(len(packed))
 	length := int64(indexHeaderSize + len(packed) + tagSize)
 	h.total = h.offset + padded(length) + afterIndex
 	_, _ = v.nonces.Read(h.nonce[:])
