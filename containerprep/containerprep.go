@@ -26,6 +26,7 @@ type Options struct {
 	AtRest     string // directory on the computing site
 	Policy     manifest.Policy
 	Recipients []age.Recipient
+	Readers    []string // the recipients as text
 	ServiceURL string
 }
 
@@ -48,6 +49,6 @@ func (o Options) request() publish.Request {
 	}
 	return publish.Request{
 		Input: o.Image, FileName: ImageFile, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
-		Policy: o.Policy, Recipients: o.Recipients, ServiceURL: o.ServiceURL,
+		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
 	}
 }

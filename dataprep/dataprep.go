@@ -25,6 +25,7 @@ type Options struct {
 	Name       string // below /sd-container/encrypted; "" for the input's own
 	Policy     manifest.Policy
 	Recipients []age.Recipient
+	Readers    []string // the recipients as text
 	ServiceURL string
 }
 
@@ -56,6 +57,6 @@ func (o Options) request() (publish.Request, error) {
 	}
 	return publish.Request{
 		Input: input, Kind: manifest.KindDataset, Name: o.Name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
-		Policy: o.Policy, Recipients: o.Recipients, ServiceURL: o.ServiceURL,
+		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
 	}, nil
 }

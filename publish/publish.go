@@ -5,17 +5,19 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/identity"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyclient"
@@ -29,6 +31,9 @@ const (
 	InfoSuffix = ".info.yaml"
 	SigSuffix  = ".sig"
 )
+
+// maxName leaves room for the longest ending in a file name of 255 bytes.
+const maxName = 255 - len(InfoSuffix+SigSuffix+transfer.PartialSuffix)
 
 // SealedMode is the mode of sealed volumes and info files on the site: they
 // are ciphertext, and others than their owner may run on them.
@@ -44,16 +49,30 @@ type Request struct {
 	RemoteDir  string // absolute, on the computing site
 	Policy     manifest.Policy
 	Recipients []age.Recipient // who can open the volume without the key service
+	Readers    []string        // the recipients as text, by which another run's are recognised
 	ServiceURL string
 }
 
-// Deps are the parties that take part. All are needed but Log and Progress.
+// Keys is what the key service does for a volume's owner.
+type Keys interface {
+	ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error)
+	PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error)
+}
+
+// Deps are the parties that take part. FS, Keys and Signer are needed.
 type Deps struct {
-	FS       transfer.FS
-	Keys     *keyclient.Client
-	Signer   ssh.Signer
-	Log      *slog.Logger
-	Progress func(label string, total int64) *ui.Progress
+	FS     transfer.FS
+	Keys   Keys
+	Signer ssh.Signer
+	// Reconnect reaches the site again when the connection broke; nil gives up.
+	Reconnect func(ctx context.Context) (transfer.FS, error)
+	// State is a local directory in which a sealed file is remembered until it
+	// is published, so that a later run can go on with it; "" remembers nothing.
+	State string
+	// Identities open the user's own sealed files, for that.
+	Identities func() ([]age.Identity, error)
+	Log        *slog.Logger
+	Progress   func(label string, total int64) *ui.Progress
 }
 
 // Published tells what was made.
@@ -63,9 +82,13 @@ type Published struct {
 	SealedPath string // local
 }
 
-// Run publishes one volume. Nothing appears under a final name, here or on the
-// site, before it is whole; the info file comes last. Running it again seals
-// afresh under a new key, and the new version supersedes the old one.
+// Run publishes one volume. The order is what keeps a reader from being misled,
+// wherever it breaks off: the sealed file under a name of its own and whole, the
+// key and policy (from here on the older version is superseded), the file's
+// final name, the signature, and the info file.
+//
+// Running it again goes on if the input has not changed since, and else seals
+// afresh under a new key. A volume that was published whole is sealed afresh.
 func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
@@ -73,26 +96,49 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if err := r.check(); err != nil {
 		return Published{}, ui.Fail(ui.CodeUsage, err, "")
 	}
-	if err := d.reachable(ctx, r); err != nil {
+	input, err := r.look(ctx)
+	if err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	p := &publishing{Deps: d, r: r, input: input}
+	if err := p.reachable(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	unlock, err := p.lock()
+	if err != nil {
 		return Published{}, err
 	}
-	sealed, err := d.seal(ctx, r)
-	if err != nil {
-		return Published{}, fmt.Errorf("seal %s: %w", r.Input, err)
+	defer unlock()
+	if err := p.sealed(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
-	defer sealed.Key.Wipe()
-	remote := r.remotePath()
-	if err := d.ship(ctx, r, remote, sealed); err != nil {
-		return Published{}, fmt.Errorf("ship %s: %w", filepath.Base(r.SealedPath), err)
+	defer p.s.Key.Wipe()
+	if err := p.publish(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintGoOn)
 	}
-	if err := d.deposit(ctx, r, sealed); err != nil {
-		return Published{}, fmt.Errorf("deposit the key: %w", err)
+	p.forget()
+	return Published{Info: r.info(p.s), InfoPath: r.remotePath() + InfoSuffix, SealedPath: r.SealedPath}, nil
+}
+
+const (
+	hintAfresh = "nothing was published; the same command begins again"
+	hintGoOn   = "the same command goes on where this one stopped"
+)
+
+// interrupted puts what to do next to a Ctrl-C.
+func interrupted(ctx context.Context, err error, hint string) error {
+	if ctx.Err() != nil {
+		return ui.Fail(ui.CodeInterrupted, ctx.Err(), hint)
 	}
-	info := r.info(sealed)
-	if err := d.announce(ctx, info, remote+InfoSuffix); err != nil {
-		return Published{}, fmt.Errorf("write the info file: %w", err)
-	}
-	return Published{Info: info, InfoPath: remote + InfoSuffix, SealedPath: r.SealedPath}, nil
+	return err
+}
+
+// publishing is one volume on its way.
+type publishing struct {
+	Deps
+	r     Request
+	input volume.Survey
+	s     volume.Sealed
 }
 
 func (r Request) remotePath() string { return path.Join(r.RemoteDir, filepath.Base(r.SealedPath)) }
@@ -110,36 +156,136 @@ func (r Request) info(s volume.Sealed) manifest.Info {
 // when the key is deposited and an older version superseded. Digests and size,
 // which only sealing gives, are made up.
 func (r Request) check() error {
+	if n := len(filepath.Base(r.SealedPath)); n > maxName {
+		return fmt.Errorf("the sealed file's name has %d bytes; %d are possible, since endings such as %s are added", n, maxName, InfoSuffix)
+	}
 	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
 }
 
-// reachable finds out early, before hours of sealing, whether the end can be reached.
-func (d Deps) reachable(ctx context.Context, r Request) error {
-	if _, err := d.Keys.ListSecrets(ctx); err != nil {
-		return fmt.Errorf("key service: %w", err)
+// look surveys the input, early.
+func (r Request) look(ctx context.Context) (volume.Survey, error) {
+	if within(r.SealedPath, r.Input) {
+		return volume.Survey{}, ui.Fail(ui.CodeUsage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
+			"choose a directory outside "+r.Input)
 	}
-	notes, err := transfer.CheckAncestors(d.FS, r.RemoteDir)
+	s, err := volume.Look(ctx, r.Input)
+	switch {
+	case errors.Is(err, volume.ErrSpecial):
+		err = ui.Fail(ui.CodeOther, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
+	case errors.Is(err, volume.ErrUnreadable):
+		err = ui.Fail(ui.CodeOther, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
+	}
+	if err != nil {
+		return s, fmt.Errorf("input %s: %w", r.Input, err)
+	}
+	return s, nil
+}
+
+// within tells whether a file to be made lies below dir, links resolved.
+func within(file, dir string) bool {
+	parent, err := filepath.Abs(filepath.Dir(file))
+	if err == nil {
+		parent, err = filepath.EvalSymlinks(parent)
+	}
+	root, rerr := filepath.EvalSymlinks(dir)
+	if rerr == nil {
+		root, rerr = filepath.Abs(root)
+	}
+	if err != nil || rerr != nil {
+		return false // found out, and said better, later
+	}
+	rel, err := filepath.Rel(root, parent)
+	return err == nil && (rel == "." || filepath.IsLocal(rel))
+}
+
+// reachable finds out early, before hours of sealing, whether the end can be reached.
+func (p *publishing) reachable(ctx context.Context) error {
+	if _, err := p.Keys.ListSecrets(ctx); err != nil {
+		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
+	}
+	notes, err := transfer.CheckAncestors(p.FS, p.r.RemoteDir)
 	if err != nil {
 		return fmt.Errorf("directory at rest: %w", err)
 	}
 	for _, n := range notes {
-		d.Log.Info(n)
+		p.Log.Info(n)
 	}
-	return nil
+	return p.room(p.FS, p.r.RemoteDir, "on the site")
 }
 
-func (d Deps) seal(ctx context.Context, r Request) (volume.Sealed, error) {
-	p := d.progress("sealing " + r.Name)
-	s, err := volume.SealFile(ctx, r.SealedPath, r.source(), volume.SealOptions{
-		Recipients: r.Recipients,
-		Progress:   func(done, total int64) { p.SetTotal(total); p.Set(done) },
+// room fails if a sealed file of the input's size cannot have space in dir.
+func (p *publishing) room(fsys transfer.FS, dir, where string) error {
+	free, err := fsys.Free(dir)
+	if err != nil || free < 0 || free >= p.input.SealedBytes-tolerance {
+		return nil // a guess at the most: writing will tell
+	}
+	return ui.Fail(ui.CodeOther, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.SealedBytes), dir, ui.Size(free)),
+		"make space, or name another directory")
+}
+
+// tolerance is how much too high an estimate of a small volume is.
+const tolerance = 4 << 20
+
+// away puts a hint to a key service that cannot be reached, and none to one that refuses.
+func away(err error, hint string) error {
+	if errors.Is(err, keyclient.ErrUnavailable) || errors.Is(err, keyclient.ErrTooMany) {
+		return ui.Fail(ui.ExitCode(err), err, hint)
+	}
+	return err
+}
+
+// seal makes the sealed file. That its input changed meanwhile is an error,
+// even where each file by itself was whole when it was read.
+func (p *publishing) seal(ctx context.Context) (volume.Sealed, error) {
+	return p.sealFrom(ctx, p.r.source())
+}
+
+func (p *publishing) sealFrom(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
+		return volume.Sealed{}, err
+	}
+	bar := p.bar("sealing " + p.r.Name)
+	begin := time.Now()
+	s, err := volume.SealFile(ctx, p.r.SealedPath, src, volume.SealOptions{
+		Recipients: p.r.Recipients,
+		Progress:   func(done, total int64) { bar.SetTotal(total); bar.Set(done) },
 	})
 	if err != nil {
-		p.Abandon()
-		return s, err
+		bar.Abandon()
+		return s, p.whySeal(ctx, err)
 	}
-	p.Finish()
+	bar.Finish()
+	after, err := volume.Look(ctx, p.r.Input)
+	if err == nil && after.Fingerprint != p.input.Fingerprint {
+		what := volume.ChangedSince(ctx, p.r.Input, begin)
+		if what == "" {
+			what = p.r.Input
+		}
+		err = p.whySeal(ctx, fmt.Errorf("%q %w", what, volume.ErrChanged))
+	}
+	if err != nil {
+		s.Key.Wipe()
+		return s, errors.Join(err, os.Remove(p.r.SealedPath))
+	}
 	return s, nil
+}
+
+// whySeal says what to do about a failed seal.
+func (p *publishing) whySeal(ctx context.Context, err error) error {
+	hint := ""
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, syscall.EDQUOT):
+		hint = "your quota for " + filepath.Dir(p.r.SealedPath) + " is used up: make space, or let --data-path name another file system"
+	case errors.Is(err, syscall.ENOSPC):
+		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
+	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
+		hint = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
+	case errors.Is(err, volume.ErrBusy):
+		hint = "wait for the other one, or choose another --data-path"
+	}
+	return ui.Fail(ui.CodeOther, fmt.Errorf("seal %s: %w", p.r.Input, err), hint)
 }
 
 // source is the input, a single file under the name that it is to have.
@@ -165,53 +311,4 @@ func (r renamed) Walk(ctx context.Context, emit func(volume.Entry) (uint32, erro
 		}
 		return emit(e)
 	})
-}
-
-func (d Deps) ship(ctx context.Context, r Request, remote string, s volume.Sealed) error {
-	p := d.progress("uploading " + filepath.Base(r.SealedPath))
-	p.SetTotal(s.Size)
-	_, err := transfer.UploadFile(ctx, d.FS, r.SealedPath, remote, transfer.UploadOptions{Mode: SealedMode, Progress: p.Set, ReplacePartial: true})
-	if err != nil {
-		p.Abandon()
-		return err
-	}
-	p.Finish()
-	return nil
-}
-
-func (d Deps) deposit(ctx context.Context, r Request, s volume.Sealed) error {
-	policy, err := json.Marshal(r.Policy)
-	if err != nil {
-		return err
-	}
-	key := s.Key.Bytes()
-	defer clear(key)
-	_, err = d.Keys.PutSecret(ctx, s.ID.String(), keyapi.Secret{
-		Name: filepath.Base(r.SealedPath), Kind: string(r.Kind), Digest: s.Digest.String(),
-		Size: s.Size, Key: key, Policy: policy,
-	})
-	return err
-}
-
-// announce writes signature and info file, the info file last.
-func (d Deps) announce(ctx context.Context, info manifest.Info, remote string) error {
-	b, err := info.Encode()
-	if err != nil {
-		return err
-	}
-	sig, err := identity.SignSSH(d.Signer, manifest.NamespaceInfo, b)
-	if err != nil {
-		return err
-	}
-	if err := transfer.PutFile(ctx, d.FS, remote+SigSuffix, sig, SealedMode); err != nil {
-		return err
-	}
-	return transfer.PutFile(ctx, d.FS, remote, b, SealedMode)
-}
-
-func (d Deps) progress(label string) *ui.Progress {
-	if d.Progress == nil {
-		return nil
-	}
-	return d.Progress(label, 0)
 }

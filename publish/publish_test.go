@@ -119,7 +119,7 @@ type broken struct {
 }
 
 func (b broken) Create(path string, perm fs.FileMode) (transfer.WriteFile, error) {
-	if strings.HasSuffix(path, b.suffix) {
+	if ok, err := filepath.Match("*"+b.suffix, filepath.Base(path)); ok || err != nil {
 		return nil, errBroken
 	}
 	return b.Local.Create(path, perm)
@@ -133,7 +133,7 @@ func TestOrder(t *testing.T) {
 		secrets int
 		files   []string
 	}{
-		"d.sealed.partial":               {0, nil},
+		"d.sealed.????????????.partial":  {0, nil},
 		"d.sealed.info.yaml.sig.partial": {1, []string{"d.sealed"}},
 		"d.sealed.info.yaml.partial":     {1, []string{"d.sealed", "d.sealed.info.yaml.sig"}},
 	} {

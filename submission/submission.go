@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/manifest"
 )
 
@@ -49,15 +50,10 @@ type Store struct{ dir string }
 // else ~/.local/state/sealbatch. The directory is made when first written to.
 func Open(dir string) (Store, error) {
 	if dir == "" {
-		dir = os.Getenv("XDG_STATE_HOME")
-		if dir == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return Store{}, fmt.Errorf("where to remember submitted jobs: %w", err)
-			}
-			dir = filepath.Join(home, ".local", "state")
+		var err error
+		if dir, err = config.StateDir(); err != nil {
+			return Store{}, err
 		}
-		dir = filepath.Join(dir, "sealbatch")
 	}
 	return Store{dir: filepath.Join(dir, "jobs")}, nil
 }

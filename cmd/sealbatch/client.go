@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
@@ -86,11 +87,28 @@ func (c *client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Cleaning up after a Ctrl-C needs the connection, but must not hang on it.
+	context.AfterFunc(ctx, func() { time.AfterFunc(cleanUpTime, func() { t.Close() }) })
 	c.run, c.close = t, t.Close
 	if c.fs, err = t.FS(); err != nil {
 		return errors.Join(err, t.Close())
 	}
 	return nil
+}
+
+// cleanUpTime is how long after a Ctrl-C the connection is kept for cleaning up.
+const cleanUpTime = 10 * time.Second
+
+// reconnect replaces a connection that broke.
+func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {
+	c.close()
+	err := c.connect(ctx)
+	return c.fs, err
+}
+
+// identities reads the key that opens the user's own volumes and results.
+func (c *client) identities(file string) ([]age.Identity, error) {
+	return volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") })
 }
 
 func (c *client) slurm() slurm.Commands {
@@ -148,14 +166,14 @@ func (c *client) recipients() ([]string, error) {
 	return out, nil
 }
 
-// ageRecipients parses recipients.
-func (c *client) ageRecipients() ([]age.Recipient, error) {
+// ageRecipients are the recipients, as text and parsed.
+func (c *client) ageRecipients() ([]string, []age.Recipient, error) {
 	text, err := c.recipients()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r, err := volume.ParseRecipients(text)
-	return r, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
+	return text, r, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
 }
 
 // identityFile is the file that opens results; "" if there is none here, as

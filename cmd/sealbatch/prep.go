@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/containerprep"
 	"github.com/sealbatch/sealbatch/dataprep"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -34,7 +37,7 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 		return err
 	}
 	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Recipients, err = c.ageRecipients(); err != nil {
+		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
 			return publish.Published{}, err
 		}
 		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
@@ -71,7 +74,7 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 		return err
 	}
 	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Recipients, err = c.ageRecipients(); err != nil {
+		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
 			return publish.Published{}, err
 		}
 		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
@@ -88,8 +91,13 @@ func runPublish(ctx context.Context, a *app, cf clientFlags, run func(*client, p
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	defer c.close()
-	p, err := run(c, publish.Deps{FS: c.fs, Keys: c.keys, Signer: c.signer, Log: a.log, Progress: c.progress})
+	defer func() { c.close() }() // of the newest connection
+	state, err := config.StateDir()
+	if err != nil {
+		return err
+	}
+	p, err := run(c, publish.Deps{FS: c.fs, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state,
+		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFile()) }, Log: a.log, Progress: c.progress})
 	if err != nil {
 		return err
 	}

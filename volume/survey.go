@@ -1,0 +1,158 @@
+package volume
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Survey is a first look at an input, before hours are spent on sealing it.
+type Survey struct {
+	Usage
+	// Fingerprint changes whenever anything in the input does: it covers every
+	// path with its size, permissions, times and inode, but no content.
+	Fingerprint Digest
+}
+
+// ErrUnreadable: files or directories of the input that may not be read.
+var ErrUnreadable = errors.New("not allowed to read")
+
+// namedFiles is how many files an error names before it only counts.
+const namedFiles = 3
+
+// Look surveys what DirSource(input) would seal, and finds out what could not
+// be: ErrUnreadable and ErrSpecial, each with the first paths and their number.
+func Look(ctx context.Context, input string) (Survey, error) {
+	l := &looking{input: input, hash: sha256.New(), seen: map[inode]bool{}}
+	root, err := filepath.EvalSymlinks(input)
+	if err != nil {
+		return Survey{}, err
+	}
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rel := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
+		return l.entry(rel, path, e, err)
+	})
+	if err == nil {
+		err = l.trouble()
+	}
+	const fixed = 1 << 20 // keys.age, index, footer
+	l.usage.SealedBytes += fixed
+	return Survey{Usage: l.usage, Fingerprint: Digest(l.hash.Sum(nil))}, err
+}
+
+type looking struct {
+	input string
+	hash  hash.Hash
+	usage Usage
+	seen  map[inode]bool
+	bad   [2]struct {
+		kind  error
+		paths []string
+		n     int
+	}
+}
+
+func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
+	name := filepath.Join(l.input, rel)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // its directory entry was noted when it was met
+	}
+	if err != nil {
+		return inPath(name, err)
+	}
+	fi, err := e.Info()
+	if err != nil {
+		return inPath(name, err)
+	}
+	l.stamp(rel, stampOf(statOf(fi)))
+	mode := uint32(unix.R_OK)
+	switch fi.Mode().Type() {
+	case fs.ModeDir:
+		mode |= unix.X_OK
+	case 0:
+	case fs.ModeSymlink:
+		l.usage.count(e, l.seen)
+		return nil
+	default:
+		l.note(0, ErrSpecial, name)
+		return nil
+	}
+	if rel != "" || fi.Mode().IsRegular() {
+		l.usage.count(e, l.seen)
+	}
+	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) != nil {
+		l.note(1, ErrUnreadable, name)
+		if fi.IsDir() {
+			return fs.SkipDir
+		}
+	}
+	return nil
+}
+
+func (l *looking) stamp(rel string, s stamp) {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(rel)))
+	b = append(b, rel...)
+	for _, v := range []uint64{s.ino, uint64(s.size), uint64(s.mode), uint64(s.mtime.Sec), uint64(s.mtime.Nsec), uint64(s.ctime.Sec), uint64(s.ctime.Nsec)} {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	_, _ = l.hash.Write(b)
+}
+
+func (l *looking) note(i int, kind error, path string) {
+	b := &l.bad[i]
+	b.kind, b.n = kind, b.n+1
+	if len(b.paths) < namedFiles {
+		b.paths = append(b.paths, fmt.Sprintf("%q", path))
+	}
+}
+
+func (l *looking) trouble() error {
+	var all error
+	for _, b := range l.bad {
+		if b.n == 0 {
+			continue
+		}
+		what := strings.Join(b.paths, ", ")
+		if more := b.n - len(b.paths); more > 0 {
+			what += fmt.Sprintf(" and %d more", more)
+		}
+		all = errors.Join(all, fmt.Errorf("%w: %s", b.kind, what))
+	}
+	return all
+}
+
+// ChangedSince names an entry of input that changed at or after a time, a file
+// rather than a directory; "" if none can be told by its change time.
+func ChangedSince(ctx context.Context, input string, since time.Time) string {
+	found := ""
+	root, err := filepath.EvalSymlinks(input)
+	if err != nil {
+		return ""
+	}
+	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || ctx.Err() != nil {
+			return fs.SkipAll
+		}
+		fi, err := e.Info()
+		if err != nil || time.Unix(statOf(fi).Ctim.Unix()).Before(since) {
+			return nil
+		}
+		if found = path; !fi.IsDir() {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return found
+}

@@ -1,0 +1,120 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestLookFingerprint(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o700), os.WriteFile(p, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() Survey {
+		t.Helper()
+		s, err := Look(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	write("a", "1234")
+	write("d/b", "12345678")
+	before := look()
+	if before.Entries != 3 || before.PlainBytes != 12 || look().Fingerprint != before.Fingerprint {
+		t.Errorf("%+v", before)
+	}
+	if n, err := DirSource(dir).(Measurer).Measure(t.Context()); err != nil || n != before.Usage {
+		t.Errorf("Measure %+v, Look %+v, %v", n, before.Usage, err)
+	}
+	seen := map[Digest]string{before.Fingerprint: "before"}
+	for _, c := range []struct {
+		name   string
+		change func() error
+	}{
+		{"same size and time", func() error {
+			st, err := os.Stat(filepath.Join(dir, "a"))
+			if err != nil {
+				return err
+			}
+			write("a", "4321")
+			return os.Chtimes(filepath.Join(dir, "a"), st.ModTime(), st.ModTime())
+		}},
+		{"renamed", func() error { return os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "c")) }},
+		{"mode", func() error { return os.Chmod(filepath.Join(dir, "d"), 0o750) }},
+		{"removed", func() error { return os.Remove(filepath.Join(dir, "d/b")) }},
+		{"link", func() error { return os.Symlink("x", filepath.Join(dir, "l")) }},
+	} {
+		if err := c.change(); err != nil {
+			t.Fatal(err)
+		}
+		f := look().Fingerprint
+		if was, ok := seen[f]; ok {
+			t.Errorf("%s: the same fingerprint as %s", c.name, was)
+		}
+		seen[f] = c.name
+	}
+	if got := ChangedSince(t.Context(), dir, time.Now().Add(-time.Hour)); got != filepath.Join(dir, "c") {
+		t.Errorf("changed since: %q", got)
+	}
+	if got := ChangedSince(t.Context(), dir, time.Now().Add(time.Hour)); got != "" {
+		t.Errorf("changed in the future: %q", got)
+	}
+}
+
+// TestLookFindsTrouble runs as a user who may not read everything: root may.
+func TestLookFindsTrouble(t *testing.T) {
+	if os.Getenv("SEALBATCH_TEST_LOOK") != "" {
+		_, err := Look(t.Context(), os.Getenv("SEALBATCH_TEST_LOOK"))
+		for _, kind := range []error{ErrUnreadable, ErrSpecial} {
+			if !errors.Is(err, kind) {
+				t.Errorf("%v is not %v", err, kind)
+			}
+		}
+		t.Logf("LOOKED %v", err)
+		return
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	for _, f := range []string{"1", "2", "3", "4", "new\nline"} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "fine"), nil, 0o644), os.Mkdir(filepath.Join(dir, "closed"), 0o700),
+		syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "..", "test")
+	self, err := os.ReadFile(os.Args[0])
+	if err == nil {
+		err = os.WriteFile(copied, self, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(copied, "-test.run=^TestLookFindsTrouble$", "-test.v")
+	cmd.Env = append(os.Environ(), "SEALBATCH_TEST_LOOK="+dir, "GOCOVERDIR=/tmp")
+	cmd.Dir = "/"
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	out, err := cmd.CombinedOutput()
+	want := "not allowed to read: \"" + dir + "/1\", \"" + dir + "/2\", \"" + dir + "/3\" and 3 more"
+	if err != nil || !bytes.Contains(out, []byte(want)) || !strings.Contains(string(out), "/pipe\"") {
+		t.Errorf("%v\n%s\nwant %s", err, out, want)
+	}
+}
