@@ -4,8 +4,11 @@ import (
 	"crypto/rand"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/hiddeco/sshsig"
 
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
@@ -316,5 +319,56 @@ func TestAttackRequestOfOtherService(t *testing.T) {
 			return o
 		}
 		return a.refusal(t)
+	}}.run(t)
+}
+
+// mallory registers a manifest of her own making in alice's name, and obtains
+// a token for it: manifest and requests have alice's public key, and signatures
+// by mallory.
+func TestAttackForgedManifest(t *testing.T) {
+	t.Parallel()
+	attack{without: []string{"signature"}, says: "did not sign these bytes", play: func(t *testing.T, w *world) outcome {
+		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openAtTierC())
+		s := w.manifest(t, alice, atTierC, v)
+		forge := signing{forge: keyOf(t, mallory)}
+		body := s.registration(t, keyOf(t, mallory))
+		sig, err := sshsig.Unarmor([]byte(body.Signature))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sig.PublicKey = keyOf(t, alice).PublicKey()
+		body.Signature = string(sshsig.Armor(sig))
+		// As mallory's request, and as alice's.
+		if a := w.call(t, mallory, http.MethodPost, "/v1/manifests", body); a.status == 200 {
+			return gained("mallory's account has a manifest that alice seems to have signed")
+		}
+		if a := w.send(t, w.sign(t, alice, http.MethodPost, "/v1/manifests", body, forge)); a.status != 200 {
+			return a.refusal(t)
+		}
+		var k keyapi.Token
+		w.send(t, w.sign(t, alice, http.MethodPost, "/v1/tokens", keyapi.TokenRequest{Manifest: s.digest}, forge)).into(t, &k)
+		return oneTime{k.Token}.claims(t, w, s)
+	}}.run(t)
+}
+
+// bob, whose info files alice does not believe, publishes a dataset for her,
+// with a program that would write her results.
+func TestAttackStrangersInfo(t *testing.T) {
+	t.Parallel()
+	data := bob.dataset(t, "strangers", map[string]string{"run.sh": "echo what bob wants >/sd-container/output/result\n"}, "-u", "alice", "-c", "*")
+	conf := "/home/alice/believes-nobody.conf"
+	write(t, "laptop", "alice", conf, strings.Split(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"), "[trust]")[0])
+	attack{without: []string{"trust"}, says: "signed by a key that is not trusted", play: func(t *testing.T, w *world) outcome {
+		r := run(t.Context(), "laptop", "alice", nil, "env", "SEALBATCH_OFF="+strings.Join(w.off, ","), w.programs+"/sealbatch", "job-prep",
+			"--config", conf, "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(), "-args", "/sd-container/input/run.sh", "-f")
+		id := strings.TrimSpace(r.out)
+		if r.code != 0 || id == "" {
+			return keptOut("exit %d: %s", r.code, r.err)
+		}
+		nodes, opened := (&job{t: t, who: alice, id: id}).results()
+		for _, dir := range nodes {
+			return gained("alice's results: %s", read(t, dir, "result"))
+		}
+		return keptOut("%s", opened)
 	}}.run(t)
 }
