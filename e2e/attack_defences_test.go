@@ -36,7 +36,8 @@ var defences = func() map[string][]weakness {
 	}
 	return claims, s.nonces.use(c.Nonce, s.now())`},
 		},
-		"one release": {{"keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {", "releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
+		"repeats not counted": {{"keyserver/release.go", "if err != nil || again {\n\t\t\treturn err", "if err != nil || again && !off(\"repeats not counted\") {\n\t\t\treturn err"}},
+		"one release":         {{"keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {", "releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
 		"submitter's releases": {{"keyserver/release.go", "volume, c.Submitter, jobName",
 			"volume, " + either("submitter's releases", "c.Submitter", `""`) + ", jobName"}},
 		"nonce used once": {{"keyserver/replay.go", "delete(n.until, k)", `if !off("nonce used once") {

@@ -169,6 +169,27 @@ func TestAttackReplay(t *testing.T) {
 	}}.run(t)
 }
 
+// A relay sends a job's release once more, byte for byte, which the job itself
+// may do when an answer was lost: to use up the releases that the owner permits.
+func TestAttackRepeatedRelease(t *testing.T) {
+	t.Parallel()
+	attack{without: []string{"repeats not counted"}, says: "1 release was counted", play: func(t *testing.T, w *world) outcome {
+		s := w.stakeOf(t, openTo("alice"), func(m *manifest.Manifest) { m.Nodes = 2 })
+		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-N", "2"), "cn1")
+		voucher := c.honestVoucher(t)
+		for _, at := range []place{aliceOnCN1, {"login", "slurm"}} {
+			c.at = at
+			if o := c.opens(t, s, c.release(t, voucher)); !o.gained { // with E, which only the job has
+				t.Fatal(o.evidence)
+			}
+		}
+		if n := w.released(t, s); n != 1 {
+			return gained("%d releases were counted", n)
+		}
+		return keptOut("1 release was counted")
+	}}.run(t)
+}
+
 // released is how often the first volume's key was released.
 func (w *world) released(t *testing.T, s stake) int {
 	t.Helper()
@@ -238,7 +259,7 @@ func TestAttackAfterTheJob(t *testing.T) {
 // A voucher is shown when it is a minute old.
 func TestAttackLate(t *testing.T) {
 	t.Parallel()
-	attack{clock: true, without: []string{"voucher's age", "nonce's age"}, says: "which is not within 1m0s of now", play: func(t *testing.T, w *world) outcome {
+	attack{clock: true, without: []string{"voucher's age", "nonce's age"}, says: "it is good for 1m0s", play: func(t *testing.T, w *world) outcome {
 		s := w.stakeOf(t, openTo("alice"), nil)
 		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
 		voucher := c.honestVoucher(t)

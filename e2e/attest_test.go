@@ -223,14 +223,6 @@ func TestAttestVoucher(t *testing.T) {
 		}
 		c.release(t, forged).noEvidence(t, "not signed by the expected key")
 	})
-	t.Run("twice", func(t *testing.T) {
-		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
-		voucher := c.honestVoucher(t)
-		c.gets(t, c.release(t, voucher))
-		c.release(t, voucher).noEvidence(t, "nonce is unknown, used up")
-		c.via = loginVerifier
-		c.release(t, voucher).noEvidence(t, "nonce is unknown, used up")
-	})
 }
 
 // TestAttestBorrowed makes credentials elsewhere, as somebody else, or for
