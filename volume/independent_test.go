@@ -300,7 +300,7 @@ func (w *indieWalk) file(number int) (plain []byte) {
 	id := mac.Sum(nil)[:16]
 	raw := w.b[n.at : n.at+18+n.size+(n.size+4095)/4096*32]
 	require(raw[0] == 0 && raw[1] == 2 && bytes.Equal(raw[2:18], id), "block")
-	number = 0
+	plain, number = make([]byte, 0, n.size), 0
 	for block := range slices.Chunk(raw[18:], 4096+32) {
 		aad := append(binary.BigEndian.AppendUint64(nil, uint64(number)), id...)
 		p, err := w.content.Open(nil, block[:16], block[16:], aad)

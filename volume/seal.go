@@ -222,12 +222,19 @@ func (g *sealing) root(e Entry) error {
 	if e.Attr.Type != Dir {
 		return fmt.Errorf("%w: the root is no directory", ErrPath)
 	}
-	g.mtime = e.Attr.Mtime
+	g.mtime = plainTime(e.Attr.Mtime)
 	if err := g.raw(keysName, 0o600, g.mtime, g.keys); err != nil {
 		return err
 	}
-	_, err := g.dir(e, tar.Header{Name: treeName, Mode: int64(e.Attr.Mode), ModTime: g.mtime})
+	_, err := g.dir(e, tar.Header{Name: treeName, Mode: int64(e.Attr.Mode), ModTime: e.Attr.Mtime})
 	return err
+}
+
+// plainTime is the nearest time that a plain tar header can hold: a PAX record
+// would move what has a fixed place in the volume.
+func plainTime(t time.Time) time.Time {
+	const latest = 1<<33 - 1 // eleven octal digits
+	return time.Unix(min(max(t.Unix(), 0), latest), 0)
 }
 
 func (g *sealing) dir(e Entry, h tar.Header) (uint32, error) {
@@ -366,6 +373,8 @@ func (g *sealing) finish() error {
 	if err := g.raw(footerName, 0o600, g.mtime, f.encode()); err != nil {
 		return err
 	}
-	_, err = g.pipe.Write(zeros[:])
+	if _, err = g.pipe.Write(zeros[:]); err == nil && g.pipe.off != h.total {
+		err = fmt.Errorf("the sealed volume has %d bytes instead of %d", g.pipe.off, h.total)
+	}
 	return err
 }

@@ -183,6 +183,29 @@ func TestSealBadSources(t *testing.T) {
 	}
 }
 
+// TestOddRootTime: a root with a time that a plain tar header cannot hold. The
+// head and the end of the volume have fixed places all the same.
+func TestOddRootTime(t *testing.T) {
+	t.Parallel()
+	for _, sec := range []int64{-1, -1 << 40, 0o77777777777, 0o100000000000, 1 << 50} {
+		at := time.Unix(sec, 5)
+		src := memSource{entries: []Entry{memDir(0, "")}}
+		src.entries[0].Attr.Mtime = at
+		s, b := sealFixed(t, src, 1)
+		r, err := Open(bytes.NewReader(b), int64(len(b)), s.Key)
+		if err != nil {
+			t.Errorf("%v: what was sealed does not open: %v", sec, err)
+			continue
+		}
+		if got := r.Attr(0).Mtime; !got.Equal(at) {
+			t.Errorf("%v became %v", at, got)
+		}
+		if string(b[:len(keysName)+1]) != keysName+"\x00" {
+			t.Errorf("%v: the volume begins with %.20q", sec, b)
+		}
+	}
+}
+
 func TestSealTwiceDiffers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
