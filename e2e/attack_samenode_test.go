@@ -62,6 +62,7 @@ func (b busy) look(t *testing.T, who person) string {
 		done
 		grep -l . /tmp/sealbatch.*/* && cat /tmp/sealbatch.*/space/*/*/secret
 		ls "$3" && cat "$3"/* "$3"/nodes/*/*
+		grep sealbatch /proc/net/unix
 	`, "bash", b.supervisor, b.app, b.job.dir).out
 }
 
@@ -102,6 +103,9 @@ func TestAttackSameNode(t *testing.T) {
 	t.Run("another user", func(t *testing.T) {
 		if out := b.look(t, bob); out != "" {
 			t.Errorf("bob sees:\n%q", out)
+		}
+		if mem := b.dump(t, bob); len(mem) > 0 {
+			t.Errorf("bob reads %d bytes of the supervisor's memory", len(mem))
 		}
 	})
 	t.Run("another user, control", func(t *testing.T) {
