@@ -243,7 +243,7 @@ func TestAttackForgedResults(t *testing.T) {
 	unsigned := weakness{"manifest/statement.go", "b, err := o.Verify(pub)", "b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
 	const (
 		checks = "submission/check.go"
-		fetch  = "results/results.go"
+		fetch  = "results/sealed.go"
 	)
 	for name, c := range map[string]struct {
 		alter func(c *copied)
@@ -299,7 +299,7 @@ func TestAttackForgedResults(t *testing.T) {
 			},
 			weak: []weakness{
 				{checks, "needed && manifest.DigestOf(f.Keys) != o.Keys", "needed && len(f.Keys) == 0"},
-				{"results/recover.go", "id.String() != v.Origin.VolumeID", "id.String() == v.Node"},
+				{"results/indexed.go", "id.String() != v.Origin.VolumeID", "id.String() == v.Node"},
 			},
 			fake: forged, want: "wrapped keys",
 		},

@@ -5,15 +5,15 @@ package results
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"sort"
+	"strings"
+	"syscall"
 
 	"filippo.io/age"
 
@@ -30,27 +30,53 @@ type Deps struct {
 	Identities []age.Identity // one of them opens the results
 	Log        *slog.Logger
 	Progress   func(label string, total int64) *ui.Progress
+	// Recover opens whatever can be: of damaged results what is not; where a
+	// receipt or sealed results are missing or damaged, the working volume; and
+	// that of a job that still runs, as it is now.
+	Recover bool
 }
 
 // Node is what came of one node.
 type Node struct {
 	Name string
 	Dir  string // local directory with the opened results; "" if there are none
+	// Before says that Dir was opened by an earlier run and left as it is.
+	Before bool
 	// Receipt is the node's account; nil when the job was killed before it
 	// could write one.
 	Receipt *manifest.Receipt
 	Tier    manifest.Tier
-	// Sealed says that the tree is as the job sealed it. Otherwise each
-	// block is genuine, but files may be missing, older, or exchanged.
-	Sealed bool
-	Err    error // why this node's results could not be opened
+	// Sealed says that the tree is as the job sealed it, Indexed that it is as
+	// the job indexed it, but for Unread. If neither, each block is genuine, but
+	// files may be missing, older, or exchanged.
+	Sealed, Indexed bool
+	// Unread are files that the index knows by id and size only, at most 1000:
+	// whoever can write the storage may have put older versions of them back.
+	Unread []string
+	// Damaged files are not in Dir. (Of a recovered volume, what comes before the
+	// damage is.)
+	Damaged []Damage
+	// Changed is what somebody changed on the storage after the job, without
+	// effect on what was opened.
+	Changed []Damage
+	Notes   []string // what else there is to know
+	Err     error    // why this node's results could not be opened
+}
+
+// Damage is a file, or another name in the tree, and what is wrong with it.
+type Damage struct {
+	Path string
+	Err  error
 }
 
 // ErrNothing says that no node has left anything yet.
 var ErrNothing = errors.New("the job has left nothing yet")
 
-// maxSmall bounds a node's signed files, in bytes.
-const maxSmall = 1 << 20
+// Bounds of a node's signed files and of an index, in bytes.
+const (
+	maxSmall = 1 << 20
+	maxIndex = 1<<31 + 1<<20
+)
 
 // Fetch opens the results of a job below dir, one new directory a node. A node
 // whose results cannot be opened has Err set and does not keep the others from
@@ -63,135 +89,163 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && filepath.IsLocal(e.Name()) {
-			names = append(names, e.Name())
+		if n := e.Name(); e.IsDir() && filepath.IsLocal(n) && filepath.Base(n) == n && !strings.HasPrefix(n, ".") {
+			names = append(names, n)
 		}
 	}
 	if len(names) == 0 {
 		return nil, ErrNothing
 	}
 	sort.Strings(names)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	out, err := openOutDir(dir)
+	if err != nil {
 		return nil, err
 	}
-	var out []Node
-	for _, n := range names {
-		node := d.fetchNode(ctx, rec, n, filepath.Join(dir, n))
+	defer out.close()
+	var all []Node
+	for _, name := range names {
+		f := &fetch{Deps: d, ctx: ctx, rec: rec, out: out, remote: path.Join(rec.JobDir, "nodes", name)}
+		f.Name = name
+		f.Err = f.run()
 		if ctx.Err() != nil {
-			return out, ctx.Err()
+			return all, ctx.Err()
 		}
-		out = append(out, node)
+		if errors.Is(f.Err, syscall.ENOSPC) || errors.Is(f.Err, syscall.EDQUOT) {
+			f.Err = ui.Fail(ui.CodeOther, f.Err, "make room here, or name a directory elsewhere with -o, and run it again")
+		}
+		all = append(all, f.Node)
 	}
-	return out, nil
+	return all, nil
 }
 
-func (d Deps) fetchNode(ctx context.Context, rec submission.Record, name, target string) Node {
-	n := Node{Name: name}
-	remote := path.Join(rec.JobDir, "nodes", name)
-	files, err := submission.ReadFiles(func(f string) ([]byte, error) {
-		return transfer.ReadFile(d.FS, path.Join(remote, f), maxSmall)
+// fetch is the fetching of one node's results.
+type fetch struct {
+	Deps
+	Node
+	ctx    context.Context
+	rec    submission.Record
+	out    *outDir
+	remote string // the node's directory
+	files  submission.Files
+	v      submission.Vouched
+}
+
+// run finds out what there is, and opens it.
+func (f *fetch) run() (err error) {
+	f.files, err = submission.ReadFiles(func(name string) ([]byte, error) {
+		return transfer.ReadFile(f.FS, path.Join(f.remote, name), maxSmall)
 	})
 	if err != nil {
-		n.Err = err
-		return n
-	}
-	if files.Statement == "" || (files.Origin == "" && files.Receipt == "") {
-		n.Err = ui.Fail(ui.CodeJob, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+rec.LogFile)
-		return n
-	}
-	v, err := submission.Check(rec, name, files)
-	if err != nil {
-		n.Err = ui.Fail(ui.CodeIntegrity, err, "these files were not made by the job that you submitted: do not use them")
-		return n
-	}
-	n.Receipt, n.Tier = v.Receipt, v.Statement.Tier
-	if n.Receipt != nil && n.Receipt.Output.VolumeID == "" {
-		return n // it failed before there were outputs
-	}
-	n.Sealed = n.Receipt != nil && n.Receipt.Output.Sealed
-	if n.Sealed {
-		n.Err = d.openSealed(ctx, remote, n.Receipt.Output, target)
-	} else {
-		n.Err = d.recover(ctx, remote, v, files.Keys, target)
-	}
-	if n.Err == nil {
-		n.Dir = target
-	}
-	return n
-}
-
-// openSealed downloads a sealed volume, holds it against the receipt, and
-// extracts it.
-func (d Deps) openSealed(ctx context.Context, remote string, out manifest.Output, target string) error {
-	if !filepath.IsLocal(out.File) {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("receipt names the file %.80q", out.File), "")
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(target), ".fetch-*")
-	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	if st, err := d.FS.Stat(path.Join(remote, out.File)); err == nil && st.Size() != out.Size {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
-			"they were cut or replaced after the job; do not use them")
+	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
+		return ui.Fail(ui.CodeJob, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+f.rec.LogFile)
 	}
-	sealed := filepath.Join(tmp, "sealed")
-	if err := d.download(ctx, path.Join(remote, out.File), sealed, out.Size); err != nil {
-		return fmt.Errorf("download %s: %w", out.File, err)
-	}
-	local, err := os.Open(sealed)
-	if err != nil {
+	if err := f.check(); err != nil {
 		return err
 	}
-	defer local.Close()
-	id, digest, err := volume.ReadDigest(local, out.Size)
-	if err != nil {
+	f.Receipt, f.Tier = f.v.Receipt, f.v.Statement.Tier
+	if f.Receipt != nil && f.Receipt.Output.VolumeID == "" {
+		return nil // it failed before there were outputs
+	}
+	source := f.source()
+	if f.Before, err = f.out.has(f.Name, source, !f.Recover); err != nil {
 		return err
 	}
-	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
-		return ui.Fail(ui.CodeIntegrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
+	if !f.Before {
+		if err := f.open(source); err != nil {
+			f.Sealed, f.Indexed = false, false
+			return err
+		}
 	}
-	sum, err := checksum(local, out.Size)
-	if err != nil {
-		return err
-	}
-	if sum != out.Checksum {
-		return ui.Fail(ui.CodeIntegrity, errors.New("the sealed results were altered after the job sealed them"), "fetch them again; if that does not help, the copy on scratch is damaged")
-	}
-	key, err := volume.UnwrapKey(local, out.Size, d.Identities...)
-	if err != nil {
-		return err
-	}
-	defer key.Wipe()
-	r, err := volume.Open(local, out.Size, key)
-	if err != nil {
-		return err
-	}
-	return r.Extract(ctx, target, volume.ExtractOptions{})
-}
-
-func (d Deps) download(ctx context.Context, remote, local string, size int64) error {
-	p := d.progress("fetching "+path.Base(path.Dir(remote)), size)
-	_, err := transfer.Download(ctx, d.FS, remote, local, size, p.Set)
-	if err != nil {
-		p.Abandon()
-		return err
-	}
-	p.Finish()
+	f.Dir = f.out.path(f.Name)
 	return nil
 }
 
-// checksum is a sealed file's checksum: over the SHA-256s of its segments.
-func checksum(r io.ReaderAt, size int64) (manifest.Digest, error) {
-	var segments []volume.Digest
-	for off := int64(0); off < size; off += volume.SegmentSize {
-		h := sha256.New()
-		if _, err := io.Copy(h, io.NewSectionReader(r, off, min(volume.SegmentSize, size-off))); err != nil {
-			return manifest.Digest{}, err
-		}
-		segments = append(segments, volume.Digest(h.Sum(nil)))
+// check holds the signed files against the record. Recovering does without a
+// receipt that does not hold.
+func (f *fetch) check() (err error) {
+	f.v, err = submission.Check(f.rec, f.Name, f.files)
+	if err == nil {
+		return nil
 	}
-	return manifest.Digest(volume.ChecksumOf(segments)), nil
+	hint := "these files were not made by the job that you submitted: do not use them"
+	if errors.Is(err, submission.ErrNoKeys) {
+		hint = "somebody removed it from " + f.remote + " after the job; a copy made earlier will do"
+	}
+	if f.files.Receipt == "" {
+		return ui.Fail(ui.CodeIntegrity, err, hint)
+	}
+	without := f.files
+	without.Receipt = ""
+	v, werr := submission.Check(f.rec, f.Name, without)
+	if werr != nil {
+		return ui.Fail(ui.CodeIntegrity, err, hint)
+	}
+	if !f.Recover {
+		return ui.Fail(ui.CodeIntegrity, err, "all but the receipt is the job's own: results --recover does without it")
+	}
+	f.v = v
+	f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
+	return nil
+}
+
+// source names what will be opened, so that a later run can tell.
+func (f *fetch) source() string {
+	switch r := f.Receipt; {
+	case r != nil && r.Output.Sealed:
+		return "sealed " + r.Output.Digest.String()
+	case r != nil && r.Output.Index != nil:
+		return "index " + r.Output.Index.Digest.String()
+	}
+	return sourceRecovered
+}
+
+func (f *fetch) open(source string) error {
+	tmp, err := f.out.temp(f.Name)
+	if err != nil {
+		return err
+	}
+	tree := filepath.Join(tmp, "tree")
+	switch {
+	case source == sourceRecovered:
+		err = f.recover(tmp, tree)
+	case f.Receipt.Output.Sealed:
+		f.Sealed = true
+		err = f.openSealed(tmp, tree)
+	default:
+		f.Indexed = true
+		err = f.openIndexed(tmp, tree)
+	}
+	if err != nil && source != sourceRecovered && f.Recover && f.ctx.Err() == nil {
+		f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
+		f.Sealed, f.Indexed, f.Damaged, f.Changed, f.Unread = false, false, nil, nil, nil
+		source = sourceRecovered
+		if tmp, err = f.out.temp(f.Name); err == nil {
+			tree = filepath.Join(tmp, "tree")
+			err = f.recover(tmp, tree)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return f.out.put(tree, f.Name, source, len(f.Damaged) > 0)
+}
+
+// unlessDamaged fails if there are damaged files, and they are not to be left out.
+func (f *fetch) unlessDamaged() error {
+	if len(f.Damaged) == 0 || f.Recover {
+		return nil
+	}
+	return ui.Fail(ui.CodeIntegrity, fmt.Errorf("%d files are damaged, or were altered after the job: %w", len(f.Damaged), f.Damaged[0].Err),
+		"fetch them again; if that does not help, results --recover opens the others")
+}
+
+// extractOptions collect what is damaged instead of giving up.
+func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
+	c := newCollector()
+	opt := volume.ExtractOptions{Damaged: c.add, LeaveOut: leaveOut}
+	return opt, func() { f.Damaged = c.sorted() }
 }
 
 func (d Deps) progress(label string, total int64) *ui.Progress {
@@ -200,3 +254,6 @@ func (d Deps) progress(label string, total int64) *ui.Progress {
 	}
 	return d.Progress(label, total)
 }
+
+// isGone tells of something on the storage that is away.
+func isGone(err error) bool { return errors.Is(err, os.ErrNotExist) }

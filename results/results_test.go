@@ -162,6 +162,12 @@ func (j *job) fetch(fsys transfer.FS, dir string) ([]Node, error) {
 	return Fetch(j.t.Context(), Deps{FS: fsys, Identities: []age.Identity{j.owner}}, j.rec, dir)
 }
 
+// recovering is fetch with Recover.
+func (j *job) recovering(dir string) ([]Node, error) {
+	j.t.Helper()
+	return Fetch(j.t.Context(), Deps{FS: transfer.Local{}, Identities: []age.Identity{j.owner}, Recover: true}, j.rec, dir)
+}
+
 // opened checks that a directory holds a node's results and nothing else.
 func opened(t *testing.T, dir, name string) {
 	t.Helper()
@@ -230,8 +236,8 @@ func TestFetchAgain(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(out, "cn1", "notes")); err != nil || string(b) != "mine" {
 		t.Errorf("what was added to cn1: %q, %v", b, err)
 	}
-	if !errors.Is(nodes[0].Err, volume.ErrPath) {
-		t.Errorf("cn1, which is there: %v", nodes[0].Err)
+	if n := nodes[0]; n.Err != nil || !n.Before || n.Dir != filepath.Join(out, "cn1") || nodes[1].Before {
+		t.Errorf("cn1, which is there: %+v", n)
 	}
 }
 
@@ -320,7 +326,7 @@ func TestFetchRefuses(t *testing.T) {
 			n.sealed = j.newNode("cn1").sealed
 			j.write(n)
 		}},
-		"sealed file is gone": {"no such file", ui.CodeOther, func(t *testing.T, j *job, n *node) {
+		"sealed file is gone": {"no such file", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Remove(filepath.Join(j.write(n), sealedFile)))
 		}},
 		"receipt names a file elsewhere": {"receipt names the file", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
@@ -350,15 +356,14 @@ func TestFetchRefuses(t *testing.T) {
 			n.origin.VolumeID = strings.Repeat("0", 32)
 			j.killed(n)
 		}},
-		"killed, a block is altered": {"integrity", ui.CodeOther, func(t *testing.T, j *job, n *node) {
-			dir := filepath.Join(j.killed(n), submission.CipherDirName)
-			check(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-				if err == nil && d.Type().IsRegular() && d.Name() != "gocryptfs.diriv" && d.Name() != "gocryptfs.conf" {
-					check(t, os.Chmod(p, 0o600))
-					flip(t, p, -1)
-				}
-				return err
-			}))
+		"killed, keys are missing": {"keys.age is missing", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+			check(t, os.Remove(filepath.Join(j.killed(n), submission.KeysName)))
+		}},
+		"killed, working volume is gone": {"working volume is gone", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+			check(t, os.RemoveAll(filepath.Join(j.killed(n), submission.CipherDirName)))
+		}},
+		"receipt cut short": {"receipt: ", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+			check(t, os.Truncate(filepath.Join(j.write(n), submission.ReceiptName), 100))
 		}},
 		"sealed for somebody else": {"none of the identities", ui.CodeOther, func(t *testing.T, j *job, n *node) {
 			j.write(n)

@@ -30,6 +30,9 @@ type Vouched struct {
 // ErrNotOurs says that a node's files were not made by the submitted job.
 var ErrNotOurs = errors.New("does not come from the submitted job")
 
+// ErrNoKeys says that the wrapped key of a node's outputs is away.
+var ErrNoKeys = errors.New(KeysName + " is missing: the outputs' key was wrapped into it, and without it nobody can open them")
+
 // Check holds a node's files against what was remembered at submission: the
 // statement must be the pinned key service's, for this manifest and job; the
 // origin and the receipt must be signed by the key that the statement
@@ -88,6 +91,9 @@ func checkSigned(rec Record, f Files, v *Vouched) error {
 	}
 	// Without a sealed volume, the results are opened with these keys.
 	needed := r == nil || (!r.Output.Sealed && r.Output.VolumeID != "")
+	if needed && len(f.Keys) == 0 {
+		return ErrNoKeys
+	}
 	if needed && manifest.DigestOf(f.Keys) != o.Keys {
 		return fmt.Errorf("wrapped keys of the outputs: %w: they are not those that the node signed", ErrNotOurs)
 	}

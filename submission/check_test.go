@@ -201,10 +201,10 @@ func TestCheckRefuses(t *testing.T) {
 			s.receipt, s.keys = nil, []byte("x")
 			*f = s.files(t)
 		}},
-		"killed, no wrapped keys": {ErrNotOurs, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt, f.Keys = "", nil }},
+		"killed, no wrapped keys": {ErrNoKeys, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt, f.Keys = "", nil }},
 		"unsealed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
 			s.receipt.Output.Sealed = false
-			s.keys = nil
+			s.keys = []byte("x")
 			*f = s.files(t)
 		}},
 		"killed before it had anything": {manifest.ErrInvalid, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt, f.Origin = "", "" }},

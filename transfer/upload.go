@@ -173,6 +173,9 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ErrMoving: a file became longer or shorter while it was fetched.
+var ErrMoving = errors.New("it changed while it was fetched")
+
 // Download fetches a regular file into a new local one, which appears under its name when it is
 // complete. The size that it has when it is opened is what is fetched; more than limit is an error.
 func Download(ctx context.Context, fsys FS, path, local string, limit int64, progress func(done int64)) (Uploaded, error) {
@@ -201,7 +204,7 @@ func Download(ctx context.Context, fsys FS, path, local string, limit int64, pro
 		_, err = io.Copy(sink, f)
 	}
 	if err == nil && sink.n != info.Size() {
-		err = fmt.Errorf("had %d bytes and gave %d", info.Size(), sink.n)
+		err = fmt.Errorf("%w: had %d bytes and gave %d", ErrMoving, info.Size(), sink.n)
 	}
 	if err == nil {
 		err = out.Sync()
@@ -233,7 +236,7 @@ func (s *sink) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if s.n+int64(len(p)) > s.limit {
-		return 0, errors.New("grew while it was fetched")
+		return 0, ErrMoving
 	}
 	n, err := s.w.Write(p)
 	s.n += int64(n)

@@ -142,7 +142,7 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 func (w *cipherWalk) decrypt(root *os.Root, names []string, iv []byte, path string) ([]cipherEntry, error) {
 	var out []cipherEntry
 	for _, n := range names {
-		if isInternal(n) {
+		if IsInternalName(n) {
 			continue
 		}
 		encoded, err := n, error(nil)
@@ -165,9 +165,9 @@ func (w *cipherWalk) decrypt(root *os.Root, names []string, iv []byte, path stri
 	return out, nil
 }
 
-// isInternal tells gocryptfs's own files: gocryptfs.diriv (and what an
+// IsInternalName tells gocryptfs's own files: gocryptfs.diriv (and what an
 // interrupted rmdir leaves of one), gocryptfs.conf, and names of long names.
-func isInternal(name string) bool {
+func IsInternalName(name string) bool {
 	return strings.HasPrefix(name, dirIVName) || name == confName ||
 		(strings.HasPrefix(name, longPrefix) && strings.HasSuffix(name, longSuffix))
 }

@@ -381,8 +381,8 @@ func TestIndexRunsOutOfTime(t *testing.T) {
 		t.Errorf("%+v, asked %d times", info, asked)
 	}
 	r := openIndexed(t, cipher, index, key)
-	if r.Unread() != 3 {
-		t.Errorf("%d unread", r.Unread())
+	if got := r.UnreadPaths(10); r.Unread() != 3 || !slices.Equal(got, []string{"big", "dir/twin-1", "dir/twin-2"}) || len(r.UnreadPaths(2)) != 2 {
+		t.Errorf("%d unread: %q", r.Unread(), got)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -98,6 +98,19 @@ func (r *Reader) Unread() (n int) {
 	return n
 }
 
+// UnreadPaths names those files, at most limit of them.
+func (r *Reader) UnreadPaths(limit int) (out []string) {
+	if r.dir == nil {
+		return nil
+	}
+	for i := range r.t.nodes {
+		if f := &r.t.nodes[i]; f.typ == File && f.size > 0 && f.at < 0 && len(out) < limit {
+			out = append(out, r.dir.plainPath(uint32(i)))
+		}
+	}
+	return out
+}
+
 // size is the length of a file's ciphertext.
 func (d *indexedDir) size(node uint32) int64 {
 	return cipherSize(d.tree.nodes[node].size) + d.extra[node]
@@ -254,11 +267,11 @@ func (v *dirVerification) note(node uint32, path string, err error) error {
 }
 
 // plainPath names a node for a report, quicker than tree.path.
-func (v *dirVerification) plainPath(node uint32) string {
+func (d *indexedDir) plainPath(node uint32) string {
 	var parts []string
 	for node != 0 {
-		e := v.tree.names[v.first[node]]
-		parts = append(parts, v.tree.name(e))
+		e := d.tree.names[d.first[node]]
+		parts = append(parts, d.tree.name(e))
 		node = e.parent
 	}
 	slices.Reverse(parts)
@@ -296,7 +309,7 @@ func (v *dirVerification) dir(node uint32) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if isInternal(name) || known[name] {
+		if IsInternalName(name) || known[name] {
 			continue
 		}
 		plain, err := v.codec.plainName(name, v.marks[node][:])

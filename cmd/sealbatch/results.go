@@ -21,10 +21,11 @@ func runResults(ctx context.Context, a *app, args []string) error {
 sealbatch results 4711 -o results-4711`)
 	var cf clientFlags
 	var out, id string
-	var list bool
+	var list, recovering bool
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
 	f.String(&id, "age identity or SSH private key that opens them (default: the configuration's)", []string{"i", "identity"})
+	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\nare missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -47,21 +48,30 @@ sealbatch results 4711 -o results-4711`)
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
 	}
-	nodes, err := fetchResults(ctx, a, cf, rec, id, out)
+	how := fetching{identity: id, out: out, recover: recovering}
+	nodes, err := fetchResults(ctx, a, cf, rec, &how)
 	if errors.Is(err, results.ErrNothing) {
 		return ui.Fail(ui.CodeJob, err, "it waits or has just begun; sealbatch job-prep -f follows a job")
 	}
 	if err != nil {
 		return err
 	}
-	return reportNodes(a, rec, nodes)
+	return reportNodes(a, rec, nodes, how.running)
 }
 
-func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Record, id, out string) ([]results.Node, error) {
+// fetching says how to fetch results.
+type fetching struct {
+	identity, out string
+	recover       bool
+	running       bool // set if the job has not ended
+}
+
+func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Record, how *fetching) ([]results.Node, error) {
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
 		return nil, err
 	}
+	id := how.identity
 	if id == "" {
 		id = rec.Identity
 	}
@@ -74,9 +84,13 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	}
 	defer c.close()
 	if err := c.hasEnded(ctx, rec); err != nil {
-		return nil, err
+		if !how.recover {
+			return nil, err
+		}
+		how.running = true
+		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
 	}
-	return results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress}, rec, out)
+	return results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
 }
 
 // hasEnded fails while the job waits or runs: what it has not sealed yet would
@@ -92,27 +106,18 @@ func (c *client) hasEnded(ctx context.Context, rec submission.Record) error {
 	if err != nil || s == slurm.Unknown || s.Ended() {
 		return nil
 	}
-	return ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID)
+	return ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
 }
 
 // reportNodes says what came of each node; directories go to standard output.
-func reportNodes(a *app, rec submission.Record, nodes []results.Node) error {
+func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bool) error {
 	var failed error
 	if n := rec.Nodes - len(nodes); n > 0 {
 		failed = ui.Fail(ui.CodeJob, fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes), "the job's log says more: "+rec.LogFile)
 		ui.PrintError(a.stderr, failed)
 	}
 	for _, n := range nodes {
-		if n.Err != nil {
-			fmt.Fprintf(a.stderr, "%s: ", n.Name)
-			ui.PrintError(a.stderr, n.Err)
-			failed = errors.Join(failed, n.Err)
-			continue
-		}
-		fmt.Fprintf(a.stderr, "%s: %s\n", n.Name, verdict(n))
-		if n.Dir != "" {
-			fmt.Fprintln(a.stdout, n.Dir)
-		}
+		failed = errors.Join(failed, reportNode(a, n, running))
 	}
 	if failed != nil {
 		return exitStatus(exitCode(failed))
@@ -120,19 +125,83 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node) error {
 	return nil
 }
 
-// verdict says in one line what a node's results are worth.
-func verdict(n results.Node) string {
-	switch {
-	case n.Receipt == nil:
-		return fmt.Sprintf("killed before it could seal; what it had written is recovered: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
-	case n.Dir == "":
-		return fmt.Sprintf("no results: %s (tier %s)", n.Receipt.Reason, n.Tier)
-	case !n.Sealed:
-		return fmt.Sprintf("%s, exit code %d; not sealed, recovered from its working volume: each block is genuine, but files may be missing or rolled back (tier %s)",
-			n.Receipt.Reason, n.Receipt.Exit, n.Tier)
+func reportNode(a *app, n results.Node, running bool) error {
+	say := func(format string, args ...any) { fmt.Fprintln(a.stderr, ui.Printable(fmt.Sprintf(format, args...))) }
+	for _, note := range n.Notes {
+		say("%s: note: %s", n.Name, note)
 	}
-	return fmt.Sprintf("%s, exit code %d; sealed and signed by the job (tier %s; until then the outputs lay on: %s)",
-		n.Receipt.Reason, n.Receipt.Exit, n.Tier, n.Receipt.Output.Until)
+	err := n.Err
+	if err != nil {
+		fmt.Fprintf(a.stderr, "%s: ", n.Name)
+		ui.PrintError(a.stderr, err)
+	} else {
+		say("%s: %s", n.Name, verdict(n, running))
+	}
+	for _, d := range n.Damaged {
+		say("%s: damaged: %s: %v", n.Name, d.Path, d.Err)
+	}
+	for _, path := range n.Unread {
+		say("%s: could be an older version: %s", n.Name, path)
+	}
+	for _, d := range n.Changed {
+		say("%s: changed on the storage after the job, of no effect here: %s: %v", n.Name, d.Path, d.Err)
+	}
+	if n.Dir != "" {
+		fmt.Fprintln(a.stdout, n.Dir)
+	}
+	if err == nil && len(n.Damaged) > 0 {
+		err = fmt.Errorf("%w", n.Damaged[0].Err)
+	}
+	return err
+}
+
+// verdict says in one line what a node's results are worth.
+func verdict(n results.Node, running bool) string {
+	r := n.Receipt
+	if n.Before {
+		return "opened before, and left as it is: " + n.Dir
+	}
+	if r == nil && running {
+		return fmt.Sprintf("still running; what it has written so far is recovered: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+	}
+	if r == nil {
+		return fmt.Sprintf("killed before it could seal; what it had written is recovered: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+	}
+	if n.Dir == "" {
+		return fmt.Sprintf("no results: %s (tier %s)", r.Reason, n.Tier)
+	}
+	return fmt.Sprintf("%s, exit code %d; %s%s", r.Reason, r.Exit, worth(n), lost(n))
+}
+
+// worth says what vouches for what was opened.
+func worth(n results.Node) string {
+	out := n.Receipt.Output
+	until := fmt.Sprintf("(tier %s; until then the outputs lay on: %s)", n.Tier, out.Until)
+	switch {
+	case n.Sealed:
+		return "sealed and signed by the job " + until
+	case n.Indexed && out.Index.Unread > 0:
+		return fmt.Sprintf("indexed and signed by the job, which had no time to read %d of %d files: no other file can be in their place, but an older version of the same can be %s",
+			out.Index.Unread, out.Index.Files, until)
+	case n.Indexed:
+		return "indexed and signed by the job " + until
+	}
+	return fmt.Sprintf("not sealed, recovered from its working volume: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+}
+
+// lost says what was lost already when the job vouched for its results.
+func lost(n results.Node) string {
+	text := ""
+	if n.Receipt.Output.MountLost {
+		text += "; the mount of its outputs died while it ran: what it wrote last may be missing"
+	}
+	if n.Indexed && n.Receipt.Output.Index.Torn > 0 {
+		text += fmt.Sprintf("; %d entries were not whole when the job ended", n.Receipt.Output.Index.Torn)
+	}
+	if len(n.Damaged) > 0 {
+		text += fmt.Sprintf("; %d files are damaged", len(n.Damaged))
+	}
+	return text
 }
 
 func listJobs(a *app, store submission.Store) error {
