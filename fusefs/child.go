@@ -22,7 +22,7 @@ const ChildArg = "ns-child"
 // childSocket is the descriptor of the socket to the Space.
 const childSocket = 3
 
-// ChildMain is the process 1 of a Space. It mounts, starts and reaps as it is
+// ChildMain is the process 1 of a Space, or what stands for it in ways 2 and 3. It mounts, starts and reaps as it is
 // asked to over the socket, and holds no keys. When the socket closes it
 // returns: the process must then exit, and everything in the namespace ends.
 func ChildMain() error {
@@ -45,8 +45,15 @@ func ChildMain() error {
 	}
 	for {
 		var r request
-		if _, err := w.recv(&r); err != nil {
-			return nil // the Space closed, or died
+		if _, err := w.recv(&r); err != nil { // the Space closed, or died
+			if c.plain {
+				return c.cleanUp()
+			}
+			return nil
+		}
+		if r.Op == opInit { // the rest depends on it
+			c.serve(r)
+			continue
 		}
 		go c.serve(r)
 	}
@@ -68,9 +75,11 @@ func closeOnExec() error {
 }
 
 type child struct {
-	wire  *wire
-	dir   string
-	forks chan func()
+	wire       *wire
+	dir        string
+	plain      bool   // no namespaces: ways 2 and 3
+	fusermount string // if plain
+	forks      chan func()
 
 	mu    sync.Mutex     // held from fork to entry in procs, so that nobody reaps in between
 	procs map[int]uint64 // running started processes, to the request's ID
@@ -147,14 +156,22 @@ func (c *child) serve(r request) {
 	case opUnmount:
 		err = unmount(r.Path, r.Detach)
 	case opFreeze:
-		err = c.freeze()
+		if c.plain {
+			err = c.freezePlain()
+		} else {
+			err = c.freeze()
+		}
 	case opStart:
 		c.start(r)
 		return
 	case opSignal:
 		err = c.signal(r.Proc, unix.Signal(r.Signal))
 	case opKillAll:
-		err = c.killAll(r.Limit)
+		if c.plain {
+			err = c.killDescendants(r.Limit)
+		} else {
+			err = c.killAll(r.Limit)
+		}
 	default:
 		err = fmt.Errorf("unknown operation %d", r.Op)
 	}
@@ -172,7 +189,10 @@ func (c *child) answer(r reply, fd int) {
 
 // init makes the namespace private.
 func (c *child) init(r request) error {
-	c.dir = r.Path
+	c.dir, c.plain, c.fusermount = r.Path, r.Way != Namespace, r.Program
+	if c.plain {
+		return c.initPlain()
+	}
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
@@ -258,7 +278,7 @@ func (c *child) start(r request) {
 		defer close(done)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		pid, err := p.start()
+		pid, err := p.start(c.plain)
 		p.close() // before the answer: an open file would keep a mount busy
 		if err == nil {
 			c.procs[pid] = r.ID
@@ -270,8 +290,9 @@ func (c *child) start(r request) {
 	<-done
 }
 
-// reap collects every process that ended, started or adopted.
-func (c *child) reap() {
+// reap collects every process that ended, started or adopted. It reports whether
+// there is no other child left.
+func (c *child) reap() (none bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -281,7 +302,7 @@ func (c *child) reap() {
 			continue
 		}
 		if err != nil || pid <= 0 {
-			return
+			return errors.Is(err, unix.ECHILD)
 		}
 		if id, ok := c.procs[pid]; ok {
 			delete(c.procs, pid)

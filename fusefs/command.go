@@ -80,9 +80,13 @@ func (p *prepared) close() {
 	}
 }
 
-// start runs the command in a session of its own and returns its pid.
-func (p *prepared) start() (int, error) {
+// start runs the command in a session of its own and returns its pid. With
+// mortal, it dies with the calling thread (unless it is a set-uid program).
+func (p *prepared) start(mortal bool) (int, error) {
 	attr := syscall.ProcAttr{Dir: p.cmd.Dir, Env: p.cmd.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if mortal {
+		attr.Sys.Pdeathsig = unix.SIGKILL
+	}
 	if attr.Dir == "" {
 		attr.Dir = "/"
 	}

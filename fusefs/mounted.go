@@ -32,8 +32,7 @@ type server interface {
 // mount mounts FUSE at rel and has the connection served by what serve starts.
 // serve owns the descriptor.
 func (s *Space) mount(rel string, r request, serve func(*os.File) (server, error)) error {
-	r.Op = opMount
-	fuse, err := s.ask(rel, r)
+	fuse, err := s.connect(rel, r)
 	if err != nil {
 		return err
 	}
@@ -42,8 +41,7 @@ func (s *Space) mount(rel string, r request, serve func(*os.File) (server, error
 	}
 	srv, err := serve(fuse)
 	if err != nil {
-		_, unmountErr := s.ask(rel, request{Op: opUnmount, Detach: true})
-		return errors.Join(err, unmountErr)
+		return errors.Join(err, s.disconnect(rel, true))
 	}
 	m := &mounted{rel: rel, server: srv}
 	s.mu.Lock()
@@ -85,7 +83,7 @@ func (s *Space) Unmount(rel string) error {
 
 func (s *Space) unmount(m *mounted, detach bool) error {
 	s.setEnding(m, true)
-	if _, err := s.ask(m.rel, request{Op: opUnmount, Detach: detach}); err != nil {
+	if err := s.disconnect(m.rel, detach); err != nil {
 		s.setEnding(m, false)
 		return err
 	}

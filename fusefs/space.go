@@ -21,6 +21,8 @@ var (
 	// ErrNoNamespace: this machine does not let the caller make user, mount, pid
 	// and IPC namespaces, or mount in them. Another way of mounting may work.
 	ErrNoNamespace = errors.New("private namespaces are not available here")
+	// ErrRoot: ways 2 and 3 are for ordinary users only.
+	ErrRoot = errors.New("root can mount only in private namespaces")
 	// ErrUnmappedGroup: the cipher directory belongs to a group that the
 	// namespace does not know, so that nothing could be created in it.
 	ErrUnmappedGroup = errors.New("the cipher directory belongs to another group")
@@ -39,19 +41,27 @@ const patience = 20 * time.Second
 
 // SpaceOptions describe a Space.
 type SpaceOptions struct {
-	// Dir is an existing directory of the caller's, 0700. Inside it is the root
-	// of a private tmpfs; outside it stays as it is.
+	// Way is the way to mount; for NewSpace, Auto is Namespace.
+	Way Way
+	// Dir is an existing directory of the caller's, 0700. In way 1, inside it is
+	// the root of a private tmpfs, and outside it stays as it is. In the others
+	// it is the same everywhere, and empty again at the end.
 	Dir string
 	// Gocryptfs is the path of the gocryptfs program, for MountGocryptfs.
 	Gocryptfs string
 	Log       *slog.Logger // nil discards
 	// TmpfsBytes bounds the tmpfs at Dir, 16 MiB if 0. (Data belongs in volumes.)
 	TmpfsBytes int64
+
+	fusermount string // the program, in ways 2 and 3
 }
 
-// Space is a private user, mount, pid and IPC namespace with a tmpfs at Dir in
-// which volumes are mounted and commands run. Keys and FUSE servers stay outside
-// of it. When the calling process dies, even by SIGKILL, all of it goes with it.
+// Space is a private place in which volumes are mounted and commands run: in way 1
+// a user, mount, pid and IPC namespace with a tmpfs at Dir, in the others Dir
+// itself and the descendants of one child process. Keys and FUSE servers stay
+// outside of it. When the calling process dies, even by SIGKILL, all of it goes
+// with it; in ways 2 and 3 it is the child who sees to that, and should it be
+// killed as well, dead mounts stay (Clear).
 //
 // It keeps out other users; processes of the same user can enter it by
 // /proc/PID/root and nsenter.
@@ -94,6 +104,18 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 	if opt.Dir, err = privateDir(opt.Dir); err != nil {
 		return nil, err
 	}
+	if opt.Way == Auto {
+		opt.Way = Namespace
+	}
+	if opt.Way != Namespace {
+		if os.Geteuid() == 0 {
+			// gocryptfs would mount by itself, and over /dev/fuse, where root may.
+			return nil, ErrRoot
+		}
+		if opt.fusermount, err = findFusermount(); err != nil {
+			return nil, err
+		}
+	}
 	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil && dumpable == 0 {
 		return nil, errors.New("a private mount space must be made before the process is made undumpable")
 	}
@@ -110,7 +132,8 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 	}
 	go s.receive()
 	go s.waitChild()
-	if _, err := s.call(ctx, request{Op: opInit, Path: opt.Dir, Bytes: opt.TmpfsBytes}); err != nil {
+	init := request{Op: opInit, Way: opt.Way, Program: opt.fusermount, Path: opt.Dir, Bytes: opt.TmpfsBytes}
+	if _, err := s.call(ctx, init); err != nil {
 		s.Close()
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 			err = fmt.Errorf("%w: %w", ErrNoNamespace, err)
@@ -155,21 +178,31 @@ func (s *Space) startChild() error {
 	s.child.Env = []string{}
 	s.child.Stderr = os.Stderr
 	s.child.ExtraFiles = []*os.File{theirs}
-	uid, gid := os.Geteuid(), os.Getegid()
-	s.child.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN},
-		Pdeathsig:   unix.SIGKILL,
-		Setsid:      true, // a terminal's signals are the caller's to handle
-	}
+	s.child.SysProcAttr = childAttr(s.opt.Way)
 	if err := s.thread.do(s.child.Start); err != nil {
 		s.wire.conn.Close()
+		if s.opt.Way != Namespace {
+			return fmt.Errorf("start the mounts' child process: %w", err)
+		}
 		return fmt.Errorf("%w: %w (user.max_user_namespaces, AppArmor or the site may forbid them)",
 			ErrNoNamespace, err)
 	}
 	return nil
+}
+
+// childAttr says how the child starts. Without namespaces it has to survive the
+// caller's death, which it sees on its socket, to clean up.
+func childAttr(way Way) *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true} // a terminal's signals are the caller's to handle
+	if way == Namespace {
+		uid, gid := os.Geteuid(), os.Getegid()
+		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		attr.Pdeathsig = unix.SIGKILL
+	}
+	return attr
 }
 
 // receive hands the child's messages to whom they are for.
@@ -283,6 +316,9 @@ func (s *Space) Path(rel string) string { return filepath.Join(s.opt.Dir, rel) }
 // met on the way lead to the caller's own root: open untrusted trees with
 // os.OpenRoot(s.Outside(rel)).
 func (s *Space) Outside(rel string) string {
+	if s.opt.Way != Namespace {
+		return s.Path(rel)
+	}
 	return fmt.Sprintf("/proc/%d/root%s", s.child.Process.Pid, s.Path(rel))
 }
 
@@ -356,6 +392,9 @@ func (s *Space) close() error {
 	}
 	s.wire.conn.Close()
 	errs = append(errs, s.endChild(mounts))
+	if s.opt.Way != Namespace { // the child has done it unless it was killed
+		errs = append(errs, clearDir(s.opt.fusermount, s.opt.Dir))
+	}
 	// With the child, its mounts are gone, whatever went wrong above.
 	for _, m := range mounts {
 		errs = append(errs, m.waitEnd(s.limit))

@@ -30,6 +30,8 @@ type supervision struct {
 	Gocryptfs int
 	Read      string // a file of the volume, read by way of Outside
 	Late      string // NewSpace's error after Undumpable
+	Dir       string // the Space's, locked
+	Cipher    string
 }
 
 const envMode = "SEALBATCH_TEST_MODE"
@@ -42,6 +44,10 @@ func supervisorMain(dir string) {
 		err = supervise(dir, &out)
 	case "no namespaces":
 		err = withoutNamespaces(dir)
+	case "way 2":
+		err = superviseWay2(dir, &out)
+	case "no way":
+		err = withoutAnyWay(dir)
 	default:
 		err = fmt.Errorf("no mode %q", mode)
 	}
@@ -114,6 +120,56 @@ func withoutNamespaces(dir string) error {
 	_, err := NewSpace(context.Background(), SpaceOptions{Dir: dir})
 	if !errors.Is(err, ErrNoNamespace) {
 		return fmt.Errorf("NewSpace says %v, not ErrNoNamespace", err)
+	}
+	return nil
+}
+
+// superviseWay2 mounts by fusermount3, and starts what will not end by itself.
+func superviseWay2(dir string, out *supervision) error {
+	out.Dir, out.Cipher = filepath.Join(dir, "private"), filepath.Join(dir, "cipher")
+	if err := errors.Join(os.Mkdir(out.Dir, 0o700), os.Mkdir(out.Cipher, 0o700)); err != nil {
+		return err
+	}
+	locked, err := Lock(out.Dir)
+	if err != nil {
+		return err
+	}
+	s, err := NewSpace(context.Background(), SpaceOptions{Way: Fusermount, Dir: out.Dir, Gocryptfs: gocryptfsPath})
+	if err != nil {
+		return err
+	}
+	key, err := volume.NewKey()
+	if err != nil {
+		return err
+	}
+	if err := s.MountGocryptfs("sd/out", out.Cipher, key); err != nil {
+		return err
+	}
+	if err := s.MountTree("sd/in", &fakeTree{files: []string{"content"}}); err != nil {
+		return err
+	}
+	if err := s.Freeze(); err != nil {
+		return err
+	}
+	env := []string{"PATH=/usr/bin:/bin"}
+	_, err = s.Start(Cmd{Argv: []string{"sh", "-c", "setsid sleep 1000 & exec sleep 1000"}, Env: env, Dir: s.Path("sd/out"), Stdout: s.Path("sd/out/log")})
+	out.Child, out.Gocryptfs = s.child.Process.Pid, s.mounts[0].server.(*gocryptfs).cmd.Process.Pid
+	lockedUntilDeath = locked
+	return err
+}
+
+// lockedUntilDeath keeps a directory locked: a file that nobody holds is closed.
+var lockedUntilDeath *os.File
+
+// withoutAnyWay has neither user namespaces nor a root that fusermount3 could become.
+func withoutAnyWay(dir string) error {
+	if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+		return err
+	}
+	_, _, err := Open(context.Background(), SpaceOptions{Dir: dir})
+	if !errors.Is(err, ErrNoWay) || !errors.Is(err, ErrNoNamespace) ||
+		!(errors.Is(err, ErrRoot) || strings.Contains(err.Error(), "way 2 (fusermount): mount FUSE at ")) {
+		return fmt.Errorf("Open says %v", err)
 	}
 	return nil
 }

@@ -1,0 +1,170 @@
+package fusefs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperLimit is how long fusermount3 may take: it does nothing but a system call.
+const helperLimit = 20 * time.Second
+
+// ErrNoFusermount: there is no fusermount3 that could mount for the caller.
+var ErrNoFusermount = errors.New("no set-uid fusermount3 on this machine (package fuse3)")
+
+// findFusermount finds the helper in the places where packages put it, then in
+// PATH: a batch job's PATH often has no system directories.
+func findFusermount() (string, error) {
+	for _, name := range []string{"fusermount3", "fusermount"} {
+		for _, dir := range append([]string{"/usr/bin", "/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
+			path := filepath.Join(dir, name)
+			if !filepath.IsAbs(path) {
+				continue
+			}
+			if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && unix.Access(path, unix.X_OK) == nil &&
+				(st.Mode()&os.ModeSetuid != 0 || os.Geteuid() == 0) {
+				return path, nil
+			}
+		}
+	}
+	return "", ErrNoFusermount
+}
+
+// fusermount has program mount a new FUSE connection at the directory path, which
+// it makes if it is missing, and returns the connection's descriptor. It comes
+// over a socket that the program finds by _FUSE_COMMFD (fusermount3(1)).
+//
+// The directory beneath the mount is 0500 from here on, so that nothing can be
+// written there should the mount go away.
+func fusermount(program, path, subtype string, readOnly bool) (*os.File, error) {
+	beneath, err := openMountPoint(path)
+	if err != nil {
+		return nil, err
+	}
+	defer beneath.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
+	options := fmt.Sprintf("nosuid,nodev,noatime,fsname=sealbatch,subtype=%s,max_read=%d", subtype, maxRead)
+	if readOnly {
+		options += ",ro,default_permissions"
+	}
+	if err := runFusermount(program, theirs, "-o", options, "--", path); err != nil {
+		return nil, fmt.Errorf("mount FUSE at %s: %w", path, err)
+	}
+	theirs.Close()
+	fuse, err := receiveFuse(ours)
+	if err == nil {
+		err = beneath.Chmod(0o500)
+	}
+	if err != nil {
+		if fuse != nil {
+			fuse.Close()
+		}
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), fuserunmount(program, path, true))
+	}
+	return fuse, nil
+}
+
+// openMountPoint makes path a directory that fusermount3 accepts (it wants one
+// that the user can write to) and opens it.
+func openMountPoint(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o700); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// receiveFuse takes the one descriptor that fusermount3 sends, with one byte.
+func receiveFuse(socket *os.File) (*os.File, error) {
+	c, err := net.FileConn(socket)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.New("not a Unix socket")
+	}
+	if err := u.SetReadDeadline(time.Now().Add(helperLimit)); err != nil {
+		return nil, err
+	}
+	_, file, err := receiveFile(u)
+	return file, err
+}
+
+// receiveFile reads one byte and the descriptor that came along.
+func receiveFile(u *net.UnixConn) (byte, *os.File, error) {
+	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	_, oobn, _, _, err := u.ReadMsgUnix(b, oob)
+	if err != nil {
+		return 0, nil, err
+	}
+	file, err := passedFile(oob[:oobn])
+	if err == nil && file == nil {
+		err = errors.New("no descriptor came along")
+	}
+	return b[0], file, err
+}
+
+// fuserunmount unmounts path. EBUSY is not told apart by fusermount3, so the
+// caller repeats or detaches.
+func fuserunmount(program, path string, detach bool) error {
+	args := []string{"-u", "-q"}
+	if detach {
+		args = append(args, "-z")
+	}
+	deadline := time.Now().Add(busyLimit)
+	for {
+		err := runFusermount(program, nil, append(args, "--", path)...)
+		if err == nil || !isMountPoint(path) {
+			return nil
+		}
+		if detach || time.Now().After(deadline) {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// runFusermount runs the helper; its message becomes part of the error.
+func runFusermount(program string, socket *os.File, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), helperLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	var said bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stderr = "/", []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, &said
+	if socket != nil {
+		cmd.ExtraFiles = []*os.File{socket}
+		cmd.Env = append(cmd.Env, "_FUSE_COMMFD=3")
+	}
+	err := cmd.Run()
+	if text := strings.TrimSpace(said.String()); err != nil && text != "" {
+		err = fmt.Errorf("%w: %.500s", err, text)
+	}
+	return err
+}
