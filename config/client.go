@@ -47,6 +47,7 @@ type Supercomputer struct {
 	ProxyJump  string   // as in ssh_config; "" means ssh_config's
 	Cluster    string   // the cluster's name at the key service; "" if that knows only one
 	Runtime    string   // apptainer, singularity or a path; "" means the first found on the node
+	Mounts     string   // how nodes mount: auto, namespace, fusermount, runtime; "" is auto
 	SlurmBin   string   // directory of sbatch and its like on the login node; "" means PATH
 	Setup      []string // shell lines of the site's own, run in the job before anything else
 }
@@ -138,7 +139,8 @@ func clientSchema(f *file, c *Client) schema {
 			addressKey("address", s), stringKey("username", &s.Username), intKey("port", &s.Port, 1, 65535),
 			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
 			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
-			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
+			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime),
+			stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
 		},
 		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
 		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},

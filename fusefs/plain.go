@@ -173,25 +173,9 @@ func emptyDir(dir string) error {
 	return err
 }
 
-// Lock marks a job's private directory as in use until the file is closed, which
-// the end of the process does too. It fails with ErrInUse.
-func Lock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%w: %w", ErrInUse, err)
-	}
-	return f, nil
-}
-
-// ErrInUse: somebody else has locked a private directory, or it cannot be locked.
-var ErrInUse = errors.New("the directory is in use")
-
-// Clear unmounts and removes what a Space of a process that is dead left below
-// dir, a directory that the caller has locked. dir itself stays.
+// Clear unmounts and removes what the Space of a dead process left below dir, an
+// absolute name without symbolic links; the caller has to know that it is dead.
+// dir itself stays.
 func Clear(dir string) error {
 	program, err := findFusermount()
 	if err != nil && len(mountsAt(dir)) > 0 {

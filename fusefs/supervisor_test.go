@@ -30,7 +30,7 @@ type supervision struct {
 	Gocryptfs int
 	Read      string // a file of the volume, read by way of Outside
 	Late      string // NewSpace's error after Undumpable
-	Dir       string // the Space's, locked
+	Dir       string // the Space's
 	Cipher    string
 }
 
@@ -130,10 +130,6 @@ func superviseWay2(dir string, out *supervision) error {
 	if err := errors.Join(os.Mkdir(out.Dir, 0o700), os.Mkdir(out.Cipher, 0o700)); err != nil {
 		return err
 	}
-	locked, err := Lock(out.Dir)
-	if err != nil {
-		return err
-	}
 	s, err := NewSpace(context.Background(), SpaceOptions{Way: Fusermount, Dir: out.Dir, Gocryptfs: gocryptfsPath})
 	if err != nil {
 		return err
@@ -154,12 +150,8 @@ func superviseWay2(dir string, out *supervision) error {
 	env := []string{"PATH=/usr/bin:/bin"}
 	_, err = s.Start(Cmd{Argv: []string{"sh", "-c", "setsid sleep 1000 & exec sleep 1000"}, Env: env, Dir: s.Path("sd/out"), Stdout: s.Path("sd/out/log")})
 	out.Child, out.Gocryptfs = s.child.Process.Pid, s.mounts[0].server.(*gocryptfs).cmd.Process.Pid
-	lockedUntilDeath = locked
 	return err
 }
-
-// lockedUntilDeath keeps a directory locked: a file that nobody holds is closed.
-var lockedUntilDeath *os.File
 
 // withoutAnyWay has neither user namespaces nor a root that fusermount3 could become.
 func withoutAnyWay(dir string) error {

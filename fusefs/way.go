@@ -20,7 +20,7 @@ const (
 	// namespaces. Nothing is left of it once the caller has died.
 	Namespace
 	// Fusermount is way 2: set-uid fusermount3 mounts in the caller's private
-	// directory. A dead mount stays if caller and child are killed (Lock, Clear).
+	// directory. A dead mount stays if caller and child are killed (Clear).
 	Fusermount
 	// Runtime is way 3: the container runtime mounts, by --fusemount, what its
 	// commands see (Guests); the image and what the caller looks at itself are

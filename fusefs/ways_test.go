@@ -194,9 +194,6 @@ func TestDeadMountsAreCleared(t *testing.T) {
 			if len(Mounts(got.Dir)) != 2 {
 				t.Fatalf("mounts at %s: %q", got.Dir, Mounts(got.Dir))
 			}
-			if _, err := Lock(got.Dir); !errors.Is(err, ErrInUse) {
-				t.Errorf("a live job's directory can be locked: %v", err)
-			}
 			running := childrenOf(t, got.Child)
 			victims := []int{cmd.Process.Pid}
 			if both {
@@ -215,11 +212,6 @@ func TestDeadMountsAreCleared(t *testing.T) {
 				if len(Mounts(got.Dir)) == 0 {
 					t.Fatal("nothing is left to clear")
 				}
-				lock, err := Lock(got.Dir)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer lock.Close()
 				if err := Clear(got.Dir); err != nil {
 					t.Error(err)
 				}
@@ -270,18 +262,6 @@ func TestEmptyDirStopsAtMounts(t *testing.T) {
 	}
 	if names, err := os.ReadDir(cipher); err != nil || len(names) != 2 {
 		t.Errorf("files behind the mount: %v, %v", names, err)
-	}
-}
-
-func TestLockWantsADirectory(t *testing.T) {
-	t.Parallel()
-	dir := privateTemp(t)
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Lock(link); !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
-		t.Errorf("a symbolic link can be locked: %v", err)
 	}
 }
 

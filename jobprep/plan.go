@@ -218,6 +218,9 @@ func (p *planned) render(digest string, tokens bool) ([]byte, error) {
 	s := p.o.Script
 	s.Output = slurm.EscapePattern(p.logFile())
 	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--manifest", p.at(manifestName), "--digest", digest}}
+	if p.o.Mounts != "" {
+		s.Node.Args = append(s.Node.Args, "--mounts", p.o.Mounts)
+	}
 	if tokens {
 		s.Node.Args = append(s.Node.Args, "--tokens", p.at(tokensName))
 	}

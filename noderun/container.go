@@ -180,8 +180,12 @@ func (c container) scratch(name string) string { return c.space.Path(scratchRel 
 // prefix that --cleanenv lets through.
 func (c container) env() []string {
 	p := c.runtime.prefix
+	root := c.space.Path(treeRel) + ":" + containerRoot
+	if c.space.Way() != fusefs.Namespace {
+		root += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
+	}
 	binds := []string{
-		c.space.Path(treeRel) + ":" + containerRoot,
+		root,
 		// Binds come after the home directory is mounted, so it is bound again.
 		c.scratch(scratchHome) + ":" + containerHome,
 		c.scratch(scratchTmp) + ":/tmp",

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -33,7 +34,9 @@ type Options struct {
 	TokensFile string
 	Keys       KeySource // nil: the manifest's key service
 	Environ    []string  // nil: os.Environ()
-	Log        *slog.Logger
+	// Mounts is the way to mount; Auto takes the first that works.
+	Mounts fusefs.Way
+	Log    *slog.Logger
 	// Grace is how long the application may take to end after SIGUSR1; 10 s if 0.
 	Grace time.Duration
 }
@@ -124,7 +127,7 @@ func (n *node) run() (int, error) {
 	}
 	code := exitOf(err, ExitManifest)
 	// An application that failed by itself keeps its code.
-	if n.app > 0 && code != ExitTimeLimit && code != ExitCancelled {
+	if n.app > 0 && code != ExitTimeLimit && code != ExitCancelled && !errors.Is(err, errMountDied) {
 		code = n.app
 	}
 	return code, err
@@ -273,14 +276,32 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 			size += int64(len(sc.data)) + 4096
 		}
 	}
-	n.space, err = fusefs.NewSpace(ctx, fusefs.SpaceOptions{
-		Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
+	var why error
+	n.space, why, err = fusefs.Open(ctx, fusefs.SpaceOptions{
+		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
-		return err
+		return ui.Fail(ExitMount, err, "on such a node, srun sealbatch doctor --node tells more")
+	}
+	switch way := n.space.Way(); {
+	case why != nil:
+		n.log.Info(fmt.Sprintf("mounts by %s, since %v", describe(way), why))
+	case way != fusefs.Namespace:
+		n.log.Info("mounts by " + describe(way))
 	}
 	return fusefs.Undumpable()
 }
+
+// mounts is how the volumes reach the container, for the receipt.
+func (n *node) mounts() string {
+	if n.space == nil {
+		return ""
+	}
+	return describe(n.space.Way())
+}
+
+// describe is how log and receipt call a way of mounting.
+func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
 
 // attest gets the keys and the statement, and makes the node's directory.
 func (n *node) attest(ctx context.Context) error {

@@ -218,7 +218,7 @@ func (n *node) writeReceipt(out manifest.Output, err error) error {
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, n.grant.Signer, manifest.Receipt{
 		Run: n.m.Run, Manifest: n.digest, Job: n.alloc.job, Node: n.alloc.node, Tier: n.tier,
 		Started: n.started.UTC(), Ended: time.Now().UTC(), Exit: n.app, Reason: reason,
-		Mounts: "way 1", Steps: n.steps, Output: out,
+		Mounts: n.mounts(), Steps: n.steps, Output: out,
 	})
 	if err != nil {
 		return err

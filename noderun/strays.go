@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/fusefs"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -150,7 +152,33 @@ func clearStray(dir string) (dead bool, err error) {
 	if err := clearScratch(nodeDir); err != nil {
 		return false, err
 	}
+	if err := clearMounts(root); err != nil {
+		return false, err
+	}
 	return true, removeStray(root, dir)
+}
+
+// clearMounts removes what mounting by fusermount3 leaves when both the
+// supervisor and its child are killed: dead mounts, and what is around them.
+func clearMounts(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if st, err := root.Lstat(spaceName); err != nil || !st.IsDir() {
+		return nil
+	}
+	// The kernel's name for it: mounts are known by names without symbolic links.
+	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.Fd()))
+	if err != nil {
+		return err
+	}
+	dir = filepath.Join(dir, spaceName)
+	if _, err := root.Lstat(spaceName + "/" + treeRel); err != nil && len(fusefs.Mounts(dir)) == 0 {
+		return nil // nothing that a run puts there
+	}
+	return fusefs.Clear(dir)
 }
 
 // inspectStray tells whether the directory is one's own and private, and its age.

@@ -114,6 +114,7 @@ func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
 	}()
 	select {
 	case <-ended:
+		err = n.mountDied()
 	case <-n.halt.work.Done():
 		n.log.Info("stopping", "reason", n.halt.reason())
 		if serr := p.Signal(syscall.SIGTERM); serr != nil && !errors.Is(serr, os.ErrProcessDone) {
@@ -126,7 +127,7 @@ func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
 		err = n.halt.reason()
 	case ferr := <-n.space.Failed():
 		n.note("a mount failed: %v", ferr)
-		err = failed(ExitMount, errors.New("a mount failed while the container ran"))
+		err = errMountDied
 	}
 	if kerr := n.space.KillAll(); kerr != nil {
 		return none, failed(ExitMount, errors.Join(err, kerr))
@@ -136,6 +137,24 @@ func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
 		return none, failed(ExitMount, errors.Join(err, waitErr))
 	}
 	return exit, err
+}
+
+// errMountDied: what the application did after it is not what it would have done.
+var errMountDied = failed(ExitMount, errors.New("a mount failed while the container ran"))
+
+// mountDied tells whether the output volume is dead, whoever noticed first: the
+// application by an error that ended it, or the space.
+func (n *node) mountDied() error {
+	select {
+	case err := <-n.space.Failed():
+		n.note("a mount failed: %v", err)
+		return errMountDied
+	default:
+	}
+	if _, err := n.results.Stat("."); err != nil {
+		return errMountDied
+	}
+	return nil
 }
 
 // note adds a line to the detailed log. It lies in the output volume, so names

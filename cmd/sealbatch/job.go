@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/jobprep"
 	"github.com/sealbatch/sealbatch/manifest"
@@ -97,6 +98,10 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		key, value, _ := strings.Cut(strings.TrimLeft(r, "-"), "=")
 		o.Script.Raw = append(o.Script.Raw, slurm.KV{Key: key, Value: value})
 	}
+	if _, err := fusefs.ParseWay(c.conf.Supercomputer.Mounts); err != nil {
+		return o, ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
+	}
+	o.Mounts = c.conf.Supercomputer.Mounts
 	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFile()
 	if o.Recipients, err = c.recipients(); err != nil {
 		return o, err

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/noderun"
 )
@@ -17,9 +18,15 @@ sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --s
 	f.String(&o.ManifestPath, "the job's manifest", []string{"manifest"}, ui.Required)
 	f.Word(&o.Digest, "its digest", []string{"digest"}, ui.Required)
 	f.String(&o.SelfDir, "private directory of this node with the job's own copies of the programs", []string{"self"}, ui.Required)
+	var mounts string
+	f.Word(&mounts, "way to mount: auto, namespace, fusermount or runtime", []string{"mounts"})
 	f.String(&o.TokensFile, "one-time tokens, one a line for each node", []string{"tokens"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
+	}
+	var err error
+	if o.Mounts, err = fusefs.ParseWay(mounts); err != nil {
+		return ui.Fail(ui.CodeUsage, err, "")
 	}
 	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")
 	code, err := noderun.Run(ctx, o)

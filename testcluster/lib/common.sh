@@ -2,10 +2,10 @@
 # shellcheck disable=SC2034 # used in the other files
 # Names, paths and small helpers.
 
-HOSTS=(laptop login cn1 cn2 keys)
-declare -A ADDRESS=([laptop]=10.77.0.2 [login]=10.77.0.3 [cn1]=10.77.0.4 [cn2]=10.77.0.5 [keys]=10.77.0.6)
+HOSTS=(laptop login cn1 cn2 cn3 keys)
+declare -A ADDRESS=([laptop]=10.77.0.2 [login]=10.77.0.3 [cn1]=10.77.0.4 [cn2]=10.77.0.5 [keys]=10.77.0.6 [cn3]=10.77.0.7)
 # What must run on each host. keys has no MUNGE on purpose: the key service is outside the realm.
-declare -A DAEMONS=([laptop]='' [login]='munged sshd slurmctld' [cn1]='munged slurmd' [cn2]='munged slurmd' [keys]='')
+declare -A DAEMONS=([laptop]='' [login]='munged sshd slurmctld' [cn1]='munged slurmd' [cn2]='munged slurmd' [cn3]='munged slurmd' [keys]='')
 
 die() {
     printf 'cluster: %s\n' "$*" >&2

@@ -19,6 +19,7 @@ exec_enter() {
     [ "$uid" -ne 0 ] || path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     case $host in laptop | login | keys) path=/opt/sealbatch/bin:$path ;; esac
     [ -d "/proc/$pid/root$home" ] || home=/
+    [ "$host" != cn3 ] || prefix=("$HERE/lib/no-userns.pl" "${prefix[@]}")
     cgroup_join "$host"
     cgroup_settle
     # pdeathsig: when nsenter is killed, so is CMD. --default-signal: bash ignores these two in what

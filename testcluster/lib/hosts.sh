@@ -109,7 +109,10 @@ host_files() {
             done
             slurm_files "$files"
             ;;
-        cn*) slurm_files "$files" ;;
+        cn*)
+            slurm_files "$files"
+            [ "$host" != cn3 ] || suid_files "$files"
+            ;;
     esac
 }
 
@@ -127,6 +130,14 @@ laptop_files() {
         user_file "$user" 644 "$PROVISION/keys/$user.pub" "$1/home/$user/.ssh/id_ed25519.pub"
         [ "$user" = mallory ] || user_file "$user" 644 "$STATE/known_hosts" "$1/home/$user/.ssh/known_hosts"
     done
+}
+
+# suid_files DIR: makes Debian's apptainer the set-uid one that its authors package as
+# apptainer-suid: that is the same starter under another name, with another mode.
+suid_files() {
+    local starter
+    starter=$(cd "$PROVISION/rootfs" && echo usr/lib/*/apptainer/bin/starter)
+    install -D -m 4755 "$PROVISION/rootfs/$starter" "$1/$starter-suid"
 }
 
 # host_start HOST: in the background. setsid and the closed descriptors let it outlive this command.

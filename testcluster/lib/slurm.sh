@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Slurm and MUNGE on login, cn1 and cn2.
+# Slurm and MUNGE on login, cn1, cn2 and cn3.
 
 # slurm_configure PROCTRACK: slurm.conf, cgroup.conf and the MUNGE key, the same on every host.
 slurm_configure() {
     mkdir -p "$STATE/slurm"
     head -c 128 /dev/urandom >"$STATE/slurm/munge.key"
-    # KillWait, MinJobAge and PrivateData matter to the tests; the rest is for short waits. Two nodes
+    # KillWait, MinJobAge and PrivateData matter to the tests; the rest is for short waits. Nodes
     # claim what this machine need not have (config_overrides), and jobs share cores, so that tests
     # run side by side.
     cat >"$STATE/slurm/slurm.conf" <<EOF
@@ -36,8 +36,10 @@ PrologFlags=Alloc
 SlurmdParameters=config_overrides
 NodeName=cn1 NodeAddr=${ADDRESS[cn1]} CPUs=2 RealMemory=16000 State=UNKNOWN
 NodeName=cn2 NodeAddr=${ADDRESS[cn2]} CPUs=2 RealMemory=16000 State=UNKNOWN
+NodeName=cn3 NodeAddr=${ADDRESS[cn3]} CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=standard Nodes=cn1,cn2 Default=YES MaxTime=INFINITE DefaultTime=10 State=UP OverSubscribe=FORCE:8
 PartitionName=small Nodes=cn1,cn2 MaxTime=60 DefaultTime=10 State=UP OverSubscribe=FORCE:8
+PartitionName=nouserns Nodes=cn3 MaxTime=60 DefaultTime=10 State=UP OverSubscribe=FORCE:8
 EOF
     # There is no systemd to make cgroups for slurmd.
     cat >"$STATE/slurm/cgroup.conf" <<EOF
@@ -60,7 +62,7 @@ slurm_start() {
     # shellcheck disable=SC2016 # for the shell on the host
     [ "$(cgroup_version)" = 1 ] ||
         own=(sh -c 'mkdir -p /sys/fs/cgroup/slurmd && echo 0 >/sys/fs/cgroup/slurmd/cgroup.procs && exec "$@"' sh)
-    for host in login cn1 cn2; do
+    for host in login cn1 cn2 cn3; do
         # The daemons put themselves into the background.
         (
             for daemon in ${DAEMONS[$host]}; do
@@ -74,7 +76,7 @@ slurm_start() {
         ) </dev/null >"$STATE/hosts/$host/daemons.log" 2>&1 9>&- &
         starting+=($!)
     done
-    for host in login cn1 cn2; do
+    for host in login cn1 cn2 cn3; do
         wait "${starting[0]}" || die "the daemons of $host did not start: $(tail -n 5 "$STATE/hosts/$host/daemons.log")"
         starting=("${starting[@]:1}")
     done
@@ -82,6 +84,6 @@ slurm_start() {
 }
 
 # slurm_states: "NODE STATE" of every node.
-slurm_states() (exec_enter login root -- sinfo -h -N -p standard -o '%N %T' </dev/null)
+slurm_states() (exec_enter login root -- sinfo -h -N -p standard,nouserns -o '%N %T' </dev/null)
 
-slurm_ready() { [ "$(slurm_states 2>/dev/null | grep -cE ' (idle|mixed|allocated|completing)$')" = 2 ]; }
+slurm_ready() { [ "$(slurm_states 2>/dev/null | grep -cE ' (idle|mixed|allocated|completing)$')" = 3 ]; }
