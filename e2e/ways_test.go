@@ -107,7 +107,7 @@ func TestWriteAfterFUSEDeath(t *testing.T) {
 				t.Errorf("exit code %d, want 244", code)
 			}
 			nothingLeft(t, j, node, mark)
-			opened(t, j, node, mark, "recovered from its working volume")
+			opened(t, j, node, mark, "sealed and signed by the job")
 		})
 	}
 }

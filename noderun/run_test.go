@@ -277,7 +277,7 @@ func TestDeadMountIsSealed(t *testing.T) {
 	if n := killMatching(t, j.path(outputName)); n != 1 {
 		t.Errorf("%d processes killed", n)
 	}
-	if code := j.wait(cmd); code != 128+int(syscall.SIGKILL) { // the application's, which was killed then
+	if code := j.wait(cmd); code != ExitMount { // not 137: it was the supervisor that killed the application
 		t.Fatalf("exit code %d", code)
 	}
 	if r := j.receipt(); !r.Output.Sealed || !r.Output.MountLost || r.Reason != "mounts" {
