@@ -33,17 +33,19 @@ done
 for d in "$HOME" /tmp /var/tmp /dev/shm /sd-container/scratch /sd-container/output; do echo x >"$d/probe"; done
 mkdir /sd-container/output/tree; echo deep of a ways job >/sd-container/output/tree/file
 echo "$SLURMD_NODENAME" >/sd-container/output/node
+while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line"; esac; done </proc/self/mountinfo >/sd-container/output/mounts
 `, "same": "same in both"})
 	second := alice.dataset(t, "ways2", map[string]string{"same": "same in both"})
 	for _, c := range []struct {
 		name, node, mounts string
 		flags              []string
 		log                string
+		types              string // of the mounts in the container
 	}{
-		{"first", "", "way 1 (namespace)", nil, "namespaces: ok"},
-		{"fusermount", "cn2", "way 2 (fusermount)", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by way 2 (fusermount)"},
-		{"set-uid", "cn3", "way 2 (fusermount)", noUserNS, "mounts by way 2 (fusermount), since way 1 (namespace): private namespaces are not available here"},
-		{"runtime", "cn3", "way 3 (runtime)", append(forced(t, "runtime"), noUserNS...), "mounts by way 3 (runtime)"},
+		{"first", "", "way 1 (namespace)", nil, "namespaces: ok", " - fuse."},
+		{"fusermount", "cn2", "way 2 (fusermount)", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by way 2 (fusermount)", " - fuse."},
+		{"set-uid", "cn3", "way 2 (fusermount)", noUserNS, "mounts by way 2 (fusermount), since way 1 (namespace): private namespaces are not available here", " - fuse."},
+		{"runtime", "cn3", "way 3 (runtime)", append(forced(t, "runtime"), noUserNS...), "mounts by way 3 (runtime)", " - fuse fuse "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -63,6 +65,13 @@ echo "$SLURMD_NODENAME" >/sd-container/output/node
 				}
 				if got := read(t, dir, "tree/file") + read(t, dir, "node"); got != "deep of a ways job\n"+node+"\n" {
 					t.Errorf("results: %q", got)
+				}
+				mounts := read(t, dir, "mounts")
+				for _, at := range []string{" /sd-container/output ", " /sd-container/encrypted/ways ", " /sd-container/encrypted/ways2 ", " /tmp "} {
+					line := mounts[max(0, strings.LastIndex(mounts, at)):]
+					if line, _, _ = strings.Cut(line, "\n"); !strings.Contains(line, c.types) {
+						t.Errorf("in the container, %s is mounted as %q, want %q", at, line, c.types)
+					}
 				}
 				if receipt := must(t, "login", "alice", "sh", "-c", `cut -d. -f2 "$1"/nodes/*/receipt.jws | tr '_-' '/+' | base64 -d 2>/dev/null || true`, "sh", j.dir); !strings.Contains(receipt, `"mounts":"`+c.mounts+`"`) {
 					t.Errorf("the receipt does not tell the way: %s", receipt)

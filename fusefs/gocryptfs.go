@@ -117,7 +117,11 @@ func (s *Space) startGocryptfs(fuse *os.File, cipherDir string, key volume.Key) 
 	}
 	defer keyPipe.Close()
 	g := &gocryptfs{warnings: &head{limit: 2 << 10}, done: make(chan struct{})}
-	g.cmd = exec.Command(s.opt.Gocryptfs, "-fg", "-q", "-nosyslog", "-masterkey=stdin", cipherDir, "/dev/fd/3")
+	args := []string{"-fg", "-q", "-nosyslog", "-masterkey=stdin"}
+	if s.opt.Way == Runtime {
+		args = append(args, "-sharedstorage") // there is one for the caller, one for the container
+	}
+	g.cmd = exec.Command(s.opt.Gocryptfs, append(args, cipherDir, "/dev/fd/3")...)
 	g.cmd.Dir, g.cmd.Env = "/", []string{"PATH=/usr/bin:/bin"}
 	g.cmd.Stdin, g.cmd.Stderr = keyPipe, g.warnings
 	g.cmd.ExtraFiles = []*os.File{fuse}

@@ -121,11 +121,16 @@ func (m *mounted) waitEnd(limit time.Duration) error {
 // caller's uid and gid.
 func (s *Space) MountTree(rel string, t Tree) error {
 	return s.mount(rel, request{Type: "sealbatch", RO: true}, func(fuse *os.File) (server, error) {
-		defer fuse.Close()
-		fd, err := unix.FcntlInt(fuse.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		return Serve(fd, t, MountOptions{Log: s.opt.Log})
+		return s.serveTree(fuse, t)
 	})
+}
+
+// serveTree owns the descriptor.
+func (s *Space) serveTree(fuse *os.File, t Tree) (server, error) {
+	defer fuse.Close()
+	fd, err := unix.FcntlInt(fuse.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return Serve(fd, t, MountOptions{Log: s.opt.Log})
 }

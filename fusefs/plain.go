@@ -47,7 +47,7 @@ func (c *child) freezePlain() error {
 			return err
 		case d.IsDir():
 			dirs = append(dirs, path)
-		case d.Type().IsRegular():
+		case d.Type().IsRegular(): // scripts: readable and executable
 			return os.Chmod(path, 0o500)
 		}
 		return nil

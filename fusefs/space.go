@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,7 +80,11 @@ type Space struct {
 	calls  map[uint64]chan answer
 	procs  map[uint64]*Proc
 	mounts []*mounted // in the order in which they were mounted
+	hosted []server   // of guests' connections
 	closed bool
+
+	guests  []guest
+	passing *net.UnixListener // for guests; nil without
 
 	closing  sync.Once
 	closeErr error
@@ -361,12 +366,13 @@ func (s *Space) Freeze() error {
 	return err
 }
 
-// KillAll kills every process inside and returns when they are gone.
+// KillAll kills every process inside and returns when they are gone, and with
+// them what the container runtime had mounted.
 func (s *Space) KillAll() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*s.limit)
 	defer cancel()
 	_, err := s.call(ctx, request{Op: opKillAll, Limit: s.limit})
-	return err
+	return errors.Join(err, s.dismiss())
 }
 
 // Close kills every process inside, unmounts everything, waits for the FUSE
@@ -382,6 +388,9 @@ func (s *Space) close() error {
 	mounts := slices.Clone(s.mounts)
 	s.mu.Unlock()
 	var errs []error
+	if s.passing != nil {
+		errs = append(errs, s.passing.Close())
+	}
 	if s.alive() {
 		errs = append(errs, s.KillAll())
 		for i := len(mounts) - 1; i >= 0; i-- {

@@ -27,15 +27,19 @@ const (
 	scratchRel = treeRel + "/scratch"
 	homeRel    = treeRel + "/home"
 	toolsRel   = treeRel + "/tools"
+	// In way 3, what the supervisor and the runtime themselves look at.
+	viewRel    = "view"
+	runtimeRel = "runtime"
 )
 
 // Places inside the container: HPCS's, and the home directory.
 const (
-	containerRoot   = "/sd-container"
-	containerOutput = containerRoot + "/output"
-	containerHome   = containerRoot + "/home"
-	containerTools  = containerRoot + "/tools"
-	imageFile       = "image.sif"
+	containerRoot    = "/sd-container"
+	containerOutput  = containerRoot + "/output"
+	containerScratch = containerRoot + "/scratch"
+	containerHome    = containerRoot + "/home"
+	containerTools   = containerRoot + "/tools"
+	imageFile        = "image.sif"
 )
 
 // Directories in the scratch volume.
@@ -148,6 +152,7 @@ type container struct {
 	space   *fusefs.Space
 	flags   manifest.Flags
 	environ []string
+	fuse    []string // way 3: what the runtime mounts, as --fusemount takes it
 }
 
 // run is the image's run script with the application's arguments.
@@ -166,7 +171,7 @@ func (c container) command(verb string, args []string) fusefs.Cmd {
 		// What a site's configuration binds into every container, such as its
 		// scratch file systems, would be a way out for plaintext.
 		"--no-mount", "bind-paths,hostfs,cwd",
-		"--home", c.scratch(scratchHome) + ":" + containerHome,
+		"--home", c.home() + ":" + containerHome,
 		"--pwd", pwd,
 	}
 	argv = append(argv, c.flags.Words...)
@@ -176,6 +181,23 @@ func (c container) command(verb string, args []string) fusefs.Cmd {
 
 func (c container) scratch(name string) string { return c.space.Path(scratchRel + "/" + name) }
 
+// home is bound to the container's home directory. In way 3 it is an empty
+// directory on which the runtime mounts.
+func (c container) home() string {
+	if c.space.Way() == fusefs.Runtime {
+		return c.space.Path(homeRel)
+	}
+	return c.scratch(scratchHome)
+}
+
+// runtimeDir is where the runtime keeps what it has of its own.
+func (c container) runtimeDir() string {
+	if c.space.Way() == fusefs.Runtime {
+		return c.space.Path(runtimeRel)
+	}
+	return c.scratch(scratchRuntime)
+}
+
 // env is the runtime's environment. What is for the application carries the
 // prefix that --cleanenv lets through.
 func (c container) env() []string {
@@ -184,21 +206,27 @@ func (c container) env() []string {
 	if c.space.Way() != fusefs.Namespace {
 		root += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
 	}
-	binds := []string{
-		root,
-		// Binds come after the home directory is mounted, so it is bound again.
-		c.scratch(scratchHome) + ":" + containerHome,
-		c.scratch(scratchTmp) + ":/tmp",
-		c.scratch(scratchVarTmp) + ":/var/tmp",
+	binds := []string{root}
+	if c.space.Way() != fusefs.Runtime {
+		binds = append(binds,
+			// Binds come after the home directory is mounted, so it is bound again.
+			c.scratch(scratchHome)+":"+containerHome,
+			c.scratch(scratchTmp)+":/tmp",
+			c.scratch(scratchVarTmp)+":/var/tmp",
+		)
 	}
 	env := append(runtimeEnv(c.environ),
-		"HOME="+c.scratch(scratchHome),
+		"HOME="+c.home(),
 		p+"_BIND="+strings.Join(binds, ","),
 		// An image that cannot be mounted would be unpacked here: it must not.
 		p+"_TMPDIR="+c.space.Path(noneRel),
-		p+"_CACHEDIR="+c.scratch(scratchRuntime),
-		p+"_CONFIGDIR="+c.scratch(scratchRuntime),
+		p+"_CACHEDIR="+c.runtimeDir(),
+		p+"_CONFIGDIR="+c.runtimeDir(),
 	)
+	if len(c.fuse) > 0 {
+		// --fusemount as a variable: everybody can read command lines, and data sets' names are in it.
+		env = append(env, p+"_FUSESPEC="+strings.Join(c.fuse, ","))
+	}
 	for _, v := range c.environ {
 		if name, _, ok := strings.Cut(v, "="); ok && passed(name) {
 			env = append(env, p+"ENV_"+v)

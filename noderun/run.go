@@ -101,8 +101,10 @@ type node struct {
 	volumes []openVolume // the image first
 
 	output  cipherDir
-	results *os.Root // the mounted output volume; nil while it is not
-	app     int      // exit code, or neverRan
+	scratch cipherDir // in way 3
+	fuse    []string  // in way 3: what the runtime is told to mount
+	results *os.Root  // the mounted output volume; nil while it is not
+	app     int       // exit code, or neverRan
 }
 
 // script is a verification script whose bytes have been checked.
@@ -367,6 +369,7 @@ func (n *node) tearDown() {
 	}
 	n.grant.wipe()
 	n.output.key.Wipe()
+	n.scratch.key.Wipe()
 	clear(n.grant.Signer)
 	if !n.ownDir {
 		return

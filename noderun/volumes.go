@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
+	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -85,23 +87,36 @@ func (n *node) mount(context.Context) (err error) {
 	if n.output, err = n.dir.makeOutput(n.rcpts, origin, n.grant.Signer); err != nil {
 		return err
 	}
-	if err := n.space.MountGocryptfs(outputRel, n.output.path, n.output.key); err != nil {
+	if err := n.space.MountGocryptfs(n.outputRel(), n.output.path, n.output.key); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
-	if n.results, err = os.OpenRoot(n.space.Outside(outputRel)); err != nil {
+	if n.results, err = os.OpenRoot(n.space.Outside(n.outputRel())); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
-	if err := n.mountScratch(); err != nil {
+	mountScratch, mountInput := n.mountScratch, n.mountTree
+	if n.space.Way() == fusefs.Runtime {
+		mountScratch, mountInput = n.guestScratch, n.guestTree
+	}
+	if err := mountScratch(); err != nil {
 		return fmt.Errorf("scratch volume: %w", err)
 	}
-	for _, v := range n.volumes {
-		if err := n.space.MountTree(v.rel, v.Reader); err != nil {
+	for i, v := range n.volumes {
+		mount := mountInput
+		if i == 0 {
+			mount = n.mountTree // no runtime can mount its own image
+		}
+		if err := mount(v); err != nil {
 			n.note("mount %s: %v", v.what, err)
 			return fmt.Errorf("%s: %w", v.what, terse(err))
 		}
 	}
+	if n.fuse, err = n.space.FuseSpecs(filepath.Join(n.opt.SelfDir, "sealbatch")); err != nil {
+		return err
+	}
 	return n.space.Freeze()
 }
+
+func (n *node) mountTree(v openVolume) error { return n.space.MountTree(v.rel, v.Reader) }
 
 // mountScratch mounts a volume whose key nobody keeps.
 func (n *node) mountScratch() error {

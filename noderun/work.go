@@ -63,7 +63,7 @@ func (n *node) runScripts(stage string, code int) error {
 		err := n.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
 			n.note("%s script %d is %s", stage, i+1, sc.name)
 			cmd := n.container().exec(containerTools + "/" + scriptDir(stage) + "/" + sc.name)
-			cmd.Stdout = n.space.Path(outputRel + "/" + logFile)
+			cmd.Stdout = n.space.Path(n.outputRel() + "/" + logFile)
 			cmd.Stderr = cmd.Stdout
 			exit, err := n.exec(cmd)
 			if err == nil && exit.Code != 0 {
@@ -81,8 +81,8 @@ func (n *node) runScripts(stage string, code int) error {
 // runApplication runs the application to its end, or until it has to stop.
 func (n *node) runApplication(context.Context) error {
 	cmd := n.container().run(n.args)
-	cmd.Stdout = n.space.Path(outputRel + "/" + stdoutFile)
-	cmd.Stderr = n.space.Path(outputRel + "/" + stderrFile)
+	cmd.Stdout = n.space.Path(n.outputRel() + "/" + stdoutFile)
+	cmd.Stderr = n.space.Path(n.outputRel() + "/" + stderrFile)
 	exit, err := n.exec(cmd)
 	if exit.Code != neverRan {
 		n.app = exit.Code
@@ -93,7 +93,7 @@ func (n *node) runApplication(context.Context) error {
 }
 
 func (n *node) container() container {
-	return container{runtime: n.runtime, space: n.space, flags: n.flags, environ: n.opt.Environ}
+	return container{runtime: n.runtime, space: n.space, flags: n.flags, environ: n.opt.Environ, fuse: n.fuse}
 }
 
 // exec runs a command inside and kills whatever it leaves behind. The error is

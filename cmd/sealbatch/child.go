@@ -7,13 +7,24 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 )
 
-// runChild becomes the inner process of a namespace when started as one.
+// runChild becomes the inner process of a mount space, or its messenger, when
+// started as one.
 func runChild(args []string) {
-	if len(args) < 2 || args[1] != fusefs.ChildArg {
+	if len(args) < 2 {
 		return
 	}
-	if err := fusefs.ChildMain(); err != nil {
-		fmt.Fprintln(os.Stderr, "sealbatch: namespace child:", err)
+	var what string
+	var err error
+	switch args[1] {
+	case fusefs.ChildArg:
+		what, err = "child of the mounts", fusefs.ChildMain()
+	case fusefs.PassArg:
+		what, err = "mount by the container runtime", fusefs.PassMain(args[2:])
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sealbatch: %s: %v\n", what, err)
 		os.Exit(1)
 	}
 	os.Exit(0)

@@ -1,0 +1,222 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// Guests (way 3) are volumes that the container runtime mounts for each of its
+// commands. With --fusemount "host-daemon:PROGRAM MOUNTPOINT" it opens and mounts
+// /dev/fuse by itself and starts the program, which should serve, with the
+// descriptor as /dev/fd/N in the mount point's place (apptainer(1), SingularityCE's
+// likewise). The program is this executable (PassMain): it passes the descriptor
+// on to the Space, so that the keys stay where they are.
+
+// PassArg is the first argument with which a container runtime starts this
+// executable; the program then has to call PassMain before anything else.
+const PassArg = "fuse-pass"
+
+// passLimit is how long either side of the socket waits for the other.
+const passLimit = 20 * time.Second
+
+// socketName is the socket for descriptors, in a Space's directory.
+const socketName = "fuse"
+
+// guest is such a volume. Each command of the runtime gets a connection, and a
+// server, of its own.
+type guest struct {
+	at    string // inside the container
+	serve func(*os.File) (server, error)
+}
+
+// GuestTree has a sealed volume mounted at the container's path at.
+func (s *Space) GuestTree(at string, t Tree) error {
+	return s.addGuest(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, t) })
+}
+
+// GuestGocryptfs has a cipher directory mounted at the container's path at. The
+// Space uses key until it is closed.
+func (s *Space) GuestGocryptfs(at, cipherDir string, key volume.Key) error {
+	if err := prepareCipherDir(cipherDir); err != nil {
+		return err
+	}
+	return s.addGuest(at, func(fuse *os.File) (server, error) {
+		defer fuse.Close()
+		return s.startGocryptfs(fuse, cipherDir, key)
+	})
+}
+
+// maxGuests is what the one byte that names them allows for.
+const maxGuests = 256
+
+func (s *Space) addGuest(at string, serve func(*os.File) (server, error)) error {
+	if len(s.guests) == maxGuests || strings.ContainsAny(at, ", \t\n\"'\\") {
+		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name", at, maxGuests)
+	}
+	if s.guests == nil {
+		if err := s.listen(); err != nil {
+			return err
+		}
+	}
+	s.guests = append(s.guests, guest{at, serve})
+	return nil
+}
+
+// FuseSpecs are the values of --fusemount for the guests. Further guests cannot
+// be added then. program is this executable's name on this machine.
+func (s *Space) FuseSpecs(program string) ([]string, error) {
+	if strings.ContainsAny(program+s.opt.Dir, ", \t\n\"'\\") {
+		return nil, fmt.Errorf("the runtime cannot be given %q: it has a space, comma or quote in its name", program)
+	}
+	specs := make([]string, len(s.guests))
+	for i, g := range s.guests {
+		specs[i] = fmt.Sprintf("host-daemon:%s %s %s %d %s", program, PassArg, s.Path(socketName), i, g.at)
+	}
+	return specs, nil
+}
+
+// listen waits for descriptors. The socket lies in a directory that nobody else
+// can enter, and peers of another user are refused besides.
+func (s *Space) listen() error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Path(socketName), Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("socket for the runtime's mounts: %w", err)
+	}
+	s.passing = l
+	go func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return // closed
+			}
+			go func() {
+				defer c.Close()
+				if err := s.host(c); err != nil {
+					s.fail(fmt.Errorf("a mount by the container runtime: %w", err))
+				}
+			}()
+		}
+	}()
+	return nil
+}
+
+// host takes the connection of a guest, has it served and says so.
+func (s *Space) host(c *net.UnixConn) error {
+	if err := c.SetDeadline(time.Now().Add(passLimit)); err != nil {
+		return err
+	}
+	if err := ownPeer(c); err != nil {
+		return err
+	}
+	number, fuse, err := receiveFile(c)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(fuse.Fd()), &st)
+	if isFuse := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(10, 229); err != nil || !isFuse || int(number) >= len(s.guests) {
+		fuse.Close()
+		return errors.Join(errors.New("not a FUSE connection for one of the volumes"), err)
+	}
+	g := s.guests[number]
+	srv, err := g.serve(fuse)
+	if err != nil {
+		return fmt.Errorf("%s: %w", g.at, err)
+	}
+	srv.settled()
+	s.mu.Lock()
+	s.hosted = append(s.hosted, srv)
+	s.mu.Unlock()
+	go func() { // it ends well when its container does
+		<-srv.ended()
+		s.mu.Lock()
+		expected := s.closed
+		s.mu.Unlock()
+		if err := srv.err(); err != nil && !expected {
+			s.fail(fmt.Errorf("the server of the mount at %s died: %w", g.at, err))
+		}
+	}()
+	_, err = c.Write([]byte{0})
+	return err
+}
+
+func ownPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if credErr != nil {
+		return credErr
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("uid %d asks for it", cred.Uid)
+	}
+	return nil
+}
+
+// dismiss waits until the servers of guests have ended; their containers have.
+func (s *Space) dismiss() error {
+	s.mu.Lock()
+	hosted := s.hosted
+	s.hosted = nil
+	s.mu.Unlock()
+	for _, srv := range hosted {
+		select {
+		case <-srv.ended():
+		case <-time.After(s.limit):
+			srv.kill()
+			return fmt.Errorf("a mount by the container runtime is still served %v after its container ended", s.limit)
+		}
+	}
+	return nil
+}
+
+// PassMain passes on a descriptor: its arguments are the socket, the guest's
+// number and /dev/fd/N. It returns when the guest is served.
+func PassMain(args []string) error {
+	if len(args) != 3 {
+		return errors.New("socket, number and descriptor are needed")
+	}
+	number, err := strconv.ParseUint(args[1], 10, 8)
+	if err != nil {
+		return err
+	}
+	fd, err := strconv.ParseUint(strings.TrimPrefix(args[2], "/dev/fd/"), 10, 16)
+	if err != nil || filepath.Dir(args[2]) != "/dev/fd" {
+		return fmt.Errorf("%.40q is not /dev/fd/N", args[2])
+	}
+	conn, err := net.DialTimeout("unix", args[0], passLimit)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a Unix socket")
+	}
+	if err := c.SetDeadline(time.Now().Add(passLimit)); err != nil {
+		return err
+	}
+	if _, _, err := c.WriteMsgUnix([]byte{byte(number)}, unix.UnixRights(int(fd)), nil); err != nil {
+		return err
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		return fmt.Errorf("the supervisor does not serve it: %w", err)
+	}
+	return nil
+}
