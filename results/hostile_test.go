@@ -120,7 +120,7 @@ func TestHostileNodes(t *testing.T) {
 	real, err := transfer.Local{}.ReadDir(filepath.Join(j.rec.JobDir, "nodes"))
 	check(t, err)
 	h := nodesListed{}
-	for _, name := range []string{"..", "../cn1", "/cn1", "", "cn1/../../x"} {
+	for _, name := range []string{"..", "../cn1", "/cn1", "", "cn1/../../x", "\x1b[2Jcn1", "cn1\nerror: none", "-o"} {
 		h.list = append(h.list, entry{real[0], name, fs.ModeDir | 0o700})
 	}
 	base := t.TempDir()

@@ -11,8 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"sort"
-	"strings"
 	"syscall"
 
 	"filippo.io/age"
@@ -78,6 +78,10 @@ const (
 	maxIndex = 1<<31 + 1<<20
 )
 
+// nodeRE is what a node's directory is called (noderun, allocation.dirName):
+// other names come from somebody else, and might steer a terminal.
+var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
+
 // Fetch opens the results of a job below dir, one new directory a node. A node
 // whose results cannot be opened has Err set and does not keep the others from
 // being opened. What exists under a final name is complete; running it again
@@ -89,8 +93,8 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 	}
 	var names []string
 	for _, e := range entries {
-		if n := e.Name(); e.IsDir() && filepath.IsLocal(n) && filepath.Base(n) == n && !strings.HasPrefix(n, ".") {
-			names = append(names, n)
+		if e.IsDir() && nodeRE.MatchString(e.Name()) {
+			names = append(names, e.Name())
 		}
 	}
 	if len(names) == 0 {

@@ -9,6 +9,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // ErrSlurm is wrapped by errors of Slurm's own commands.
@@ -102,7 +104,7 @@ func (c Commands) run(ctx context.Context, stdin io.Reader, name string, args ..
 		return nil, &Error{Command: name, Exit: exit, Stderr: tail(stderr)}
 	}
 	if c.Notices != nil && len(bytes.TrimSpace(stderr)) > 0 {
-		_, _ = c.Notices.Write(append(bytes.TrimSpace(stderr), '\n'))
+		fmt.Fprintln(c.Notices, ui.Printable(string(bytes.TrimSpace(stderr)))) // it comes from the other side
 	}
 	return stdout, nil
 }

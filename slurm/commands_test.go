@@ -71,10 +71,10 @@ func (s *script) Run(_ context.Context, argv []string, stdin io.Reader) ([]byte,
 func TestSubmit(t *testing.T) {
 	t.Parallel()
 	var notices bytes.Buffer
-	r := &script{answers: map[string]answer{"/opt/slurm/bin/sbatch": {stdout: "Welcome!\n4711;puhti\n", stderr: "\nplease clean up scratch\n"}}}
+	r := &script{answers: map[string]answer{"/opt/slurm/bin/sbatch": {stdout: "Welcome!\n4711;puhti\n", stderr: "\nplease \x1b[2Jclean up scratch\n"}}}
 	c := Commands{Runner: r, BinDir: "/opt/slurm/bin", Notices: &notices}
 	id, err := c.Submit(t.Context(), []byte("#!/bin/bash\n"))
-	if err != nil || id != "4711" || r.stdin != "#!/bin/bash\n" || notices.String() != "please clean up scratch\n" {
+	if err != nil || id != "4711" || r.stdin != "#!/bin/bash\n" || notices.String() != `please \u001b[2Jclean up scratch`+"\n" {
 		t.Errorf("id %q, %v; stdin %q, notices %q", id, err, r.stdin, notices.String())
 	}
 	if want := []string{"/opt/slurm/bin/sbatch --parsable"}; !reflect.DeepEqual(r.asked, want) {
