@@ -78,6 +78,7 @@ var defences = func() map[string][]weakness {
 		{"superseded", "keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
 		{"policy's tier", "keyserver/policy.go", "c.Tier < p.Tier"},
 		{"policy's users", "keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
+		{"policy's clusters", "keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
 		{"policy's binds", "keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
 		{"key exists", "keyserver/bolt.go", "subtle.ConstantTimeCompare(old, key) != 1"},
 		{"token's claim", "keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -259,7 +260,7 @@ func TestAttackAfterTheJob(t *testing.T) {
 // A voucher is shown when it is a minute old.
 func TestAttackLate(t *testing.T) {
 	t.Parallel()
-	attack{clock: true, without: []string{"voucher's age", "nonce's age"}, says: "it is good for 1m0s", play: func(t *testing.T, w *world) outcome {
+	attack{own: true, without: []string{"voucher's age", "nonce's age"}, says: "it is good for 1m0s", play: func(t *testing.T, w *world) outcome {
 		s := w.stakeOf(t, openTo("alice"), nil)
 		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
 		voucher := c.honestVoucher(t)
@@ -278,6 +279,30 @@ func TestAttackStolenInfo(t *testing.T) {
 		c := w.claimant(t, place{"cn1", "mallory"}, s, sharedJob(t, mallory, "-w", "cn1"), "cn1")
 		return c.claims(t, s, c.credential(t))
 	}}.run(t)
+}
+
+// The key service has a second cluster, where mallory's Unix name is alice and
+// the verifier says what she likes. alice's policy means the first.
+func TestAttackOtherCluster(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"policy's clusters"}, says: "its policy does not name cluster elsewhere", play: func(t *testing.T, w *world) outcome {
+		p := openTo("alice")
+		p.Clusters = []string{"testcluster"}
+		s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" }, w.stakeOf(t, p, nil).volumes...)
+		c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn1")
+		c.claim.Cluster = "elsewhere"
+		d := keyapi.ClaimDigest(c.service.ID, c.claim)
+		voucher, err := manifest.SignJWS(manifest.TypeVoucher, elsewhere, keyapi.Voucher{Service: c.service.ID, Cluster: "elsewhere", Claim: d[:],
+			UID: 2001, User: "alice", Node: "cn1", JobID: 4711, ArrayTask: -1, Issued: time.Now().UTC()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.opens(t, s, c.release(t, voucher))
+	}}.run(t)
+	attestDataset(t)
+	if out := alice.mustSB(t, "policy", "show", "attest.sealed"); !regexp.MustCompile(`(?m)^clusters +testcluster$`).MatchString(out) {
+		t.Errorf("data-prep leaves open whose users the policy means:\n%s", out)
+	}
 }
 
 // mallory has alice's script and manifest, and submits them as they are.

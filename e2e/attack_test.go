@@ -31,8 +31,9 @@ type attack struct {
 	// without are the defences (names in attack_defences_test.go) that keep
 	// the attack out. Each of several does so alone.
 	without []string
-	// clock has the key service's clock put forward by the attack.
-	clock bool
+	// own is a key service of the attack's own even where nothing is missing:
+	// its clock can be put forward, and it knows a second cluster.
+	own bool
 }
 
 func (a attack) run(t *testing.T) {
@@ -44,7 +45,7 @@ func (a attack) run(t *testing.T) {
 		}
 	}
 	t.Run("control", func(t *testing.T) {
-		if o := a.play(t, newWorld(t, a.clock, a.without...)); !o.gained {
+		if o := a.play(t, newWorld(t, a.own, a.without...)); !o.gained {
 			t.Errorf("without %q the attack is still kept out: %s\nIt proves nothing, or something else keeps it out, too", a.without, o.evidence)
 		}
 	})
@@ -54,7 +55,7 @@ func (a attack) run(t *testing.T) {
 func (a attack) keptOut(t *testing.T, name string, off ...string) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
-		o := a.play(t, newWorld(t, a.clock, off...))
+		o := a.play(t, newWorld(t, a.own, off...))
 		if o.gained {
 			t.Errorf("the attack succeeds: %s", o.evidence)
 		}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -33,21 +34,21 @@ type world struct {
 	off            []string // the missing defences
 	keys, verifier endpoint
 	programs       string // directory on every host
-	ahead          string // file on keys that puts its clock forward; "" in most worlds
+	ahead          string // file on keys that puts its clock forward; "" for the real one
 }
 
 var lastPort atomic.Int32
 
 // newWorld gives the real services, except those that lack a defence of off.
-func newWorld(t *testing.T, clock bool, off ...string) *world {
+func newWorld(t *testing.T, own bool, off ...string) *world {
 	t.Helper()
 	w := &world{off: off, keys: keyService, verifier: loginVerifier, programs: "/opt/sealbatch/bin"}
-	if len(off) > 0 || clock {
+	if len(off) > 0 || own {
 		w.programs = weakPrograms(t)
 	}
 	port := 9100 + int(lastPort.Add(1))
-	if clock || w.lacks("keyserver", "identity/sshsig") {
-		w.keys = w.serve(t, port, clock)
+	if own || w.lacks("keyserver", "identity/sshsig") {
+		w.keys = w.serve(t, port)
 	}
 	if w.lacks("verifier", "identity/slurmjob") {
 		w.verifier = w.verify(t, port)
@@ -67,19 +68,20 @@ func (w *world) lacks(sources ...string) bool {
 func (w *world) without(name string) bool { return slices.Contains(w.off, name) }
 
 // serve starts a key service with a state of its own, and the real one's
-// certificate, accounts and verifier.
-func (w *world) serve(t *testing.T, port int, clock bool) endpoint {
+// certificate, accounts and verifier. A second cluster is enrolled there, whose
+// verifier mallory runs.
+func (w *world) serve(t *testing.T, port int) endpoint {
 	t.Helper()
 	dir := fmt.Sprintf("/etc/world-%d", port)
-	if clock {
-		w.ahead = dir + "/ahead"
-	}
+	w.ahead = dir + "/ahead"
 	pid := must(t, "keys", "root", "sh", "-c", `set -e; real=/etc/sealbatch
 		"$1/sealbatch" serve --init "$2" --host keys --listen "0.0.0.0:$3" >/dev/null 2>&1
 		rm "$2"/*.crt; for f in tls.crt tls.key accounts verifier-ca.crt; do cp "$real/$f" "$2/$f"; done
 		sed -n '/^\[cluster /,$p' "$real/server.conf" >>"$2/server.conf"; echo 0 >"$2/ahead"
+		printf '\n[cluster elsewhere]\nverifier-url = https://elsewhere:8444\nverifier-ca = verifier-ca.crt\nverifier-key = %s\nmunge-user = slurm\n' "$6" >>"$2/server.conf"
 		SEALBATCH_OFF="$4" SEALBATCH_AHEAD="$5" "$1/sealbatch" serve --config "$2/server.conf" </dev/null >"$2/log" 2>&1 & echo $!`,
-		"sh", w.programs, dir, strconv.Itoa(port), strings.Join(w.off, ","), w.ahead)
+		"sh", w.programs, dir, strconv.Itoa(port), strings.Join(w.off, ","), w.ahead,
+		base64.StdEncoding.EncodeToString(elsewhere.Public().(ed25519.PublicKey)))
 	return w.started(t, "keys", "root", pid, dir, port)
 }
 
@@ -113,6 +115,9 @@ func (w *world) started(t *testing.T, host, user, pid, dir string, port int) end
 	})
 	return to
 }
+
+// elsewhere is the key of the second cluster's verifier.
+var elsewhere = ed25519.NewKeyFromSeed([]byte("the verifier that mallory runs.."))
 
 // forward puts the world's clock forward.
 func (w *world) forward(t *testing.T, by time.Duration) {

@@ -68,6 +68,8 @@ func checkSecret(s secretRecord, m manifestRecord, c Claims, now time.Time) erro
 		return no("its policy expired at %s", p.Expires.UTC().Format(time.RFC3339))
 	case c.Tier < p.Tier:
 		return no("its policy demands evidence of tier %s, this is %s", p.Tier, c.Tier)
+	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
+		return no("its policy does not name cluster %s", c.Job.Cluster)
 	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
 		return no("its policy names neither user %s nor one of their groups", c.User)
 	case !nodeAllowed(p.Nodes, c.Node):

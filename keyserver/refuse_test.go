@@ -101,6 +101,8 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		"weak tier":       {keyclient.ErrPolicy, func(a *attempt) { a.policy.Tier = manifest.TierB1 }},
 		"manifest's tier": {keyclient.ErrPolicy, func(a *attempt) { a.flags = func(m *manifest.Manifest) { m.Tier = manifest.TierA } }},
 		"other account":   {keyclient.ErrPolicy, func(a *attempt) { a.policy.Accounts = []string{"project_2"} }},
+		"the cluster":     {nil, func(a *attempt) { a.policy.Clusters = []string{"elsewhere", "testcluster"} }},
+		"another cluster": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Clusters = []string{"elsewhere"} }},
 		"other partition": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Partitions = []string{"gpu"} }},
 		"host binds":      {keyclient.ErrPolicy, func(a *attempt) { a.flags = withFlags(t, "--nv", "--bind", "/x") }},
 		"expired policy": {keyclient.ErrPolicy, func(a *attempt) {

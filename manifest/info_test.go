@@ -108,6 +108,7 @@ func TestPolicyValidate(t *testing.T) {
 		"user with a newline": func(p *Policy) { p.Users = []string{"alice\n"} },
 		"group with a comma":  func(p *Policy) { p.Groups = []string{"a,b"} },
 		"account, blank":      func(p *Policy) { p.Accounts = []string{"a b"} },
+		"cluster, space":      func(p *Policy) { p.Clusters = []string{"a b"} },
 		"partition, slash":    func(p *Policy) { p.Partitions = []string{"a/b"} },
 		"no tier":             func(p *Policy) { p.Tier = 0 },
 		"unknown tier":        func(p *Policy) { p.Tier = TierA + 1 },

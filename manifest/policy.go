@@ -11,7 +11,7 @@ import (
 //
 // A release must satisfy every part: (one of Users or one of Groups), one of
 // Nodes, at least Tier, before Expires, within Releases, and, where given, one
-// of Accounts and one of Partitions.
+// of Clusters, one of Accounts and one of Partitions.
 type Policy struct {
 	// Users and Groups are Unix names at the computing site. At least one
 	// name must be given over both.
@@ -26,6 +26,9 @@ type Policy struct {
 	Expires time.Time `json:"expires" yaml:"expires"`
 	// Releases limits how often the key is released in all; 0 is no limit.
 	Releases int `json:"releases,omitempty" yaml:"releases,omitempty"`
+	// Clusters, by their names at the key service, are where Users, Groups and
+	// Nodes are meant: on another cluster somebody else may have that name.
+	Clusters []string `json:"clusters,omitempty" yaml:"clusters,omitempty"`
 	// Accounts and Partitions limit the Slurm accounts and partitions.
 	Accounts   []string `json:"accounts,omitempty" yaml:"accounts,omitempty"`
 	Partitions []string `json:"partitions,omitempty" yaml:"partitions,omitempty"`
@@ -65,7 +68,7 @@ func (p Policy) Validate() error {
 		re    *regexp.Regexp
 	}{
 		{"user", p.Users, nameRE}, {"group", p.Groups, nameRE},
-		{"account", p.Accounts, wordRE}, {"partition", p.Partitions, wordRE},
+		{"cluster", p.Clusters, wordRE}, {"account", p.Accounts, wordRE}, {"partition", p.Partitions, wordRE},
 		{"compute node", p.Nodes, nodeRE},
 	} {
 		if len(l.names) > maxPolicyNames {

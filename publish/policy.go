@@ -12,10 +12,10 @@ import (
 
 // PolicyFlags are the flags of data-prep and container-prep that make a policy.
 type PolicyFlags struct {
-	Users, Groups, Nodes, Accounts, Partitions []string
-	Tier, Expires                              string
-	Releases                                   int
-	HostBinds, Pin                             bool
+	Users, Groups, Nodes, Clusters, Accounts, Partitions []string
+	Tier, Expires                                        string
+	Releases                                             int
+	HostBinds, Pin                                       bool
 }
 
 // Defaults of the policy flags.
@@ -38,6 +38,7 @@ func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
 	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})
 	f.Int(&p.Releases, 0, "how often the key is released in all, 0 for no limit", []string{"releases"})
+	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: the configuration's, or the only one; any at tier C)", []string{"clusters"})
 	f.List(&p.Accounts, "Slurm accounts whose jobs may open it (default: any)", []string{"accounts"})
 	f.List(&p.Partitions, "Slurm partitions whose jobs may open it (default: any)", []string{"partitions"})
 	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container", []string{"allow-host-binds"})
@@ -54,7 +55,7 @@ func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	if err != nil {
 		return manifest.Policy{}, ui.Fail(ui.CodeUsage, fmt.Errorf("--tier: %w", err), "")
 	}
-	out := manifest.Policy{Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Accounts: p.Accounts, Partitions: p.Partitions,
+	out := manifest.Policy{Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
 		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin}
 	if len(p.Users)+len(p.Groups) == 0 {
 		return out, ui.Fail(ui.CodeUsage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")

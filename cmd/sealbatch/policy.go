@@ -53,6 +53,9 @@ sealbatch policy revoke 9c1f...`)
 		if err != nil {
 			return err
 		}
+		if err := c.ofCluster(ctx, &p); err != nil {
+			return err
+		}
 		if s, err = c.keys.SetPolicy(ctx, s.VolumeID, p); err != nil {
 			return err
 		}
@@ -64,6 +67,34 @@ sealbatch policy revoke 9c1f...`)
 		return usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke")
 	}
 	return showSecret(a, s)
+}
+
+// ofCluster has a policy say whose users and nodes it names, if it does not: on
+// another cluster of the key service somebody else may have that name.
+func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
+	if len(p.Clusters) > 0 || p.Tier == manifest.TierC { // a token names no cluster but its holder's
+		return nil
+	}
+	if name := c.conf.Supercomputer.Cluster; name != "" {
+		p.Clusters = []string{name}
+		return nil
+	}
+	s, err := c.keys.Service(ctx)
+	if err != nil {
+		return err
+	}
+	if len(s.Clusters) > 1 {
+		var names []string
+		for _, known := range s.Clusters {
+			names = append(names, known.Name)
+		}
+		return ui.Fail(ui.CodeConfig, fmt.Errorf("the key service knows several clusters (%q), and users of one name may be different people there", names),
+			"name the cluster under [supercomputer] cluster, or with --clusters")
+	}
+	for _, only := range s.Clusters {
+		p.Clusters = []string{only.Name}
+	}
+	return nil
 }
 
 // findSecret takes a volume id or a name; of several versions of a name, the
@@ -121,6 +152,7 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	list("users", p.Users)
 	list("groups", p.Groups)
 	list("compute nodes", p.Nodes)
+	list("clusters", p.Clusters)
 	list("accounts", p.Accounts)
 	list("partitions", p.Partitions)
 	row("least tier", "%s", p.Tier)

@@ -40,6 +40,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
 			return publish.Published{}, err
 		}
+		if err := c.ofCluster(ctx, &o.Policy); err != nil {
+			return publish.Published{}, err
+		}
 		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
 		return dataprep.Run(ctx, d, o)
 	})
@@ -75,6 +78,9 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 	}
 	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
 		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
+			return publish.Published{}, err
+		}
+		if err := c.ofCluster(ctx, &o.Policy); err != nil {
 			return publish.Published{}, err
 		}
 		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
