@@ -38,7 +38,7 @@ func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
 	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})
 	f.Int(&p.Releases, 0, "how often the key is released in all, 0 for no limit", []string{"releases"})
-	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: the configuration's, or the only one; any at tier C)", []string{"clusters"})
+	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: one's own)", []string{"clusters"})
 	f.List(&p.Accounts, "Slurm accounts whose jobs may open it (default: any)", []string{"accounts"})
 	f.List(&p.Partitions, "Slurm partitions whose jobs may open it (default: any)", []string{"partitions"})
 	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container", []string{"allow-host-binds"})
