@@ -23,7 +23,7 @@ type badVector struct {
 
 // victim is a good vector taken apart, from which bad ones are made.
 type victim struct {
-	t      *testing.T
+	t      testing.TB
 	b      []byte
 	key    Key
 	foot   footer
@@ -31,7 +31,7 @@ type victim struct {
 	nonces *rand.ChaCha8
 }
 
-func newVictim(t *testing.T, name string) *victim {
+func newVictim(t testing.TB, name string) *victim {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(vectorsDir, name+".sealed"))
 	must(t, err)
@@ -89,7 +89,7 @@ func (v *victim) records() []byte {
 	return raw
 }
 
-func pack(t *testing.T, records []byte) []byte {
+func pack(t testing.TB, records []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zw, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(indexWindow))

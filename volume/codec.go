@@ -250,7 +250,7 @@ func (c *codec) cipherTarget(target string, nonce []byte) string {
 
 func (c *codec) plainTarget(encoded string) (string, error) {
 	raw, err := nameEncoding.DecodeString(encoded)
-	if err != nil || len(raw) <= overhead {
+	if err != nil || len(raw) <= overhead || strings.ContainsAny(encoded, "\r\n") {
 		return "", fmt.Errorf("%w: an encrypted symbolic link has the wrong form", ErrBlock)
 	}
 	target, err := c.content.Open(nil, raw[:nonceSize], raw[nonceSize:], make([]byte, 8))

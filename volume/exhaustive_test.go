@@ -286,10 +286,11 @@ func TestNothingDrawnTwice(t *testing.T) {
 	}
 	// Nor is any stretch of ciphertext the same in both.
 	mine := map[string]bool{}
-	for block := range slices.Chunk(b1, 64) {
+	head := tarBlock + padded(int64(len(keysOf(t, b1)))) // its padding is no ciphertext
+	for block := range slices.Chunk(b1[head:], 64) {
 		mine[string(block)] = bytes.IndexByte(block, 0) < 0
 	}
-	for block := range slices.Chunk(b2, 64) {
+	for block := range slices.Chunk(b2[head:], 64) {
 		if mine[string(block)] {
 			t.Errorf("the same 64 bytes in two seals: %q", block)
 		}

@@ -12,6 +12,11 @@ func FuzzFooter(f *testing.F) {
 	good := footer{id: ID{1}, total: 10_240, offset: 10_240 - afterIndex - 512, length: 200}
 	f.Add(good.encode(), int64(10_240))
 	f.Add(make([]byte, tarBlock), int64(0))
+	for _, v := range storedVectors(f) {
+		if size := len(v.b); size >= footerFromEnd {
+			f.Add(v.b[size-footerFromEnd:size-tarTrailer], int64(size))
+		}
+	}
 	f.Fuzz(func(t *testing.T, b []byte, size int64) {
 		got, err := parseFooter(b, size)
 		if err != nil {
@@ -30,6 +35,11 @@ func FuzzFooter(f *testing.F) {
 }
 
 func FuzzIndexHeader(f *testing.F) {
+	for _, v := range storedVectors(f) {
+		if foot, err := readFooter(bytes.NewReader(v.b), int64(len(v.b))); err == nil {
+			f.Add(v.b[foot.offset : foot.offset+indexHeaderSize])
+		}
+	}
 	at := footer{id: ID{1}, total: 10_240, offset: 512, length: indexHeaderSize + tagSize + 50}
 	good := indexHeader{magic: indexMagic, id: at.id, total: at.total, offset: at.offset, entries: 3, inflated: 40, packed: 50}
 	f.Add(good.encode())
@@ -50,6 +60,12 @@ func FuzzIndexHeader(f *testing.F) {
 // FuzzIndex parses index records as somebody with the key could make them.
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte(root()), uint16(0))
+	for _, g := range goodVectors() {
+		if g.identity == "x25519" {
+			v := newVictim(f, g.name)
+			f.Add(v.records(), uint16(v.head.entries))
+		}
+	}
 	f.Add([]byte(root().file("f", 5, 512)), uint16(1))
 	f.Add([]byte(root().named(Dir, 0, "d").attr().named(Symlink, 1, "s").attr().text("t")), uint16(2))
 	f.Add([]byte(root().file("f", 5, 512).named(recordLink, 0, "g").num(1)), uint16(2))

@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +19,9 @@ import (
 const maxKeyFile = 1 << 20
 
 // ParseRecipients reads recipients, each given as an age X25519 recipient
-// (age1...), an ssh-ed25519 public key, or a file that holds one of these a
-// line (empty lines and # comments allowed). ErrIdentity if one is unusable.
+// (age1...), an ssh-ed25519 or ssh-rsa public key (RSA from 3072 bits), or a file
+// that holds one of these a line (empty lines and # comments allowed).
+// ErrIdentity if one is unusable.
 func ParseRecipients(args []string) ([]age.Recipient, error) {
 	var out []age.Recipient
 	for _, arg := range args {
@@ -57,14 +59,29 @@ func parseRecipient(s string) (age.Recipient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
 	}
-	if pub.Type() != ssh.KeyAlgoED25519 {
-		return nil, fmt.Errorf("%w: a recipient of type %s; use ssh-ed25519 or an age key (age-keygen)", ErrIdentity, pub.Type())
-	}
-	r, err := agessh.NewEd25519Recipient(pub)
+	r, err := sshRecipient(pub)
 	if err != nil {
 		return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
 	}
 	return r, nil
+}
+
+// minRSA is the least length of RSA keys in bits, as for signatures.
+const minRSA = 3072
+
+func sshRecipient(pub ssh.PublicKey) (age.Recipient, error) {
+	switch pub.Type() {
+	case ssh.KeyAlgoED25519:
+		return agessh.NewEd25519Recipient(pub)
+	case ssh.KeyAlgoRSA:
+		if c, ok := pub.(ssh.CryptoPublicKey); ok {
+			if k, ok := c.CryptoPublicKey().(*rsa.PublicKey); ok && k.N.BitLen() >= minRSA {
+				return agessh.NewRSARecipient(pub)
+			}
+		}
+		return nil, fmt.Errorf("an RSA key of fewer than %d bits", minRSA)
+	}
+	return nil, fmt.Errorf("a key of type %s; use ssh-ed25519, ssh-rsa or an age key (age-keygen)", pub.Type())
 }
 
 func recipientsFile(path string) ([]age.Recipient, error) {
@@ -95,7 +112,7 @@ func recipientsFile(path string) ([]age.Recipient, error) {
 }
 
 // ParseIdentityFile reads an age identity file (as age-keygen writes) or an
-// OpenSSH ed25519 private key. passphrase is asked for an encrypted private
+// OpenSSH ed25519 or RSA private key. passphrase is asked for an encrypted private
 // key, and only when the key is needed; nil if there is nobody to ask.
 // ErrIdentity if the file holds nothing usable; errors do not quote it.
 func ParseIdentityFile(path string, passphrase func() ([]byte, error)) ([]age.Identity, error) {
@@ -128,8 +145,8 @@ func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, e
 		if passphrase == nil || missing.PublicKey == nil {
 			return nil, errors.New("it has a passphrase, which cannot be asked for here")
 		}
-		if t := missing.PublicKey.Type(); t != ssh.KeyAlgoED25519 {
-			return nil, fmt.Errorf("a key of type %s; only ssh-ed25519 can open volumes", t)
+		if t := missing.PublicKey.Type(); t != ssh.KeyAlgoED25519 && t != ssh.KeyAlgoRSA {
+			return nil, fmt.Errorf("a key of type %s; only ssh-ed25519 and ssh-rsa can open volumes", t)
 		}
 		id, err := agessh.NewEncryptedSSHIdentity(missing.PublicKey, pem, passphrase)
 		if err != nil {
@@ -141,11 +158,13 @@ func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, e
 		return nil, errors.New("it is not a readable private key")
 	}
 	defer clear(pem)
-	key, ok := raw.(*ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("a key of type %T; only ssh-ed25519 can open volumes", raw)
+	switch key := raw.(type) {
+	case *ed25519.PrivateKey:
+		return agessh.NewEd25519Identity(*key)
+	case *rsa.PrivateKey:
+		return agessh.NewRSAIdentity(key)
 	}
-	return agessh.NewEd25519Identity(*key)
+	return nil, fmt.Errorf("a key of type %T; only ssh-ed25519 and ssh-rsa can open volumes", raw)
 }
 
 // lockedIdentity tells a private key that cannot be unlocked (ErrIdentity) from

@@ -153,7 +153,8 @@ func TestUnwrapKeyOfOtherVolume(t *testing.T) {
 	if len(b) != len(other) {
 		t.Fatal("lengths differ")
 	}
-	mixed := append(bytes.Clone(other[:4*tarBlock]), b[4*tarBlock:]...)
+	head := tarBlock + padded(int64(len(keysOf(t, b))))
+	mixed := append(bytes.Clone(other[:head]), b[head:]...)
 	if _, err := UnwrapKey(bytes.NewReader(mixed), int64(len(mixed)), x); !errors.Is(err, ErrKey) {
 		t.Errorf("got %v", err)
 	}

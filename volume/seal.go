@@ -50,7 +50,7 @@ func Seal(ctx context.Context, w io.Writer, input string, opt SealOptions) (Seal
 
 // SealSource is Seal for any Source.
 func SealSource(ctx context.Context, w io.Writer, src Source, opt SealOptions) (Sealed, error) {
-	return sealer{random: rand.Reader, wrap: WrapKey}.seal(ctx, w, src, opt)
+	return sealer{random: rand.Reader, wrap: wrapFresh}.seal(ctx, w, src, opt)
 }
 
 // sealer holds where randomness comes from, so that tests can fix it.

@@ -31,6 +31,7 @@ func commands() []command {
 		{name: "mount", summary: "mount a sealed volume read-only", run: runMount},
 		{name: "inspect", summary: "show what a sealed volume is, and what it holds", run: runInspect},
 		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
+		{name: "rewrap", summary: "change who can open a sealed volume", run: runRewrap},
 		{summary: "\nServices:"},
 		{name: "serve", summary: "the key service", run: runServe},
 		{name: "verifier", summary: "vouch for jobs inside a cluster", run: runVerifier},
@@ -52,6 +53,7 @@ func exitCode(err error) int {
 	}{
 		{volume.ErrIntegrity, ui.CodeIntegrity},
 		{volume.ErrNoIdentity, ui.CodeKey},
+		{volume.ErrRoom, ui.CodeUsage},
 		{config.ErrConfig, ui.CodeConfig},
 		{keyclient.ErrAttestation, ui.CodeAttestation},
 		{keyclient.ErrPolicy, ui.CodeKey},

@@ -95,10 +95,13 @@ func dispatch(a *app, args []string) error {
 
 // runCommand cancels the context at the first Ctrl-C or SIGTERM, so that the
 // command can clean up; a second one ends the process at once. Hidden commands
-// see to their signals themselves.
+// see to their signals, and to keys in their memory, themselves.
 func runCommand(a *app, c command, args []string) error {
 	if c.hidden {
 		return c.run(context.Background(), a, args)
+	}
+	if err := harden(); err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

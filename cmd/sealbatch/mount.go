@@ -27,10 +27,6 @@ fusermount3 -u /mnt/genomes`)
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	defer r.Close()
-	// The process holds the keys: no core dumps, no tracing by the same user.
-	if err := fusefs.Undumpable(); err != nil {
-		return err
-	}
 	s, err := fusefs.Mount(dir, r, fusefs.MountOptions{Log: a.log})
 	if err != nil {
 		return ui.Fail(ui.CodeOther, fmt.Errorf("mount on %s: %w", dir, err), "as an ordinary user this needs fusermount3 (package fuse3) and an empty directory of your own")

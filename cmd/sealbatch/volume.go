@@ -21,7 +21,7 @@ sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub`)
 	var out string
 	var recipients []string
 	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
-	f.Strings(&recipients, "who can open it: age1..., ssh-ed25519 ..., or a file of them\n(default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+	f.Strings(&recipients, "who can open it: age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them\n(default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -287,7 +287,8 @@ func openVolume(a *app, f *ui.Flags, id string) (*volume.Reader, error) {
 	return r, nil
 }
 
-func openWith(a *app, path, id string) (*volume.Reader, error) {
+// identities reads an identity file, one's own SSH key if none is named.
+func identities(a *app, id string) ([]age.Identity, error) {
 	if id == "" {
 		var err error
 		if id, err = homeFile(".ssh/id_ed25519"); err != nil {
@@ -295,8 +296,13 @@ func openWith(a *app, path, id string) (*volume.Reader, error) {
 		}
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") })
+	return ids, ui.Fail(ui.CodeUsage, err, "name the right one with -i")
+}
+
+func openWith(a *app, path, id string) (*volume.Reader, error) {
+	ids, err := identities(a, id)
 	if err != nil {
-		return nil, ui.Fail(ui.CodeUsage, err, "name the right one with -i")
+		return nil, err
 	}
 	key, err := unwrapFile(path, ids)
 	if err != nil {
