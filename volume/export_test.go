@@ -3,6 +3,8 @@ package volume
 import (
 	"bytes"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // For the tests in package volume_test, which must not see more of this one.
@@ -25,10 +27,12 @@ func Reindexer(tb testing.TB) (records [][]byte, entries []uint32, reindex func(
 		}
 	}
 	v := newVictim(tb, "good-sizes")
+	zw, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	must(tb, err)
 	reindex = func(tb testing.TB, r []byte, n uint32) []byte {
 		mine := *v
 		mine.t = tb
-		return mine.reindexed(r, uint64(n), nil)
+		return mine.repacked(zw.EncodeAll(r, nil), uint64(n), uint64(len(r)), nil)
 	}
 	return records, entries, reindex, v.key.Hex()
 }
