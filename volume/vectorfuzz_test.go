@@ -113,7 +113,7 @@ func FuzzTarget(f *testing.F) {
 	nonce := bytes.Repeat([]byte{9}, nonceSize)
 	sealed := c.cipherTarget("../target", nonce)
 	f.Add("../target", sealed)
-	f.Add("\xff", sealed[:len(sealed)-1]+"\n")
+	f.Add("\xff", sealed[:10]+"\n"+sealed[10:]) // the decoder skips line ends
 	f.Fuzz(func(t *testing.T, plain, cipher string) {
 		if checkTarget(plain) == nil {
 			sealed := c.cipherTarget(plain, nonce)
