@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -55,6 +59,49 @@ func TestSealTimeGrowsWithBytesAndFiles(t *testing.T) {
 	}
 	if got := (usage{files: 1e6}).sealTime(); got < time.Minute {
 		t.Errorf("a million files: %v", got)
+	}
+}
+
+// overQuota is a tree that can be read to some point: what a write that meets a
+// quota looks like to sealing.
+type overQuota struct{ volume.Source }
+
+func (o overQuota) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
+	if err := o.Source.Walk(ctx, emit); err != nil {
+		return err
+	}
+	return &os.PathError{Op: "write", Path: "/secret", Err: syscall.EDQUOT}
+}
+
+// TestQuotaLeavesNothingHalfSealed: the room of what was written is given back,
+// and the error says what it was without a name.
+func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
+	t.Parallel()
+	src := t.TempDir()
+	check(t, os.WriteFile(src+"/file", make([]byte, 1<<20), 0o600))
+	who, err := age.GenerateX25519Identity()
+	check(t, err)
+	signals := make(chan os.Signal)
+	n := &node{dir: nodeDir(t.TempDir()), log: slog.New(slog.DiscardHandler), rcpts: []age.Recipient{who.Recipient()},
+		halt: newHalt(t.Context(), signals, testTimes)}
+	defer n.halt.close()
+	var out manifest.Output
+	err = n.seal(overQuota{volume.DirSource(src)}, usage{bytes: 1 << 20, files: 2}, &out)
+	if !errors.Is(terse(err), syscall.EDQUOT) || out != (manifest.Output{}) {
+		t.Errorf("%v, %+v", err, out)
+	}
+	if left, err := os.ReadDir(string(n.dir)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := n.seal(volume.DirSource(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {
+		t.Errorf("an exabyte: %v", err)
+	}
+	n.alloc.ends = time.Now().Add(time.Minute)
+	if err := n.seal(volume.DirSource(src), usage{bytes: 1 << 40}, &out); !errors.Is(err, errNoTime) {
+		t.Errorf("a terabyte in a minute: %v", err)
+	}
+	if err := n.seal(volume.DirSource(src), usage{bytes: 1 << 20}, &out); err != nil || !out.Sealed {
+		t.Errorf("in the end: %v", err)
 	}
 }
 

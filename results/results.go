@@ -221,7 +221,7 @@ func (f *fetch) open(source string) error {
 		f.Indexed = true
 		err = f.openIndexed(tmp, tree)
 	}
-	if err != nil && source != sourceRecovered && f.Recover && f.ctx.Err() == nil {
+	if isDamage(err) && source != sourceRecovered && f.Recover {
 		f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
 		f.Sealed, f.Indexed, f.Damaged, f.Changed, f.Unread = false, false, nil, nil, nil
 		source = sourceRecovered
@@ -257,6 +257,11 @@ func (d Deps) progress(label string, total int64) *ui.Progress {
 		return nil
 	}
 	return d.Progress(label, total)
+}
+
+// isDamage tells what is wrong with results from what is wrong on the way to them.
+func isDamage(err error) bool {
+	return errors.Is(err, volume.ErrIntegrity) || ui.ExitCode(err) == ui.CodeIntegrity
 }
 
 // isGone tells of something on the storage that is away.

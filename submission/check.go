@@ -122,6 +122,7 @@ const (
 	ReceiptName   = "receipt.jws"
 	KeysName      = "keys.age"
 	CipherDirName = "output"
+	IndexName     = CipherDirName + ".index" // of a cipher directory that was not sealed
 )
 
 // ReadFiles collects a node's files through read, which reads a named one of

@@ -12,6 +12,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -61,7 +62,7 @@ func setProgress(p *ui.Progress) func(done, total int64) {
 }
 
 func runOpen(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch open", "Open a sealed volume into a new directory.", "FILE", `
+	f := ui.NewFlags("sealbatch open", "Open a sealed volume, or a node's directory whose outputs were indexed, into a new directory.", "FILE", `
 sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	var dir, id string
 	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)
@@ -85,7 +86,7 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 }
 
 func runVerify(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch verify", "Read every byte of a sealed volume and check it.", "FILE", `
+	f := ui.NewFlags("sealbatch verify", "Read every byte of a sealed volume, or of a node's directory with an index, and check it.", "FILE", `
 sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	var id, digest, checksum string
 	identityFlag(f, &id)
@@ -122,6 +123,9 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	}
 	p.Finish()
 	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), ui.Size(report.PlainBytes))
+	if report.Unread > 0 {
+		fmt.Fprintf(a.stderr, "note: %d files have no digest in the index: an older version of the same file would pass too\n", report.Unread)
+	}
 	if digest == "" {
 		fmt.Fprintln(a.stderr, "note: without --digest, an older version of the same volume would pass too")
 	}
@@ -195,14 +199,17 @@ func inspect(a *app, path, id string) (inspection, error) {
 		return inspection{}, err
 	}
 	in := inspection{File: path, Size: st.Size()}
-	if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || id == "" {
-		return in, err
+	if !st.IsDir() {
+		if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || id == "" {
+			return in, err
+		}
 	}
 	r, err := openWith(a, path, id)
 	if err != nil {
 		return in, err
 	}
 	defer r.Close()
+	in.ID, in.Digest, in.Size = r.ID(), r.Digest(), r.Size()
 	n, plain := r.Entries(), int64(0)
 	in.Tree = walkTree(r, 0, "", &plain, map[uint32]bool{})
 	in.Entries, in.Plain = &n, &plain
@@ -304,12 +311,39 @@ func openWith(a *app, path, id string) (*volume.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return openNodeDir(path, ids)
+	}
 	key, err := unwrapFile(path, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
 	return volume.OpenFile(path, key)
+}
+
+// openNodeDir opens what a job left that indexed its outputs instead of sealing
+// them: a directory with keys.age, the cipher directory and its index.
+func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
+	index, err := os.ReadFile(filepath.Join(dir, submission.IndexName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("it is a directory without %s", submission.IndexName),
+			"name a sealed volume, or a node's directory whose outputs were indexed; sealbatch results opens what a job left otherwise")
+	}
+	if err != nil {
+		return nil, err
+	}
+	keys, err := os.Open(filepath.Join(dir, submission.KeysName))
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	id, key, err := volume.ReadKey(keys, ids...)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	return volume.OpenIndexed(filepath.Join(dir, submission.CipherDirName), index, id, key)
 }
 
 func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {
