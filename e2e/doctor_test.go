@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// says checks each line that a diagnosis has to have.
+func says(t *testing.T, r result, code int, lines ...string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("exit code %d, want %d", r.code, code)
+	}
+	for _, l := range lines {
+		if !strings.Contains(r.out+r.err, l) {
+			t.Errorf("no line %q in\n%s", l, r)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", r)
+	}
+}
+
+// On compute nodes each way is tried with a container that writes: on cn1 all
+// work, on cn3 the first does not.
+func TestDoctorOnNodes(t *testing.T) {
+	t.Parallel()
+	at := alice.scratch() + "/doctor"
+	must(t, "login", "alice", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
+	conf := must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf") + "\n"
+	ca := must(t, "laptop", "alice", "cat", "/etc/sealbatch-keys-ca.pem")
+	key := must(t, "laptop", "alice", "cat", ".ssh/id_ed25519")
+	write(t, "login", "alice", at+"/ca.pem", ca+"\n")
+	write(t, "login", "alice", at+"/key", key+"\n")
+	must(t, "login", "alice", "chmod", "600", at+"/key")
+	write(t, "login", "alice", at+"/client.conf", strings.NewReplacer("/etc/sealbatch-keys-ca.pem", at+"/ca.pem",
+		"[trust]\nallowed-signers = /etc/sealbatch-signers", "[identity]\nssh-key = "+at+"/key").Replace(conf))
+	const works = ": a container wrote to an encrypted volume, and it was read back\n"
+	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ", "ok  container runtime: /usr/bin/apptainer, apptainer version ",
+		"ok  way 2 (fusermount)" + works, "ok  way 3 (runtime)" + works, "ok  MUNGE: "}
+	for name, c := range map[string]struct {
+		flags []string
+		lines []string
+	}{
+		"cn1": {[]string{"-w", "cn1"}, []string{"ok  way 1 (namespace)" + works, "--  key service: not tried: "}},
+		"cn3": {noUserNS, []string{"--  way 1 (namespace): does not work: private namespaces are not available here: ",
+			"fix: the site may allow user namespaces: sysctl user.max_user_namespaces"}},
+		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/client.conf"},
+			[]string{"ok  key service: https://keys:8443 answers from here", "ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			argv := append([]string{"srun"}, c.flags...)
+			if len(c.flags) < 3 {
+				argv = append(argv, at+"/sealbatch", "doctor", "--node")
+			}
+			says(t, run(t.Context(), "login", "alice", nil, argv...), 0, append(common, c.lines...)...)
+		})
+	}
+	t.Run("nothing works", func(t *testing.T) {
+		t.Parallel()
+		// No runtime: nothing else to try with.
+		r := run(t.Context(), "login", "alice", nil, "srun", "-w", "cn1", "env", "PATH=/nowhere", at+"/sealbatch", "doctor", "--node")
+		says(t, r, 1, "NO  container runtime: no container runtime on this node", "fix: name its module in [supercomputer] setup", "error: 1 thing keeps jobs from running")
+	})
+}
+
+func TestDoctorAtHome(t *testing.T) {
+	t.Parallel()
+	conf := must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf") + "\n"
+	for name, c := range map[string]struct {
+		conf  string
+		code  int
+		lines []string
+	}{
+		"well": {conf + "[job]\nworkdir = " + alice.scratch() + "\n", 0, []string{
+			"ok  configuration: ", "ok  account key: ", "ok  key service: https://keys:8443 is ", "ok  key service's certificate: answers; its certificate is good until ",
+			"ok  clock: ", "ok  account: the key service knows this key", "ok  verifier of cluster testcluster: https://login:8444, good for tier B2",
+			"ok  supercomputer: login: logged in, SFTP answers", "ok  Slurm: slurm-wlm ", "ok  workdir: " + alice.scratch() + " can be written to",
+			"ok  workdir: /scratch/project_1 can be changed by its group"}},
+		"ill": {strings.Replace(conf, "keys:8443", "keys:1", 1) + "[job]\nworkdir = /scratch/none\n", 1, []string{
+			"NO  key service: ", "NO  workdir: /scratch/none: ", "fix: make it on the supercomputer", "error: 2 things keep jobs from running"}},
+		"a way unknown, no sbatch": {strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
+			`NO  [supercomputer] mounts: "2" is not a way to mount: there are auto, namespace, fusermount, runtime`, "NO  Slurm: ", "fix: name the directory of Slurm's commands"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := "/home/alice/doctor-" + strings.Fields(name)[0] + ".conf"
+			write(t, "laptop", "alice", path, c.conf)
+			says(t, alice.sb(t, "doctor", "--config", path), c.code, c.lines...)
+		})
+	}
+	t.Run("unknown host key", func(t *testing.T) {
+		t.Parallel()
+		says(t, mallory.sb(t, "doctor"), 1, "ok  account: ", "NO  supercomputer: ", "    fix: ")
+	})
+}
