@@ -116,7 +116,7 @@ func (d *doctor) client(ctx context.Context, cf clientFlags) {
 		d.no("[supercomputer] mounts", err)
 	}
 	d.ok("account key", "%s, a %s key", c.conf.Identity.SSHKey, c.signer.PublicKey().Type())
-	if r, err := c.ageRecipients(); err != nil {
+	if r, _, err := c.ageRecipients(); err != nil {
 		d.no("recipients of results", err)
 	} else {
 		d.ok("recipients of results", "%d", len(r))
@@ -169,7 +169,7 @@ func (d *doctor) verifiers(ctx context.Context, s keyapi.Service, far bool) {
 }
 
 // clockLimit is by how much clocks may differ before it is worth a word.
-// Requests are refused from a minute or so on.
+// Requests are refused from two minutes on.
 const clockLimit = 20 * time.Second
 
 func (d *doctor) clock(service time.Time) {
