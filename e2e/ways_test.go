@@ -42,7 +42,7 @@ while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line
 		log                string
 		types              string // of the mounts in the container
 	}{
-		{"first", "", "way 1 (namespace)", nil, "namespaces: ok", " - fuse."},
+		{"first", "", "way 1 (namespace)", nil, "private space: ok", " - fuse."},
 		{"fusermount", "cn2", "way 2 (fusermount)", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by way 2 (fusermount)", " - fuse."},
 		{"set-uid", "cn3", "way 2 (fusermount)", noUserNS, "mounts by way 2 (fusermount), since way 1 (namespace): private namespaces are not available here", " - fuse."},
 		{"runtime", "cn3", "way 3 (runtime)", append(forced(t, "runtime"), noUserNS...), "mounts by way 3 (runtime)", " - fuse fuse "},

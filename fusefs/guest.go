@@ -60,23 +60,27 @@ func (s *Space) GuestGocryptfs(at, cipherDir string, key volume.Key) error {
 const maxGuests = 256
 
 func (s *Space) addGuest(at string, serve func(*os.File) (server, error)) error {
+	if s.passing != nil {
+		return errors.New("the runtime has been told already what to mount")
+	}
 	if len(s.guests) == maxGuests || strings.ContainsAny(at, ", \t\n\"'\\") {
 		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name", at, maxGuests)
-	}
-	if s.guests == nil {
-		if err := s.listen(); err != nil {
-			return err
-		}
 	}
 	s.guests = append(s.guests, guest{at, serve})
 	return nil
 }
 
-// FuseSpecs are the values of --fusemount for the guests. Further guests cannot
-// be added then. program is this executable's name on this machine.
+// FuseSpecs are the values of --fusemount for the guests. They are served from
+// then on, and no others can be added. program is this executable's name on this
+// machine.
 func (s *Space) FuseSpecs(program string) ([]string, error) {
 	if strings.ContainsAny(program+s.opt.Dir, ", \t\n\"'\\") {
 		return nil, fmt.Errorf("the runtime cannot be given %q: it has a space, comma or quote in its name", program)
+	}
+	if len(s.guests) > 0 && s.passing == nil {
+		if err := s.listen(); err != nil {
+			return nil, err
+		}
 	}
 	specs := make([]string, len(s.guests))
 	for i, g := range s.guests {

@@ -24,13 +24,16 @@ func TestGuests(t *testing.T) {
 	if err := s.GuestTree("/a b", &fakeTree{}); err == nil {
 		t.Error("a name that would be split is taken")
 	}
+	if _, err := s.FuseSpecs("/a program"); err == nil {
+		t.Error("a program's name that would be split is taken")
+	}
 	specs, err := s.FuseSpecs("/bin/sealbatch")
 	want := fmt.Sprintf("host-daemon:/bin/sealbatch fuse-pass %s 1 /sd/out", s.Path("fuse"))
 	if err != nil || len(specs) != 2 || specs[1] != want {
 		t.Fatalf("specs %q, %v, want %q", specs, err, want)
 	}
-	if _, err := s.FuseSpecs("/a program"); err == nil {
-		t.Error("a program's name that would be split is taken")
+	if err := s.GuestTree("/sd/late", &fakeTree{}); err == nil {
+		t.Error("a guest is taken that the runtime is not told of")
 	}
 	mountOutput(t, s, "log")
 	for i, rel := range []string{"m/in", "m/out"} {

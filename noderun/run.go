@@ -176,7 +176,7 @@ func (n *node) prepare() error {
 	}
 	// The namespaces have to be made before the process is undumpable, and no
 	// key may be in memory before it is.
-	if err := n.step("namespaces", ExitMount, n.makeSpace); err != nil {
+	if err := n.step("private space", ExitMount, n.makeSpace); err != nil {
 		return err
 	}
 	return n.step("attestation", ExitAttestation, n.attest)
