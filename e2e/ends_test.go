@@ -51,9 +51,7 @@ func nothingLeft(t *testing.T, j *job, node, mark string) {
 			`for p in /proc/[0-9]*; do grep -qsz "^SLURM_JOB_ID=`+j.id+`$" "$p/environ" && cat "$p/comm"; done; true`).out
 		return strings.TrimSpace(out) == ""
 	})
-	if m := must(t, node, "root", "sh", "-c", "grep -c -e ' - fuse' /proc/1/mountinfo || true"); m != "0" {
-		t.Errorf("%s FUSE mounts are left on %s", m, node)
-	}
+	noDeadMounts(t, j.who, node)
 	h := &haystack{t: t, needles: []needle{{"the application's output", []byte(" of " + mark)}}}
 	for _, f := range h.files(node) {
 		t.Errorf("plaintext is left: %s in %s", f.what, f.where)

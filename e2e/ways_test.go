@@ -121,47 +121,78 @@ func TestWriteAfterFUSEDeath(t *testing.T) {
 	}
 }
 
+// noDeadMounts fails if a FUSE mount of the user is on the node whose supervisor
+// is gone. (Others of the user's jobs may be running; by way 2, their mounts show.)
+func noDeadMounts(t *testing.T, who person, node string) {
+	t.Helper()
+	var dead string
+	eventually(t, 30*time.Second, "no dead mounts on "+node+": "+dead, func() bool {
+		dead = run(t.Context(), node, "root", nil, "sh", "-c", `uid=$(id -u "$1")
+			grep -e ' - fuse' /proc/1/mountinfo | grep "user_id=$uid," | while read -r _ _ _ _ at _; do
+				pgrep -f -- "--self ${at%%/space/*}\$|--self ${at%%/space/*} " >/dev/null || echo "$at"
+			done`, "sh", string(who)).out
+		return dead == ""
+	})
+}
+
 // A supervisor that is killed together with the child that would clean up after
-// it leaves dead mounts; the user's next job on that node clears them. What lies
-// in /tmp under such names and is not one's own is left alone.
+// it leaves dead mounts; the user's next job on that node clears them, and so
+// does doctor. What lies in /tmp under such names and is not one's own is left
+// alone. It is bob's, since others of alice's jobs would clear them too.
 func TestDeadMountsAreCleared(t *testing.T) {
 	t.Parallel()
-	must(t, "cn3", "mallory", "sh", "-c", "mkdir -m 777 /tmp/sealbatch.AAAAAAAAAA && touch /tmp/sealbatch.AAAAAAAAAA/space && ln -s /home/alice /tmp/sealbatch.BBBBBBBBBB")
-	mark := "dead-mounts"
-	j, node := startEndless(t, mark, noUserNS...)
-	dir := must(t, node, "root", "sh", "-c", `for p in $(pgrep -f 'sealbatch node-run'); do
-		grep -qsz "^SLURM_JOB_ID=$1$" /proc/$p/environ && tr '\0' '\n' </proc/$p/cmdline | grep -A1 -x -e --self | tail -n 1; done | head -n 1`, "sh", j.id)
-	if !strings.HasPrefix(dir, "/") {
-		t.Fatalf("the job's own directory: %q", dir)
+	must(t, "cn3", "mallory", "sh", "-c", "mkdir -m 777 /tmp/sealbatch.AAAAAAAAAA && touch /tmp/sealbatch.AAAAAAAAAA/space && ln -s /home/bob /tmp/sealbatch.BBBBBBBBBB")
+	at := bob.scratch() + "/doctor"
+	must(t, "login", "bob", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
+	data := bob.dataset(t, "dead-mounts", map[string]string{"run.sh": "echo line 1 of dead-mounts >/sd-container/output/log\nsleep \"$1\"\n"}, "-u", "bob", "-c", "*")
+	runs := func(seconds string) *job {
+		return bob.submit(t, shell(t), data, append([]string{"-args", "/sd-container/input/run.sh " + seconds}, noUserNS...)...)
 	}
-	mounts := func() string {
-		return must(t, node, "root", "sh", "-c", `grep -c " $1/" /proc/1/mountinfo || true`, "sh", dir)
+	mounts := func() []string {
+		return strings.Fields(must(t, "cn3", "root", "sh", "-c", `grep -e ' - fuse' /proc/1/mountinfo | grep "user_id=$(id -u bob)," | cut -d ' ' -f 5`))
 	}
-	if mounts() == "0" {
-		t.Fatalf("nothing is mounted in %s", dir)
+	killed := func() (*job, string) {
+		j := runs("1000")
+		eventually(t, 60*time.Second, "the application runs", func() bool {
+			return run(t.Context(), "cn3", "root", nil, "sh", "-c", `pgrep -u bob -x sleep`).code == 0
+		})
+		at := mounts()
+		if len(at) != 4 { // image, dataset, output, scratch
+			t.Fatalf("mounts: %q", at)
+		}
+		dir, _, _ := strings.Cut(at[0], "/space")
+		sig(t, j, "cn3", "STOP", "^sealbatch ns-child") // it cannot clean up
+		sig(t, j, "cn3", "KILL", "sealbatch node-run")
+		if code := j.wait(); code == 0 {
+			t.Error("a killed job ended with 0")
+		}
+		eventually(t, 30*time.Second, "the job's processes are gone", func() bool {
+			return run(t.Context(), "cn3", "root", nil, "sh", "-c", `for p in /proc/[0-9]*; do grep -qs "/job_$1/" "$p/cgroup" && exit 1; done; exit 0`, "sh", j.id).code == 0
+		})
+		if len(mounts()) == 0 {
+			t.Fatal("no dead mount is left: there is nothing to clear")
+		}
+		return j, dir
 	}
-	// The child is the sealbatch without arguments to speak of, and stopped it cannot clean up.
-	sig(t, j, node, "STOP", "^sealbatch ns-child")
-	sig(t, j, node, "KILL", "sealbatch node-run")
-	if code := j.wait(); code == 0 {
-		t.Error("a killed job ended with 0")
+	cleared := func(by, dir string) {
+		if left := mounts(); len(left) > 0 || run(t.Context(), "cn3", "root", nil, "test", "-e", dir).code == 0 {
+			t.Errorf("%s leaves %s, mounts %q", by, dir, left)
+		}
 	}
-	eventually(t, 30*time.Second, "the job's processes are gone", func() bool {
-		return run(t.Context(), node, "root", nil, "sh", "-c", `for p in /proc/[0-9]*; do grep -qs "/job_$1/" "$p/cgroup" && exit 1; done; exit 0`, "sh", j.id).code == 0
-	})
-	if mounts() == "0" {
-		t.Fatal("no dead mount is left: there is nothing to clear")
-	}
-	data := alice.dataset(t, "next-job", map[string]string{"run.sh": "echo next\n"})
-	next := alice.submit(t, shell(t), data, noUserNS...)
+	j, dir := killed()
+	next := runs("0")
 	if code := next.wait(); code != 0 || !strings.Contains(next.log.String(), "removed what killed jobs had left on this node") {
 		t.Errorf("the next job: exit code %d\n%s", code, next.log)
 	}
-	if mounts() != "0" || run(t.Context(), node, "root", nil, "test", "-e", dir).code == 0 {
-		t.Errorf("%s is still there", dir)
+	cleared("the next job", dir)
+	if nodes, r := j.results(); r.code != 0 || !strings.Contains(r.err, "killed before it could seal") || read(t, nodes["cn3"], "log") != "line 1 of dead-mounts\n" {
+		t.Errorf("results of the killed job: %s", r)
 	}
-	if r := run(t.Context(), node, "root", nil, "sh", "-c", "test -e /tmp/sealbatch.AAAAAAAAAA/space && test -L /tmp/sealbatch.BBBBBBBBBB && test -d /home/alice/.ssh"); r.code != 0 {
+	_, dir = killed()
+	says(t, run(t.Context(), "login", "bob", nil, "srun", "-p", "nouserns", at+"/sealbatch", "doctor", "--node"), 0,
+		"ok  dead jobs: what 1 of them had left on this node is removed, mounts included")
+	cleared("doctor", dir)
+	if r := run(t.Context(), "cn3", "root", nil, "sh", "-c", "test -e /tmp/sealbatch.AAAAAAAAAA/space && test -L /tmp/sealbatch.BBBBBBBBBB && test -d /home/bob/.ssh"); r.code != 0 {
 		t.Error("what was mallory's, or behind mallory's link, was touched")
 	}
-	opened(t, j, node, mark, "killed before it could seal; what it had written is recovered")
 }
