@@ -55,7 +55,7 @@ func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, ui.Fail(ui.CodeInterrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it")
+			return 0, ui.Fail(ui.CodeInterrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it, "+continueHint(rec)+" -f follows it again")
 		case <-tick.C:
 		}
 	}
@@ -81,8 +81,11 @@ const maxFailures = 10
 func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err error) {
 	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
 	if err != nil {
-		if f.failures++; f.failures >= maxFailures || ctx.Err() != nil {
-			return false, err
+		if f.failures++; f.failures >= maxFailures && ctx.Err() == nil {
+			return false, ui.Fail(ui.ExitCode(err), fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
+		}
+		if errors.Is(err, transfer.ErrConnect) && f.d.Reconnect != nil {
+			f.reconnect(ctx)
 		}
 		return false, nil
 	}
@@ -94,6 +97,16 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	f.last = s
 	f.show(s)
 	return s.State.Ended(), nil
+}
+
+// reconnect replaces a connection that broke; if that fails, the next look tries again.
+func (f *follower) reconnect(ctx context.Context) {
+	fsys, run, err := f.d.Reconnect(ctx)
+	if err != nil {
+		f.d.Log.Warn("the login node cannot be reached; the job itself goes on", "error", err)
+		return
+	}
+	f.d.FS, f.d.Slurm.Runner = fsys, run
 }
 
 func (f *follower) show(s slurm.Status) {

@@ -8,10 +8,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -68,6 +68,8 @@ type Deps struct {
 	Address  string // of the login node, for the record
 	Log      *slog.Logger
 	Progress func(label string, total int64) *ui.Progress
+	// Reconnect reaches the site again while a job is followed; nil gives up.
+	Reconnect func(ctx context.Context) (transfer.FS, slurm.Runner, error)
 }
 
 // ServiceConf is what the configuration says of the key service.
@@ -81,6 +83,14 @@ type Prepared struct {
 	Record     submission.Record
 	Script     []byte
 	ScriptPath string // on the site
+	unlock     func()
+}
+
+// Close lets other processes work on the run. It may be called again.
+func (p Prepared) Close() {
+	if p.unlock != nil {
+		p.unlock()
+	}
 }
 
 // Programs that travel with every job, by name.
@@ -98,8 +108,9 @@ func JobDir(workdir, run string) string { return path.Join(workdir, "sealbatch-"
 
 // Prepare checks, pins, registers and lays out a job; nothing is submitted.
 // If it fails, what it made is removed and nothing was released; a registered
-// manifest that no job presents expires by itself.
-func Prepare(ctx context.Context, d Deps, o Options) (Prepared, error) {
+// manifest that no job presents expires by itself. If it is killed, its record
+// says what there is to remove (Continue).
+func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	p, err := plan(ctx, d, o)
 	if err != nil {
 		return Prepared{}, err
@@ -112,34 +123,39 @@ func Prepare(ctx context.Context, d Deps, o Options) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	tokens, err := p.register(ctx, m, signed)
-	if err != nil {
-		return Prepared{}, fmt.Errorf("register the job: %w", err)
-	}
-	script, err := p.render(signed.digest.String(), tokens != nil)
+	script, err := p.render(signed.digest.String(), m.Tier == manifest.TierC)
 	if err != nil {
 		return Prepared{}, ui.Fail(ui.CodeUsage, err, "")
-	}
-	if err := p.layOut(ctx, signed, tokens, script); err != nil {
-		return Prepared{}, fmt.Errorf("lay out the job's directory: %w", err)
 	}
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, LogFile: p.logFile(),
 		Address: d.Address, Service: m.Service, Tier: m.Tier, Nodes: m.Nodes, Identity: o.Identity,
-		Submitted: time.Now().UTC(),
+		Submitted: time.Now().UTC(), Stage: submission.Preparing, Script: manifest.DigestOf(script),
+	}
+	unlock, err := d.Store.Lock(rec.Run)
+	if err != nil {
+		return Prepared{}, err
 	}
 	if err := d.Store.Save(rec); err != nil {
-		return Prepared{}, errors.Join(err, transfer.RemoveAll(d.FS, m.JobDir))
+		unlock()
+		return Prepared{}, err
 	}
-	return Prepared{Record: rec, Script: script, ScriptPath: p.at(scriptName)}, nil
-}
-
-// Submit hands a prepared job to sbatch and remembers its id.
-func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) {
-	id, err := d.Slurm.Submit(ctx, p.Script)
+	defer func() {
+		if err != nil {
+			err = d.withdraw(ctx, rec, err)
+			unlock()
+		}
+	}()
+	tokens, err := p.register(ctx, m, signed)
 	if err != nil {
-		return p.Record, err
+		return Prepared{}, fmt.Errorf("register the job: %w", err)
 	}
-	p.Record.JobID = string(id)
-	return p.Record, d.Store.Save(p.Record)
+	if err := p.layOut(ctx, signed, tokens, script); err != nil {
+		return Prepared{}, fmt.Errorf("lay out the job's directory: %w", err)
+	}
+	rec.Stage = submission.Ready
+	if err := d.Store.Save(rec); err != nil {
+		return Prepared{}, err
+	}
+	return Prepared{Record: rec, Script: script, ScriptPath: p.at(scriptName), unlock: sync.OnceFunc(unlock)}, nil
 }

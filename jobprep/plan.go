@@ -230,17 +230,12 @@ func (p *planned) render(digest string, tokens bool) ([]byte, error) {
 	return s.Render()
 }
 
-// layOut writes the job's directory, mode 0700. On failure it is removed.
+// layOut writes the job's directory, mode 0700.
 func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script []byte) (err error) {
 	fsys := p.d.FS
 	if err := fsys.Mkdir(p.at(), 0o700); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			transfer.RemoveAll(fsys, p.at())
-		}
-	}()
 	for _, d := range []string{binDir, "nodes", "scripts", "scripts/input", "scripts/output"} {
 		if err := fsys.Mkdir(p.at(d), 0o700); err != nil {
 			return err

@@ -133,6 +133,35 @@ func (c Commands) Submit(ctx context.Context, script []byte) (JobID, error) {
 	return JobID(id), nil
 }
 
+// FindByOutput looks among the user's own jobs that Slurm remembers for those whose log file is
+// output, as a Script's Output gives it. Sealbatch's log files have a random name each, so that this
+// finds a job whose number got lost.
+func (c Commands) FindByOutput(ctx context.Context, output string) ([]JobID, error) {
+	const idWidth = 20
+	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,StdOut:.8200", idWidth))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxQueue {
+		return nil, fmt.Errorf("%w: squeue's answer is longer than %d bytes", ErrSlurm, maxQueue)
+	}
+	var found []JobID
+	for _, line := range strings.Split(string(text), "\n") {
+		if len(line) <= idWidth || strings.TrimLeft(line[idWidth:], " ") != output {
+			continue
+		}
+		id, err := ParseJobID(strings.TrimSpace(line[:idWidth]))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, id)
+	}
+	return found, nil
+}
+
+// maxQueue bounds squeue's answer about all of a user's jobs, in bytes.
+const maxQueue = 16 << 20
+
 // Cancel asks Slurm to end jobs. The supervisors then have the site's KillWait to seal.
 func (c Commands) Cancel(ctx context.Context, ids ...JobID) error {
 	args, err := idArgs(ids)

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sealbatch/sealbatch/config"
@@ -35,7 +37,21 @@ type Record struct {
 	Nodes     int              `json:"nodes"`
 	Identity  string           `json:"identity"` // file that opens the results; may be empty
 	Submitted time.Time        `json:"submitted"`
+	Stage     Stage            `json:"stage,omitempty"`
+	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script
 }
+
+// Stage says how far a submission came. Each is recorded before what it names
+// begins, so that a process that is killed leaves the truth behind.
+type Stage string
+
+// The stages.
+const (
+	Preparing  Stage = "preparing"  // its directory is being laid out
+	Ready      Stage = "ready"      // laid out; perhaps submitted by hand
+	Submitting Stage = "submitting" // sbatch may have got it or not
+	Submitted  Stage = ""           // JobID says as what
+)
 
 // Errors of Find.
 var (
@@ -82,6 +98,46 @@ func (s Store) Save(r Record) error {
 		return fmt.Errorf("remember job: %w", err)
 	}
 	return nil
+}
+
+// Remove drops the record of a run that left nothing to come back to.
+func (s Store) Remove(run string) error {
+	err := os.Remove(filepath.Join(s.dir, run+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// ErrBusy says that another process is at work on a run.
+var ErrBusy = errors.New("another sealbatch is at work on this job")
+
+// Lock keeps other processes from working on a run until unlock is called or
+// this process ends.
+func (s Store) Lock(run string) (unlock func(), err error) {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("remember job: %w", err)
+	}
+	name := filepath.Join(s.dir, run+".lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("remember job: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if opened, serr := f.Stat(); err == nil && serr == nil {
+		// The one who held it may have removed it since it was opened.
+		if now, lerr := os.Lstat(name); lerr != nil || !os.SameFile(opened, now) {
+			err = ErrBusy
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, ErrBusy
+	}
+	return func() {
+		os.Remove(name)
+		f.Close()
+	}, nil
 }
 
 // List returns every record, newest first.

@@ -14,6 +14,7 @@ import (
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // jobFlags are job-prep's flags before they are checked.
@@ -23,6 +24,7 @@ type jobFlags struct {
 	args, flags, tier, valid string
 	sealTime                 string
 	raw                      []string
+	goOn                     string
 	follow, dryRun, noSubmit bool
 	o                        jobprep.Options
 }
@@ -38,8 +40,8 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.Account, "account to bill", []string{"A", "account"})
 	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
 	f.String(&j.o.Workdir, "directory on the supercomputer below which the job's own is made", []string{"s", "workdir"})
-	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"}, ui.Required)
-	f.Strings(&j.o.DataInfo, "info file of the dataset, on the supercomputer", []string{"di", "data-info"}, ui.Required)
+	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"}, ui.RequiredUnless("continue"))
+	f.Strings(&j.o.DataInfo, "info file of the dataset, on the supercomputer", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
 	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs", []string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
 	f.String(&j.flags, "flags for the container runtime, in one word", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
@@ -61,6 +63,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
+	f.String(&j.goOn, "take up a job that was broken off, by its run or directory (results --list): find it in Slurm's queue, or submit it; other flags than -f do not count", []string{"continue"})
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
 }
 
@@ -142,11 +145,14 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err != nil {
 		return err
 	}
-	o, err := j.options(c)
+	d, err := c.jobDeps()
 	if err != nil {
 		return err
 	}
-	d, err := c.jobDeps()
+	if j.goOn != "" {
+		return continueJob(ctx, a, c, d, j)
+	}
+	o, err := j.options(c)
 	if err != nil {
 		return err
 	}
@@ -158,22 +164,42 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	defer c.close()
+	defer func() { c.close() }() // of the newest connection
 	d.FS, d.Slurm = c.fs, c.slurm()
 	p, err := jobprep.Prepare(ctx, d, o)
 	if err != nil {
 		return err
 	}
+	defer p.Close()
 	if j.noSubmit {
 		a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
 		fmt.Fprintln(a.stdout, p.ScriptPath)
 		return nil
 	}
 	rec, err := jobprep.Submit(ctx, d, p)
+	p.Close()
 	if err != nil {
 		return err
 	}
 	a.log.Info("submitted", "job", rec.JobID, "directory", rec.JobDir)
+	fmt.Fprintln(a.stdout, rec.JobID)
+	return followJob(ctx, a, d, rec, j.follow)
+}
+
+// continueJob takes up a run that an earlier job-prep began.
+func continueJob(ctx context.Context, a *app, c *client, d jobprep.Deps, j jobFlags) error {
+	rec, err := d.Store.Find(j.goOn)
+	if err != nil {
+		return ui.Fail(ui.CodeUsage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+	}
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	defer func() { c.close() }() // of the newest connection
+	d.FS, d.Slurm = c.fs, c.slurm()
+	if rec, err = jobprep.Continue(ctx, d, rec); err != nil {
+		return err
+	}
 	fmt.Fprintln(a.stdout, rec.JobID)
 	return followJob(ctx, a, d, rec, j.follow)
 }
@@ -208,5 +234,9 @@ func (c *client) jobDeps() (jobprep.Deps, error) {
 		Keys: c.keys, Signer: c.signer, Trust: trust, Store: store,
 		Service: jobprep.ServiceConf{URL: c.conf.Service.URL, CA: string(c.ca)}, Address: c.conf.Supercomputer.Address,
 		Log: c.a.log, Progress: c.progress,
+		Reconnect: func(ctx context.Context) (transfer.FS, slurm.Runner, error) {
+			fsys, err := c.reconnect(ctx)
+			return fsys, c.run, err
+		},
 	}, err
 }

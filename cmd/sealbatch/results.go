@@ -214,6 +214,9 @@ func listJobs(a *app, store submission.Store) error {
 	for _, r := range all {
 		id := r.JobID
 		if id == "" {
+			id = string(r.Stage) // how far it came
+		}
+		if id == "" {
 			id = "-"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], ui.Printable(r.Name), r.Submitted.Local().Format(time.DateTime), r.JobDir)

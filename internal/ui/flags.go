@@ -40,6 +40,7 @@ type def struct {
 	isSwitch bool
 	verbatim bool // takes the next argument whatever it looks like
 	required bool
+	unless   string // a flag beside which this one is not required
 	given    bool
 	repeated bool
 	shown    string // default, for the help
@@ -57,6 +58,11 @@ type Option func(*def)
 
 // Required makes Parse fail if the flag is not given.
 func Required(d *def) { d.required = true }
+
+// RequiredUnless is Required, unless the named flag is given.
+func RequiredUnless(name string) Option {
+	return func(d *def) { d.required, d.unless = true, name }
+}
 
 // Verbatim makes the flag take the next argument as its value even if that is a flag's name: -args.
 func Verbatim(d *def) { d.verbatim = true }
@@ -242,7 +248,7 @@ func (f *Flags) isFlag(arg string) bool {
 func (f *Flags) missing() error {
 	var names []string
 	for _, d := range f.defs {
-		if d.required && !d.given {
+		if other := f.names[d.unless]; d.required && !d.given && (other == nil || !other.given) {
 			names = append(names, d.dashed())
 		}
 	}

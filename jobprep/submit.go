@@ -1,0 +1,144 @@
+package jobprep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/transfer"
+)
+
+// Submit hands a prepared job to sbatch and remembers its id. When sbatch
+// refuses it, what was prepared is removed. When it is not known whether Slurm
+// has the job, everything stays as it is, and Continue finds out. In no case is
+// it submitted twice; and a copy of the script that somebody submits by hand
+// gets no key, since the first job that presents a manifest is bound to it.
+func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) {
+	rec := p.Record
+	rec.Stage = submission.Submitting
+	if err := d.Store.Save(rec); err != nil {
+		return p.Record, err
+	}
+	id, err := d.Slurm.Submit(ctx, p.Script)
+	if err == nil {
+		return d.adopt(rec, id)
+	}
+	// A refusal may come from sbatch's own timeout, after Slurm took the job.
+	ids, findErr := d.find(ctx, rec)
+	switch {
+	case findErr != nil || !errors.Is(err, slurm.ErrSlurm):
+		return rec, unsure(ctx, rec, err)
+	case len(ids) > 0:
+		d.Log.Warn("sbatch failed, but Slurm has the job", "job", ids[0], "error", err)
+		return d.adopt(rec, ids[0])
+	}
+	return rec, d.withdraw(ctx, rec, ui.Fail(ui.CodeSlurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
+}
+
+// adopt remembers a job's id.
+func (d Deps) adopt(rec submission.Record, id slurm.JobID) (submission.Record, error) {
+	rec.JobID, rec.Stage = string(id), submission.Submitted
+	if err := d.Store.Save(rec); err != nil {
+		return rec, ui.Fail(ui.CodeOther, fmt.Errorf("job %s is submitted, but: %w", id, err), continueHint(rec))
+	}
+	return rec, nil
+}
+
+func continueHint(rec submission.Record) string {
+	return "sealbatch job-prep --continue " + rec.Run[:12]
+}
+
+// unsure is an error after which nobody knows whether Slurm has the job.
+func unsure(ctx context.Context, rec submission.Record, err error) error {
+	code := ui.ExitCode(err)
+	if ctx.Err() != nil {
+		code = ui.CodeInterrupted
+	}
+	return ui.Fail(code, fmt.Errorf("it is not known whether the job was submitted: %w", err),
+		continueHint(rec)+" finds out, and submits it only if it was not")
+}
+
+// find looks for the run's job among those that Slurm remembers.
+func (d Deps) find(ctx context.Context, rec submission.Record) ([]slurm.JobID, error) {
+	return d.Slurm.FindByOutput(ctx, slurm.EscapePattern(rec.LogFile))
+}
+
+// withdraw removes what was made of a job that Slurm does not have, and returns
+// err. What cannot be removed now stays on record.
+func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) error {
+	rmErr := transfer.RemoveAll(d.FS, rec.JobDir)
+	if errors.Is(rmErr, fs.ErrNotExist) {
+		rmErr = nil
+	}
+	if rmErr == nil {
+		rmErr = d.Store.Remove(rec.Run)
+	}
+	code, hint := ui.ExitCode(err), ui.Hint(err)
+	if ctx.Err() != nil {
+		code, err = ui.CodeInterrupted, ctx.Err()
+	}
+	switch {
+	case rmErr != nil:
+		rec.Stage = submission.Preparing // what is left of it is not to be submitted
+		return ui.Fail(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)), "nothing was submitted; "+continueHint(rec)+" clears what is left")
+	case hint == "":
+		hint = "nothing was submitted, and nothing is left on the site"
+	}
+	return ui.Fail(code, err, hint)
+}
+
+// Continue takes up a run that was broken off: one that Slurm has, or had, is
+// only looked up; one that lies ready is submitted; one that was not laid out
+// whole is cleared away, which is an error, since there is nothing to go on with.
+func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Record, error) {
+	unlock, err := d.Store.Lock(rec.Run)
+	if err != nil {
+		return rec, ui.Fail(ui.CodeOther, fmt.Errorf("run %s: %w", rec.Run[:12], err), "wait for it to end")
+	}
+	defer unlock()
+	if rec.JobID != "" {
+		return rec, nil
+	}
+	if rec.Stage == submission.Preparing {
+		err := fmt.Errorf("run %s was broken off before it was ready", rec.Run[:12])
+		return rec, d.withdraw(ctx, rec, ui.Fail(ui.CodeJob, err, "what it left is removed; run job-prep again, with all its flags"))
+	}
+	ids, err := d.find(ctx, rec)
+	switch {
+	case err != nil:
+		return rec, fmt.Errorf("ask Slurm for the job: %w", err)
+	case len(ids) > 0:
+		d.Log.Info("Slurm has the job already", "job", ids[0])
+		return d.adopt(rec, ids[0])
+	}
+	if err := d.started(rec); err != nil {
+		return rec, err
+	}
+	script, err := transfer.ReadFile(d.FS, path.Join(rec.JobDir, scriptName), maxSmall)
+	if err != nil {
+		return rec, ui.Fail(ui.CodeJob, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
+	}
+	if manifest.DigestOf(script) != rec.Script {
+		return rec, ui.Fail(ui.CodeIntegrity, errors.New("the job's script was altered since it was prepared"), "run job-prep again, with all its flags")
+	}
+	return Submit(ctx, d, Prepared{Record: rec, Script: script})
+}
+
+// started fails if the job ran, which its directory shows longer than Slurm does.
+func (d Deps) started(rec submission.Record) error {
+	_, err := d.FS.Lstat(rec.LogFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return ui.Fail(ui.CodeJob, fmt.Errorf("the job of run %s was submitted and has run; Slurm does not know its number any more", rec.Run[:12]),
+		"sealbatch results "+rec.Run[:12])
+}
