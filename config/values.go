@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -91,7 +92,11 @@ func httpsKey(name string, dst *string) key {
 		u, err := url.Parse(v[0])
 		switch {
 		case err != nil:
-			return fmt.Errorf("%q is not a URL", v[0])
+			var why *url.Error
+			if errors.As(err, &why) {
+				err = why.Err // it would quote the address once more
+			}
+			return fmt.Errorf("%q is not a URL: %w", v[0], err)
 		case u.Scheme != "https":
 			return fmt.Errorf("%q does not begin with https://; keys travel over TLS only", v[0])
 		case u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
