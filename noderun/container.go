@@ -218,6 +218,8 @@ func (c container) env() []string {
 	env := append(runtimeEnv(c.environ),
 		"HOME="+c.home(),
 		p+"_BIND="+strings.Join(binds, ","),
+		// Else a shell in the container evaluates $(...) in every variable's value, the job's name included.
+		p+"_NO_EVAL=true",
 		// An image that cannot be mounted would be unpacked here: it must not.
 		p+"_TMPDIR="+c.space.Path(noneRel),
 		p+"_CACHEDIR="+c.runtimeDir(),
