@@ -63,7 +63,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
-	f.String(&j.goOn, "take up a job that was broken off, by its run or directory (results --list): find it in Slurm's queue, or submit it; other flags than -f do not count", []string{"continue"})
+	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there", []string{"continue"})
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
 }
 
