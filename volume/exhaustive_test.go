@@ -182,18 +182,19 @@ func TestInsertedAndRemoved(t *testing.T) {
 // TestCutWhileOpen: a file that is cut after it was opened, to every length.
 func TestCutWhileOpen(t *testing.T) {
 	t.Parallel()
-	s := newSpecimen(t, 4)
-	last := 0
-	for _, n := range s.r.t.nodes {
-		if n.typ == File {
-			last = max(last, int(n.at+cipherSize(n.size)))
-		}
-	}
-	each(len(s.b), func(n int) {
-		cut := &Reader{r: bytes.NewReader(s.b[:n]), size: s.r.size, head: s.r.head, codec: s.r.codec, t: s.r.t}
-		cut.ids.New = s.r.ids.New
+	src := memSource{entries: []Entry{memDir(0, "")}}
+	src.file(0, "a", "text", 1)
+	src.file(0, "b", pattern(plainBlock+1), 1)
+	s, b := sealFixed(t, src, 4)
+	r := openBytes(t, b, s.Key)
+	want, err := dump(r)
+	must(t, err)
+	last := int(r.t.nodes[2].at + cipherSize(r.t.nodes[2].size))
+	each(len(b), func(n int) {
+		cut := &Reader{r: bytes.NewReader(b[:n]), size: r.size, head: r.head, codec: r.codec, t: r.t}
+		cut.ids.New = r.ids.New
 		got, err := dump(cut)
-		if n >= last && (err != nil || got != s.want) {
+		if n >= last && (err != nil || got != want) {
 			t.Errorf("cut to %d, behind all content: %v", n, err)
 		}
 		if n < last && !errors.Is(err, ErrSize) {
