@@ -234,7 +234,7 @@ type auditLog struct {
 	pending int64 // bytes that append wrote after it
 	head    Head
 	key     ed25519.PrivateKey
-	broken  bool // a failed write could not be undone
+	dirty   bool // a failed write is still to be undone
 }
 
 // openAudit opens or makes the log and compares it with the head that the
@@ -301,10 +301,12 @@ func checkAudit(r io.Reader, pub ed25519.PublicKey, stored Head) (*auditReader, 
 }
 
 // append writes events durably and returns the head after them. On failure
-// the log is as before, or refuses everything from then on.
+// the log is as before, or refuses everything until it is.
 func (l *auditLog) append(now time.Time, events []*Event) (Head, error) {
-	if l.broken {
-		return Head{}, ErrAuditWrite
+	if l.dirty {
+		if err := l.undo(); err != nil {
+			return Head{}, fmt.Errorf("%w: %w", ErrAuditWrite, err)
+		}
 	}
 	b, head, err := renderEvents(l.head, l.key, now, events)
 	if err != nil {
@@ -326,13 +328,15 @@ func (l *auditLog) keep(head Head) {
 	l.head, l.size, l.pending = head, l.size+l.pending, 0
 }
 
-// undo removes what append wrote last. If even that fails, a later write
-// could chain on an entry that the store does not know: nothing more is written.
+// undo removes what append wrote last. If even that fails, a later write could
+// chain on an entry that the store does not know, so it comes first then. What
+// is before it was synced when it was written.
 func (l *auditLog) undo() error {
 	if err := errors.Join(l.f.Truncate(l.size), l.f.Sync()); err != nil {
-		l.broken = true
-		return fmt.Errorf("undo the write: %w; restart the service when the disk is well", err)
+		l.dirty = true
+		return fmt.Errorf("undo the write: %w", err)
 	}
+	l.dirty = false
 	return nil
 }
 

@@ -133,6 +133,91 @@ func TestVerifyAudit(t *testing.T) {
 	}
 }
 
+// TestEveryCut cuts a log at every byte. Whoever has a kept head, or the
+// store, finds each; whoever has the log alone, each that is not at the end of
+// a line. What follows the store's head, as after a crash, is dropped.
+func TestEveryCut(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, 4)
+	b.stop(t)
+	raw := b.read(t)
+	n, head, err := VerifyAudit(bytes.NewReader(raw), b.pub)
+	if err != nil || n != 4 {
+		t.Fatal(n, err)
+	}
+	kept := keyapi.AuditHead{Seq: head.Seq, Hash: head.Hash}
+	for cut := range len(raw) {
+		part := raw[:cut]
+		atEnd := cut == 0 || part[cut-1] == '\n'
+		if _, _, err := VerifyAudit(bytes.NewReader(part), b.pub); errors.Is(err, ErrAuditBroken) == atEnd {
+			t.Errorf("cut at %d, the log alone: %v", cut, err)
+		}
+		if _, _, err := VerifyAudit(bytes.NewReader(part), b.pub, kept); !errors.Is(err, ErrAuditBroken) && !errors.Is(err, ErrAuditHead) {
+			t.Errorf("cut at %d, with a kept head: %v", cut, err)
+		}
+		if _, _, err := checkAudit(bytes.NewReader(part), b.pub, head); !errors.Is(err, ErrAuditRolledBack) {
+			t.Errorf("cut at %d, with the store: %v", cut, err)
+		}
+		tail := append(bytes.Clone(raw), part[:min(cut, bytes.IndexByte(raw, '\n'))]...)
+		if a, recovered, err := checkAudit(bytes.NewReader(tail), b.pub, head); err != nil || recovered != 0 || a.good != int64(len(raw)) {
+			t.Errorf("%d bytes of a line after the store's head: %d recovered, %v", cut, recovered, err)
+		}
+	}
+}
+
+// TestEveryByte alters each byte of a log: all is found without the store.
+func TestEveryByte(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, 3)
+	b.stop(t)
+	raw := b.read(t)
+	for i := range raw {
+		bad := bytes.Clone(raw)
+		bad[i] ^= 1
+		if _, _, err := VerifyAudit(bytes.NewReader(bad), b.pub); !errors.Is(err, ErrAuditBroken) {
+			t.Errorf("byte %d (%q): %v", i, raw[i], err)
+		}
+	}
+}
+
+// TestRolledBackTogether puts log and store back to an older state, both:
+// nothing in them shows it, a kept head does.
+func TestRolledBackTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, 2)
+	b.stop(t)
+	store := filepath.Join(b.dir, "store.db")
+	oldLog := b.read(t)
+	oldStore, err := os.ReadFile(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.start(); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, 2)
+	kept := b.c.log.head
+	b.stop(t)
+	if err := errors.Join(os.WriteFile(b.log(), oldLog, 0o600), os.WriteFile(store, oldStore, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.start(); err != nil {
+		t.Fatalf("the service cannot know: %v", err)
+	}
+	b.write(t, 3) // and goes beyond the kept head
+	b.stop(t)
+	remembered := keyapi.AuditHead{Seq: kept.Seq, Hash: kept.Hash}
+	if _, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub, remembered); !errors.Is(err, ErrAuditHead) {
+		t.Errorf("with the kept head: %v", err)
+	}
+	if n, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 5 {
+		t.Errorf("control, without it: %d entries, %v", n, err)
+	}
+}
+
 // TestRewrittenChain is what somebody does who can write the log and compute
 // hashes, but does not have the statement key.
 func TestRewrittenChain(t *testing.T) {
@@ -329,9 +414,20 @@ func TestFullDisk(t *testing.T) {
 	if err := put("lost"); !errors.Is(err, ErrAuditWrite) || has("lost") {
 		t.Errorf("sync and undo fail: %v", err)
 	}
-	disk.set(nil, nil, nil, 0)
+	disk.set(nil, nil, syscall.EROFS, 0)
 	if err := put("later"); !errors.Is(err, ErrAuditWrite) || has("later") {
 		t.Errorf("a log of unknown state was written to: %v", err)
+	}
+	disk.set(nil, nil, nil, 0)
+	if err := put("well"); err != nil || !has("well") {
+		t.Errorf("after the disk is well: %v", err)
+	}
+	b.stop(t)
+	if n, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 3 {
+		t.Errorf("log: %d entries, %v; want 3", n, err)
+	}
+	if err := b.start(); err != nil {
+		t.Errorf("log and store: %v", err)
 	}
 	b.stop(t)
 }

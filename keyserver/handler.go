@@ -3,10 +3,11 @@ package keyserver
 import (
 	"context"
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"net/http"
 
+	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/keyapi"
 )
 
@@ -20,6 +21,7 @@ type request struct {
 	caller caller // who signed it, if it had to be signed
 	ev     *Event // what is written down of it
 	noted  bool   // ev is in the log
+	quiet  bool   // one of too many refusals
 }
 
 // decode reads the body strictly.
@@ -79,13 +81,18 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(r.pattern, s.serve(r))
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if !s.gate.Allow(r.RemoteAddr) {
+			writeError(w, refuse(keyapi.CodeTooMany, "too many requests from this address"))
+			return
+		}
 		writeError(w, refuse(keyapi.CodeNotFound, "no such call"))
 	})
 	return mux
 }
 
-// serve runs one call: read, authenticate, handle, write down, answer.
+// serve runs one call: read, wait for a turn, authenticate, handle, write
+// down, answer. A slow sender or reader keeps no turn from others.
 func (s *Server) serve(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -94,13 +101,7 @@ func (s *Server) serve(rt route) http.Handler {
 		}
 		q := &request{ctx: r.Context(), srv: s, remote: host}
 		q.event(rt.event, OutcomeRefused)
-		answer, err := s.run(rt, q, w, r)
-		if err != nil && rt.event != "" && !q.noted {
-			q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(asRefusal(err))
-			if _, auditErr := s.commits.do(q.ev, nil); auditErr != nil {
-				err = errors.Join(auditErr, err)
-			}
-		}
+		answer, err := s.admit(rt, q, w, r)
 		if err != nil {
 			s.fail(w, q, err)
 			return
@@ -109,7 +110,64 @@ func (s *Server) serve(rt route) http.Handler {
 	})
 }
 
-func (s *Server) run(rt route, q *request, w http.ResponseWriter, r *http.Request) (any, error) {
+// admit turns away what is too much, and runs the rest.
+func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Request) (any, error) {
+	if !s.gate.Allow(r.RemoteAddr) {
+		return nil, refuse(keyapi.CodeTooMany, "too many requests from this address")
+	}
+	most := s.limits.Body
+	if rt.max > 0 {
+		most = min(most, rt.max)
+	}
+	body, done, err := s.gate.Body(w, r, most)
+	switch {
+	case errors.Is(err, gate.ErrBusy):
+		return nil, refuse(keyapi.CodeTooMany, "the key service is busy with other requests")
+	case errors.Is(err, gate.ErrTooLarge):
+		err = refuse(keyapi.CodeBadRequest, "request body is larger than %d bytes", most)
+	case err != nil:
+		err = refuse(keyapi.CodeBadRequest, "request body: %w", err)
+	default:
+		defer done()
+	}
+	q.body = body
+	wait, cancel := context.WithTimeout(q.ctx, turnTime)
+	defer cancel()
+	leave, busy := s.turns.Enter(wait, r.RemoteAddr)
+	if busy != nil {
+		return nil, refuse(keyapi.CodeTooMany, "the key service is busy")
+	}
+	defer leave()
+	var answer any
+	if err == nil {
+		answer, err = s.run(rt, q, r)
+	}
+	if err != nil && rt.event != "" && !q.noted {
+		err = s.noteRefusal(q, err)
+	}
+	return answer, err
+}
+
+// noteRefusal writes down that a request failed before it was decided.
+func (s *Server) noteRefusal(q *request, err error) error {
+	q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(asRefusal(err))
+	if q.ev.Account == "" && q.ev.Attestor == "" {
+		omitted, ok := s.strangers.note(q.remote)
+		if !ok {
+			q.quiet = true
+			return err
+		}
+		if omitted > 0 {
+			q.ev.Reason += fmt.Sprintf(" (and %d refusals before it, too many to write down each)", omitted)
+		}
+	}
+	if _, auditErr := s.commits.do(q.ev, nil); auditErr != nil {
+		return errors.Join(auditErr, err)
+	}
+	return err
+}
+
+func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 	if v := r.PathValue("volume"); v != "" {
 		if !keyapi.ValidVolumeID(v) {
 			return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
@@ -117,20 +175,9 @@ func (s *Server) run(rt route, q *request, w http.ResponseWriter, r *http.Reques
 		q.volume = v
 		q.event(rt.event, OutcomeRefused)
 	}
-	most := s.limits.Body
-	if rt.max > 0 {
-		most = min(most, rt.max)
-	}
-	var err error
-	q.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, most))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, refuse(keyapi.CodeBadRequest, "request body is larger than %d bytes", most)
-	}
-	if err != nil {
-		return nil, refuse(keyapi.CodeBadRequest, "request body: %w", err)
-	}
 	if rt.signed {
 		s.accounts.refresh(q.ctx, s.now())
+		var err error
 		if q.caller, err = s.authenticate(r, q.body); err != nil {
 			return nil, err
 		}
@@ -142,9 +189,11 @@ func (s *Server) run(rt route, q *request, w http.ResponseWriter, r *http.Reques
 // fail answers an error, and logs what the caller is not told.
 func (s *Server) fail(w http.ResponseWriter, q *request, err error) {
 	r := asRefusal(err)
-	switch r.code {
-	case keyapi.CodeInternal, keyapi.CodeUnavailable:
+	switch {
+	case r.code == keyapi.CodeInternal || r.code == keyapi.CodeUnavailable:
 		s.log.Error("request failed", "event", q.ev.Event, "remote", q.remote, "error", err)
+	case r.code == keyapi.CodeTooMany || q.quiet: // a flood of these must not become one of lines
+		s.log.Debug("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
 	default:
 		s.log.Info("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
 	}

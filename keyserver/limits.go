@@ -1,12 +1,12 @@
 package keyserver
 
 import (
-	"net/http"
-	"net/netip"
-	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/keyapi"
 )
 
@@ -14,8 +14,15 @@ import (
 type Limits struct {
 	// Body is the largest request body, bytes; default and most keyapi.MaxBody.
 	Body int64
-	// Concurrent is the number of requests at work at once; more get 429.
-	// Default 512.
+	// Connections are open at once, half of them from one address at most.
+	// Default 4096.
+	Connections int
+	// Memory bounds the request bodies that are held at once, in bytes; one
+	// address has a quarter of it. Default 64 MiB.
+	Memory int64
+	// Concurrent is the number of requests at work at once; eight times as
+	// many may wait for their turn, which addresses take one after the other.
+	// More get 429. Default 256.
 	Concurrent int
 	// PerSecond and Burst bound each remote address (IPv6: each /64). A
 	// whole cluster can come from one address, so the defaults are 100 and 4000.
@@ -29,8 +36,14 @@ func (l Limits) withDefaults() Limits {
 	if l.Body <= 0 || l.Body > keyapi.MaxBody {
 		l.Body = keyapi.MaxBody
 	}
+	if l.Connections <= 0 {
+		l.Connections = 4096
+	}
+	if l.Memory <= 0 {
+		l.Memory = 64 << 20
+	}
 	if l.Concurrent <= 0 {
-		l.Concurrent = 512
+		l.Concurrent = 256
 	}
 	if l.PerSecond <= 0 {
 		l.PerSecond = 100
@@ -45,76 +58,31 @@ func (l Limits) withDefaults() Limits {
 }
 
 const (
-	// maxRemotes bounds the addresses that are told apart.
-	maxRemotes = 16384
 	// requestsPerAccount bounds an account's requests within the time that
 	// their nonces are remembered.
 	requestsPerAccount = 16384
+	// turnTime is how long a request waits for its turn at most.
+	turnTime = 15 * time.Second
 )
 
-// remotes holds one token bucket for each remote address, in two generations:
-// when the young one is full, the old one is forgotten, in constant time
-// whatever number of addresses knocks.
-type remotes struct {
-	limits     Limits
-	mu         sync.Mutex
-	young, old map[netip.Prefix]*rate.Limiter
+// strangers decides which refusals of callers who showed nothing are written
+// down: anybody may cause them, and must not fill the disk under the audit log.
+type strangers struct {
+	each    *gate.Remotes
+	all     *rate.Limiter
+	omitted atomic.Int64 // refusals since the last line that says so
 }
 
-func newRemotes(l Limits) *remotes {
-	return &remotes{limits: l, young: map[netip.Prefix]*rate.Limiter{}}
+func newStrangers() *strangers {
+	return &strangers{each: gate.NewRemotes(1, 300), all: rate.NewLimiter(20, 5000)}
 }
 
-// allow reports whether remote (HOST:PORT) may make a request now.
-func (r *remotes) allow(remote string) bool { return r.bucket(prefixOf(remote)).Allow() }
-
-func (r *remotes) bucket(p netip.Prefix) *rate.Limiter {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l := r.young[p]; l != nil {
-		return l
+// note reports whether a refusal of remote's is written down, and how many
+// before it were not.
+func (s *strangers) note(remote string) (omitted int64, ok bool) {
+	if !s.each.Allow(remote) || !s.all.Allow() {
+		s.omitted.Add(1)
+		return 0, false
 	}
-	l := r.old[p]
-	if l == nil {
-		l = rate.NewLimiter(rate.Limit(r.limits.PerSecond), r.limits.Burst)
-	}
-	if len(r.young) >= maxRemotes/2 {
-		r.old, r.young = r.young, map[netip.Prefix]*rate.Limiter{}
-	}
-	r.young[p] = l
-	return l
-}
-
-// prefixOf maps an address to what is limited; what is no address shares one.
-func prefixOf(remote string) netip.Prefix {
-	a, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	ip, bits := a.Addr().Unmap(), 64
-	if ip.Is4() {
-		bits = 32
-	}
-	p, err := ip.WithZone("").Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
-// limited turns away what is too much before anything is read of it.
-func (s *Server) limited(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.remotes.allow(r.RemoteAddr) {
-			writeError(w, refuse(keyapi.CodeTooMany, "too many requests from this address"))
-			return
-		}
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-			next.ServeHTTP(w, r)
-		default:
-			writeError(w, refuse(keyapi.CodeTooMany, "the key service is busy"))
-		}
-	})
+	return s.omitted.Swap(0), true
 }

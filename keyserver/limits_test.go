@@ -2,10 +2,6 @@ package keyserver
 
 import (
 	"errors"
-	"fmt"
-	"net/http"
-	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
@@ -68,57 +64,5 @@ func TestNonces(t *testing.T) {
 	}
 	if err := n.use(nil, now); code(err) != keyapi.CodeAttestation {
 		t.Errorf("no nonce: %v", err)
-	}
-}
-
-func TestRemotes(t *testing.T) {
-	t.Parallel()
-	r := newRemotes(Limits{PerSecond: 1e-9, Burst: 1})
-	for _, tc := range []struct {
-		addr string
-		want bool
-	}{
-		{"10.0.0.1:1", true}, {"10.0.0.1:2", false}, {"10.0.0.2:1", true}, {"[::ffff:10.0.0.2]:1", false},
-		{"[2001:db8::1]:1", true}, {"[2001:db8::2]:1", false}, {"[2001:db8:0:1::1]:1", true}, {"junk", true}, {"other junk", false},
-	} {
-		if got := r.allow(tc.addr); got != tc.want {
-			t.Errorf("%s: %v, want %v", tc.addr, got, tc.want)
-		}
-	}
-	for i := range maxRemotes {
-		r.allow(fmt.Sprintf("[2001:db8:2:%x::1]:1", i))
-		if i%1000 == 0 && r.allow("10.0.0.1:1") {
-			t.Error("an address that keeps knocking was forgotten")
-		}
-	}
-	if n := len(r.young) + len(r.old); n > maxRemotes || n < maxRemotes/2 {
-		t.Errorf("%d addresses are remembered", n)
-	}
-}
-
-// TestBusy turns away what exceeds the number of requests at work.
-func TestBusy(t *testing.T) {
-	t.Parallel()
-	s := &Server{slots: make(chan struct{}, 1), remotes: newRemotes(Limits{}.withDefaults())}
-	inside, leave := make(chan struct{}), make(chan struct{})
-	h := s.limited(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(inside); <-leave }))
-	done := make(chan struct{})
-	go func() {
-		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-		close(done)
-	}()
-	<-inside
-	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequest("GET", "/", strings.NewReader("never read")))
-	if rec.Code != http.StatusTooManyRequests || rec.Header().Get("Retry-After") == "" {
-		t.Errorf("status %d, Retry-After %q", rec.Code, rec.Header().Get("Retry-After"))
-	}
-	close(leave)
-	<-done
-	rec = httptest.NewRecorder()
-	inside = make(chan struct{})
-	h.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
-	if rec.Code != http.StatusOK {
-		t.Errorf("afterwards: status %d", rec.Code)
 	}
 }

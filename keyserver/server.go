@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/manifest"
 )
@@ -55,8 +56,9 @@ type Server struct {
 	nonces    *nonces
 	replays   *replayCache
 	flights   *flights
-	remotes   *remotes
-	slots     chan struct{}
+	gate      *gate.Gate
+	turns     *gate.Turns
+	strangers *strangers
 	limits    Limits
 	minTier   manifest.Tier
 	cert      tls.Certificate
@@ -133,8 +135,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.started = s.now()
 	s.nonces = newNonces(s.limits.Nonces)
-	s.remotes = newRemotes(s.limits)
-	s.slots = make(chan struct{}, s.limits.Concurrent)
+	s.gate = gate.New(gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory})
+	s.turns = gate.NewTurns(s.limits.Concurrent, 8*s.limits.Concurrent)
+	s.strangers = newStrangers()
 	var head Head
 	var err error
 	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
@@ -155,7 +158,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.commits = newCommitter(s.store, log, s.id, s.now)
-	s.handler = s.limited(s.routes())
+	s.handler = s.routes()
 	return s, s.noteStart(recovered)
 }
 
@@ -255,10 +258,13 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{s.cert}},
 		ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
 		MaxHeaderBytes: maxHeader,
+		ConnState:      s.gate.ConnState,
+		Protocols:      new(http.Protocols), // one request a connection at a time: what is counted is what there is
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	h.Protocols.SetHTTP1(true)
 	ended := make(chan error, 1)
-	go func() { ended <- h.ServeTLS(ln, "", "") }()
+	go func() { ended <- h.ServeTLS(s.gate.Listener(ln), "", "") }()
 	select {
 	case err := <-ended:
 		return errors.Join(fmt.Errorf("key service: %w", err), s.Close())

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/manifest"
 )
@@ -18,17 +20,18 @@ const (
 	maxRequest   = 64 << 10
 	vouchTimeout = 18 * time.Second // nodes wait for 20
 	relayTimeout = vouchTimeout
+	shutdownTime = 10 * time.Second
 	retryAfter   = "1" // seconds, with 429 and 503
 )
 
 // Handler returns the verifier's HTTP interface.
 func (v *Verifier) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /v1/vouch", inTurn(make(chan struct{}, v.config.Limits.Concurrent), v.serveVouch))
+	mux.Handle("POST /v1/vouch", inTurn(v.config.Limits.Concurrent, v.serveVouch))
 	if v.relay != nil {
-		// Slots of their own: a key service that hangs must not keep
+		// Turns of their own: a key service that hangs must not keep
 		// nodes that reach it otherwise from their vouchers.
-		relay := inTurn(make(chan struct{}, v.config.Limits.Relayed), v.serveRelay)
+		relay := inTurn(v.config.Limits.Relayed, v.serveRelay)
 		mux.Handle("GET /v1/service", relay)
 		mux.Handle("POST /v1/nonces", relay)
 		mux.Handle("POST /v1/release", relay)
@@ -40,9 +43,25 @@ func (v *Verifier) Handler() http.Handler {
 	return v.limited(mux)
 }
 
-// Server returns a server for Handler with time limits and TLS 1.3; the
-// caller adds the certificate and the listener.
-func (v *Verifier) Server() *http.Server {
+// Serve answers on ln with TLS 1.3 until ctx ends, then finishes what is under way.
+func (v *Verifier) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
+	srv := v.server()
+	srv.TLSConfig.Certificates = []tls.Certificate{cert}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.ServeTLS(v.gate.Listener(ln), "", "") }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("verifier: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	return srv.Shutdown(grace)
+}
+
+func (v *Verifier) server() *http.Server {
+	http1 := new(http.Protocols) // one request a connection at a time: what is counted is what there is
+	http1.SetHTTP1(true)
 	return &http.Server{
 		Handler:           v.Handler(),
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13},
@@ -51,40 +70,48 @@ func (v *Verifier) Server() *http.Server {
 		WriteTimeout:      40 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         v.gate.ConnState,
+		Protocols:         http1,
 		ErrorLog:          slog.NewLogLogger(v.config.Log.Handler(), slog.LevelDebug),
 	}
 }
 
-// limited bounds each address's rate and reads the body, which is small, so
-// that slow senders hold no slot.
+// limited bounds what an address asks for, and reads the body, which is small,
+// so that slow senders hold no turn.
 func (v *Verifier) limited(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !v.remotes.allow(r.RemoteAddr) {
+		if !v.gate.Allow(r.RemoteAddr) {
 			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "too many requests from this address"})
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+		body, done, err := v.gate.Body(w, r, maxRequest)
+		if errors.Is(err, gate.ErrBusy) {
+			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "the verifier is busy with other requests"})
+			return
+		}
 		if err != nil {
 			writeError(w, &refusal{code: keyapi.CodeBadRequest, message: "the body is cut or too large"})
 			return
 		}
+		defer done()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
 	})
 }
 
-// inTurn runs next when one of the slots is free, within the time that a
-// request has.
-func inTurn(slots chan struct{}, next http.HandlerFunc) http.Handler {
+// inTurn runs next when it has its turn, atWork at once, within the time that
+// a request has.
+func inTurn(atWork int, next http.HandlerFunc) http.Handler {
+	turns := gate.NewTurns(atWork, waiting*atWork)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
 		defer cancel()
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next(w, r.WithContext(ctx))
-		case <-ctx.Done():
+		leave, err := turns.Enter(ctx, r.RemoteAddr)
+		if err != nil {
 			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "the verifier is busy"})
+			return
 		}
+		defer leave()
+		next(w, r.WithContext(ctx))
 	})
 }
 

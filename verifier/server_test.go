@@ -39,13 +39,12 @@ func serve(t *testing.T, v *Verifier) (url, ca string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := v.Server()
-	s.TLSConfig.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.ServeTLS(l, "", "") }()
+	go func() { done <- v.Serve(ctx, l, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}) }()
 	t.Cleanup(func() {
-		s.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		cancel()
+		if err := <-done; err != nil {
 			t.Errorf("server: %v", err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -40,10 +41,10 @@ type Config struct {
 
 // Verifier vouches for claims. Its methods may be called concurrently.
 type Verifier struct {
-	config  Config
-	uid     uint32 // whom credentials must be restricted to: ourselves
-	remotes *remotes
-	relay   *http.Client // nil: nothing is relayed
+	config Config
+	uid    uint32 // whom credentials must be restricted to: ourselves
+	gate   *gate.Gate
+	relay  *http.Client // nil: nothing is relayed
 }
 
 // New checks c and returns a verifier.
@@ -74,7 +75,8 @@ func New(c Config) (*Verifier, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	v := &Verifier{config: c, uid: uint32(os.Geteuid()), remotes: newRemotes(c.Limits)}
+	v := &Verifier{config: c, uid: uint32(os.Geteuid()), gate: gate.New(gate.Limits{
+		Connections: c.Limits.Connections, PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Memory: c.Limits.Memory})}
 	return v, v.setUpRelay()
 }
 

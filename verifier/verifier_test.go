@@ -366,7 +366,7 @@ func TestLimits(t *testing.T) {
 func TestInTurn(t *testing.T) {
 	t.Parallel()
 	started, finish := make(chan struct{}), make(chan struct{})
-	h := inTurn(make(chan struct{}, 1), func(w http.ResponseWriter, _ *http.Request) { close(started); <-finish })
+	h := inTurn(1, func(w http.ResponseWriter, _ *http.Request) { close(started); <-finish })
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -7,15 +7,12 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/identity"
@@ -169,22 +166,8 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return err
 	}
-	srv := v.Server()
-	srv.TLSConfig.Certificates = []tls.Certificate{cert}
 	a.log.Info("verifier is ready", "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
-	ended := make(chan error, 1)
-	go func() { ended <- srv.ServeTLS(ln, "", "") }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := srv.Shutdown(bounded); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return v.Serve(ctx, ln, cert)
 }
 
 // checkMungeUser makes sure that the verifier runs as the user to whom nodes

@@ -21,7 +21,7 @@ var floors = [][]string{
 	{"publish", "submission"}, // what the workflows share
 	{"keyserver", "verifier"},
 	{"image", "fusefs", "transfer", "slurm", "identity", "keyclient"},
-	{"volume", "manifest", "keyapi", "config", "internal/ui"},
+	{"volume", "manifest", "keyapi", "config", "internal/ui", "internal/gate"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

@@ -1,0 +1,132 @@
+package gate
+
+import (
+	"container/list"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+)
+
+// connections are those that are open. The ones that wait, for a handshake to
+// go on or a request to come, stand in a list, the longest first.
+type connections struct {
+	most    int
+	mu      sync.Mutex
+	open    map[*conn]bool
+	from    map[netip.Prefix]int
+	waiting *list.List // of *conn
+}
+
+func newConnections(most int) connections {
+	return connections{most: most, open: map[*conn]bool{}, from: map[netip.Prefix]int{}, waiting: list.New()}
+}
+
+// add takes a connection in, if need be in place of one that waits, which it
+// returns; ok is false if there is no room.
+func (c *connections) add(n *conn) (instead *conn, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.from[n.prefix] >= max(1, c.most/2) {
+		return nil, false
+	}
+	if len(c.open) >= c.most {
+		front := c.waiting.Front()
+		if front == nil {
+			return nil, false
+		}
+		instead, _ = front.Value.(*conn)
+		c.forget(instead)
+	}
+	c.open[n] = true
+	c.from[n.prefix]++
+	n.place = c.waiting.PushBack(n)
+	return instead, true
+}
+
+// forget needs the lock.
+func (c *connections) forget(n *conn) {
+	if !c.open[n] {
+		return
+	}
+	delete(c.open, n)
+	if c.from[n.prefix]--; c.from[n.prefix] == 0 {
+		delete(c.from, n.prefix)
+	}
+	c.rest(n, false)
+}
+
+// rest notes whether n waits; it needs the lock.
+func (c *connections) rest(n *conn, waits bool) {
+	if n.place != nil {
+		c.waiting.Remove(n.place)
+		n.place = nil
+	}
+	if waits {
+		n.place = c.waiting.PushBack(n)
+	}
+}
+
+// conn is an open connection.
+type conn struct {
+	net.Conn
+	gate   *Gate
+	prefix netip.Prefix
+	place  *list.Element // among those that wait; nil while at work
+}
+
+// Close closes the connection and makes its room free.
+func (c *conn) Close() error {
+	o := &c.gate.open
+	o.mu.Lock()
+	o.forget(c)
+	o.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// ConnState is for http.Server.ConnState: it tells connections that wait from
+// those at work.
+func (g *Gate) ConnState(c net.Conn, s http.ConnState) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	n, ok := c.(*conn)
+	if !ok || s != http.StateActive && s != http.StateIdle {
+		return
+	}
+	o := &g.open
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open[n] {
+		o.rest(n, s == http.StateIdle)
+	}
+}
+
+type listener struct {
+	net.Listener
+	gate *Gate
+}
+
+// Accept returns the next connection that there is room for. Others are closed
+// before anything is spent on them.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		remote := c.RemoteAddr().String()
+		n := &conn{Conn: c, gate: l.gate, prefix: prefixOf(remote)}
+		if l.gate.connections.Allow(remote) {
+			instead, ok := l.gate.open.add(n)
+			if instead != nil {
+				instead.Conn.Close() // it waited for longest
+			}
+			if ok {
+				return n, nil
+			}
+		}
+		c.Close()
+	}
+}

@@ -1,0 +1,218 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+)
+
+func TestRemotes(t *testing.T) {
+	t.Parallel()
+	r := NewRemotes(1e-9, 1)
+	for _, tc := range []struct {
+		addr string
+		want bool
+	}{
+		{"10.0.0.1:1", true}, {"10.0.0.1:2", false}, {"10.0.0.1", false}, {"10.0.0.2:1", true}, {"[::ffff:10.0.0.2]:1", false},
+		{"[2001:db8::1]:1", true}, {"[2001:db8::2]:1", false}, {"[2001:db8:0:1::1]:1", true}, {"junk", true}, {"other junk", false},
+	} {
+		if got := r.Allow(tc.addr); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.addr, got, tc.want)
+		}
+	}
+	for i := range maxRemotes {
+		r.Allow(fmt.Sprintf("[2001:db8:2:%x::1]:1", i))
+		if i%1000 == 0 && r.Allow("10.0.0.1:1") {
+			t.Error("an address that keeps knocking was forgotten")
+		}
+	}
+	if n := len(r.young) + len(r.old); n > maxRemotes || n < maxRemotes/2 {
+		t.Errorf("%d addresses are remembered", n)
+	}
+}
+
+func TestBody(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{Connections: 10, PerSecond: 1, Burst: 1, Memory: 400})
+	body := func(addr string, said int64, r io.Reader) ([]byte, func(), error) {
+		q := httptest.NewRequest("POST", "/", r)
+		q.RemoteAddr, q.ContentLength = addr, said
+		return g.Body(httptest.NewRecorder(), q, 100)
+	}
+	got, done, err := body("10.0.0.1:1", 60, bytes.NewReader(make([]byte, 60)))
+	if err != nil || len(got) != 60 {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	for name, tc := range map[string]struct {
+		addr string
+		said int64
+		r    io.Reader
+		want error
+	}{
+		"one address takes more than a quarter": {"10.0.0.1:2", 60, strings.NewReader(""), ErrBusy},
+		"of unknown length, that is the most":   {"10.0.0.1:2", -1, strings.NewReader(""), ErrBusy},
+		"said to be too large":                  {"10.0.0.2:1", 101, strings.NewReader(""), ErrTooLarge},
+		"is too large":                          {"10.0.0.2:1", -1, iotest.HalfReader(bytes.NewReader(make([]byte, 101))), ErrTooLarge},
+		"breaks off":                            {"10.0.0.2:1", 50, iotest.ErrReader(io.ErrUnexpectedEOF), io.ErrUnexpectedEOF},
+	} {
+		if _, _, err := body(tc.addr, tc.said, tc.r); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
+	}
+	var others []func()
+	for i := range 3 {
+		_, d, err := body(fmt.Sprintf("10.0.1.%d:1", i), -1, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, d)
+	}
+	if _, _, err := body("10.0.2.1:1", 60, strings.NewReader("")); !errors.Is(err, ErrBusy) {
+		t.Errorf("more than there is room for: %v", err)
+	}
+	done()
+	if _, d, err := body("10.0.2.1:1", 60, strings.NewReader("")); err != nil {
+		t.Errorf("once there is room: %v", err)
+	} else {
+		d()
+	}
+	for _, d := range others {
+		d()
+	}
+	if g.held != 0 || len(g.heldBy) != 0 {
+		t.Errorf("%d bytes of %d addresses are still counted", g.held, len(g.heldBy))
+	}
+}
+
+// TestTurns queues ten requests of one address, then one of another: that one
+// is the second to work.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	turns := NewTurns(1, 40)
+	first, err := turns.Enter(t.Context(), "10.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	order := make(chan string, 20)
+	queue := func(addr string, want int) {
+		wg.Go(func() {
+			leave, err := turns.Enter(t.Context(), addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			order <- addr
+			leave()
+		})
+		for waits := 0; waits < want; runtime.Gosched() {
+			turns.mu.Lock()
+			waits = turns.waiting
+			turns.mu.Unlock()
+		}
+	}
+	for i := range 10 {
+		queue("10.0.0.1:1", i+1)
+	}
+	if _, err := turns.Enter(t.Context(), "10.0.0.1:1"); !errors.Is(err, ErrBusy) {
+		t.Errorf("one address fills the queue: %v", err)
+	}
+	queue("10.0.0.2:1", 11)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := turns.Enter(ctx, "10.0.0.3:1"); !errors.Is(err, ErrBusy) {
+		t.Errorf("whose caller is gone: %v", err)
+	}
+	first()
+	wg.Wait()
+	if a, b := <-order, <-order; a != "10.0.0.1:1" || b != "10.0.0.2:1" {
+		t.Errorf("%s, then %s", a, b)
+	}
+	if turns.free != 1 || turns.waiting != 0 || len(turns.next) != 0 || len(turns.queues) != 0 {
+		t.Errorf("left behind: %d free, %d waiting, %d addresses", turns.free, turns.waiting, len(turns.queues))
+	}
+}
+
+// addressed is a connection from an address of the test's choice.
+type addressed struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.addr }
+
+type pipes struct{ incoming chan net.Conn }
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p.incoming
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{Connections: 4, PerSecond: 1e-9, Burst: 4, Memory: 1})
+	in := pipes{make(chan net.Conn)}
+	ln := g.Listener(in)
+	knock := func(host byte) net.Conn {
+		near, far := net.Pipe()
+		go func() { in.incoming <- addressed{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, host), Port: 1}} }()
+		return near
+	}
+	accept := func(host byte) (net.Conn, net.Conn) {
+		t.Helper()
+		near := knock(host)
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return near, c
+	}
+	closed := func(c net.Conn) bool { _, err := c.Read(make([]byte, 1)); return errors.Is(err, io.EOF) }
+	near1, c1 := accept(1)
+	_, c2 := accept(1)
+	third := knock(1) // is closed, since one address has half at most
+	rest := make(chan struct{})
+	go func() { defer close(rest); closed(third) }()
+	near3, c3 := accept(2)
+	<-rest
+	_, c4 := accept(2)
+	g.ConnState(c1, http.StateActive)
+	g.ConnState(c2, http.StateActive)
+	g.ConnState(c2, http.StateIdle) // waits, but not for longest
+	_, c5 := accept(3)              // in place of c3
+	if !closed(near3) {
+		t.Error("the one that waited for longest was not closed")
+	}
+	if len(g.open.open) != 4 {
+		t.Errorf("%d are open", len(g.open.open))
+	}
+	for _, c := range []net.Conn{c1, c2, c3, c4, c5} {
+		c.Close()
+		c.Close() // twice is no harm
+	}
+	if !closed(near1) || len(g.open.open) != 0 || len(g.open.from) != 0 || g.open.waiting.Len() != 0 {
+		t.Errorf("left behind: %d open, %d addresses, %d waiting", len(g.open.open), len(g.open.from), g.open.waiting.Len())
+	}
+	_, c := accept(1)
+	c.Close()
+	last := knock(1) // its burst of new connections is used up
+	go func() { in.incoming <- addressed{last, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 4), Port: 1}} }()
+	if c, err := ln.Accept(); err != nil || c.RemoteAddr().String() != "10.0.0.4:1" {
+		t.Errorf("%v, %v", c, err)
+	}
+}
