@@ -5,14 +5,19 @@ import "context"
 // AttestorOf returns a server's attestor for a type of evidence.
 func AttestorOf(s *Server, typ string) Attestor { return s.attestors[typ] }
 
-// Tokens counts the tokens that a server keeps, or returns -1.
-func Tokens(ctx context.Context, s *Server) int {
-	n := 0
+// Purge removes outdated records, as the service does at intervals.
+func Purge(ctx context.Context, s *Server) (int, error) { return s.purge(ctx) }
+
+// Records counts a server's records by bucket; audit-head and identity aside.
+func Records(ctx context.Context, s *Server) (map[string]int, error) {
+	out := map[string]int{}
 	err := s.store.View(ctx, func(r Reader) error {
-		return r.Each(bucketTokens, "", func(string, []byte) error { n++; return nil })
+		for _, b := range []string{bucketTokens, bucketUsed, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats, bucketSecrets} {
+			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
-		return -1
-	}
-	return n
+	return out, err
 }

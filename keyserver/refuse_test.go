@@ -345,24 +345,3 @@ func TestTokenRefused(t *testing.T) {
 }
 
 // TestExpiredTokensAreForgotten restarts a service after a token has expired.
-func TestExpiredTokensAreForgotten(t *testing.T) {
-	t.Parallel()
-	c := &clock{}
-	s := newSite(t, keyservertest.Options{Now: c.now})
-	_, b := s.Manifest(t, nil, s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice")))
-	digest := s.Register(t, s.alice, b)
-	if _, err := s.Client(t, s.alice).NewToken(t.Context(), digest, ""); err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		later time.Duration
-		want  int
-	}{{0, 1}, {2 * time.Hour, 0}} {
-		c.add(tc.later)
-		s.Stop(t)
-		s.Run(t)
-		if n := keyserver.Tokens(t.Context(), s.Server); n != tc.want {
-			t.Errorf("%s later: %d tokens, want %d", tc.later, n, tc.want)
-		}
-	}
-}

@@ -150,8 +150,8 @@ func New(cfg Config) (*Server, error) {
 	if err := s.accounts.reload(context.Background()); err != nil {
 		return nil, err
 	}
-	if err := purgeTokens(context.Background(), s.store, s.started); err != nil {
-		return nil, err
+	if _, err := s.purge(context.Background()); err != nil {
+		s.log.Error("outdated records were not removed", "error", err)
 	}
 	log, recovered, err := openAudit(cfg.AuditLog, s.signKey, head)
 	if err != nil {
@@ -263,6 +263,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	h.Protocols.SetHTTP1(true)
+	background, stop := context.WithCancel(ctx)
+	var purging sync.WaitGroup
+	purging.Go(func() { s.purgeUntil(background) })
+	defer purging.Wait() // the store is closed after Serve
+	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- h.ServeTLS(s.gate.Listener(ln), "", "") }()
 	select {

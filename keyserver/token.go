@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,28 +73,6 @@ func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Cla
 }
 
 func singleUseKey(attestor, id string) string { return attestor + "/" + id }
-
-// purgeTokens removes what is left of expired tokens. Their use was refused
-// before and is afterwards.
-func purgeTokens(ctx context.Context, st Store, now time.Time) error {
-	return st.Update(ctx, func(w Writer) error {
-		var expired []string
-		err := w.Each(bucketTokens, "", func(id string, b []byte) error {
-			var t tokenRecord
-			if err := json.Unmarshal(b, &t); err != nil {
-				return fmt.Errorf("record of a token: %w", err)
-			}
-			if !now.Before(t.Expires) {
-				expired = append(expired, id)
-			}
-			return nil
-		})
-		for _, id := range expired {
-			err = errors.Join(err, w.Delete(bucketTokens, id), w.Delete(bucketUsed, singleUseKey(keyapi.EvidenceToken, id)))
-		}
-		return err
-	})
-}
 
 // newToken answers POST /v1/tokens: only who registered a manifest may hand
 // out its keys.
