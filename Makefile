@@ -5,7 +5,7 @@ BIN := bin
 STATIC := CGO_ENABLED=0
 UNIT := $$($(GO) list ./... | grep -v /e2e)
 
-.PHONY: all build setup demo demo-down test lint unit e2e fuzz tidy clean
+.PHONY: all build setup demo demo-down test lint unit e2e bench fuzz tidy clean
 
 all: build
 
@@ -38,6 +38,13 @@ unit:
 
 e2e: build
 	$(GO) test -count=1 -timeout 40m ./e2e/...
+
+# Figures: the rate of the key service for 1, 100 and 1,000 nodes at once.
+bench:
+	@set -o pipefail; $(GO) test -run '^$$' -bench . -benchtime 1x ./cmd/sealbatch | awk '/FAIL|---|\.go:/ { print } \
+	  /^Benchmark/ { line = sprintf("%-28s", substr($$1, 10)); head = sprintf("%-28s", "what"); \
+	    for (i = 3; i < NF; i += 2) { head = head sprintf("%24s", $$(i+1)); line = line sprintf("%24s", $$i) } \
+	    if (!n++) print head; print line }'
 
 # Each fuzz target for FUZZTIME.
 FUZZTIME ?= 1m

@@ -166,11 +166,11 @@ func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	g := New(Limits{Connections: 4, PerSecond: 1e-9, Burst: 4, Memory: 1})
-	in := pipes{make(chan net.Conn)}
+	in := pipes{make(chan net.Conn, 8)} // in the order in which they come
 	ln := g.Listener(in)
 	knock := func(host byte) net.Conn {
 		near, far := net.Pipe()
-		go func() { in.incoming <- addressed{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, host), Port: 1}} }()
+		in.incoming <- addressed{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, host), Port: 1}}
 		return near
 	}
 	accept := func(host byte) (net.Conn, net.Conn) {
@@ -186,10 +186,10 @@ func TestConnections(t *testing.T) {
 	near1, c1 := accept(1)
 	_, c2 := accept(1)
 	third := knock(1) // is closed, since one address has half at most
-	rest := make(chan struct{})
-	go func() { defer close(rest); closed(third) }()
 	near3, c3 := accept(2)
-	<-rest
+	if !closed(third) {
+		t.Error("a third of one address was let in")
+	}
 	_, c4 := accept(2)
 	g.ConnState(c1, http.StateActive)
 	g.ConnState(c2, http.StateActive)
@@ -211,8 +211,8 @@ func TestConnections(t *testing.T) {
 	_, c := accept(1)
 	c.Close()
 	last := knock(1) // its burst of new connections is used up
-	go func() { in.incoming <- addressed{last, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 4), Port: 1}} }()
-	if c, err := ln.Accept(); err != nil || c.RemoteAddr().String() != "10.0.0.4:1" {
+	knock(4)
+	if c, err := ln.Accept(); err != nil || c.RemoteAddr().String() != "10.0.0.4:1" || !closed(last) {
 		t.Errorf("%v, %v", c, err)
 	}
 }
