@@ -28,21 +28,28 @@ func newConnections(most int) connections {
 func (c *connections) add(n *conn) (instead *conn, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.from[n.prefix] >= max(1, c.most/2) {
-		return nil, false
-	}
-	if len(c.open) >= c.most {
-		front := c.waiting.Front()
-		if front == nil {
+	share := c.from[n.prefix] >= max(1, c.most/2)
+	if share || len(c.open) >= c.most {
+		if instead = c.longest(n.prefix, share); instead == nil {
 			return nil, false
 		}
-		instead, _ = front.Value.(*conn)
 		c.forget(instead)
 	}
 	c.open[n] = true
 	c.from[n.prefix]++
 	n.place = c.waiting.PushBack(n)
 	return instead, true
+}
+
+// longest is the connection that has waited for longest, of one address or of
+// all; nil if none waits. It needs the lock.
+func (c *connections) longest(p netip.Prefix, ofOne bool) *conn {
+	for e := c.waiting.Front(); e != nil; e = e.Next() {
+		if n, ok := e.Value.(*conn); ok && (!ofOne || n.prefix == p) {
+			return n
+		}
+	}
+	return nil
 }
 
 // forget needs the lock.

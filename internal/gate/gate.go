@@ -22,12 +22,12 @@ var ErrTooLarge = errors.New("body is too large")
 
 // Limits of a Gate. All are required.
 type Limits struct {
-	// Connections are open at once; one address has half of them at most. When
-	// there are more, the one that has been idle, or in its handshake, for
-	// longest makes room.
+	// Connections are open at once; one address has half of them at most. The
+	// one too many takes the room of that, of the same address or of all, which
+	// has been idle, or in its handshake, for longest.
 	Connections int
-	// PerSecond and Burst bound an address's requests, and its new
-	// connections, each for itself.
+	// PerSecond and Burst bound an address's requests. Of new connections it
+	// may make twice as many, so that one too many requests can be told so.
 	PerSecond float64
 	Burst     int
 	// Memory bounds the bodies that are held at once, in bytes; one address
@@ -48,7 +48,7 @@ type Gate struct {
 
 // New makes a gate.
 func New(l Limits) *Gate {
-	return &Gate{limits: l, requests: NewRemotes(l.PerSecond, l.Burst), connections: NewRemotes(l.PerSecond, l.Burst),
+	return &Gate{limits: l, requests: NewRemotes(l.PerSecond, l.Burst), connections: NewRemotes(2*l.PerSecond, 2*l.Burst),
 		open: newConnections(l.Connections), heldBy: map[netip.Prefix]int64{}}
 }
 
