@@ -10,11 +10,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,7 +136,7 @@ func (s *Service) TryRun() error {
 		st.Close()
 		return err
 	}
-	ln, err := net.Listen("tcp", s.addr)
+	ln, err := listen(s.addr)
 	if err != nil {
 		srv.Close()
 		st.Close()
@@ -156,6 +158,17 @@ func (s *Service) TryRun() error {
 		return err
 	}
 	return nil
+}
+
+// listen waits for the address of an earlier run: meanwhile some connection of
+// another test's may have been given its port.
+func listen(addr string) (ln net.Listener, err error) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ln, err = net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return ln, err
+		}
+	}
 }
 
 // Run is TryRun that must succeed.
