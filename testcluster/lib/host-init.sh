@@ -59,7 +59,7 @@ if [ -n "$share" ]; then
     mount --bind "$share/home" "$root/home"
     mount --rbind "$share/scratch" "$root/scratch"
 else
-    rmdir "$root/scratch"
+    rm -df "$root/scratch" # it is gone already if this host has been up before
 fi
 read_only() {
     mount --bind "$1" "$2"

@@ -155,6 +155,34 @@ host_start() {
     ) </dev/null >"$dir/init.log" 2>&1 9>&- &
 }
 
+# cluster_reboot HOST: ends everything that runs there, at once, as a power cut would, and starts it
+# again with its disk as it was. What "services" started there has to be started again.
+cluster_reboot() {
+    local host=${1-} pid
+    need_host "$host"
+    pid=$(host_pid "$host") || die "$host is not up: testcluster/cluster up"
+    kill -KILL "$pid"
+    wait_until 20 host_gone "$host" || die "processes of $host do not end"
+    rm "$STATE/hosts/$host/pid"
+    cgroup_create "$host"
+    host_start "$host"
+    wait_until 60 host_ready "$host" || die "$host did not start: $(tail -n 5 "$STATE/hosts/$host/init.log")"
+    cgroup_delegate "$host"
+    slurm_daemons "$host" || die "the daemons of $host did not start: $(tail -n 5 "$STATE/hosts/$host/daemons.log")"
+    wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
+}
+
+# host_gone HOST: no process is left, and neither is a cgroup that Slurm made.
+host_gone() {
+    local mount
+    while read -r mount; do
+        [ ! -d "$mount/$CGROUP_NAME/$1" ] || [ -z "$(find "$mount/$CGROUP_NAME/$1" -name cgroup.procs -exec cat {} +)" ] || return 1
+    done < <(cgroup_hierarchies)
+    while read -r mount; do
+        [ ! -d "$mount/$CGROUP_NAME/$1" ] || find "$mount/$CGROUP_NAME/$1" -mindepth 1 -depth -type d -exec rmdir {} +
+    done < <(cgroup_hierarchies)
+}
+
 # host_pid HOST: the id, on this machine, of the host's process 1. The cgroup shows that the number
 # has not passed to another process.
 host_pid() {

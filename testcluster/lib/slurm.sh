@@ -57,23 +57,9 @@ slurm_files() {
 }
 
 slurm_start() {
-    local host starting=() own=()
-    # Under version 2 slurmd turns the cgroup it starts in into an inner one, so it gets its own.
-    # shellcheck disable=SC2016 # for the shell on the host
-    [ "$(cgroup_version)" = 1 ] ||
-        own=(sh -c 'mkdir -p /sys/fs/cgroup/slurmd && echo 0 >/sys/fs/cgroup/slurmd/cgroup.procs && exec "$@"' sh)
+    local host starting=()
     for host in login cn1 cn2 cn3; do
-        # The daemons put themselves into the background.
-        (
-            for daemon in ${DAEMONS[$host]}; do
-                case $daemon in
-                    munged) (exec_enter "$host" munge -- /usr/sbin/munged) ;;
-                    sshd) (exec_enter "$host" root -- /usr/sbin/sshd) ;;
-                    slurmctld) (exec_enter "$host" root -- /usr/sbin/slurmctld -i -c) ;;
-                    slurmd) (exec_enter "$host" root -- "${own[@]}" /usr/sbin/slurmd -N "$host") ;;
-                esac
-            done
-        ) </dev/null >"$STATE/hosts/$host/daemons.log" 2>&1 9>&- &
+        slurm_daemons "$host" &
         starting+=($!)
     done
     for host in login cn1 cn2 cn3; do
@@ -82,6 +68,44 @@ slurm_start() {
     done
     wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
 }
+
+# slurm_daemons HOST: starts what runs there. The daemons put themselves into the background.
+slurm_daemons() {
+    local daemon
+    for daemon in ${DAEMONS[$1]}; do slurm_daemon "$1" "$daemon"; done </dev/null >"$STATE/hosts/$1/daemons.log" 2>&1 9>&-
+}
+
+slurm_daemon() {
+    local own=()
+    # Under version 2 slurmd turns the cgroup it starts in into an inner one, so it gets its own.
+    # shellcheck disable=SC2016 # for the shell on the host
+    [ "$(cgroup_version)" = 1 ] ||
+        own=(sh -c 'mkdir -p /sys/fs/cgroup/slurmd && echo 0 >/sys/fs/cgroup/slurmd/cgroup.procs && exec "$@"' sh)
+    case $2 in
+        munged) (exec_enter "$1" munge -- /usr/sbin/munged) ;;
+        sshd) (exec_enter "$1" root -- /usr/sbin/sshd) ;;
+        slurmctld) (exec_enter "$1" root -- /usr/sbin/slurmctld -i -c) ;;
+        slurmd) (exec_enter "$1" root -- "${own[@]}" /usr/sbin/slurmd -N "$1") ;;
+    esac
+}
+
+# slurm_restart HOST DAEMON: what runs on through it must not notice.
+slurm_restart() {
+    local host=${1-} daemon=${2-} log
+    need_host "$host"
+    case " ${DAEMONS[$host]} " in *" $daemon "*) ;; *) die "restart: $host has no daemon \"$daemon\": ${DAEMONS[$host]:-none}" ;; esac
+    log=$STATE/hosts/$host/daemons.log
+    (exec_enter "$host" root -- pkill -x "$daemon") || die "$daemon does not run on $host"
+    wait_until 60 slurm_stopped "$host" "$daemon" || die "$daemon on $host does not end"
+    if [ "$daemon" = slurmctld ]; then # -c, as at first, would forget all jobs
+        (exec_enter "$host" root -- /usr/sbin/slurmctld) </dev/null >>"$log" 2>&1
+    else
+        slurm_daemon "$host" "$daemon" </dev/null >>"$log" 2>&1
+    fi || die "$daemon on $host did not start: $(tail -n 5 "$log")"
+    wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
+}
+
+slurm_stopped() { ! (exec_enter "$1" root -- pgrep -x "$2") >/dev/null; }
 
 # slurm_states: "NODE STATE" of every node.
 slurm_states() (exec_enter login root -- sinfo -h -N -p standard,nouserns -o '%N %T' </dev/null)
