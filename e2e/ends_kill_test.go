@@ -36,7 +36,7 @@ const (
 	namespace   = "namespace"
 	outputFuse  = "gocryptfs of the outputs"
 	scratchFuse = "gocryptfs of the scratch volume"
-	runtime     = "container runtime"
+	runtimeProc = "container runtime"
 	imageFuse   = "image server"
 	application = "application"
 )
@@ -117,7 +117,7 @@ func plans() []plan {
 		}
 	}
 	out = append(out, plan{outputFuse, sealing, 5 * ms}, plan{outputFuse, wrote(15), 10 * ms})
-	for _, victim := range []string{runtime, imageFuse, application} {
+	for _, victim := range []string{runtimeProc, imageFuse, application} {
 		for _, when := range []func(seen) bool{wrote(4), wrote(5), wrote(6), wrote(8), wrote(10), wrote(13), wrote(15)} {
 			out = append(out, plan{victim, when, 0})
 		}
@@ -261,7 +261,7 @@ func (d *doomed) find(victim string) int {
 			is = strings.Contains(args, "gocryptfs -fg") && strings.Contains(args, "/output ")
 		case scratchFuse:
 			is = strings.Contains(args, "gocryptfs -fg") && strings.Contains(args, "/scratch /dev")
-		case runtime:
+		case runtimeProc:
 			is = strings.HasPrefix(args, "Apptainer runtime parent")
 		case imageFuse:
 			is = strings.Contains(args, "squashfuse")

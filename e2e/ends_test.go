@@ -19,6 +19,13 @@ while :; do i=$((i+1)); echo "line $i of MARK" >>/sd-container/output/log; sleep
 func startEndless(t *testing.T, mark string, flags ...string) (*job, string) {
 	t.Helper()
 	data := alice.dataset(t, "endless-"+mark, map[string]string{"run.sh": strings.ReplaceAll(endless, "MARK", mark)})
+	return startJob(t, data, flags...)
+}
+
+// startJob submits a data set's application on one node and returns when it has
+// written something.
+func startJob(t *testing.T, data string, flags ...string) (*job, string) {
+	t.Helper()
 	j := alice.submit(t, shell(t), data, flags...)
 	node := ""
 	eventually(t, 60*time.Second, "the job runs", func() bool {

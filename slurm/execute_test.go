@@ -148,6 +148,28 @@ func TestScriptPassesOver(t *testing.T) {
 	}
 }
 
+// Without any place for the programs the log says what is wrong with each, and what to do.
+func TestScriptFindsNoPlace(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	// In the node's /tmp nothing can be run, srun's stand-in neither.
+	b.script.Setup = []string{`srun() { while case $1 in -*) ;; *) false ;; esac; do shift; done; "$@"; }`}
+	inner := b.command(t, "SLURM_TMPDIR=/no/such")
+	cmd := exec.Command("unshare", "--mount", "sh", "-c",
+		`for d in /tmp /var/tmp /dev/shm; do mount --bind $d $d && mount -o remount,bind,noexec $d; done
+		mount -t tmpfs -o size=4k none "$TMPDIR" && exec bash "$1"`, "sh", inner.Args[1])
+	cmd.Dir, cmd.Env = inner.Dir, inner.Env
+	out, err := cmd.CombinedOutput()
+	if code := exitCode(err); code != 240 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	for _, want := range []string{"/no/such: no directory can be made there\n", "/tmp: programs cannot be run there (noexec)\n", "hint: set TMPDIR"} {
+		if !strings.Contains(string(out), "sealbatch: "+want) {
+			t.Errorf("it does not say %q: %s", want, out)
+		}
+	}
+}
+
 // A signal to the batch shell neither ends it nor reaches the supervisor; the supervisor's code counts.
 func TestScriptWaitsOnSignal(t *testing.T) {
 	t.Parallel()

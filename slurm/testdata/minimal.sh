@@ -16,12 +16,18 @@ umask 077
 # and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
 on_each_node='
   umask 077
+  tried=()
   words=$1; shift # the first words are the name, SHA-256 and path of each program
   for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
     case $base in /*) ;; *) continue ;; esac
-    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || continue
+    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$base: no directory can be made there"); continue; }
     trap "rm -rf -- \"\$dir\"" EXIT
-    if printf "#!/bin/sh\n" >"$dir/try" && chmod 700 "$dir/try" && "$dir/try" 2>/dev/null && rm "$dir/try"; then
+    if ! printf "#!/bin/sh\n" 2>/dev/null >"$dir/try" || ! chmod 700 "$dir/try"; then
+      tried+=("$base: no room")
+    elif ! "$dir/try" 2>/dev/null; then
+      tried+=("$base: programs cannot be run there (noexec)")
+    else
+      rm -- "$dir/try"
       at=1
       while [ "$at" -lt "$words" ]; do
         name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
@@ -32,7 +38,9 @@ on_each_node='
         fi
         chmod 500 "$dir/$name"
       done
-      if [ "$at" -gt "$words" ]; then
+      if [ "$at" -eq 0 ]; then
+        tried+=("$base: the programs cannot be copied there")
+      else
         program=$1; shift "$words"; command=$1; shift
         trap - EXIT
         exec "$dir/$program" "$command" --self "$dir" "$@"
@@ -40,8 +48,9 @@ on_each_node='
     fi
     rm -rf -- "$dir"; trap - EXIT
   done
-  echo "sealbatch: no directory of this node can hold and run the programs" >&2
-  exit 1
+  printf "sealbatch: %s\n" "no directory of this node can hold and run the programs" "${tried[@]}" \
+    "hint: set TMPDIR to a node-local directory with room in which programs can be run, in [supercomputer] setup" >&2
+  exit 240
 '
 programs=(
   sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef /scratch/p/bin/sealbatch
