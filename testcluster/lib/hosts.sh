@@ -168,7 +168,8 @@ cluster_reboot() {
     host_start "$host"
     wait_until 60 host_ready "$host" || die "$host did not start: $(tail -n 5 "$STATE/hosts/$host/init.log")"
     cgroup_delegate "$host"
-    slurm_daemons "$host" || die "the daemons of $host did not start: $(tail -n 5 "$STATE/hosts/$host/daemons.log")"
+    # -b: the kernel is the machine's, so slurmd cannot see that the node has just booted.
+    slurm_daemons "$host" -b || die "the daemons of $host did not start: $(tail -n 5 "$STATE/hosts/$host/daemons.log")"
     wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
 }
 

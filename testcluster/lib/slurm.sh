@@ -69,23 +69,26 @@ slurm_start() {
     wait_until 120 slurm_ready || die "Slurm's nodes did not become usable: $(slurm_states 2>&1)"
 }
 
-# slurm_daemons HOST: starts what runs there. The daemons put themselves into the background.
+# slurm_daemons HOST [SLURMD-OPTION...]: starts what runs there. The daemons put themselves into the
+# background.
 slurm_daemons() {
-    local daemon
-    for daemon in ${DAEMONS[$1]}; do slurm_daemon "$1" "$daemon"; done </dev/null >"$STATE/hosts/$1/daemons.log" 2>&1 9>&-
+    local host=$1 daemon
+    shift
+    for daemon in ${DAEMONS[$host]}; do slurm_daemon "$host" "$daemon" "$@"; done </dev/null >"$STATE/hosts/$host/daemons.log" 2>&1 9>&-
 }
 
 slurm_daemon() {
-    local own=()
+    local host=$1 daemon=$2 own=()
+    shift 2
     # Under version 2 slurmd turns the cgroup it starts in into an inner one, so it gets its own.
     # shellcheck disable=SC2016 # for the shell on the host
     [ "$(cgroup_version)" = 1 ] ||
         own=(sh -c 'mkdir -p /sys/fs/cgroup/slurmd && echo 0 >/sys/fs/cgroup/slurmd/cgroup.procs && exec "$@"' sh)
-    case $2 in
-        munged) (exec_enter "$1" munge -- /usr/sbin/munged) ;;
-        sshd) (exec_enter "$1" root -- /usr/sbin/sshd) ;;
-        slurmctld) (exec_enter "$1" root -- /usr/sbin/slurmctld -i -c) ;;
-        slurmd) (exec_enter "$1" root -- "${own[@]}" /usr/sbin/slurmd -N "$1") ;;
+    case $daemon in
+        munged) (exec_enter "$host" munge -- /usr/sbin/munged) ;;
+        sshd) (exec_enter "$host" root -- /usr/sbin/sshd) ;;
+        slurmctld) (exec_enter "$host" root -- /usr/sbin/slurmctld -i -c) ;;
+        slurmd) (exec_enter "$host" root -- "${own[@]}" /usr/sbin/slurmd -N "$host" "$@") ;;
     esac
 }
 
