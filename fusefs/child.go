@@ -205,13 +205,17 @@ func (c *child) init(r request) error {
 	if err := unix.Mount("proc", "/proc", "proc", safeMount|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	data := fmt.Sprintf("mode=0700,size=%d,nr_inodes=4096", r.Bytes)
-	if err := unix.Mount("sealbatch", c.dir, "tmpfs", safeMount, data); err != nil {
-		return fmt.Errorf("mount a tmpfs at %s: %w", c.dir, err)
-	}
 	err := unix.Mount("sealbatch", "/dev/shm", "tmpfs", safeMount, "mode=1777")
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("mount a tmpfs at /dev/shm: %w", err)
+	}
+	// It may have been in the /dev/shm that is covered now.
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	data := fmt.Sprintf("mode=0700,size=%d,nr_inodes=4096", r.Bytes)
+	if err := unix.Mount("sealbatch", c.dir, "tmpfs", safeMount, data); err != nil {
+		return fmt.Errorf("mount a tmpfs at %s: %w", c.dir, err)
 	}
 	return nil
 }

@@ -306,6 +306,26 @@ func TestTmpfsIsBounded(t *testing.T) {
 	}
 }
 
+func TestSpaceInSharedMemory(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("/dev/shm", "fusefs-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(dir)
+	s, err := NewSpace(context.Background(), SpaceOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.MountTree("tree", &fakeTree{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, exit := shell(t, s, "", `stat -f -c %T "$1" && ls -A /dev/shm | wc -l`, s.Path("tree")); got != "fuseblk\n1" && got != "fuse\n1" {
+		t.Errorf("%q, %+v", got, exit)
+	}
+}
+
 func TestUnmountAndMountAgain(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
