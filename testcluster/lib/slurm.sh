@@ -5,7 +5,8 @@
 slurm_configure() {
     mkdir -p "$STATE/slurm"
     head -c 128 /dev/urandom >"$STATE/slurm/munge.key"
-    # KillWait, MinJobAge and PrivateData matter to the tests; the rest is for short waits. Nodes
+    # KillWait, MinJobAge and PrivateData matter to the tests; the rest is for short waits. A node that
+    # comes back without a job that is older than BatchStartTimeout and ten seconds has lost it. Nodes
     # claim what this machine need not have (config_overrides), and jobs share cores, so that tests
     # run side by side.
     cat >"$STATE/slurm/slurm.conf" <<EOF
@@ -29,6 +30,7 @@ SchedulerType=sched/builtin
 SchedulerParameters=batch_sched_delay=0,sched_interval=2
 PrivateData=jobs
 KillWait=10
+BatchStartTimeout=2
 MinJobAge=300
 ReturnToService=2
 MpiDefault=none
