@@ -23,9 +23,10 @@ mkdir deep; echo in >"deep/$long"
 ln -s /etc/passwd absolute; ln -s ../../../../outside relative
 rm -f stdout exit_code sealbatch.log
 ln -s /sd-container/output/elsewhere stdout; mkfifo exit_code; mkdir sealbatch.log
-(setsid sh -c 'trap "" TERM HUP; while :; do echo "daemon of MARK" >>daemon; done' &)
-(nohup sh -c 'while :; do date >>nohup.log; done' >/dev/null 2>&1 &)
-while [ ! -s daemon ] || [ ! -s nohup.log ]; do :; done
+set -m # process groups of their own
+(sh -c 'trap "" TERM HUP; while :; do echo "daemon of MARK" >>daemon; sleep 0.01; done' &)
+(nohup sh -c 'while :; do date >>nohup.log; sleep 0.01; done' >/dev/null 2>&1 &)
+while [ ! -s daemon ] || [ ! -s nohup.log ]; do sleep 0.05; done
 echo "all of MARK" >all
 `
 

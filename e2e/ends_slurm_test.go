@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -29,8 +30,9 @@ func TestEndBySignal(t *testing.T) {
 		code    int
 		verdict string
 	}{
-		"kill":          {[]string{"--signal=KILL"}, 249, "cancelled, exit code 137; sealed and signed by the job"},
-		"term to all":   {[]string{"--signal=TERM", "--full"}, 249, "cancelled, exit code 137; sealed and signed by the job"},
+		"kill": {[]string{"--signal=KILL"}, 249, "cancelled, exit code 137; sealed and signed by the job"},
+		// Slurm's srun takes that for an order to kill everything at once.
+		"term to all":   {[]string{"--signal=TERM", "--full"}, 137, "killed before it could seal"},
 		"notice to all": {[]string{"--signal=USR1"}, 248, "time limit, exit code 137; sealed and signed by the job"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -40,12 +42,11 @@ func TestEndBySignal(t *testing.T) {
 			// To the batch shell alone it says nothing: the job goes on.
 			must(t, "login", "alice", "scancel", "--batch", "--signal=TERM", j.id)
 			must(t, "login", "alice", append(append([]string{"scancel"}, c.scancel...), j.id)...)
-			if code := j.wait(); code == 0 {
+			if code := j.wait(); code != c.code {
 				t.Errorf("exit code %d, want %d", code, c.code)
 			}
 			nothingLeft(t, j, node, mark)
 			opened(t, j, node, mark, c.verdict)
-			t.Logf("%s:\n%s", name, j.log)
 		})
 	}
 }
@@ -79,8 +80,12 @@ func TestEndByRequeue(t *testing.T) {
 		}
 	}
 	// A second run is a release of its own, and no more than one.
-	audit := must(t, "keys", "root", "sh", "-c", `grep -c '"id":'"$1"',.*released' /etc/sealbatch/data/audit.log`, "sh", j.id)
-	t.Logf("%s lines of releases; %s", audit, r.err)
+	for restart := range 2 {
+		if n := must(t, "keys", "root", "grep", "-c", fmt.Sprintf(`"outcome":"released".*"id":%s,"array_task":-1,"restart":%d}`, j.id, restart),
+			"/etc/sealbatch/data/audit.log"); n != "1" {
+			t.Errorf("%s releases for restart %d, want 1", n, restart)
+		}
+	}
 	if left := must(t, "login", "alice", "sh", "-c", "ls -d "+j.dir+"/nodes/*/scratch "+j.dir+"/nodes/*/output 2>/dev/null; true"); left != "" {
 		t.Errorf("left on scratch: %s", left)
 	}
@@ -127,10 +132,12 @@ func TestEndsOfTheNode(t *testing.T) {
 	// Slurm waits for jobs younger than that to begin, and looks only once.
 	eventually(t, time.Minute, "the job is older than BatchStartTimeout and ten seconds", func() bool { return time.Since(since) > 16*time.Second })
 	clusterDo(t, "reboot", "cn2")
-	if code := lost.wait(); code == 0 {
-		t.Error("a job whose node went down ended with 0")
+	if code := lost.wait(); code != 9 {
+		t.Errorf("exit code %d of a job whose node went down, want 9", code)
 	}
-	t.Logf("node went down:\n%s", lost.log)
+	if !strings.Contains(lost.log.String(), "NODE_FAIL: a node of it failed or was restarted; submit the job again") {
+		t.Errorf("the user is not told why:\n%s", lost.log)
+	}
 	opened(t, lost, node, "rebooted", "killed before it could seal")
 	if code := through.wait(); code != 0 {
 		t.Errorf("exit code %d of a job on which only Slurm's daemons were restarted", code)

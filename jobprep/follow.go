@@ -71,10 +71,15 @@ type follower struct {
 	shown    string
 	offset   int64
 	failures int
+	unknown  int // answers in a row that did not know the job
 }
 
 // maxFailures is how many answers of Slurm in a row may fail before Follow gives up.
 const maxFailures = 10
+
+// maxUnknown is the same for answers that do not know the job: after submission
+// it may take a moment until Slurm does, later it has forgotten it. Half an hour.
+const maxUnknown = 30
 
 // ask asks Slurm for the state and shows it when it changed. It reports
 // whether the job has ended.
@@ -92,8 +97,13 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	f.failures = 0
 	s := all[f.id]
 	if s.State == slurm.Unknown {
+		if f.unknown++; f.unknown >= maxUnknown && !receipts {
+			return false, ui.Fail(ui.CodeJob, fmt.Errorf("Slurm does not know job %s any more, and not all of its nodes have left a signed receipt", f.id),
+				"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
+		}
 		return receipts, nil
 	}
+	f.unknown = 0
 	f.last = s
 	f.show(s)
 	return s.State.Ended(), nil
@@ -109,6 +119,14 @@ func (f *follower) reconnect(ctx context.Context) {
 	f.d.FS, f.d.Slurm.Runner = fsys, run
 }
 
+// endings say what Slurm's words for bad ends mean to the job's owner. What had
+// been written is recovered by results in each case.
+var endings = map[slurm.State]string{
+	slurm.NodeFail:    "a node of it failed or was restarted; submit the job again",
+	slurm.OutOfMemory: "it needed more memory than it had asked for; ask for more with --mem",
+	slurm.Timeout:     "it did not end within its time limit; ask for more with --time, or with --seal-time if sealing took too long",
+}
+
 func (f *follower) show(s slurm.Status) {
 	line := fmt.Sprintf("job %s: %s", f.id, s.State)
 	switch {
@@ -116,6 +134,8 @@ func (f *follower) show(s slurm.Status) {
 		line += " (" + s.Reason + ")"
 	case s.State == slurm.Running && s.NodeList != "":
 		line += " on " + s.NodeList
+	case endings[s.State] != "":
+		line += ": " + endings[s.State]
 	}
 	if line != f.shown {
 		f.shown = line
@@ -185,6 +205,8 @@ func (f *follower) exit() int {
 	switch s := f.last; {
 	case s.State == slurm.Completed:
 		return 0
+	case s.State == slurm.NodeFail:
+		return ui.CodeJob // the script got no chance to end
 	case s.State.Ended() && s.ExitCode > 0:
 		return s.ExitCode
 	case s.State.Ended() && s.Signal > 0:

@@ -110,6 +110,35 @@ func (f *followed) follow(ctx context.Context, answer func() (state, reason, exi
 	return Follow(ctx, d, f.rec, FollowOptions{Out: &f.out, Log: true})
 }
 
+// A job of which neither Slurm nor the nodes know the end is not followed for ever.
+func TestFollowEndsWithoutAnyAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 2)
+		f.receipt("cn1", 0, "completed")
+		code, err := f.follow(t.Context(), func() (string, string, string) {
+			if f.since() < time.Minute {
+				return "RUNNING", "None", "0"
+			}
+			return "", "", ""
+		})
+		if code != ui.CodeJob && ui.ExitCode(err) != ui.CodeJob || !strings.Contains(ui.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
+			t.Errorf("Follow = %d, %v, hint %q after %v", code, err, ui.Hint(err), f.since())
+		}
+	})
+}
+
+func TestFollowSaysWhyAJobEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		code, err := f.follow(t.Context(), func() (string, string, string) { return "NODE_FAIL", "NodeDown", "1" })
+		if code != ui.CodeJob || err != nil || !strings.Contains(f.out.String(), "submit the job again") {
+			t.Errorf("Follow = %d, %v: %s", code, err, &f.out)
+		}
+	})
+}
+
 func TestFollow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

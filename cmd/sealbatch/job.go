@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/jobprep"
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/noderun"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/transfer"
@@ -215,12 +217,32 @@ func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Recor
 	if err != nil {
 		return err
 	}
-	a.log.Info("ended", "job", rec.JobID, "exit", code)
+	a.log.Info("ended", "job", rec.JobID, "exit", code, "meaning", meaningOf(code))
 	a.log.Info("its results: sealbatch results " + rec.JobID)
 	if code != 0 {
 		return exitStatus(code)
 	}
 	return nil
+}
+
+// meaningOf tells a job's exit code in words.
+func meaningOf(code int) string {
+	for _, m := range noderun.ExitMeanings() {
+		if m.Code == code {
+			return m.Meaning
+		}
+	}
+	switch {
+	case code == 0:
+		return "everything went well"
+	case code == ui.CodeJob:
+		return "the application's own exit code, or the job ended without one"
+	case code == 128+int(syscall.SIGKILL):
+		return "killed by SIGKILL: the application, or the whole job before it could seal its results"
+	case code > 128 && code <= 128+64:
+		return fmt.Sprintf("ended by signal %d", code-128)
+	}
+	return "the application's own exit code"
 }
 
 // jobDeps are job-prep's parties but for the computing site.
