@@ -469,7 +469,7 @@ func checkKilled(t *testing.T, what, id, mark string, nodes []*doomed) {
 			t.Errorf("%s: %s: %s: %+v\n%s", what, d.node, wrong, s, r)
 		}
 		if opened {
-			genuine(t, what+": "+d.node, onDisk(t, "laptop", dir+"/"+d.node), mark, d.hit == "")
+			genuineOutputs(t, what+": "+d.node, onDisk(t, "laptop", dir+"/"+d.node), mark, d.hit == "")
 		}
 		if pids := run(t.Context(), d.node, "root", nil, "pgrep", "-f", d.jobDir).out; pids != "" {
 			t.Errorf("%s: processes are left on %s: %s", what, d.node, pids)
@@ -477,9 +477,9 @@ func checkKilled(t *testing.T, what, id, mark string, nodes []*doomed) {
 	}
 }
 
-// genuine checks that outputs are what the application wrote, in its order, up
+// genuineOutputs checks that outputs are what the application wrote, in its order, up
 // to some point: the last file may be cut, none may be different.
-func genuine(t *testing.T, what, dir, mark string, all bool) {
+func genuineOutputs(t *testing.T, what, dir, mark string, all bool) {
 	whole := map[string]string{"big": strings.Repeat(mark+"\n", 8000000/(len(mark)+1)+1)[:8000000]}
 	order := []string{}
 	for i := range 10 {
