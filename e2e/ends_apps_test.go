@@ -58,7 +58,7 @@ func TestEndOfAHostileApplication(t *testing.T) {
 		}
 		// The daemon was killed before its output was sealed, wherever it was.
 		daemon := read(t, dir, "daemon")
-		if line := "daemon of " + mark + "\n"; strings.Trim(strings.ReplaceAll(daemon, line, ""), line) != "" || !strings.HasPrefix(daemon, line) {
+		if line := "daemon of " + mark + "\n"; !strings.HasPrefix(line, strings.ReplaceAll(daemon, line, "")) || !strings.HasPrefix(daemon, line) {
 			t.Errorf("the daemon wrote %.100q", daemon)
 		}
 		if st, err := os.Lstat(filepath.Join(dir, "sealbatch.log")); err != nil || !st.IsDir() {

@@ -98,7 +98,7 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	s := all[f.id]
 	if s.State == slurm.Unknown {
 		if f.unknown++; f.unknown >= maxUnknown && !receipts {
-			return false, ui.Fail(ui.CodeJob, fmt.Errorf("Slurm does not know job %s any more, and not all of its nodes have left a signed receipt", f.id),
+			return false, ui.Fail(ui.CodeJob, fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
 				"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
 		}
 		return receipts, nil
