@@ -36,8 +36,11 @@ lint:
 unit:
 	$(GO) test -race $(UNIT)
 
+# Then the ends of jobs once more where Slurm signals every process of a job, not the supervisors alone.
 e2e: build
 	$(GO) test -count=1 -timeout 40m ./e2e/...
+	SEALBATCH_CLUSTER=e2elp SEALBATCH_PROCTRACK=linuxproc $(GO) test -count=1 -timeout 10m -parallel 6 \
+	  -run '^(TestScancel|TestKill|TestEndBySignal|TestApplicationFails)$$' ./e2e
 
 # Figures: the rate of the key service for 1, 100 and 1,000 nodes at once.
 bench:

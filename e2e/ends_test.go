@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,12 @@ const endless = `trap 'echo stopped >>/sd-container/output/log; exit 0' TERM
 i=0
 while :; do i=$((i+1)); echo "line $i of MARK" >>/sd-container/output/log; sleep 0.1; done
 `
+
+// linuxproc says that Slurm signals every process of a job, not the supervisors
+// alone: gocryptfs and the server of the image die before the supervisor can act.
+var linuxproc = os.Getenv("SEALBATCH_PROCTRACK") == "linuxproc"
+
+var exitRE = regexp.MustCompile(`exit code [0-9]+`)
 
 // startEndless submits the endless application on one node and returns when it
 // has written something.
@@ -69,6 +77,9 @@ func nothingLeft(t *testing.T, j *job, node, mark string) {
 func opened(t *testing.T, j *job, node, mark, verdict string) string {
 	t.Helper()
 	nodes, r := j.results()
+	if linuxproc { // the application may have lost its image or its output first
+		r.err, verdict = exitRE.ReplaceAllString(r.err, "exit code N"), exitRE.ReplaceAllString(verdict, "exit code N")
+	}
 	if r.code != 0 || len(nodes) != 1 || !strings.Contains(r.err, verdict) {
 		t.Fatalf("results: %s, want %q", r, verdict)
 	}
@@ -88,7 +99,7 @@ func TestScancel(t *testing.T) {
 	}
 	nothingLeft(t, j, node, "scancelled")
 	log := opened(t, j, node, "scancelled", "cancelled, exit code 0; sealed and signed by the job")
-	if !strings.HasSuffix(log, "stopped\n") {
+	if !linuxproc && !strings.HasSuffix(log, "stopped\n") {
 		t.Errorf("the application was not asked to end first: %q", log[max(0, len(log)-60):])
 	}
 }
@@ -106,17 +117,12 @@ func TestTimeLimit(t *testing.T) {
 
 func TestKill(t *testing.T) {
 	t.Parallel()
-	for name, pattern := range map[string]string{"supervisor": "sealbatch node-run", "gocryptfs": "gocryptfs.*/output"} {
+	for name, pattern := range map[string]string{"supervisor": "node-run --self .*%s/", "gocryptfs": "gocryptfs -fg .*%s/nodes/.*/output"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			mark := "killed-" + name
 			j, node := startEndless(t, mark)
-			// Only this job's processes: they carry its id in their environment.
-			must(t, node, "root", "sh", "-c", `n=0
-				for p in $(pgrep -f "$2"); do
-					grep -qsz "^SLURM_JOB_ID=$1$" /proc/$p/environ || grep -qs "/job_$1/" /proc/$p/cgroup || continue
-					kill -KILL "$p" && n=1
-				done; [ "$n" = 1 ]`, "sh", j.id, pattern)
+			must(t, node, "root", "pkill", "-KILL", "-f", fmt.Sprintf(pattern, j.dir))
 			if code := j.wait(); code == 0 {
 				t.Error("a killed job ended with 0")
 			}
