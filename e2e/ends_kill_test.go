@@ -132,12 +132,14 @@ type doomed struct {
 	jobDir    string // on the site
 	tasks     func() map[string]task
 	hit       string // the stage in which it was hit; "" if its time passed
+	self      string // the supervisor's node-local directory, if there was one
 }
 
 // task is a job's process on a node: the wrapper, later the supervisor.
 type task struct {
-	pid int
-	who string
+	pid  int
+	who  string
+	self string // the supervisor's node-local directory
 }
 
 // watchTasks looks for jobs' tasks on a node until the test ends.
@@ -160,8 +162,8 @@ func watchTasks(t *testing.T, node string) func() map[string]task {
 		for tick := time.NewTicker(10 * time.Millisecond); t.Context().Err() == nil; <-tick.C {
 			now := map[string]task{}
 			for _, pid := range cgroupPIDs(groups[0]) {
-				if dir, who := taskOf(pid); dir != "" {
-					now[dir] = task{pid, who}
+				if dir, found := taskOf(pid); dir != "" {
+					now[dir] = found
 				}
 			}
 			mu.Lock()
@@ -195,22 +197,27 @@ func argv(pid int) []string {
 	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
 }
 
-// taskOf returns the job directory of a job's task.
-func taskOf(pid int) (jobDir, who string) {
+// taskOf returns a job's task and the job's directory, if that is what it is.
+func taskOf(pid int) (jobDir string, found task) {
 	args := argv(pid)
+	value := func(flag string) string {
+		if i := slices.Index(args, flag); i >= 0 && i+1 < len(args) {
+			return args[i+1]
+		}
+		return ""
+	}
+	found = task{pid: pid, self: value("--self")}
 	switch {
-	case len(args) > 2 && args[0] == "/bin/bash" && args[1] == "-c":
-		who = wrapper
-	case len(args) > 2 && filepath.Base(args[0]) == "sealbatch" && args[1] == "node-run":
-		who = supervisor
+	case value("--manifest") == "":
+		return "", found
+	case args[0] == "/bin/bash" && args[1] == "-c":
+		found.who = wrapper
+	case filepath.Base(args[0]) == "sealbatch" && args[1] == "node-run":
+		found.who = supervisor
 	default:
-		return "", ""
+		return "", found
 	}
-	i := slices.Index(args, "--manifest")
-	if i < 0 || i+1 >= len(args) {
-		return "", ""
-	}
-	return filepath.Dir(args[i+1]), who
+	return filepath.Dir(value("--manifest")), found
 }
 
 // descendants lists the processes below pid.
@@ -300,6 +307,7 @@ func (d *doomed) strike(ended func() bool) {
 	}
 	defer unix.Close(victim)
 	stage := d.look().stage()
+	d.self = d.tasks()[d.jobDir].self
 	if unix.PidfdSendSignal(victim, unix.SIGKILL, nil, 0) == nil {
 		d.hit = stage
 	}
@@ -311,7 +319,7 @@ func TestKillAnywhere(t *testing.T) {
 	data := alice.dataset(t, mark, map[string]string{"run.sh": strings.ReplaceAll(slowly, "MARK", mark)})
 	image := shell(t)
 	watch := map[string]func() map[string]task{"cn1": watchTasks(t, "cn1"), "cn2": watchTasks(t, "cn2")}
-	hits := map[string]int{}
+	hits, selves := map[string]int{}, map[string][]string{}
 	var mu sync.Mutex
 	round := func(all []plan) {
 		slots := make(chan struct{}, 4)
@@ -322,6 +330,9 @@ func TestKillAnywhere(t *testing.T) {
 				defer func() { <-slots }()
 				for _, d := range killJob(t, image, data, mark, pair, watch) {
 					mu.Lock()
+					if d.self != "" {
+						selves[d.node] = append(selves[d.node], d.self)
+					}
 					if d.hit != "" {
 						hits[kind(d.victim)]++
 						hits[kind(d.victim)+", "+d.hit]++
@@ -341,6 +352,16 @@ func TestKillAnywhere(t *testing.T) {
 	t.Logf("in %v: %v", time.Since(begin).Round(time.Second), hits)
 	for what := range missed(hits) {
 		t.Errorf("not enough kills: %s", what)
+	}
+	// What a killed supervisor could not remove, the next job on its node does.
+	if r := alice.submit(t, image, alice.dataset(t, "after-kills", map[string]string{"run.sh": "true\n"}), "-N", "2"); r.wait() != 0 {
+		t.Error("the job after all those that were killed failed")
+	}
+	for node, dirs := range selves {
+		left := must(t, node, "root", append([]string{"sh", "-c", `for d; do [ ! -e "$d" ] || echo "$d"; done`, "sh"}, dirs...)...)
+		if len(dirs) < 20 || left != "" {
+			t.Errorf("of %d node-local directories on %s there are left: %s", len(dirs), node, left)
+		}
 	}
 	h := &haystack{t: t, since: begin, needles: []needle{{"the application's output", []byte(" of " + mark)}}}
 	for _, node := range []string{"cn1", "cn2"} {
