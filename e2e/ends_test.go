@@ -20,6 +20,9 @@ while :; do i=$((i+1)); echo "line $i of MARK" >>/sd-container/output/log; sleep
 // alone: gocryptfs and the server of the image die before the supervisor can act.
 var linuxproc = os.Getenv("SEALBATCH_PROCTRACK") == "linuxproc"
 
+// began is before any job: what is older on a host, no job has written.
+var began = time.Now()
+
 var exitRE = regexp.MustCompile(`exit code [0-9]+`)
 
 // startEndless submits the endless application on one node and returns when it
@@ -67,7 +70,7 @@ func nothingLeft(t *testing.T, j *job, node, mark string) {
 		return strings.TrimSpace(out) == ""
 	})
 	noDeadMounts(t, j.who, node)
-	h := &haystack{t: t, needles: []needle{{"the application's output", []byte(" of " + mark)}}}
+	h := &haystack{t: t, since: began, needles: []needle{{"the application's output", []byte(" of " + mark)}}}
 	for _, f := range h.files(node) {
 		t.Errorf("plaintext is left: %s in %s", f.what, f.where)
 	}
