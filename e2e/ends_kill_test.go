@@ -353,7 +353,13 @@ func TestKillAnywhere(t *testing.T) {
 	for what := range missed(hits) {
 		t.Errorf("not enough kills: %s", what)
 	}
-	// What a killed supervisor could not remove, the next job on its node does.
+	// What a killed supervisor could not remove, the next job on its node does: at
+	// once if it had its lock, else when an hour has passed.
+	for node, dirs := range selves {
+		early := must(t, node, "root", append([]string{"sh", "-c",
+			`for d; do [ ! -d "$d" ] || [ -e "$d/lock" ] || { touch -d "2 hours ago" "$d" && echo "$d"; }; done`, "sh"}, dirs...)...)
+		t.Logf("killed on %s before they had a lock: %q", node, strings.Fields(early))
+	}
 	if r := alice.submit(t, image, alice.dataset(t, "after-kills", map[string]string{"run.sh": "true\n"}), "-N", "2"); r.wait() != 0 {
 		t.Error("the job after all those that were killed failed")
 	}
