@@ -364,7 +364,7 @@ func TestKillAnywhere(t *testing.T) {
 		t.Error("the job after all those that were killed failed")
 	}
 	for node, dirs := range selves {
-		left := must(t, node, "root", append([]string{"sh", "-c", `for d; do [ ! -e "$d" ] || echo "$d"; done`, "sh"}, dirs...)...)
+		left := must(t, node, "root", append([]string{"sh", "-c", `for d; do [ ! -e "$d" ] || echo "$d:" $(ls -A "$d"); done`, "sh"}, dirs...)...)
 		if len(dirs) < 20 || left != "" {
 			t.Errorf("of %d node-local directories on %s there are left: %s", len(dirs), node, left)
 		}
