@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -32,6 +31,9 @@ type Options struct {
 	// KeepAlive is the interval of liveness checks; 0 means ssh_config's ServerAliveInterval, or 20
 	// seconds. Three of them may fail, or ssh_config's ServerAliveCountMax.
 	KeepAlive time.Duration
+	// Stall is how long the SFTP server may leave requests unanswered, with nothing moving, until the
+	// connection is taken for broken; 0 means two minutes.
+	Stall time.Duration
 }
 
 const (
@@ -47,9 +49,10 @@ type Client struct {
 	hops  []*ssh.Client // in the order in which they were dialled
 	stop  chan struct{}
 	close sync.Once
+	stall time.Duration // Options.Stall
 
 	mu   sync.Mutex
-	sftp *sftp.Client
+	sftp *remote
 }
 
 // Dial connects, through jump hosts if there are any, and logs in. Errors are *Error of the kinds
@@ -63,7 +66,10 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{stop: make(chan struct{})}
+	c := &Client{stop: make(chan struct{}), stall: o.Stall}
+	if c.stall <= 0 {
+		c.stall = defaultStall
+	}
 	for _, t := range route {
 		next, err := o.hop(ctx, c.conn, t)
 		if err != nil {

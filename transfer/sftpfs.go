@@ -22,45 +22,75 @@ const (
 )
 
 // remote is the login node's file system.
-type remote struct{ c *sftp.Client }
+type remote struct {
+	c *sftp.Client
+	w *watched
+}
 
 // FS opens an SFTP session, once; the connection's end ends it.
 func (c *Client) FS() (FS, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sftp == nil {
-		s, err := sftp.NewClient(c.conn, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true),
-			sftp.MaxPacketUnchecked(sftpPacket), sftp.MaxConcurrentRequestsPerFile(sftpRequests))
+		s, w, err := c.startSFTP()
+		if errors.Is(err, ErrConnect) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, &Error{Kind: ErrConnect, What: "the login node does not offer SFTP", Err: err,
 				Next: "does `sftp` to it work? Lines that a shell start-up file prints break it"}
 		}
-		c.sftp = s
+		c.sftp = &remote{s, w}
 	}
-	return remote{c.sftp}, nil
+	return *c.sftp, nil
 }
 
-func (r remote) Stat(path string) (fs.FileInfo, error)     { return lost2(r.c.Stat(path)) }
-func (r remote) Lstat(path string) (fs.FileInfo, error)    { return lost2(r.c.Lstat(path)) }
-func (r remote) Remove(path string) error                  { return lost(r.c.Remove(path)) }
-func (r remote) Chmod(path string, perm fs.FileMode) error { return lost(r.c.Chmod(path, perm.Perm())) }
-func (r remote) Readlink(path string) (string, error)      { return lost2(r.c.ReadLink(path)) }
-func (r remote) RealPath(path string) (string, error)      { return lost2(r.c.RealPath(path)) }
+func (c *Client) startSFTP() (*sftp.Client, *watched, error) {
+	out, in, err := openSFTP(c.conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := newWatched(out, in, c.stall)
+	go w.watch(c.stop, c.Close)
+	s, err := sftp.NewClientPipe(w, w, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true),
+		sftp.MaxPacketUnchecked(sftpPacket), sftp.MaxConcurrentRequestsPerFile(sftpRequests))
+	if err != nil {
+		_ = in.Close()
+		if w.stalled.Load() {
+			err = w.lost(err)
+		}
+		return nil, nil, err
+	}
+	return s, w, nil
+}
+
+func (r remote) Stat(path string) (fs.FileInfo, error) {
+	return lost2[fs.FileInfo](r.w)(r.c.Stat(path))
+}
+func (r remote) Lstat(path string) (fs.FileInfo, error) {
+	return lost2[fs.FileInfo](r.w)(r.c.Lstat(path))
+}
+func (r remote) Remove(path string) error { return r.w.lost(r.c.Remove(path)) }
+func (r remote) Chmod(path string, perm fs.FileMode) error {
+	return r.w.lost(r.c.Chmod(path, perm.Perm()))
+}
+func (r remote) Readlink(path string) (string, error) { return lost2[string](r.w)(r.c.ReadLink(path)) }
+func (r remote) RealPath(path string) (string, error) { return lost2[string](r.w)(r.c.RealPath(path)) }
 
 func (r remote) Open(path string) (File, error) {
 	f, err := r.c.Open(path)
 	if err != nil {
-		return nil, lost(err)
+		return nil, r.w.lost(err)
 	}
-	return remoteFile{f, r.c}, nil
+	return remoteFile{f, r}, nil
 }
 
 func (r remote) Reopen(path string) (WriteFile, error) {
 	f, err := r.c.OpenFile(path, os.O_RDWR)
 	if err != nil {
-		return nil, lost(err)
+		return nil, r.w.lost(err)
 	}
-	return remoteFile{f, r.c}, nil
+	return remoteFile{f, r}, nil
 }
 
 func (r remote) Free(path string) (int64, error) {
@@ -69,7 +99,7 @@ func (r remote) Free(path string) (int64, error) {
 	}
 	st, err := r.c.StatVFS(path)
 	if err != nil {
-		return 0, lost(fmt.Errorf("%s: %w", path, err))
+		return 0, r.w.lost(fmt.Errorf("%s: %w", path, err))
 	}
 	free := st.Frsize * st.Bavail
 	if st.Bavail > 0 && (free/st.Bavail != st.Frsize || free > math.MaxInt64) {
@@ -92,20 +122,18 @@ func lost(err error) error {
 	return err
 }
 
-func lost2[T any](v T, err error) (T, error) { return v, lost(err) }
-
 func (r remote) Create(path string, perm fs.FileMode) (WriteFile, error) {
 	f, err := r.c.OpenFile(path, openExclusive)
 	if err != nil {
-		return nil, r.exists(path, lost(err))
+		return nil, r.exists(path, r.w.lost(err))
 	}
 	// The protocol's library cannot set the mode at creation; nothing is in the file yet.
 	if err := f.Chmod(perm.Perm()); err != nil {
 		_ = f.Close()
 		_ = r.c.Remove(path)
-		return nil, lost(err)
+		return nil, r.w.lost(err)
 	}
-	return remoteFile{f, r.c}, nil
+	return remoteFile{f, r}, nil
 }
 
 // exists tells fs.ErrExist from other failures, for which SFTP 3 has one and the same code.
@@ -118,16 +146,16 @@ func (r remote) exists(path string, err error) error {
 
 func (r remote) Mkdir(path string, perm fs.FileMode) error {
 	if err := r.c.Mkdir(path); err != nil {
-		return r.exists(path, lost(err))
+		return r.exists(path, r.w.lost(err))
 	}
 	if err := r.c.Chmod(path, perm.Perm()); err != nil {
 		_ = r.c.RemoveDirectory(path)
-		return fmt.Errorf("%s: %w", path, lost(err))
+		return fmt.Errorf("%s: %w", path, r.w.lost(err))
 	}
 	if perm&0o022 == 0 { // until now the umask decided who could put something there
 		entries, err := r.c.ReadDir(path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, lost(err))
+			return fmt.Errorf("%s: %w", path, r.w.lost(err))
 		}
 		if len(entries) > 0 {
 			return fmt.Errorf("%s: somebody put %q there while it was made", path, entries[0].Name())
@@ -140,29 +168,31 @@ func (r remote) Rename(from, to string) error {
 	if _, ok := r.c.HasExtension("posix-rename@openssh.com"); !ok {
 		return fmt.Errorf("%s: the server cannot rename in one step (no posix-rename@openssh.com)", to)
 	}
-	return lost(r.c.PosixRename(from, to))
+	return r.w.lost(r.c.PosixRename(from, to))
 }
 
 func (r remote) ReadDir(path string) ([]fs.FileInfo, error) {
 	entries, err := r.c.ReadDir(path)
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
-	return entries, lost(err)
+	return entries, r.w.lost(err)
 }
 
 // remoteFile is an open file. It syncs only where the server can.
 type remoteFile struct {
 	*sftp.File
-	c *sftp.Client
+	on remote
 }
 
-func (f remoteFile) Read(p []byte) (int, error)              { return lostIO(f.File.Read(p)) }
-func (f remoteFile) ReadAt(p []byte, off int64) (int, error) { return lostIO(f.File.ReadAt(p, off)) }
-func (f remoteFile) Write(p []byte) (int, error)             { return lost2(f.File.Write(p)) }
-func (f remoteFile) Stat() (fs.FileInfo, error)              { return lost2(f.File.Stat()) }
-func (f remoteFile) Close() error                            { return lost(f.File.Close()) }
+func (f remoteFile) Read(p []byte) (int, error)              { return f.lostIO(f.File.Read(p)) }
+func (f remoteFile) ReadAt(p []byte, off int64) (int, error) { return f.lostIO(f.File.ReadAt(p, off)) }
+func (f remoteFile) Write(p []byte) (int, error)             { return lost2[int](f.on.w)(f.File.Write(p)) }
+func (f remoteFile) Stat() (fs.FileInfo, error)              { return lost2[fs.FileInfo](f.on.w)(f.File.Stat()) }
+func (f remoteFile) Close() error                            { return f.on.w.lost(f.File.Close()) }
 
 // WriteTo keeps many reads in flight.
-func (f remoteFile) WriteTo(w io.Writer) (int64, error) { return lost2(f.File.WriteTo(w)) }
+func (f remoteFile) WriteTo(w io.Writer) (int64, error) {
+	return lost2[int64](f.on.w)(f.File.WriteTo(w))
+}
 
 // ReadFrom keeps many writes in flight. Errors of r are returned as they are. (The library's own
 // ReadFrom writes one packet after the other when it does not know r's size, and takes the io.EOF of
@@ -173,7 +203,7 @@ func (f remoteFile) ReadFrom(r io.Reader) (int64, error) {
 	if own.err != nil && errors.Is(err, own.err) {
 		return n, err
 	}
-	return n, lost(err)
+	return n, f.on.w.lost(err)
 }
 
 // ownError remembers the error with which a reader ended.
@@ -191,15 +221,15 @@ func (o *ownError) Read(p []byte) (int, error) {
 }
 
 // lostIO leaves the end of a file alone.
-func lostIO(n int, err error) (int, error) {
+func (f remoteFile) lostIO(n int, err error) (int, error) {
 	if err == io.EOF {
 		return n, err
 	}
-	return n, lost(err)
+	return n, f.on.w.lost(err)
 }
 
 func (f remoteFile) Sync() error {
-	if _, ok := f.c.HasExtension("fsync@openssh.com"); !ok {
+	if _, ok := f.on.c.HasExtension("fsync@openssh.com"); !ok {
 		return nil
 	}
 	err := f.File.Sync()
@@ -207,5 +237,5 @@ func (f remoteFile) Sync() error {
 	if errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxOpUnsupported {
 		return nil
 	}
-	return lost(err)
+	return f.on.w.lost(err)
 }

@@ -1,0 +1,143 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// defaultStall is how long requests may wait without anything moving. It is long, since a site's file
+// system may stand still for a while, and writing out a large file (Sync) takes its time.
+const defaultStall = 2 * time.Minute
+
+// watched is the way to an SFTP server and back. Liveness checks (Client.keepAlive) are answered by
+// sshd, whatever becomes of the SFTP server behind it; so it is watched by itself: when requests wait
+// for their answers, and for limit no byte moved in either direction, the connection is given up.
+type watched struct {
+	r              io.Reader
+	w              io.WriteCloser
+	limit          time.Duration
+	sent, answered packets
+	start          time.Time
+	moved          atomic.Int64 // when a byte moved last, as nanoseconds since start
+	stalled        atomic.Bool
+}
+
+// openSFTP starts the SFTP server of a connection.
+func openSFTP(conn *ssh.Client) (io.Reader, io.WriteCloser, error) {
+	s, err := conn.NewSession()
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := s.StdinPipe()
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	r, err := s.StdoutPipe()
+	if err == nil {
+		err = s.RequestSubsystem("sftp")
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	return r, w, nil
+}
+
+func newWatched(r io.Reader, w io.WriteCloser, limit time.Duration) *watched {
+	return &watched{r: r, w: w, limit: limit, start: time.Now()}
+}
+
+// watch calls giveUp, once, when the server has stalled. It returns then, or at stop.
+func (w *watched) watch(stop <-chan struct{}, giveUp func() error) {
+	ticker := time.NewTicker(w.limit / 8)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			waiting := w.sent.n.Load() > w.answered.n.Load()
+			if waiting && time.Since(w.start)-time.Duration(w.moved.Load()) > w.limit {
+				w.stalled.Store(true)
+				_ = giveUp()
+				return
+			}
+		}
+	}
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.note(&w.answered, p[:n])
+	return n, err
+}
+
+// piece is an SSH packet of OpenSSH's: Write passes on so much at a time, so that a slow line is seen to move.
+const piece = 32 << 10
+
+func (w *watched) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := w.w.Write(p[done:min(len(p), done+piece)])
+		w.note(&w.sent, p[done:done+n])
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// Close ends what is sent.
+func (w *watched) Close() error { return w.w.Close() }
+
+func (w *watched) note(k *packets, p []byte) {
+	w.moved.Store(int64(time.Since(w.start)))
+	k.pass(p)
+}
+
+// lost tells the end of the connection, and whose fault it was, from what the server answers.
+func (w *watched) lost(err error) error {
+	if err != nil && w.stalled.Load() {
+		return &Error{Kind: ErrConnect, What: fmt.Sprintf("the login node's SFTP server has not answered for %v", w.limit),
+			Next: "its file systems may hang: run the same command again when `sftp` to it works"}
+	}
+	return lost(err)
+}
+
+// lost2 is watched.lost for what also gives a value.
+func lost2[T any](w *watched) func(T, error) (T, error) {
+	return func(v T, err error) (T, error) { return v, w.lost(err) }
+}
+
+// packets counts those of SFTP in a stream: each begins with its length, in four bytes. Every request
+// has one answer.
+type packets struct {
+	n     atomic.Int64
+	head  [4]byte
+	known int    // bytes of head
+	rest  uint32 // of the packet, still to come
+}
+
+func (k *packets) pass(p []byte) {
+	for len(p) > 0 {
+		if k.known < len(k.head) {
+			n := copy(k.head[k.known:], p)
+			k.known, p = k.known+n, p[n:]
+			if k.known < len(k.head) {
+				return
+			}
+			k.rest = binary.BigEndian.Uint32(k.head[:])
+		}
+		n := min(int64(k.rest), int64(len(p)))
+		k.rest, p = k.rest-uint32(n), p[n:]
+		if k.rest == 0 {
+			k.known = 0
+			k.n.Add(1)
+		}
+	}
+}
