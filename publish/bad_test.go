@@ -41,6 +41,7 @@ func TestChangingInput(t *testing.T) {
 		"being read":    func(dir string) error { return os.Truncate(dir+"/b", 10) },
 		"to come":       func(dir string) error { return os.WriteFile(dir+"/c", []byte("longer than before"), 0o600) },
 		"vanished":      func(dir string) error { return os.Remove(dir + "/c") },
+		"moved away":    func(dir string) error { return os.Rename(dir+"/a", dir+"/z") },
 		"new":           func(dir string) error { return os.WriteFile(dir+"/d", nil, 0o600) },
 		"only the mode": func(dir string) error { return os.Chmod(dir+"/a", 0o640) },
 	} {
@@ -60,7 +61,7 @@ func TestChangingInput(t *testing.T) {
 			}
 			src := &changing{Source: volume.DirSource(dir), change: func() error { return change(dir) }}
 			_, err = p.sealFrom(t.Context(), src)
-			if err == nil || !(errors.Is(err, volume.ErrChanged) || errors.Is(err, fs.ErrNotExist)) || !strings.Contains(ui.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
+			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(ui.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
 				t.Errorf("%v; hint: %s", err, ui.Hint(err))
 			}
 			if left, _ := filepath.Glob(s.r.SealedPath + "*"); len(left) > 0 {

@@ -122,6 +122,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 
 const (
 	hintAfresh = "nothing was published; the same command begins again"
+	hintStill  = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
 	hintGoOn   = "the same command goes on where this one stopped"
 )
 
@@ -174,6 +175,8 @@ func (r Request) look(ctx context.Context) (volume.Survey, error) {
 		err = ui.Fail(ui.CodeOther, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
 	case errors.Is(err, volume.ErrUnreadable):
 		err = ui.Fail(ui.CodeOther, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
+	case errors.Is(err, volume.ErrChanged):
+		err = ui.Fail(ui.CodeOther, err, hintStill)
 	}
 	if err != nil {
 		return s, fmt.Errorf("input %s: %w", r.Input, err)
@@ -261,11 +264,11 @@ func (p *publishing) sealFrom(ctx context.Context, src volume.Source) (volume.Se
 		if what == "" {
 			what = p.r.Input
 		}
-		err = p.whySeal(ctx, fmt.Errorf("%q %w", what, volume.ErrChanged))
+		err = fmt.Errorf("%q %w", what, volume.ErrChanged)
 	}
 	if err != nil {
 		s.Key.Wipe()
-		return s, errors.Join(err, os.Remove(p.r.SealedPath))
+		return s, errors.Join(p.whySeal(ctx, err), os.Remove(p.r.SealedPath))
 	}
 	return s, nil
 }
@@ -281,7 +284,7 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 	case errors.Is(err, syscall.ENOSPC):
 		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
 	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
-		hint = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
+		hint = hintStill
 	case errors.Is(err, volume.ErrBusy):
 		hint = "wait for the other one, or choose another --data-path"
 	}

@@ -136,7 +136,7 @@ func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string
 	case fs.ModeDir:
 		sub, err := root.OpenRoot(e.Name())
 		if err != nil {
-			return inPath(path, err)
+			return gone(path, err)
 		}
 		defer sub.Close()
 		return w.dir(sub, e.Name(), parent, path)
@@ -146,7 +146,7 @@ func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string
 		// Not blocking, in case a pipe has taken the file's place.
 		f, err := root.OpenFile(e.Name(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
-			return inPath(path, err)
+			return gone(path, err)
 		}
 		return w.file(f, e.Name(), parent, path)
 	}
@@ -156,11 +156,11 @@ func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string
 func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string) error {
 	fi, err := root.Lstat(name)
 	if err != nil {
-		return inPath(path, err)
+		return gone(path, err)
 	}
 	target, err := root.Readlink(name)
 	if err != nil {
-		return inPath(path, err)
+		return gone(path, err)
 	}
 	attr := attrOf(Symlink, statOf(fi))
 	attr.Nlink, attr.Size = 1, int64(len(target))
@@ -269,6 +269,24 @@ func inPath(path string, err error) error {
 		err = pe.Err
 	}
 	return &fs.PathError{Op: "seal", Path: path, Err: err}
+}
+
+// vanishedError: an entry that its directory listed is not there any more.
+type vanishedError struct{ path string }
+
+func (e vanishedError) Error() string {
+	return fmt.Sprintf("%q vanished while it was being sealed", e.path)
+}
+
+// Is makes it an ErrChanged.
+func (vanishedError) Is(target error) bool { return target == ErrChanged }
+
+// gone is inPath for a name that a directory listed.
+func gone(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return vanishedError{path}
+	}
+	return inPath(path, err)
 }
 
 func specialError(path string, mode fs.FileMode) error {

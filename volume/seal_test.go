@@ -47,12 +47,14 @@ func TestChangingInput(t *testing.T) {
 			_, err = f.Write([]byte("more"))
 			must(t, errors.Join(err, f.Close()))
 		},
-		"truncated":            func(t *testing.T, _, file string) { must(t, os.Truncate(file, 5)) },
-		"touched":              func(t *testing.T, _, file string) { must(t, os.Chtimes(file, time.Now(), time.Now())) },
-		"made executable":      func(t *testing.T, _, file string) { must(t, os.Chmod(file, 0o755)) },
-		"removed":              func(t *testing.T, _, file string) { must(t, os.Remove(file)) },
-		"a file added":         func(t *testing.T, dir, _ string) { must(t, os.WriteFile(filepath.Join(dir, "zz-new"), nil, 0o600)) },
-		"a later file removed": func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "z"))) },
+		"truncated":                 func(t *testing.T, _, file string) { must(t, os.Truncate(file, 5)) },
+		"touched":                   func(t *testing.T, _, file string) { must(t, os.Chtimes(file, time.Now(), time.Now())) },
+		"made executable":           func(t *testing.T, _, file string) { must(t, os.Chmod(file, 0o755)) },
+		"removed":                   func(t *testing.T, _, file string) { must(t, os.Remove(file)) },
+		"a file added":              func(t *testing.T, dir, _ string) { must(t, os.WriteFile(filepath.Join(dir, "zz-new"), nil, 0o600)) },
+		"a later file removed":      func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "z"))) },
+		"a later directory removed": func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "sub-z"))) },
+		"a later link removed":      func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "link-z"))) },
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -61,12 +63,17 @@ func TestChangingInput(t *testing.T) {
 			file := filepath.Join(dir, "large")
 			must(t, os.WriteFile(file, make([]byte, 64<<20), 0o600))
 			must(t, os.WriteFile(filepath.Join(dir, "z"), nil, 0o600))
+			must(t, os.Mkdir(filepath.Join(dir, "sub-z"), 0o700))
+			must(t, os.Symlink("z", filepath.Join(dir, "link-z")))
 			old := time.Unix(1e9, 0) // so that a coarse clock cannot hide a change
 			must(t, errors.Join(os.Chtimes(file, old, old), os.Chtimes(dir, old, old)))
 			w := &actWriter{act: func() { change(t, dir, file) }}
 			opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}, Workers: 1}
 			_, err := Seal(context.Background(), w, dir, opt)
-			if !errors.Is(err, ErrChanged) && !(name == "a later file removed" && errors.Is(err, os.ErrNotExist)) {
+			if !errors.Is(err, ErrChanged) {
+				t.Errorf("got %v", err)
+			}
+			if vanished := strings.Contains(err.Error(), "z\" vanished while it was being sealed"); vanished != strings.HasPrefix(name, "a later") {
 				t.Errorf("got %v", err)
 			}
 			if errors.Is(err, ErrIntegrity) {

@@ -69,12 +69,15 @@ func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // its directory entry was noted when it was met
 	}
-	if err != nil {
+	var fi fs.FileInfo
+	if err == nil {
+		fi, err = e.Info()
+	}
+	if err != nil && rel == "" {
 		return inPath(name, err)
 	}
-	fi, err := e.Info()
 	if err != nil {
-		return inPath(name, err)
+		return gone(name, err)
 	}
 	l.stamp(rel, stampOf(statOf(fi)))
 	mode := uint32(unix.R_OK)
