@@ -44,6 +44,11 @@ var (
 // dial connects from the place's own network: on a thread that enters it and
 // ends afterwards. address is one of the cluster's hosts and a port.
 func (p place) dial(ctx context.Context, address string) (net.Conn, error) {
+	return p.dialFrom(ctx, new(net.Dialer), address)
+}
+
+// dialFrom is dial with a dialer that may name one of several addresses of the place's.
+func (p place) dialFrom(ctx context.Context, d *net.Dialer, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -64,11 +69,11 @@ func (p place) dial(ctx context.Context, address string) (net.Conn, error) {
 			done <- dialled{nil, err}
 			return
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(addresses[host], port))
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(addresses[host], port))
 		done <- dialled{conn, err}
 	}()
-	d := <-done
-	return d.conn, d.err
+	r := <-done
+	return r.conn, r.err
 }
 
 // addresses of the cluster's hosts (testcluster/README.md).

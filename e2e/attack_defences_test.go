@@ -45,6 +45,7 @@ var defences = func() map[string][]weakness {
 	}`}},
 		"nonce's age":     {{"keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
 		"request's nonce": {{"keyserver/replay.go", "_, ok := s.until[nonce]; ok", `_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
+		"address's rate":  {{"internal/gate/remotes.go", "return r.bucket(", "return off(\"address's rate\") || r.bucket("}},
 		"signed path":     {signedParts},
 		"signed service":  {signedParts},
 		"namespace": {
@@ -84,6 +85,9 @@ var defences = func() map[string][]weakness {
 		{"token's claim", "keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},
 		{"token used", "keyserver/token.go", "used"},
 		{"token's manifest", "keyserver/token.go", "t.Manifest != c.Manifest"},
+		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},
+		{"memory for bodies", "internal/gate/gate.go", "g.held+n > g.limits.Memory || g.heldBy[p]+n > g.limits.Memory/4"},
+		{"account's requests", "keyserver/replay.go", "len(s.order) >= c.perAccount"},
 		{"request's time", "keyserver/auth.go", "d > keyapi.MaxSkew || d < -keyapi.MaxSkew"},
 		{"request's time", "keyserver/auth.go", "unix < s.started.Unix()"},
 	} {
@@ -119,6 +123,10 @@ func allDefences() []weakness {
 		// A clock that can be put forward takes no defence away.
 		weakness{"cmd/sealbatch/serve.go", "keyserver.Config{\n", "keyserver.Config{\n\t\tNow: ahead,\n"},
 		weakness{file: "cmd/sealbatch/ahead.go", new: aheadSource},
+		// Nor do bounds that few requests reach.
+		weakness{"keyserver/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
+		weakness{"verifier/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
+		weakness{"keyserver/server.go", "newReplayCache(requestsPerAccount)", "newReplayCache(fewRequests)"},
 	)
 }
 
@@ -128,6 +136,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+)
+
+const (
+	fewConnections = 64
+	fewRequests    = 100
 )
 
 func off(name string) bool { return slices.Contains(strings.Split(os.Getenv("SEALBATCH_OFF"), ","), name) }

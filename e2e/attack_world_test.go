@@ -33,8 +33,9 @@ import (
 type world struct {
 	off            []string // the missing defences
 	keys, verifier endpoint
-	programs       string // directory on every host
-	ahead          string // file on keys that puts its clock forward; "" for the real one
+	programs       string            // directory on every host
+	ahead          string            // file on keys that puts its clock forward; "" for the real one
+	pids           map[string]string // of own services, by address
 }
 
 var lastPort atomic.Int32
@@ -42,15 +43,15 @@ var lastPort atomic.Int32
 // newWorld gives the real services, except those that lack a defence of off.
 func newWorld(t *testing.T, own bool, off ...string) *world {
 	t.Helper()
-	w := &world{off: off, keys: keyService, verifier: loginVerifier, programs: "/opt/sealbatch/bin"}
+	w := &world{off: off, pids: map[string]string{}, keys: keyService, verifier: loginVerifier, programs: "/opt/sealbatch/bin"}
 	if len(off) > 0 || own {
 		w.programs = weakPrograms(t)
 	}
 	port := 9100 + int(lastPort.Add(1))
-	if own || w.lacks("keyserver", "identity/sshsig") {
+	if own || w.lacks("keyserver", "identity/sshsig", "internal/gate") {
 		w.keys = w.serve(t, port)
 	}
-	if w.lacks("verifier", "identity/slurmjob") {
+	if w.lacks("verifier", "identity/slurmjob", "internal/gate") {
 		w.verifier = w.verify(t, port)
 	}
 	return w
@@ -100,6 +101,7 @@ func (w *world) verify(t *testing.T, port int) endpoint {
 func (w *world) started(t *testing.T, host, user, pid, dir string, port int) endpoint {
 	t.Helper()
 	to := endpoint{fmt.Sprintf("%s:%d", host, port), host}
+	w.pids[to.address] = pid
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("without %q: %s", w.off, run(context.Background(), host, user, nil, "tail", "-n", "40", dir+"/log").out)
@@ -145,9 +147,14 @@ func weakPrograms(t *testing.T) string {
 	return weakOnce.dir
 }
 
+var keys sync.Map // person's ssh.Signer
+
 // keyOf is a person's SSH key.
 func keyOf(t *testing.T, p person) ssh.Signer {
 	t.Helper()
+	if k, ok := keys.Load(p); ok {
+		return k.(ssh.Signer)
+	}
 	b, err := os.ReadFile(onDisk(t, "laptop", "/home/"+string(p)+"/.ssh/id_ed25519"))
 	if err != nil {
 		t.Fatal(err)
@@ -156,6 +163,7 @@ func keyOf(t *testing.T, p person) ssh.Signer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys.Store(p, k)
 	return k
 }
 

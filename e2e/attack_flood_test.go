@@ -1,0 +1,234 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
+)
+
+// Floods. The services of these worlds have small bounds (attack_defences_test.go),
+// so that few requests are a flood. The flooder is on the laptop, with addresses
+// that nobody else has; the honest job is on cn1.
+
+var lastAddress atomic.Int32
+
+// flooders are places on the laptop, each with an address of its own.
+func flooders(t *testing.T, n int) []net.Dialer {
+	t.Helper()
+	var out []net.Dialer
+	for range n {
+		ip := fmt.Sprintf("10.77.0.%d", 100+lastAddress.Add(1))
+		change := func(verb string) {
+			ns := "sealbatch-" + os.Getenv("SEALBATCH_CLUSTER") + "-laptop"
+			if b, err := exec.Command("ip", "-n", ns, "addr", verb, ip+"/24", "dev", "eth0").CombinedOutput(); err != nil {
+				t.Errorf("ip addr %s %s: %v\n%s", verb, ip, err, b)
+			}
+		}
+		change("add")
+		t.Cleanup(func() { change("del") })
+		out = append(out, net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}})
+	}
+	return out
+}
+
+// own is a service that a flood may hit: not the one that other tests share.
+func (w *world) own(t *testing.T, service string) endpoint {
+	t.Helper()
+	if service == "key service" {
+		return w.keys
+	}
+	if w.verifier == loginVerifier {
+		w.verifier = w.verify(t, 9100+int(lastPort.Add(1)))
+	}
+	return w.verifier
+}
+
+// unmoved is the outcome of a flood that was bounded: kept out if alice's job
+// gets its keys from both services meanwhile.
+func (w *world) unmoved(t *testing.T, format string, args ...any) outcome {
+	t.Helper()
+	if o := w.claimsAlice(t, w.stakeOf(t, openTo("alice"), nil)); !o.gained {
+		return gained("the honest job got no keys: %s", o.evidence)
+	}
+	return keptOut(format, args...)
+}
+
+// requests sends up to n requests from an address, until one is answered with
+// 429, and returns how many others there were and its Retry-After.
+func requests(t *testing.T, to endpoint, from net.Dialer, n int, path string, make func() plainRequest) (served int, retryAfter string) {
+	t.Helper()
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return laptop.dialFrom(ctx, &from, to.address)
+		},
+		TLSClientConfig: &tls.Config{RootCAs: authorities(t), ServerName: to.name, MinVersion: tls.VersionTLS13},
+	}
+	defer tr.CloseIdleConnections()
+	for ; served < n; served++ {
+		r := make()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+to.address+path, bytes.NewReader(r.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.header != nil {
+			req.Header = r.header
+		}
+		res, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode == http.StatusTooManyRequests {
+			return served, res.Header.Get("Retry-After")
+		}
+	}
+	return served, ""
+}
+
+var laptop = place{"laptop", "mallory"}
+
+// mallory asks for what she gets anyway refused, as fast as it goes, from two addresses.
+func TestAttackRequestFlood(t *testing.T) {
+	t.Parallel()
+	for service, path := range map[string]string{"key service": "/v1/release", "verifier": "/v1/vouch"} {
+		t.Run(service, func(t *testing.T) {
+			t.Parallel()
+			attack{own: true, without: []string{"address's rate"}, says: "429 with Retry-After: 1 after ", play: func(t *testing.T, w *world) outcome {
+				to := w.own(t, service)
+				const most = 300
+				last := 0
+				for _, from := range flooders(t, 2) {
+					n, after := requests(t, to, from, most, path, func() plainRequest { return plainRequest{body: []byte("{}")} })
+					if n == most {
+						return gained("%d requests of one address were answered", n)
+					}
+					if after != "1" {
+						return gained("429 after %d requests with Retry-After: %q", n, after)
+					}
+					last = n
+				}
+				return w.unmoved(t, "429 with Retry-After: 1 after %d requests", last)
+			}}.run(t)
+		})
+	}
+}
+
+// mallory, who is enrolled, registers one manifest after the other, none from
+// an address that has asked for much.
+func TestAttackAccountFlood(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"account's requests"}, says: "429 with Retry-After: 1 after ", play: func(t *testing.T, w *world) outcome {
+		var s keyapi.Service
+		laptop.ask(t, w.keys, "/v1/service", nil).into(t, &s)
+		const each = 60
+		sum := 0
+		for _, from := range flooders(t, 3) {
+			n, after := requests(t, w.keys, from, each, "/v1/manifests", func() plainRequest {
+				return w.sign(t, mallory, http.MethodPost, "/v1/manifests", struct{}{}, signing{service: s.ID})
+			})
+			if sum += n; n < each {
+				return w.unmoved(t, "429 with Retry-After: %s after %d requests", after, sum)
+			}
+		}
+		return gained("%d requests of one account were answered", sum)
+	}}.run(t)
+}
+
+// mallory opens connections, and leaves each at the handshake.
+func TestAttackConnectionFlood(t *testing.T) {
+	t.Parallel()
+	for _, service := range []string{"key service", "verifier"} {
+		t.Run(service, func(t *testing.T) {
+			t.Parallel()
+			attack{own: true, without: []string{"number of connections"}, says: "descriptors at most", play: func(t *testing.T, w *world) outcome {
+				to := w.own(t, service)
+				most := 0
+				for range 2 { // what waits at the handshake is closed after five seconds
+					for _, from := range flooders(t, 3) {
+						for range 60 {
+							c, err := laptop.dialFrom(t.Context(), &from, to.address)
+							if err != nil {
+								t.Fatal(err)
+							}
+							t.Cleanup(func() { c.Close() })
+						}
+					}
+					if most = max(most, w.number(t, to, `ls "/proc/$1/fd" | wc -l`)); most > 64+50 {
+						return gained("%d descriptors are open", most)
+					}
+				}
+				return w.unmoved(t, "%d descriptors at most", most)
+			}}.run(t)
+		})
+	}
+}
+
+// number is what a command prints about an own service, whose process is $1.
+func (w *world) number(t *testing.T, to endpoint, script string) int {
+	t.Helper()
+	n, err := strconv.Atoi(must(t, to.name, "root", "sh", "-c", script, "sh", w.pids[to.address]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// mallory announces large requests and sends each but for its last byte.
+func TestAttackMemoryFlood(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"memory for bodies"}, says: "KiB at most", play: func(t *testing.T, w *world) outcome {
+		from := flooders(t, 1)[0]
+		const size = 4_000_000
+		var allowed atomic.Int32
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() {
+				raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				t.Cleanup(func() { raw.Close() })
+				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
+				c.SetDeadline(time.Now().Add(25 * time.Second))
+				fmt.Fprintf(c, "PUT /v1/secrets/%s HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyservertest.RandomHex(16), size)
+				line, err := bufio.NewReader(c).ReadString('\n')
+				switch {
+				case err != nil:
+					t.Error(err)
+				case line == "HTTP/1.1 100 Continue\r\n":
+					allowed.Add(1)
+					if _, err := c.Write(make([]byte, size-1)); err != nil {
+						t.Error(err)
+					}
+				case line != "HTTP/1.1 429 Too Many Requests\r\n":
+					t.Errorf("answered %q", line)
+				}
+			})
+		}
+		wg.Wait()
+		kib := w.number(t, w.keys, `awk '/VmHWM/ {print $2}' "/proc/$1/status"`)
+		if kib > 110_000 {
+			return gained("%d bodies at once: %d KiB", allowed.Load(), kib)
+		}
+		return w.unmoved(t, "%d bodies at once: %d KiB at most", allowed.Load(), kib)
+	}}.run(t)
+}
