@@ -42,8 +42,14 @@ e2e: build
 	SEALBATCH_CLUSTER=e2elp SEALBATCH_PROCTRACK=linuxproc $(GO) test -count=1 -timeout 10m -parallel 6 \
 	  -run '^(TestScancel|TestKill|TestEndBySignal|TestApplicationFails)$$' ./e2e
 
-# Figures: the rate of the key service for 1, 100 and 1,000 nodes at once.
-bench:
+# Figures: sealed volumes beside what else there is (20 minutes; docs/performance.md; BENCH takes flags such as
+# -only REGEXP), then the rate of the key service for 1, 100 and 1,000 nodes at once.
+BENCH ?=
+bench: build
+	@testcluster/setup rclone python3 python3-paramiko python3-scp
+	@$(GO) build -o $(BIN)/bench ./bench
+	@$(BIN)/bench -bin $(BIN) $(BENCH)
+	@echo; echo 'The key service'; echo
 	@set -o pipefail; $(GO) test -run '^$$' -bench . -benchtime 1x ./cmd/sealbatch | awk '/FAIL|---|\.go:/ { print } \
 	  /^Benchmark/ { line = sprintf("%-28s", substr($$1, 10)); head = sprintf("%-28s", "what"); \
 	    for (i = 3; i < NF; i += 2) { head = head sprintf("%24s", $$(i+1)); line = line sprintf("%24s", $$i) } \

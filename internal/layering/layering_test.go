@@ -16,7 +16,7 @@ const module = "github.com/sealbatch/sealbatch/"
 // floors only; packages on one floor do not import each other. A package's own
 // subpackages (test doubles, conformance suites) stand just above it.
 var floors = [][]string{
-	{"cmd/sealbatch", "e2e", "internal/layering"},
+	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
 	{"containerprep", "dataprep", "jobprep", "noderun", "results"},
 	{"publish", "submission"}, // what the workflows share
 	{"keyserver", "verifier"},

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// newBench has a key and the program, and no data.
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{options: options{bin: t.TempDir(), runs: 1, scale: 0.001, only: regexp.MustCompile("")},
+		root: t.TempDir(), out: io.Discard, log: io.Discard, memory: map[string][]float64{}}
+	if out, err := exec.Command("go", "build", "-o", b.sealbatch(), "../cmd/sealbatch").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return b
+}
+
+// TestReading runs one part with little data: everything that is measured works,
+// and nothing is left mounted.
+func TestReading(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var out strings.Builder
+	b.out = &out
+	if err := b.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []func(context.Context) error{b.reading, b.opening, b.sizes} {
+		if err := part(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range []string{"| 1 GiB, cold, four readers | ", "| 20 random reads of 4 KiB, 16 at once | ", "| first byte, 1 TB in 1,000 files | ",
+		"| peak memory, mount of 100,000 files, find | ", "| index of 100,000 files, a file | "} {
+		if !strings.Contains(out.String(), "\n"+row) {
+			t.Errorf("no row %q in\n%s", row, &out)
+		}
+	}
+	if left, err := filepath.Glob(b.path("mount-*")); err != nil || len(left) > 0 {
+		t.Errorf("mount points are left: %v, %v", left, err)
+	}
+}
+
+// TestHollow opens a volume of 1 TB: its true file is whole, and reading a hole fails.
+func TestHollow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.identity = b.path("identity")
+	out, err := exec.Command("age-keygen", "-o", b.identity).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, key, _ := strings.Cut(strings.TrimSpace(string(out)), ": ")
+	b.recipient = key
+	path := b.path("tb.sealed")
+	if err := b.makeHollow(t.Context(), path, 1000, 1e9); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := volume.ParseIdentityFile(b.identity, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() < 1e12 {
+		t.Fatalf("%v, %v", st, err)
+	}
+	master, err := volume.UnwrapKey(f, st.Size(), ids...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := volume.OpenFile(path, master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	buf := make([]byte, 5000)
+	if n, err := r.ReadAt(1, buf, 0); n != 5000 || string(buf) != strings.Repeat("first", 1000) {
+		t.Errorf("the first file: %d, %v", n, err)
+	}
+	if n, err := r.ReadAt(1001, buf, 0); n != 0 || err == nil {
+		t.Errorf("a hole was read: %d, %v", n, err)
+	}
+}
+
+// TestRelay sends a byte there and back.
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_, _ = io.Copy(c, c)
+			_ = c.Close()
+		}
+	}()
+	const late = 50 * time.Millisecond
+	r, err := startRelay(t.Context(), l.Addr().String(), late)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", r.l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	begin := time.Now()
+	if _, err := c.Write([]byte("there and back")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 14)
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "there and back" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if took := time.Since(begin); took < 2*late {
+		t.Errorf("it took %v, less than twice %v", took, late)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRows compares pair by pair.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	c := contest{"seal", contender{}, []contender{{name: "tar", goal: 2}, {name: "age", goal: 4}, {name: "cp"}}}
+	second := func(n ...float64) (out []time.Duration) {
+		for _, s := range n {
+			out = append(out, time.Duration(s*float64(time.Second)))
+		}
+		return out
+	}
+	got := c.rows([][]time.Duration{second(1, 2, 4), second(3, 6, 4), second(2, 2, 40), second(1, 1, 1)})
+	want := `| seal | 2.00 s (1.00-4.00) | tar | 4.00 s (3.00-6.00) | 3.00 (1.00-3.00) | 2 | met |
+| seal | 2.00 s (1.00-4.00) | age | 2.00 s (2.00-40.0) | 2.00 (1.00-10.0) | 4 | missed |
+| seal | 2.00 s (1.00-4.00) | cp | 1.00 s (1.00-1.00) | 0.500 (0.250-1.00) |  |  |
+`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestTurns has another contender begin in each round.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	var order strings.Builder
+	who := func(name string) contender {
+		return contender{name: name, run: func(context.Context) (time.Duration, error) {
+			order.WriteString(name)
+			return time.Duration(order.Len()), nil
+		}}
+	}
+	times, err := contest{"", who("a"), []contender{who("b"), who("c")}}.hold(t.Context(), 3)
+	if err != nil || order.String() != "abcbcacab" {
+		t.Errorf("order %s, %v", &order, err)
+	}
+	if len(times) != 3 || times[1][1] != 4 {
+		t.Errorf("times %v", times)
+	}
+}
