@@ -90,7 +90,7 @@ func TestAttackNodeLocal(t *testing.T) {
 		t.Errorf("gained: %v, exit code %d", gained, code)
 	}
 	guessed := weakened(t,
-		weakness{"slurm/render.go", `dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || continue`, `dir=$base/sealbatch.$SLURM_JOB_ID; mkdir -p "$dir" || continue`},
+		weakness{"slurm/render.go", `dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) ||`, `dir=$base/sealbatch.$SLURM_JOB_ID; mkdir -p "$dir" ||`},
 		weakness{"slurm/render.go", `chmod 500 "$dir/$name"`, `chmod 500 "$dir/$name"; sleep 1`})
 	if gained, code := play(installed(t, "laptop", guessed) + "/sealbatch"); !gained {
 		t.Errorf("without the defence the attack fails, too: exit code %d", code)

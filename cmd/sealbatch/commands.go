@@ -37,7 +37,7 @@ func commands() []command {
 		{name: "verifier", summary: "vouch for jobs inside a cluster", run: runVerifier},
 		{name: "audit", summary: "check the key service's audit log", run: runAudit},
 		{summary: "\nOther:"},
-		{name: "doctor", summary: "try what jobs need, here or on a compute node", run: runDoctor},
+		{name: "doctor", summary: "try what jobs need, here or on a compute node", hardens: true, run: runDoctor},
 		{name: "node-run", hidden: true, run: runNode},
 		{name: "version", summary: "print the version", run: runVersion},
 	}

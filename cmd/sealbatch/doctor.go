@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyapi"
@@ -57,7 +58,13 @@ srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 	}
 	d := &doctor{a: a}
 	if node {
-		d.node(ctx, cf)
+		d.mounts(ctx, cf)
+	}
+	if err := harden(); err != nil { // no key is in memory yet
+		return err
+	}
+	if node {
+		d.reach(ctx, cf)
 	} else {
 		d.client(ctx, cf)
 	}
@@ -70,23 +77,27 @@ srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 	return ctx.Err()
 }
 
-// node looks at a compute node. It needs no configuration there.
-func (d *doctor) node(ctx context.Context, cf clientFlags) {
+// mounts looks at a compute node. It needs no configuration there, and reads no key.
+func (d *doctor) mounts(ctx context.Context, cf clientFlags) {
 	programs, err := travellingPrograms()
 	if err != nil {
 		d.no("programs", err)
 		return
 	}
 	check := noderun.NodeCheck{Gocryptfs: programs[1], Getenv: os.Getenv, Report: d.report, Log: d.a.log}
-	c, err := loadClient(ctx, d.a, cf)
-	if err == nil {
-		check.Runtime = c.conf.Supercomputer.Runtime
+	if conf, err := config.LoadClient(cf.config); err == nil {
+		check.Runtime = conf.Supercomputer.Runtime
 	}
-	if _, serr := os.Stat(programs[1]); serr != nil {
-		d.no("gocryptfs", ui.Fail(ui.CodeOther, serr, "put it beside sealbatch, as make build does"))
+	if _, err := os.Stat(programs[1]); err != nil {
+		d.no("gocryptfs", ui.Fail(ui.CodeOther, err, "put it beside sealbatch, as make build does"))
 		return
 	}
 	noderun.CheckNode(ctx, check)
+}
+
+// reach asks the key service from a compute node, if there is a configuration.
+func (d *doctor) reach(ctx context.Context, cf clientFlags) {
+	c, err := loadClient(ctx, d.a, cf)
 	if err != nil {
 		d.report(ui.Finding{What: "key service", Warn: true, Detail: "not tried: there is no configuration on this node (" + err.Error() + ")",
 			Fix: "name one with --config to try it; jobs bring what they need"})
