@@ -13,6 +13,7 @@ require (
 	github.com/rfjakob/eme v1.1.2
 	github.com/rogpeppe/go-internal v1.14.1
 	github.com/sylabs/sif/v2 v2.21.1
+	github.com/ulikunitz/xz v0.5.15
 	go.etcd.io/bbolt v1.4.3
 	go.yaml.in/yaml/v3 v3.0.4
 	golang.org/x/crypto v0.58.0

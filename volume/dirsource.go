@@ -16,10 +16,14 @@ import (
 
 // DirSource is the tree under a directory, or one file as the only entry of a
 // root of its own. The path itself may be a symbolic link; links below it are
-// kept as links. The Source also implements Measurer.
-func DirSource(input string) Source { return dirSource(input) }
+// kept as links. What a pattern matches is left out, and not looked at. The
+// Source also implements Measurer.
+func DirSource(input string, exclude ...Pattern) Source { return dirSource{input, exclude} }
 
-type dirSource string
+type dirSource struct {
+	input   string
+	exclude []Pattern
+}
 
 // inode identifies a file with several names.
 type inode struct{ dev, ino uint64 }
@@ -51,27 +55,34 @@ type dirWalk struct {
 	ctx   context.Context
 	emit  func(Entry) (uint32, error)
 	nodes map[inode]uint32 // files with several names
+	top   string           // the input, with which all paths begin
+	skip  []Pattern
+}
+
+// excluded tells whether the entry at path is left out.
+func (w *dirWalk) excluded(path string, e fs.DirEntry) bool {
+	return Excluded(w.skip, strings.TrimPrefix(path, w.top+"/"), e.IsDir())
 }
 
 // Walk implements Source. Paths in errors begin with the input's.
 func (d dirSource) Walk(ctx context.Context, emit func(Entry) (uint32, error)) error {
-	w := &dirWalk{ctx: ctx, emit: emit, nodes: map[inode]uint32{}}
-	fi, err := os.Stat(string(d))
+	w := &dirWalk{ctx: ctx, emit: emit, nodes: map[inode]uint32{}, top: d.input, skip: d.exclude}
+	fi, err := os.Stat(d.input)
 	if err != nil {
 		return err
 	}
 	switch {
 	case fi.Mode().IsRegular():
-		return w.single(string(d), fi)
+		return w.single(d.input, fi)
 	case fi.IsDir():
-		root, err := os.OpenRoot(string(d))
+		root, err := os.OpenRoot(d.input)
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		return w.dir(root, "", 0, string(d))
+		return w.dir(root, "", 0, d.input)
 	}
-	return specialError(string(d), fi.Mode())
+	return specialError(d.input, fi.Mode())
 }
 
 // single gives a root that holds one file.
@@ -117,6 +128,9 @@ func (w *dirWalk) dir(root *os.Root, name string, parent uint32, path string) er
 	for _, e := range entries {
 		if err := w.ctx.Err(); err != nil {
 			return context.Cause(w.ctx)
+		}
+		if w.excluded(path+"/"+e.Name(), e) {
+			continue
 		}
 		if err := w.entry(root, e, self, path+"/"+e.Name()); err != nil {
 			return err
@@ -223,23 +237,35 @@ func (c *dirFile) Close() error {
 func (d dirSource) Measure(ctx context.Context) (Usage, error) {
 	var u Usage
 	seen := map[inode]bool{}
-	root := string(d) + "/"
+	root := d.input + "/"
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err == nil && path != root {
-			u.count(e, seen)
+		if err != nil || path == root {
+			return nil
 		}
+		if rel, err := filepath.Rel(root, path); err == nil && Excluded(d.exclude, rel, e.IsDir()) {
+			return left(e)
+		}
+		u.count(e, seen)
 		return nil
 	})
-	if fi, serr := os.Stat(string(d)); err == nil && serr == nil && fi.Mode().IsRegular() {
+	if fi, serr := os.Stat(d.input); err == nil && serr == nil && fi.Mode().IsRegular() {
 		u = Usage{}
 		u.add(File, fi.Size(), true)
 	}
 	const fixed = 1 << 20 // keys.age, index, footer
 	u.SealedBytes += fixed
 	return u, err
+}
+
+// left passes over an entry that is left out.
+func left(e fs.DirEntry) error {
+	if e.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
 }
 
 func (u *Usage) count(e fs.DirEntry, seen map[inode]bool) {

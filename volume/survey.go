@@ -29,10 +29,10 @@ var ErrUnreadable = errors.New("not allowed to read")
 // namedFiles is how many files an error names before it only counts.
 const namedFiles = 3
 
-// Look surveys what DirSource(input) would seal, and finds out what could not
+// Look surveys what DirSource(input, exclude...) would seal, and finds out what could not
 // be: ErrUnreadable and ErrSpecial, each with the first paths and their number.
-func Look(ctx context.Context, input string) (Survey, error) {
-	l := &looking{input: input, hash: sha256.New(), seen: map[inode]bool{}}
+func Look(ctx context.Context, input string, exclude ...Pattern) (Survey, error) {
+	l := &looking{input: input, skip: exclude, hash: sha256.New(), seen: map[inode]bool{}}
 	root, err := filepath.EvalSymlinks(input)
 	if err != nil {
 		return Survey{}, err
@@ -54,6 +54,7 @@ func Look(ctx context.Context, input string) (Survey, error) {
 
 type looking struct {
 	input string
+	skip  []Pattern
 	hash  hash.Hash
 	usage Usage
 	seen  map[inode]bool
@@ -66,6 +67,9 @@ type looking struct {
 
 func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
 	name := filepath.Join(l.input, rel)
+	if rel != "" && e != nil && Excluded(l.skip, rel, e.IsDir()) {
+		return left(e)
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // its directory entry was noted when it was met
 	}
@@ -138,7 +142,7 @@ func (l *looking) trouble() error {
 
 // ChangedSince names an entry of input that changed at or after a time, a file
 // rather than a directory; "" if none can be told by its change time.
-func ChangedSince(ctx context.Context, input string, since time.Time) string {
+func ChangedSince(ctx context.Context, input string, since time.Time, exclude ...Pattern) string {
 	found := ""
 	root, err := filepath.EvalSymlinks(input)
 	if err != nil {
@@ -147,6 +151,9 @@ func ChangedSince(ctx context.Context, input string, since time.Time) string {
 	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || ctx.Err() != nil {
 			return fs.SkipAll
+		}
+		if path != root && Excluded(exclude, strings.TrimPrefix(path, root+"/"), e.IsDir()) {
+			return left(e)
 		}
 		fi, err := e.Info()
 		if err != nil || time.Unix(statOf(fi).Ctim.Unix()).Before(since) {

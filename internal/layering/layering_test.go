@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"containerprep", "dataprep", "jobprep", "noderun", "results"},
 	{"publish", "submission"}, // what the workflows share
 	{"keyserver", "verifier"},
-	{"image", "fusefs", "transfer", "slurm", "identity", "keyclient"},
+	{"image", "fusefs", "transfer", "slurm", "identity", "keyclient", "source"},
 	{"volume", "manifest", "keyapi", "config", "internal/ui", "internal/gate"},
 }
 

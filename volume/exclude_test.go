@@ -1,0 +1,86 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestPatterns(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ pattern, matches, not string }{
+		{"*.log", "a.log d/e/b.log .log", "a.log.gz log"},
+		{"tmp/", "tmp/ d/tmp/", "tmp d/tmp tmpx/"},
+		{"/tmp", "tmp tmp/", "d/tmp"},
+		{"d/tmp", "d/tmp d/tmp/", "tmp x/d/tmp"},
+		{"**/cache", "cache d/cache d/e/cache", "cachex d/cache/x"},
+		{"d/**", "d/a d/e/f", "d x/d/a"},
+		{"d/**/x", "d/x d/e/x d/e/f/x", "x e/d/x d/x/y"},
+		{"[!a]b", "bb d/xb", "ab bbb"},
+		{"[a-c]?", "ab d/c1", "a d1"},
+		{`\*`, "* d/*", "a"},
+		{`\[!`, "[!", "[^ a"},
+		{`\!x`, "!x", "x"},
+		{`a\`, "", ""},
+		{"!x", "", ""},
+		{"", "", ""},
+		{"/", "", ""},
+		{"a//b", "", ""},
+		{"../x", "", ""},
+		{"[", "", ""},
+	} {
+		p, err := ParsePatterns([]string{"never", c.pattern})
+		if c.matches == "" {
+			if !errors.Is(err, ErrPattern) {
+				t.Errorf("%q: %v", c.pattern, err)
+			}
+			continue
+		}
+		must(t, err)
+		for want, list := range map[bool]string{true: c.matches, false: c.not} {
+			for _, path := range strings.Fields(list) {
+				if got := Excluded(p, strings.TrimSuffix(path, "/"), strings.HasSuffix(path, "/")); got != want {
+					t.Errorf("%q matches %q: %v", c.pattern, path, got)
+				}
+			}
+		}
+	}
+}
+
+// TestExclude: what is left out is neither sealed nor counted nor missed, even
+// if it could not be read.
+func TestExclude(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"keep/a", "keep/a.log", "tmp/x", "keep/tmp/y"} {
+		p := filepath.Join(dir, name)
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(p), 0o700), os.WriteFile(p, []byte("text"), 0o600)))
+	}
+	must(t, syscall.Mkfifo(filepath.Join(dir, "tmp/pipe"), 0o600))
+	patterns, err := ParsePatterns([]string{"*.log", "/tmp/"})
+	must(t, err)
+	s, err := Look(t.Context(), dir, patterns...)
+	if err != nil || s.Entries != 4 || s.PlainBytes != 8 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	src := DirSource(dir, patterns...)
+	if u, err := DirSource(dir+"/", patterns...).(Measurer).Measure(t.Context()); err != nil || u != s.Usage {
+		t.Errorf("measured %+v, looked %+v, %v", u, s.Usage, err)
+	}
+	sealed, b := sealFixed(t, src, 1)
+	text, err := openAndDump(b, sealed.Key)
+	if err != nil || sealed.Entries != 4 || strings.Contains(text, "log") || strings.Contains(text, "pipe") || !strings.Contains(text, `"y"`) {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if _, err := Look(context.Background(), dir); !errors.Is(err, ErrSpecial) {
+		t.Errorf("nothing left out: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "keep/a.log"), []byte("more of it"), 0o600))
+	if again, err := Look(t.Context(), dir, patterns...); err != nil || again.Fingerprint != s.Fingerprint {
+		t.Errorf("a file that is left out counts: %v", err)
+	}
+}
