@@ -41,43 +41,47 @@ var (
 	loginVerifier = endpoint{"login:8444", "login"}
 )
 
-// dial connects from the place's own network: on a thread that enters it and
-// ends afterwards. address is one of the cluster's hosts and a port.
+// dial connects from the place's own network. address is one of the cluster's
+// hosts and a port.
 func (p place) dial(ctx context.Context, address string) (net.Conn, error) {
 	return p.dialFrom(ctx, new(net.Dialer), address)
 }
 
 // dialFrom is dial with a dialer that may name one of several addresses of the place's.
-func (p place) dialFrom(ctx context.Context, d *net.Dialer, address string) (net.Conn, error) {
+func (p place) dialFrom(ctx context.Context, d *net.Dialer, address string) (conn net.Conn, err error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
+	err = p.inside(func() (err error) {
+		conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(addresses[host], port))
+		return err
+	})
+	return conn, err
+}
+
+// inside does something in the place's own network: on a thread that enters it
+// and ends afterwards.
+func (p place) inside(do func() error) error {
 	ns, err := os.Open("/run/netns/sealbatch-" + os.Getenv("SEALBATCH_CLUSTER") + "-" + p.host)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer ns.Close()
-	type dialled struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan dialled)
+	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread is of no other use
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- dialled{nil, err}
-			return
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = do()
 		}
-		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(addresses[host], port))
-		done <- dialled{conn, err}
+		done <- err
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }
 
 // addresses of the cluster's hosts (testcluster/README.md).
-var addresses = map[string]string{"laptop": "10.77.0.2", "login": "10.77.0.3", "cn1": "10.77.0.4", "cn2": "10.77.0.5", "keys": "10.77.0.6"}
+var addresses = map[string]string{"laptop": "10.77.0.2", "login": "10.77.0.3", "cn1": "10.77.0.4", "cn2": "10.77.0.5", "keys": "10.77.0.6", "cn3": "10.77.0.7"}
 
 // answer is what a service replied.
 type answer struct {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -15,7 +16,25 @@ import (
 // launched is a sealbatch command of alice's that something happens to.
 type launched struct {
 	cmd *exec.Cmd
-	out bytes.Buffer
+	out said
+}
+
+// said is what a command has printed so far.
+type said struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 func launch(t *testing.T, args ...string) *launched {
