@@ -14,29 +14,41 @@ import (
 )
 
 // ownService is a key service of a test's own on host keys, which it may kill,
-// with its data on a small file system, which it may fill. The cluster's
-// verifier is enrolled there, and alice's laptop has a configuration for it.
+// with its data on a small file system, which it may fill. A verifier of its
+// own is enrolled there, and alice's laptop has a configuration for it.
 type ownService struct {
 	dir, port, pid, conf string
+	verifierPID          string // of its own verifier, on login
 	image, data          string // info files of alice's, with keys deposited there
 }
 
-const dataDir = "/srv/own/data"
+const (
+	dataDir         = "/srv/own/data"
+	verifierDir     = "/var/log/slurm/own-verifier"
+	ownVerifierPort = "8554"
+)
 
 func newOwnService(t *testing.T) *ownService {
 	t.Helper()
 	s := &ownService{dir: path.Dir(dataDir), port: "8553", conf: "/home/alice/own.conf"}
 	must(t, "keys", "root", "bash", "-c", `set -e; cd /etc/sealbatch
 		sealbatch serve --init "$1" --host keys --host 10.77.0.6 --listen "0.0.0.0:$2"
-		cp accounts verifier-ca.crt "$1/"; sed -n '/^\[cluster/,$p' server.conf >>"$1/server.conf"
-		cp -a "$1/data" "$1/was"; mount -t tmpfs -o size=4m,mode=0700 own "$1/data"; cp -a "$1/was/." "$1/data/"`, "bash", s.dir, s.port)
+		cp accounts verifier-ca.crt "$1/"; sed -n '/^\[cluster/,$p' server.conf | sed "s/:8444/:$3/" >>"$1/server.conf"
+		cp -a "$1/data" "$1/was"; mount -t tmpfs -o size=4m,mode=0700 own "$1/data"; cp -a "$1/was/." "$1/data/"`, "bash", s.dir, s.port, ownVerifierPort)
 	t.Cleanup(func() {
 		run(context.Background(), "keys", "root", nil, "sh", "-c", "kill -9 "+s.pid+"; umount -l "+dataDir)
 	})
 	write(t, "laptop", "alice", "/home/alice/own-ca.pem", must(t, "keys", "root", "cat", s.dir+"/ca.crt")+"\n")
 	write(t, "laptop", "alice", s.conf, fmt.Sprintf("[hpcs-server]\nurl = https://keys:%s\nca-cert = /home/alice/own-ca.pem\n"+
 		"[supercomputer]\naddress = login\nusername = alice\n", s.port))
+	must(t, "login", "slurm", "sh", "-c", `cp -r /etc/sealbatch "$1" && cd "$1" && echo "$4" >own-ca.pem &&
+		sed -i "s,^listen = .*,listen = 0.0.0.0:$2,; s,^service-url = .*,service-url = https://keys:$3,; s,^service-ca = .*,service-ca = own-ca.pem," verifier.conf`,
+		"sh", verifierDir, ownVerifierPort, s.port, must(t, "keys", "root", "cat", s.dir+"/ca.crt"))
+	t.Cleanup(func() {
+		run(context.Background(), "login", "slurm", nil, "sh", "-c", "kill -9 "+s.verifierPID+"; rm -r "+verifierDir)
+	})
 	s.start(t)
+	s.startVerifier(t)
 	s.image = alice.image(t, testImage(t, "sh.sif"), "own-image", "-u", "alice", "-c", "*", "--config", s.conf)
 	s.data = alice.dataset(t, "own", simple, "-u", "alice", "-c", "*", "--config", s.conf)
 	return s
@@ -48,6 +60,14 @@ func (s *ownService) start(t *testing.T) {
 	s.pid = out
 	eventually(t, 30*time.Second, "the key service listens", func() bool {
 		return run(t.Context(), "keys", "root", nil, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+s.port).code == 0
+	})
+}
+
+func (s *ownService) startVerifier(t *testing.T) {
+	t.Helper()
+	s.verifierPID = must(t, "login", "slurm", "sh", "-c", `sealbatch verifier --config "$1/verifier.conf" >>"$1/log" 2>&1 </dev/null & echo $!`, "sh", verifierDir)
+	eventually(t, 30*time.Second, "the verifier listens", func() bool {
+		return run(t.Context(), "login", "slurm", nil, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+ownVerifierPort).code == 0
 	})
 }
 
@@ -118,6 +138,21 @@ func TestServiceInTrouble(t *testing.T) {
 			t.Errorf("releases: %v", got)
 		}
 	})
+	t.Run("verifier killed while a job waits for its keys", func(t *testing.T) {
+		script, digest := s.prepared(t)
+		must(t, "login", "slurm", "kill", "-9", s.verifierPID)
+		end := sbatch(t, script, "the cluster's verifier cannot be reached")
+		if got := s.releases(t, digest); len(got) != 0 {
+			t.Errorf("releases without a verifier: %v", got)
+		}
+		s.startVerifier(t)
+		if r := end(); r.code != 0 {
+			t.Errorf("the job: %s", r)
+		}
+		if got := s.releases(t, digest); got["released"] != 1 {
+			t.Errorf("releases: %v", got)
+		}
+	})
 	t.Run("killed while data is prepared", func(t *testing.T) {
 		s.kill(t)
 		done := make(chan result, 1)
@@ -152,6 +187,20 @@ func TestServiceInTrouble(t *testing.T) {
 		if got := s.releases(t, digest); got["released"] != 1 {
 			t.Errorf("releases: %v", got)
 		}
+	})
+	t.Run("started on a read-only file system", func(t *testing.T) {
+		s.kill(t)
+		// What was open for writing is closed when the process is gone.
+		eventually(t, 30*time.Second, "the data is read-only", func() bool {
+			return run(t.Context(), "keys", "root", nil, "mount", "-o", "remount,ro", dataDir).code == 0
+		})
+		if r := run(t.Context(), "keys", "root", nil, "sealbatch", "serve", "--config", s.dir+"/server.conf"); r.code == 0 ||
+			!strings.Contains(r.err, "read-only file system") || !strings.Contains(r.err, dataDir) {
+			t.Errorf("serve: %s", r)
+		}
+		must(t, "keys", "root", "mount", "-o", "remount,rw", dataDir)
+		s.start(t)
+		alice.mustSB(t, "policy", "list", "--config", s.conf)
 	})
 	t.Run("flooded with connections", func(t *testing.T) {
 		script, digest := s.prepared(t)

@@ -37,7 +37,7 @@ func ExitMeanings() []ExitMeaning {
 	return []ExitMeaning{
 		{ExitManifest, "manifest", "the job manifest, the binaries or the node are not as they must be"},
 		{ExitAttestation, "attestation", "the key service refused the node's evidence"},
-		{ExitKey, "keys", "a policy refused a key, or the key service could not be reached"},
+		{ExitKey, "keys", "a policy refused a key, or the key service or the cluster's verifier could not be reached"},
 		{ExitIntegrity, "integrity", "a volume or script is not the one that the manifest pins"},
 		{ExitMount, "mounts", "mounting failed, a mount died, or the container runtime did not start"},
 		{ExitInput, "input check", "an input check or input verification script failed"},
@@ -54,8 +54,8 @@ var (
 	ErrAttestation = errors.New("attestation refused")
 	// ErrKeyRefused: the evidence holds, a policy says no.
 	ErrKeyRefused = errors.New("key refused")
-	// ErrUnreachable: the key service did not answer.
-	ErrUnreachable = errors.New("key service not reachable")
+	// ErrUnreachable: the key service or the cluster's verifier did not answer.
+	ErrUnreachable = errors.New("no keys yet")
 )
 
 // failure is an error with the exit code that it leads to.

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyclient"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/volume"
@@ -98,16 +100,26 @@ func fetchKeys(ctx context.Context, src KeySource, req KeyRequest, limit time.Du
 		if !errors.Is(err, ErrUnreachable) {
 			return g, err
 		}
-		log.Warn("key service not reachable, trying again", "in", wait, "error", err)
+		log.Warn("trying again", "in", wait, "error", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				err = context.Cause(ctx)
+				return Grant{}, context.Cause(ctx)
 			}
-			return Grant{}, err
+			return Grant{}, unanswered(err, req.Manifest)
 		}
 	}
+}
+
+// unanswered gives the error of a job that waited for its keys in vain a next step.
+func unanswered(err error, m manifest.Manifest) error {
+	who := "whoever runs the key service at " + m.Service.URL
+	_, refused := errors.AsType[*identity.VerifierError](err)
+	if refused || errors.Is(err, identity.ErrVerifierUnreachable) {
+		who = fmt.Sprintf("the administrator of the verifier of cluster %s at %s", m.Verifier.Cluster, m.Verifier.URL)
+	}
+	return ui.Fail(ExitKey, err, who+" finds the reason there; when it answers again, submit the job again with job-prep")
 }
 
 // fetchTime is how long this job can wait for its keys: a run that could only

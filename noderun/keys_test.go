@@ -7,13 +7,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyclient"
+	"github.com/sealbatch/sealbatch/manifest"
 )
 
 // keyFunc is a KeySource.
@@ -60,6 +63,26 @@ func TestFetchKeysStopsForTheReason(t *testing.T) {
 	}), KeyRequest{}, time.Hour, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, errTimeLimit) || exitOf(err, 0) != ExitTimeLimit {
 		t.Error(err)
+	}
+}
+
+// TestFetchKeysInVain tells who does not answer, and what to do.
+func TestFetchKeysInVain(t *testing.T) {
+	t.Parallel()
+	m := manifest.Manifest{Service: manifest.Service{URL: "https://keys:1"}, Verifier: manifest.Verifier{Cluster: "box", URL: "https://login:2"}}
+	for _, c := range []struct {
+		err        error
+		says, hint string
+	}{
+		{keyclient.ErrUnavailable, "no keys yet: " + keyclient.ErrUnavailable.Error(), "the key service at https://keys:1 finds"},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
+		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}, "no munged", "the verifier of cluster box"},
+	} {
+		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
+			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
+		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) || !strings.Contains(ui.Hint(err), c.hint) || !strings.Contains(ui.Hint(err), "submit the job again") {
+			t.Errorf("%v\n%s", err, ui.Hint(err))
+		}
 	}
 }
 

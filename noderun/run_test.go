@@ -177,7 +177,8 @@ func TestKilledSupervisorLeavesOutputsThatOpen(t *testing.T) {
 
 func TestStrayProcessesAreKilledBeforeSealing(t *testing.T) {
 	t.Parallel()
-	j := newJob(t, nil, "sh", "-c", `(trap '' TERM HUP; exec 9> /host/ready; echo ready >&9; while :; do date > stray; done) & sleep 0`)
+	// The application ends once the stray process has written: else that may be killed before.
+	j := newJob(t, nil, "sh", "-c", `(trap '' TERM HUP; exec 9> /host/ready; echo ready >&9; while :; do date > stray; done) & until test -e stray; do sleep 0.01; done`)
 	cmd := j.start()
 	pipe := j.ready()
 	defer pipe.Close()

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stray makes a node-local directory as a killed job leaves it.
@@ -75,6 +77,9 @@ func TestClearStrays(t *testing.T) {
 	if left, err := os.ReadDir(nodeDir); err != nil || len(left) != 1 || left[0].Name() != outputName {
 		t.Errorf("the node's directory has %v, %v; the outputs have to stay, and nothing else", left, err)
 	}
+	// Closing alone would not give it up at once: a process that another test is just
+	// starting holds a copy of every descriptor until it executes its program.
+	check(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
 	check(t, lock.Close())
 	if n := clearStrays([]string{place}, log); n != 1 {
 		t.Errorf("%d are cleared after the lock was given up, want 1", n)

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,4 +104,32 @@ func mungeAs(t *testing.T, uid uint32) string {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// TestNodesClock has a node whose clock is an hour off ask, and says so to the user.
+func TestNodesClock(t *testing.T) {
+	t.Parallel()
+	realm := mungetest.NewRealm(t)
+	s := newSite(t)
+	c := s.config(t, nil)
+	c.Munge = identity.Munge{Socket: realm.Host(t, "10.77.0.3")}
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, ca := serve(t, v)
+	where := manifest.Verifier{Cluster: "box", URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
+	for want, ahead := range map[string]time.Duration{
+		"made in the future": time.Hour, "expired": -time.Hour,
+	} {
+		attest, err := identity.SlurmEvidence(where, identity.Munge{Socket: realm.HostWithClock(t, nodeAddress, ahead)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = attest(t.Context(), testService, s.claim)
+		if !errors.Is(err, identity.ErrVerifierRefused) || !strings.Contains(err.Error(), "MUNGE refuses the credential: "+want+", or the hosts' clocks differ") ||
+			!strings.Contains(err.Error(), "compare the node's clock with the verifier's") {
+			t.Errorf("%v ahead: %v", ahead, err)
+		}
+	}
 }

@@ -5,11 +5,13 @@ package mungetest
 import (
 	"bufio"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Realm is a MUNGE realm of the test's own.
@@ -31,6 +33,22 @@ func NewRealm(t testing.TB) Realm {
 // its socket. It ends with the test.
 func (r Realm) Host(t testing.TB, origin string) (socket string) {
 	t.Helper()
+	return r.host(t, origin)
+}
+
+// HostWithClock is Host on a host whose clock is ahead of this machine's, or
+// behind if ahead is negative. It needs the package libfaketime.
+func (r Realm) HostWithClock(t testing.TB, origin string, ahead time.Duration) (socket string) {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("libfaketime, of the package libfaketime, is needed here: %v", err)
+	}
+	return r.host(t, origin, "LD_PRELOAD="+found[0], fmt.Sprintf("FAKETIME=%+d", int(ahead/time.Second)), "FAKETIME_DONT_FAKE_MONOTONIC=1")
+}
+
+func (r Realm) host(t testing.TB, origin string, env ...string) (socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "munge") // t.TempDir() may exceed a socket path's length
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +62,7 @@ func (r Realm) Host(t testing.TB, origin string) (socket string) {
 	socket = in("socket")
 	c := exec.Command("/usr/sbin/munged", "--force", "--foreground", "--key-file="+r.key, "--socket="+socket,
 		"--pid-file="+in("pid"), "--seed-file="+in("seed"), "--log-file="+in("log"), "--origin="+origin)
+	c.Env = append(os.Environ(), env...)
 	stderr, err := c.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
