@@ -178,7 +178,7 @@ func TestAttackJobFiles(t *testing.T) {
 	keyThief := "#!/bin/sh\nread -r key\necho \"$key\" >" + alice.scratch() + "/stolen-keys\nexit 1\n"
 	for name, c := range map[string]tampering{
 		"program": {
-			before: at("bin/sealbatch", false, always(attackersProgram)), gained: attackerRan, code: 7,
+			before: at("bin/sealbatch", false, always(attackersProgram)), gained: attackerRan, code: exitIntegrity,
 			weak: []weakness{{script, onCopy, "if false; then"}},
 		},
 		"program once checked": {
@@ -191,7 +191,7 @@ func TestAttackJobFiles(t *testing.T) {
 			},
 		},
 		"gocryptfs": {
-			before: at("bin/gocryptfs", false, always(keyThief)), code: 7,
+			before: at("bin/gocryptfs", false, always(keyThief)), code: exitIntegrity,
 			gained: func(t *testing.T, _ *job, _ string) bool {
 				b, err := os.ReadFile(filepath.Join(onDisk(t, "login", alice.scratch()), "stolen-keys"))
 				if err != nil {

@@ -25,7 +25,7 @@ import (
 // kill at while it runs and while its outputs are sealed. MARK is in all of it.
 const slowly = `set -e
 cd /sd-container/output
-for i in 0 1 2 3 4 5 6 7 8 9; do yes "$i of MARK" | head -n 1000 >f$i; sleep 0.1; done
+for i in 0 1 2 3 4 5 6 7 8 9; do yes "$i of MARK" | head -n 1000 >f$i; sleep 0.06; done
 yes "MARK" | head -c 8000000 >big
 `
 
@@ -90,8 +90,8 @@ func mounting(s seen) bool                { return s.origin }
 func sealing(s seen) bool                 { return s.partial || s.sealed }
 func signed(s seen) bool                  { return s.receipt }
 
-// plans are the kills: at least twenty each of supervisor, gocryptfs and what
-// belongs to the application.
+// plans are the kills: at least twenty each of supervisor, gocryptfs of the
+// outputs and the application itself, and some of what else a run consists of.
 func plans() []plan {
 	const ms = time.Millisecond
 	out := []plan{{wrapper, begun(wrapper), 0}, {wrapper, begun(wrapper), 10 * ms}, {namespace, mounting, 0}, {namespace, wrote(6), 0}}
@@ -105,21 +105,27 @@ func plans() []plan {
 		{mounting, []time.Duration{0, 15 * ms, 30 * ms}},
 		{wrote(4), []time.Duration{0}}, {wrote(8), []time.Duration{0}}, {wrote(15), []time.Duration{0}},
 		{sealing, []time.Duration{0, 0, 5 * ms, 15 * ms}},
-		{signed, []time.Duration{0, 0, 5 * ms, 15 * ms}},
+		{signed, []time.Duration{0, 5 * ms, 15 * ms}},
 	} {
 		for _, d := range p.after {
 			out = append(out, plan{supervisor, p.when, d})
 		}
 	}
-	for _, victim := range []string{outputFuse, scratchFuse} {
-		for _, when := range []func(seen) bool{mounting, wrote(2), wrote(4), wrote(5), wrote(7), wrote(9), wrote(12), wrote(14), wrote(15), sealing} {
-			out = append(out, plan{victim, when, 0})
-		}
+	out = append(out, plan{scratchFuse, mounting, 0}, plan{scratchFuse, wrote(2), 0}, plan{scratchFuse, wrote(12), 0})
+	out = append(out, plan{outputFuse, mounting, 0}, plan{outputFuse, mounting, 20 * ms}, plan{outputFuse, wrote(2), 0})
+	for n := 4; n <= 15; n++ {
+		out = append(out, plan{outputFuse, wrote(n), 0})
 	}
-	out = append(out, plan{outputFuse, sealing, 5 * ms}, plan{outputFuse, wrote(15), 10 * ms})
-	for _, victim := range []string{runtimeProc, imageFuse, application} {
-		for _, when := range []func(seen) bool{wrote(4), wrote(5), wrote(6), wrote(8), wrote(10), wrote(13), wrote(15)} {
-			out = append(out, plan{victim, when, 0})
+	for _, d := range []time.Duration{5, 10, 20} {
+		out = append(out, plan{outputFuse, wrote(15), d * ms}, plan{outputFuse, sealing, (d - 5) * ms})
+	}
+	for _, victim := range []string{runtimeProc, imageFuse} {
+		out = append(out, plan{victim, wrote(4), 0}, plan{victim, wrote(9), 0})
+	}
+	for n := 4; n <= 15; n++ { // the program that the user brought
+		out = append(out, plan{application, wrote(n), 0})
+		if n%3 != 2 {
+			out = append(out, plan{application, wrote(n), 25 * ms})
 		}
 	}
 	return out
@@ -322,7 +328,7 @@ func TestKillAnywhere(t *testing.T) {
 	hits, selves := map[string]int{}, map[string][]string{}
 	var mu sync.Mutex
 	round := func(all []plan) {
-		slots := make(chan struct{}, 4)
+		slots := make(chan struct{}, 6)
 		var jobs sync.WaitGroup
 		for pair := range slices.Chunk(all, 2) {
 			slots <- struct{}{}
@@ -334,8 +340,8 @@ func TestKillAnywhere(t *testing.T) {
 						selves[d.node] = append(selves[d.node], d.self)
 					}
 					if d.hit != "" {
-						hits[kind(d.victim)]++
-						hits[kind(d.victim)+", "+d.hit]++
+						hits[d.victim]++
+						hits[d.victim+", "+d.hit]++
 					}
 					mu.Unlock()
 				}
@@ -380,34 +386,28 @@ func TestKillAnywhere(t *testing.T) {
 // missed tells which kills are missing, and how to come by them.
 func missed(hits map[string]int) map[string]plan {
 	out := map[string]plan{
-		"supervisor, " + stageStart:        {supervisor, begun(supervisor), 0},
-		"supervisor, " + stageAttestation:  {supervisor, attesting, 0},
-		"supervisor, " + stageMounts:       {supervisor, attested, 0},
-		"supervisor, " + stageApplication:  {supervisor, wrote(7), 0},
-		"supervisor, " + stageSealing:      {supervisor, sealing, 0},
-		"supervisor, " + stageReceipt:      {supervisor, signed, 0},
-		"gocryptfs, " + stageMounts:        {outputFuse, mounting, 0},
-		"gocryptfs, " + stageApplication:   {outputFuse, wrote(7), 0},
-		"gocryptfs, " + stageSealing:       {outputFuse, sealing, 0},
-		"application, " + stageApplication: {application, wrote(7), 0},
+		supervisor + ", " + stageStart:        {supervisor, begun(supervisor), 0},
+		supervisor + ", " + stageAttestation:  {supervisor, attesting, 0},
+		supervisor + ", " + stageMounts:       {supervisor, attested, 0},
+		supervisor + ", " + stageApplication:  {supervisor, wrote(7), 0},
+		supervisor + ", " + stageSealing:      {supervisor, sealing, 0},
+		supervisor + ", " + stageReceipt:      {supervisor, signed, 0},
+		outputFuse + ", " + stageMounts:       {outputFuse, mounting, 0},
+		outputFuse + ", " + stageApplication:  {outputFuse, wrote(7), 0},
+		outputFuse + ", " + stageSealing:      {outputFuse, sealing, 0},
+		application + ", " + stageApplication: {application, wrote(7), 0},
 	}
 	maps.DeleteFunc(out, func(what string, _ plan) bool { return hits[what] > 0 })
-	for victim, who := range map[string]string{supervisor: supervisor, "gocryptfs": outputFuse, application: application} {
-		for n := hits[victim]; n < 20; n++ {
-			out[fmt.Sprintf("%s, number %d", victim, n+1)] = plan{who, wrote(5 + n%8), 0}
+	for victim, least := range map[string]int{supervisor: 20, outputFuse: 20, application: 20, scratchFuse: 2, runtimeProc: 1, imageFuse: 1, namespace: 1, wrapper: 1} {
+		for n := hits[victim]; n < least; n++ {
+			when := wrote(5 + n%8)
+			if victim == wrapper {
+				when = begun(wrapper)
+			}
+			out[fmt.Sprintf("%s, number %d", victim, n+1)] = plan{victim, when, 0}
 		}
 	}
 	return out
-}
-
-func kind(victim string) string {
-	switch victim {
-	case wrapper, supervisor, namespace:
-		return supervisor
-	case outputFuse, scratchFuse:
-		return "gocryptfs"
-	}
-	return application
 }
 
 // killJob runs one job whose nodes have a plan each, and checks what is left.

@@ -288,7 +288,10 @@ func TestVerificationScripts(t *testing.T) {
 		if code := j.wait(); code != 245 {
 			t.Errorf("exit code %d, want 245", code)
 		}
-		nodes, _ := j.results()
+		nodes, r := j.results()
+		if !strings.Contains(r.err, "input check, the application was not started; sealed and signed by the job") {
+			t.Errorf("results: %s", r)
+		}
 		for _, dir := range nodes {
 			if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
 				t.Error("the application ran although its input was refused")

@@ -340,6 +340,11 @@ func provesToFind(t *testing.T, j *job) {
 		{"cn1:", func() { write(t, "cn1", "alice", "/tmp/planted", strings.Repeat("x", 5<<20)+canary) }, func() { must(t, "cn1", "alice", "rm", "/tmp/planted") }},
 		{"cn2:", func() { write(t, "cn2", "root", "/var/lib/slurm/planted", string(key.bytes)) }, func() { must(t, "cn2", "root", "rm", "/var/lib/slurm/planted") }},
 		{"cn2:", func() { write(t, "cn2", "alice", "/dev/shm/"+name, "") }, func() { must(t, "cn2", "alice", "rm", "/dev/shm/"+name) }},
+		// The time of a change (ctime) cannot be set back, as that of the content can.
+		{"cn1:", func() {
+			write(t, "cn1", "alice", "/var/tmp/planted", canary)
+			must(t, "cn1", "alice", "touch", "-d", "2001-02-03", "/var/tmp/planted")
+		}, func() { must(t, "cn1", "alice", "rm", "/var/tmp/planted") }},
 		{"cn1: processes", func() {
 			marker = command(t.Context(), "cn1", "alice", "sh", "-c", "sleep 99 & wait", name)
 			if err := marker.Start(); err != nil {

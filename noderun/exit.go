@@ -9,14 +9,15 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Exit codes of the supervisor's own. Every other code is the application's,
+// Exit codes of the supervisor's own; ExitManifest and ExitIntegrity are also
+// those of the job script, before there is a supervisor. Every other code is the application's,
 // 128 + signal where a signal ended it. An application that failed by itself
 // keeps its code, whatever fails after it; the receipt has both.
 const (
 	ExitManifest    = 240 // manifest, binaries or surroundings are not as they must be
 	ExitAttestation = 241 // the evidence was refused
 	ExitKey         = 242 // the policy refused a key, or the key service could not be reached
-	ExitIntegrity   = 243 // a volume or script is not the one that the manifest pins
+	ExitIntegrity   = 243 // a program, volume or script is not the one that the manifest pins
 	ExitMount       = 244 // mounting failed, a mount died, or the runtime did not start
 	ExitInput       = 245 // an input check or input verification script failed
 	ExitOutput      = 246 // an output verification script failed; the results are sealed all the same
@@ -38,7 +39,7 @@ func ExitMeanings() []ExitMeaning {
 		{ExitManifest, "manifest", "the job manifest, the binaries or the node are not as they must be"},
 		{ExitAttestation, "attestation", "the key service refused the node's evidence"},
 		{ExitKey, "keys", "a policy refused a key, or the key service or the cluster's verifier could not be reached"},
-		{ExitIntegrity, "integrity", "a volume or script is not the one that the manifest pins"},
+		{ExitIntegrity, "integrity", "a program, volume or script is not the one that the manifest pins"},
 		{ExitMount, "mounts", "mounting failed, a mount died, or the container runtime did not start"},
 		{ExitInput, "input check", "an input check or input verification script failed"},
 		{ExitOutput, "output script", "an output verification script failed; the results are sealed all the same"},

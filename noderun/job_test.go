@@ -18,7 +18,7 @@ func TestReadAllocation(t *testing.T) {
 		say  string // of the error
 	}{
 		"plain":            {base, func(*allocation) {}, ""},
-		"array":            {base + " SLURM_ARRAY_TASK_ID=0", func(a *allocation) { a.job.ArrayTask = 0 }, ""},
+		"array":            {base + " SLURM_ARRAY_TASK_ID=0", nil, "run job-prep once for each"},
 		"restart":          {base + " SLURM_RESTART_COUNT=2", func(a *allocation) { a.job.Restart = 2 }, ""},
 		"second node":      {base + " SLURM_NODEID=1", func(a *allocation) { a.nodeID = 1 }, ""},
 		"end":              {base + " SLURM_JOB_END_TIME=1700000000", func(a *allocation) { a.ends = time.Unix(1700000000, 0) }, ""},

@@ -23,6 +23,9 @@ const (
 	exitCodeFile = "exit_code"
 )
 
+// StepApplication is what a receipt calls the running of the application.
+const StepApplication = "application"
+
 // work does everything between attestation and sealing.
 func (n *node) work() error {
 	if err := n.step("volumes", ExitIntegrity, n.openVolumes); err != nil {
@@ -37,7 +40,7 @@ func (n *node) work() error {
 	if err := n.runScripts(stageInput, ExitInput); err != nil {
 		return err
 	}
-	if err := n.step("application", ExitMount, n.runApplication); err != nil {
+	if err := n.step(StepApplication, ExitMount, n.runApplication); err != nil {
 		return err
 	}
 	return n.runScripts(stageOutput, ExitOutput)
@@ -88,7 +91,11 @@ func (n *node) runApplication(context.Context) error {
 		n.app = exit.Code
 		n.writeResult(exitCodeFile, strconv.Itoa(exit.Code)+"\n", os.O_TRUNC)
 	}
-	n.log.Info("application ended", "exit", n.app)
+	if n.app == neverRan {
+		n.log.Info("the application was not started, or left no exit code")
+	} else {
+		n.log.Info("application ended", "exit", n.app)
+	}
 	return err
 }
 

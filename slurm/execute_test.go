@@ -113,7 +113,7 @@ func TestScriptRefusesChangedProgram(t *testing.T) {
 	cmd := b.command(t)
 	b.write(t, "second", "Data")
 	out, err := cmd.CombinedOutput()
-	if code := exitCode(err); code != 7 || !strings.Contains(string(out), "not the program") {
+	if code := exitCode(err); code != 243 || !strings.Contains(string(out), "not the program") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	if _, err := os.Stat(b.record); err == nil {

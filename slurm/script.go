@@ -189,6 +189,9 @@ func (s *Script) checkRaw() error {
 		if !keyShape.MatchString(o.Key) {
 			return fmt.Errorf("%w: --sbatch %s: an option is KEY or KEY=VALUE, with KEY as in sbatch --KEY", ErrScript, o.Key)
 		}
+		if o.Key == "array" {
+			return fmt.Errorf("%w: --sbatch array: a job array is one submission, and keys are released to one job of a submission; run job-prep once for each", ErrScript)
+		}
 		if instead, ok := reserved[o.Key]; ok && instead != "" {
 			return fmt.Errorf("%w: --sbatch %s: use %s", ErrScript, o.Key, instead)
 		}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/noderun"
 	"github.com/sealbatch/sealbatch/results"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/submission"
@@ -83,30 +87,52 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 		return nil, err
 	}
 	defer c.close()
-	if err := c.hasEnded(ctx, rec); err != nil {
+	ended, err := c.hasEnded(ctx, rec)
+	if err != nil {
 		if !how.recover {
 			return nil, err
 		}
 		how.running = true
 		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
 	}
-	return results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
+	nodes, err := results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
+	for i := range nodes {
+		c.dropScratch(ctx, rec, &nodes[i], ended)
+	}
+	return nodes, err
+}
+
+// dropScratch removes the scratch volume of a node that was killed, or booted
+// anew, before it could do so itself: nobody has its key. Where Slurm does not
+// say that the job is over, that is left to the user.
+func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *results.Node, ended bool) {
+	dir := path.Join(rec.JobDir, "nodes", n.Name, "scratch")
+	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
+		return
+	}
+	if ended {
+		if _, _, exit, err := c.run.Run(ctx, []string{"rm", "-rf", "--", dir}, nil); err == nil && exit == 0 {
+			n.Notes = append(n.Notes, "the job could not remove its scratch volume; that has been done now")
+			return
+		}
+	}
+	n.Notes = append(n.Notes, "once the job is over its scratch volume, whose key is lost, can be removed: "+dir)
 }
 
 // hasEnded fails while the job waits or runs: what it has not sealed yet would
 // look like what a killed job left. That Slurm does not know the job any more,
-// or cannot be asked, does not keep results from their owner.
-func (c *client) hasEnded(ctx context.Context, rec submission.Record) error {
+// or cannot be asked, does not keep results from their owner, but ended is false.
+func (c *client) hasEnded(ctx context.Context, rec submission.Record) (ended bool, err error) {
 	id, err := slurm.ParseJobID(rec.JobID)
 	if err != nil {
-		return nil // submitted by hand
+		return false, nil // submitted by hand
 	}
 	all, err := c.slurm().Status(ctx, []slurm.JobID{id})
 	s := all[id].State
 	if err != nil || s == slurm.Unknown || s.Ended() {
-		return nil
+		return err == nil && s.Ended(), nil
 	}
-	return ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
+	return false, ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
 }
 
 // reportNodes says what came of each node; directories go to standard output.
@@ -170,7 +196,19 @@ func verdict(n results.Node, running bool) string {
 	if n.Dir == "" {
 		return fmt.Sprintf("no results: %s (tier %s)", r.Reason, n.Tier)
 	}
-	return fmt.Sprintf("%s, exit code %d; %s%s", r.Reason, r.Exit, worth(n), lost(n))
+	return fmt.Sprintf("%s, %s; %s%s", r.Reason, exitOf(r), worth(n), lost(n))
+}
+
+// exitOf says how the application ended. A runtime that could not be started, or
+// waited for, has begun the step and given no code.
+func exitOf(r *manifest.Receipt) string {
+	switch {
+	case r.Exit >= 0:
+		return fmt.Sprintf("exit code %d", r.Exit)
+	case slices.ContainsFunc(r.Steps, func(s manifest.Step) bool { return s.Name == noderun.StepApplication }):
+		return "the application has left no exit code"
+	}
+	return "the application was not started"
 }
 
 // worth says what vouches for what was opened.

@@ -56,7 +56,7 @@ on_each_node='
         cp -- "$path" "$dir/$name" || { at=0; break; }
         if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
           echo "sealbatch: $path is not the program that this job was submitted with" >&2
-          exit 7
+          exit 243
         fi
         chmod 500 "$dir/$name"
       done
