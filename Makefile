@@ -5,7 +5,7 @@ BIN := bin
 STATIC := CGO_ENABLED=0
 UNIT := $$($(GO) list ./... | grep -v /e2e)
 
-.PHONY: all build setup demo demo-down test lint unit e2e bench fuzz tidy clean
+.PHONY: all build setup demo demo-down test lint unit e2e e2e-linuxproc bench fuzz tidy clean
 
 all: build
 
@@ -36,11 +36,14 @@ lint:
 unit:
 	$(GO) test -race $(UNIT)
 
-# Then the ends of jobs once more where Slurm signals every process of a job, not the supervisors alone.
 e2e: build
 	$(GO) test -count=1 -timeout 40m ./e2e/...
+	$(MAKE) e2e-linuxproc
+
+# The ends of jobs once more where Slurm signals every process of a job, not the supervisors alone.
+e2e-linuxproc: build
 	SEALBATCH_CLUSTER=e2elp SEALBATCH_PROCTRACK=linuxproc $(GO) test -count=1 -timeout 10m -parallel 6 \
-	  -run '^(TestScancel|TestKill|TestEndBySignal|TestApplicationFails)$$' ./e2e
+	  -run '^(TestScancel|TestTimeLimit|TestKill|TestEndBySignal|TestApplicationFails)$$' ./e2e
 
 # Figures: sealed volumes beside what else there is (20 minutes; docs/performance.md; BENCH takes flags such as
 # -only REGEXP), then the rate of the key service for 1, 100 and 1,000 nodes at once.

@@ -138,8 +138,9 @@ func TestEndsOfTheNode(t *testing.T) {
 	if !strings.Contains(lost.log.String(), "NODE_FAIL: a node of it failed or was restarted; submit the job again") {
 		t.Errorf("the user is not told why:\n%s", lost.log)
 	}
+	lost.nodeFile("scratch") // nobody has its key; results clears it away
 	opened(t, lost, node, "rebooted", "killed before it could seal")
-	lost.missing("scratch") // which nobody has the key of; results has cleared it away
+	lost.missing("scratch")
 	if code := through.wait(); code != 0 {
 		t.Errorf("exit code %d of a job on which only Slurm's daemons were restarted", code)
 	}

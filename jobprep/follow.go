@@ -42,7 +42,13 @@ func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions)
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	for next := time.Now(); ; {
+		shown := f.offset
 		f.tail(false)
+		// A log that has gained a line, which is seldom, may have been told of a
+		// kill: of that there is no receipt.
+		if soon := time.Now().Add(askFirst); f.offset > shown && next.After(soon) {
+			next = soon
+		}
 		done := f.receipts() >= rec.Nodes
 		if done || !time.Now().Before(next) {
 			ended, err := f.ask(ctx, done)

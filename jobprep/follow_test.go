@@ -128,6 +128,25 @@ func TestFollowEndsWithoutAnyAnswer(t *testing.T) {
 	})
 }
 
+// A job that is killed leaves no receipt, but a line in its log.
+func TestFollowSeesAKillSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		killed := f.begin.Add(20 * time.Minute)
+		time.AfterFunc(time.Until(killed), func() { f.log("slurmstepd: error: *** JOB 41 ON cn1 CANCELLED ***\n") })
+		code, err := f.follow(t.Context(), func() (string, string, string) {
+			if time.Now().Before(killed) {
+				return "RUNNING", "None", "0"
+			}
+			return "CANCELLED", "None", "9"
+		})
+		if late := time.Since(killed); code != 128+9 || err != nil || late > 10*time.Second || f.asked > 35 {
+			t.Errorf("Follow = %d, %v, %v after the kill; Slurm was asked %d times", code, err, late, f.asked)
+		}
+	})
+}
+
 func TestFollowSaysWhyAJobEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
