@@ -19,6 +19,7 @@ import (
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/publish"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
 )
 
@@ -172,7 +173,7 @@ func (b *bench) publish(tree string, port int) func(context.Context) (time.Durat
 			return 0, err
 		}
 		_, err = publish.Run(ctx, publish.Deps{FS: fsys, Keys: noKeys{}, Signer: signer}, publish.Request{
-			Input: tree, Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(dir, "local.sealed"), RemoteDir: remote,
+			Input: source.At(tree), Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(dir, "local.sealed"), RemoteDir: remote,
 			Policy:     manifest.Policy{Users: []string{"alice"}, Nodes: []string{"cn1"}, Tier: manifest.TierB2, Expires: time.Now().Add(time.Hour).UTC()},
 			Recipients: []age.Recipient{recipient}, Readers: []string{b.recipient}, ServiceURL: "https://127.0.0.1:1",
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/image"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/publish"
+	"github.com/sealbatch/sealbatch/source"
 )
 
 // ImageFile is the one file in an image's volume.
@@ -48,7 +49,7 @@ func (o Options) request() publish.Request {
 		o.DataPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+name+".sif")
 	}
 	return publish.Request{
-		Input: o.Image, FileName: ImageFile, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
+		Input: source.At(o.Image), FileName: ImageFile, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
 		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
 	}
 }

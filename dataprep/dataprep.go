@@ -6,7 +6,6 @@ package dataprep
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"filippo.io/age"
@@ -14,11 +13,12 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/publish"
+	"github.com/sealbatch/sealbatch/source"
 )
 
 // Options are data-prep's flags.
 type Options struct {
-	Input      string // directory or file, local
+	Input      source.Input
 	OutputDir  string // local directory of the sealed volume, if DataPath is empty
 	DataPath   string // local path of the sealed volume
 	AtRest     string // directory on the computing site
@@ -38,16 +38,37 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	return publish.Run(ctx, d, r)
 }
 
-func (o Options) request() (publish.Request, error) {
-	input, err := filepath.Abs(o.Input)
-	if err != nil {
-		return publish.Request{}, err
+// input is the input with absolute paths, checked.
+func (o Options) input() (source.Input, error) {
+	in := o.Input
+	in.Paths, in.Name = nil, o.Name
+	for _, p := range o.Input.Paths {
+		if p != source.Stdin {
+			var err error
+			if p, err = filepath.Abs(p); err != nil {
+				return in, err
+			}
+		}
+		in.Paths = append(in.Paths, p)
 	}
-	if _, err := os.Stat(input); err != nil {
-		return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("input data: %w", err), "-i names a directory or a file on this machine")
+	if in.FromStdin() && o.Name == "" {
+		return in, nil // refused below, with a hint
+	}
+	return in, in.Check()
+}
+
+func (o Options) request() (publish.Request, error) {
+	in, err := o.input()
+	if err != nil {
+		return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("input data: %w", err), "-i names a directory, a file or a tar archive on this machine, or - for standard input")
 	}
 	if o.Name == "" {
-		o.Name = filepath.Base(input)
+		if o.Name, err = in.DatasetName(); err != nil {
+			return publish.Request{}, err
+		}
+	}
+	if o.Name == "" {
+		return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("%s needs a name, below which it is found in the job", in), "give --name NAME")
 	}
 	if o.DataPath == "" {
 		if o.OutputDir == "" {
@@ -55,8 +76,9 @@ func (o Options) request() (publish.Request, error) {
 		}
 		o.DataPath = filepath.Join(o.OutputDir, "encrypted_"+o.Name+".sealed")
 	}
+	in.Spool = filepath.Dir(o.DataPath)
 	return publish.Request{
-		Input: input, Kind: manifest.KindDataset, Name: o.Name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
+		Input: in, Kind: manifest.KindDataset, Name: o.Name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
 		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
 	}, nil
 }

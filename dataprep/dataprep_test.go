@@ -9,6 +9,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/publish"
+	"github.com/sealbatch/sealbatch/source"
 )
 
 func TestRequest(t *testing.T) {
@@ -21,19 +22,39 @@ func TestRequest(t *testing.T) {
 		o             Options
 		mounted, path string
 	}{
-		"named after the input": {Options{Input: input, OutputDir: "out"}, "genomes", "out/encrypted_genomes.sealed"},
-		"slash at the end":      {Options{Input: input + "/", OutputDir: "out/"}, "genomes", "out/encrypted_genomes.sealed"},
-		"a name of its own":     {Options{Input: input, OutputDir: "out", Name: "x"}, "x", "out/encrypted_x.sealed"},
-		"a path of its own":     {Options{Input: input, OutputDir: "out", DataPath: "p/enc.tgz"}, "genomes", "p/enc.tgz"},
+		"named after the input": {Options{Input: source.At(input), OutputDir: "out"}, "genomes", "out/encrypted_genomes.sealed"},
+		"slash at the end":      {Options{Input: source.At(input + "/"), OutputDir: "out/"}, "genomes", "out/encrypted_genomes.sealed"},
+		"a name of its own":     {Options{Input: source.At(input), OutputDir: "out", Name: "x"}, "x", "out/encrypted_x.sealed"},
+		"a path of its own":     {Options{Input: source.At(input), OutputDir: "out", DataPath: "p/enc.tgz"}, "genomes", "p/enc.tgz"},
 	} {
 		r, err := c.o.request()
-		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input != input || r.FileName != "" {
+		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input.String() != input || r.FileName != "" {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
+	tgz := input + ".tgz"
+	if err := os.WriteFile(tgz, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdin := source.Input{Paths: []string{source.Stdin}}
 	for want, o := range map[string]Options{
-		"no such file":                    {Input: input + "x", OutputDir: "out"},
-		"where should the sealed dataset": {Input: input},
+		"genomes":     {Input: source.At(tgz)},
+		"genomes.tgz": {Input: source.Input{Paths: []string{tgz}, AsFile: true}},
+		"cohort":      {Input: source.Input{Paths: []string{input, tgz}, AsFile: true}, Name: "cohort"},
+		"piped":       {Input: stdin, Name: "piped"},
+	} {
+		o.OutputDir = "out"
+		r, err := o.request()
+		if err != nil || r.Name != want || r.SealedPath != "out/encrypted_"+want+".sealed" || r.Input.Spool != "out" {
+			t.Errorf("%s: %+v, %v", want, r, err)
+		}
+	}
+	for want, o := range map[string]Options{
+		"standard input needs a name":     {Input: stdin, OutputDir: "out"},
+		"needs a name, below":             {Input: source.Input{Paths: []string{input, t.TempDir()}}, OutputDir: "out"},
+		"would both be called":            {Input: source.Input{Paths: []string{input, tgz}}, Name: "x", OutputDir: "out"},
+		"no such file":                    {Input: source.At(input + "x"), OutputDir: "out"},
+		"where should the sealed dataset": {Input: source.At(input)},
 	} {
 		_, err := Run(t.Context(), publish.Deps{}, o) // refused before any party is asked
 		if err == nil || !strings.Contains(err.Error(), want) || ui.ExitCode(err) != ui.CodeUsage || ui.Hint(err) == "" {
@@ -49,7 +70,7 @@ func TestRequestForDot(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	r, err := Options{Input: ".", OutputDir: "/out"}.request()
+	r, err := Options{Input: source.At("."), OutputDir: "/out"}.request()
 	if err != nil || r.Name != "here" || r.SealedPath != "/out/encrypted_here.sealed" {
 		t.Errorf("%+v, %v", r, err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/publish"
 	"github.com/sealbatch/sealbatch/slurm"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/transfer"
 )
@@ -125,7 +126,7 @@ func (s *site) publish(name string, kind manifest.Kind, change func(*manifest.Po
 		change(&policy)
 	}
 	p, err := publish.Run(s.t.Context(), publish.Deps{FS: transfer.Local{}, Keys: s.service.Client(s.t, s.alice), Signer: s.alice}, publish.Request{
-		Input: input, Kind: kind, Name: name, SealedPath: filepath.Join(s.t.TempDir(), name+".sealed"), RemoteDir: s.scratch,
+		Input: source.At(input), Kind: kind, Name: name, SealedPath: filepath.Join(s.t.TempDir(), name+".sealed"), RemoteDir: s.scratch,
 		Policy: policy, Recipients: []age.Recipient{owner.Recipient()}, ServiceURL: s.service.URL,
 	})
 	check(s.t, err)

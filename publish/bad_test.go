@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyclient"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -54,9 +55,9 @@ func TestChangingInput(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.r.Input, s.r.FileName = dir, ""
+			s.r.Input, s.r.FileName = source.At(dir), ""
 			p := &publishing{Deps: s.d, r: s.r}
-			if p.input, err = volume.Look(t.Context(), dir); err != nil {
+			if p.input, err = s.r.Input.Look(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			src := &changing{Source: volume.DirSource(dir), change: func() error { return change(dir) }}
@@ -124,7 +125,7 @@ func TestBadInput(t *testing.T) {
 			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", []byte("a"), 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			s.r.Input, s.r.FileName = dir, ""
+			s.r.Input, s.r.FileName = source.At(dir), ""
 			if err := c.change(s, dir); err != nil {
 				t.Fatal(err)
 			}
@@ -169,8 +170,8 @@ func TestFullHere(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
 	s := newSetting(t)
-	s.r.Input = filepath.Join(t.TempDir(), "big")
-	if err := os.WriteFile(s.r.Input, make([]byte, 20<<20), 0o600); err != nil {
+	s.r.Input = source.At(filepath.Join(t.TempDir(), "big"))
+	if err := os.WriteFile(s.r.Input.Paths[0], make([]byte, 20<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.r.SealedPath = filepath.Join(small, "d.sealed")
@@ -278,7 +279,7 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 	}{
 		"nothing changed":  {func(*setting) error { return nil }, true},
 		"another policy":   {func(s *setting) error { s.r.Policy.Releases = 7; return nil }, true},
-		"input changed":    {func(s *setting) error { return os.WriteFile(s.r.Input, []byte("new"), 0o600) }, false},
+		"input changed":    {func(s *setting) error { return os.WriteFile(s.r.Input.Paths[0], []byte("new"), 0o600) }, false},
 		"other recipients": {func(s *setting) error { s.r.Readers = []string{"age1other"}; return nil }, false},
 		"another file in its place": {func(s *setting) error {
 			b, err := os.ReadFile(s.r.SealedPath)

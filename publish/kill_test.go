@@ -24,6 +24,7 @@ import (
 	"github.com/sealbatch/sealbatch/keyserver"
 	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -54,7 +55,7 @@ func (v victim) run(ctx context.Context, wrap func(Deps) Deps) (Published, error
 	}
 	d := wrap(Deps{FS: transfer.Local{}, Keys: keys, Signer: signer, State: v.State,
 		Identities: func() ([]age.Identity, error) { return []age.Identity{owner}, nil }})
-	return Run(ctx, d, Request{Input: v.Input, Kind: manifest.KindDataset, Name: "data", SealedPath: v.Out, RemoteDir: v.Remote,
+	return Run(ctx, d, Request{Input: source.At(v.Input), Kind: manifest.KindDataset, Name: "data", SealedPath: v.Out, RemoteDir: v.Remote,
 		Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{owner.Recipient()}, Readers: []string{owner.Recipient().String()}, ServiceURL: v.URL})
 }
 

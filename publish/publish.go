@@ -22,6 +22,7 @@ import (
 	"github.com/sealbatch/sealbatch/keyapi"
 	"github.com/sealbatch/sealbatch/keyclient"
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -41,7 +42,7 @@ const SealedMode = 0o640
 
 // Request says what to publish.
 type Request struct {
-	Input      string // local directory or file
+	Input      source.Input
 	FileName   string // inside the volume, for a single file; "" keeps its own
 	Kind       manifest.Kind
 	Name       string // the directory below /sd-container/encrypted
@@ -114,7 +115,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	}
 	defer p.s.Key.Wipe()
 	if err := p.publish(ctx); err != nil {
-		return Published{}, interrupted(ctx, err, hintGoOn)
+		return Published{}, interrupted(ctx, err, r.goOn())
 	}
 	p.forget()
 	return Published{Info: r.info(p.s), InfoPath: r.remotePath() + InfoSuffix, SealedPath: r.SealedPath}, nil
@@ -124,7 +125,17 @@ const (
 	hintAfresh = "nothing was published; the same command begins again"
 	hintStill  = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
 	hintGoOn   = "the same command goes on where this one stopped"
+	hintAgain  = "the same command, with the same standard input, begins again"
 )
+
+// goOn is what can be done when the sealed file is there. Standard input cannot
+// be compared with what it was.
+func (r Request) goOn() string {
+	if r.Input.FromStdin() {
+		return hintAgain
+	}
+	return hintGoOn
+}
 
 // interrupted puts what to do next to a Ctrl-C.
 func interrupted(ctx context.Context, err error, hint string) error {
@@ -165,11 +176,16 @@ func (r Request) check() error {
 
 // look surveys the input, early.
 func (r Request) look(ctx context.Context) (volume.Survey, error) {
-	if within(r.SealedPath, r.Input) {
-		return volume.Survey{}, ui.Fail(ui.CodeUsage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
-			"choose a directory outside "+r.Input)
+	if err := r.Input.Check(); errors.Is(err, source.ErrInput) {
+		return volume.Survey{}, ui.Fail(ui.CodeUsage, err, "")
 	}
-	s, err := volume.Look(ctx, r.Input)
+	for _, path := range r.Input.Paths {
+		if path != source.Stdin && within(r.SealedPath, path) {
+			return volume.Survey{}, ui.Fail(ui.CodeUsage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
+				"choose a directory outside "+path)
+		}
+	}
+	s, err := r.Input.Look(ctx)
 	switch {
 	case errors.Is(err, volume.ErrSpecial):
 		err = ui.Fail(ui.CodeOther, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
@@ -258,11 +274,14 @@ func (p *publishing) sealFrom(ctx context.Context, src volume.Source) (volume.Se
 		return s, p.whySeal(ctx, err)
 	}
 	bar.Finish()
-	after, err := volume.Look(ctx, p.r.Input)
+	if p.r.Input.FromStdin() {
+		return s, nil
+	}
+	after, err := p.r.Input.Look(ctx)
 	if err == nil && after.Fingerprint != p.input.Fingerprint {
-		what := volume.ChangedSince(ctx, p.r.Input, begin)
+		what := p.r.Input.ChangedSince(ctx, begin)
 		if what == "" {
-			what = p.r.Input
+			what = p.r.Input.String()
 		}
 		err = fmt.Errorf("%q %w", what, volume.ErrChanged)
 	}
@@ -285,6 +304,8 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
 	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
 		hint = hintStill
+	case errors.Is(err, source.ErrArchive):
+		hint = source.HintArchive
 	case errors.Is(err, volume.ErrBusy):
 		hint = "wait for the other one, or choose another --data-path"
 	}
@@ -293,7 +314,7 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 
 // source is the input, a single file under the name that it is to have.
 func (r Request) source() volume.Source {
-	src := volume.DirSource(r.Input)
+	src := r.Input.Source()
 	if r.FileName == "" {
 		return src
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -43,7 +44,7 @@ func newSetting(t *testing.T) *setting {
 		t.Fatal(err)
 	}
 	s.d = Deps{FS: transfer.Local{}, Keys: s.service.Client(t, alice), Signer: alice}
-	s.r = Request{Input: input, FileName: "renamed", Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"),
+	s.r = Request{Input: source.At(input), FileName: "renamed", Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"),
 		RemoteDir: t.TempDir(), Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{s.owner.Recipient()}, ServiceURL: s.service.URL}
 	return s
 }

@@ -42,7 +42,8 @@ const maxMemory = 16 << 20
 // request is a digest of what goes into the sealed file besides the input.
 func (r Request) request() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q", r.Input, r.FileName)
+	in := r.Input
+	fmt.Fprintf(h, "%q %q %q %v %q", in.Paths, r.FileName, in.Exclude, in.AsFile, in.Name)
 	for _, reader := range r.Readers {
 		fmt.Fprintf(h, " %q", reader)
 	}

@@ -27,7 +27,7 @@ func (p *publishing) publish(ctx context.Context) error {
 		return fmt.Errorf("ship %s: %w", filepath.Base(p.r.SealedPath), err)
 	}
 	if err := p.deposit(ctx); err != nil {
-		return fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+hintGoOn))
+		return fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.r.goOn()))
 	}
 	if !there {
 		err := p.over(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
@@ -100,7 +100,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 	if err != nil {
 		bar.Abandon()
 		if errors.Is(err, transfer.ErrConnect) {
-			err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(max(most, done)), ui.Size(p.s.Size), hintGoOn))
+			err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(max(most, done)), ui.Size(p.s.Size), p.r.goOn()))
 		}
 		return false, err
 	}

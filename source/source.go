@@ -39,6 +39,9 @@ type Input struct {
 	Spool string
 }
 
+// HintArchive is what to do about ErrArchive.
+const HintArchive = "pack it anew with tar -czf NAME.tgz DIRECTORY, or seal the archive itself with --as-file"
+
 // At is the Input of one path.
 func At(path string) Input { return Input{Paths: []string{path}} }
 

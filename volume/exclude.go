@@ -12,9 +12,13 @@ import (
 // within a name, ** any number of directories. What lies below a directory that
 // is left out is left out too. There is no negation.
 type Pattern struct {
+	text  string
 	parts []string // of the path, from the top
 	dirs  bool     // directories only
 }
+
+// String gives the pattern as it was written.
+func (p Pattern) String() string { return p.text }
 
 // ParsePatterns reads patterns. ErrPattern names the first bad one.
 func ParsePatterns(patterns []string) ([]Pattern, error) {
@@ -36,7 +40,7 @@ func parsePattern(s string) (Pattern, error) {
 	if strings.HasPrefix(s, "!") {
 		return Pattern{}, fmt.Errorf("%w: %q: there is no negation; write \\! for a name that begins with one", ErrPattern, s)
 	}
-	p := Pattern{dirs: strings.HasSuffix(s, "/")}
+	p := Pattern{text: s, dirs: strings.HasSuffix(s, "/")}
 	text := strings.TrimSuffix(s, "/")
 	anchored := strings.Contains(text, "/")
 	text = strings.TrimPrefix(text, "/")

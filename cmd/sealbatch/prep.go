@@ -23,16 +23,21 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	var o dataprep.Options
 	var pf publish.PolicyFlags
 	cf.add(f)
-	f.String(&o.Input, "directory or file to seal", []string{"i", "input-path", "input-data"}, ui.Required)
+	var in inputFlags
+	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
+	in.add(f)
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"o", "output-path", "output-data"})
 	f.String(&o.DataPath, "local path of the sealed volume", []string{"data-path"})
 	f.String(&o.AtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
-	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name)", []string{"name"})
+	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)", []string{"name"})
 	pf.Add(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	var err error
+	if o.Input, err = in.input(a); err != nil {
+		return err
+	}
 	if o.Policy, err = pf.Policy(time.Now()); err != nil {
 		return err
 	}

@@ -12,24 +12,35 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 func runSeal(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch seal", "Seal a directory or a file into one encrypted volume.", "INPUT", `
-sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub`)
-	var out string
+	f := ui.NewFlags("sealbatch seal", `Seal a directory, a file, a tar archive's contents or several of them into one encrypted volume.
+An INPUT of - is a tar archive on standard input.`, "INPUT...", `
+sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub
+ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '*.log'`)
+	var out, name string
+	var in inputFlags
 	var recipients []string
 	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
 	f.Strings(&recipients, "who can open it: age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them\n(default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+	in.add(f)
+	f.Word(&name, "what standard input's file is called, with --as-file", []string{"name"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	input, err := oneArg(f, "INPUT")
+	if in.paths = f.Args(); len(in.paths) == 0 {
+		_, err := oneArg(f, "INPUT")
+		return err
+	}
+	input, err := in.input(a)
 	if err != nil {
 		return err
 	}
+	input.Name, input.Spool = name, filepath.Dir(out)
 	rcpts, err := parseRecipients(recipients)
 	if err != nil {
 		return err
@@ -43,12 +54,19 @@ sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub`)
 	return nil
 }
 
-func sealFile(ctx context.Context, a *app, input, out string, rcpts []age.Recipient) (volume.Sealed, error) {
-	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(input), 0)
+func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts []age.Recipient) (volume.Sealed, error) {
+	if err := input.Check(); errors.Is(err, source.ErrInput) {
+		return volume.Sealed{}, ui.Fail(ui.CodeUsage, err, "")
+	}
+	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0)
 	defer p.Abandon()
-	s, err := volume.SealFile(ctx, out, volume.DirSource(input), volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
+	s, err := volume.SealFile(ctx, out, input.Source(), volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
 	if err != nil {
-		return s, fmt.Errorf("seal %s: %w", input, err)
+		err = fmt.Errorf("seal %s: %w", input, err)
+		if errors.Is(err, source.ErrArchive) {
+			err = ui.Fail(ui.CodeOther, err, source.HintArchive)
+		}
+		return s, err
 	}
 	p.Finish()
 	return s, nil
