@@ -185,7 +185,7 @@ func TestAttackJobFiles(t *testing.T) {
 			before: at("bin/sealbatch", true, always(attackersProgram)), gained: attackerRan, code: 0,
 			// It checks what lies on scratch, and copies then.
 			weak: []weakness{
-				{script, `cp -- "$path" "$dir/$name" || { at=0; break; }`, ":"},
+				{script, `dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }`, ":"},
 				{script, onCopy, strings.Replace(onCopy, "$dir/$name", "$path", 1)},
 				{script, `chmod 500 "$dir/$name"`, `sleep 2; cp -- "$path" "$dir/$name"; chmod 500 "$dir/$name"`},
 			},

@@ -225,7 +225,7 @@ func (p *planned) render(digest string, tokens bool) ([]byte, error) {
 		s.Node.Args = append(s.Node.Args, "--tokens", p.at(tokensName))
 	}
 	for _, b := range p.binaries {
-		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(binDir, b.Name), SHA256: b.Digest.Hex()})
+		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(binDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
 	}
 	return s.Render()
 }

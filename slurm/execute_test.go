@@ -1,8 +1,10 @@
 package slurm
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,8 +47,8 @@ func newBench(t *testing.T) *bench {
 	b.script = full()
 	b.script.Setup = []string{"export FROM_SETUP=yes"}
 	b.script.Node.Binaries = []Binary{
-		{"sealbatch", filepath.Join(b.dir, "it's $(touch x).bin"), b.write(t, "it's $(touch x).bin", recorder)},
-		{"second", filepath.Join(b.dir, "second"), b.write(t, "second", "data")},
+		{"sealbatch", filepath.Join(b.dir, "it's $(touch x).bin"), b.write(t, "it's $(touch x).bin", recorder), int64(len(recorder))},
+		{"second", filepath.Join(b.dir, "second"), b.write(t, "second", "data"), 4},
 	}
 	return b
 }
@@ -120,6 +122,47 @@ func TestScriptRefusesChangedProgram(t *testing.T) {
 		t.Error("the supervisor ran")
 	}
 	b.empty(t, "tmp")
+}
+
+// Whatever lies in a program's place, the script neither waits for it nor copies without end: here it
+// may write a mebibyte a file at most.
+func TestScriptBoundsCopies(t *testing.T) {
+	t.Parallel()
+	for what, plant := range map[string]func(path string) error{
+		"a pipe":               func(p string) error { return syscall.Mkfifo(p, 0o700) },
+		"an endless device":    func(p string) error { return os.Symlink("/dev/zero", p) },
+		"a file without end":   func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o700), os.Truncate(p, 1<<40)) },
+		"a directory":          func(p string) error { return os.Mkdir(p, 0o700) },
+		"the program and more": func(p string) error { return os.WriteFile(p, []byte("data and more"), 0o700) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			inner := b.command(t)
+			second := filepath.Join(b.dir, "second")
+			if err := errors.Join(os.Remove(second), plant(second)); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "bash", "-c", `ulimit -f 1024; exec bash "$1"`, "bash", inner.Args[1])
+			cmd.Dir, cmd.Env, cmd.WaitDelay = inner.Dir, inner.Env, time.Second
+			out, err := cmd.CombinedOutput()
+			code := exitCode(err)
+			if ctx.Err() != nil || strings.Contains(string(out), "File size limit") {
+				t.Errorf("it does not end: %s", out)
+			}
+			_, ran := os.Stat(b.record)
+			if what == "the program and more" { // what is copied is the program
+				if code != 42 || ran != nil {
+					t.Errorf("exit %d: %s", code, out)
+				}
+			} else if code == 0 || code == 42 || ran == nil || len(out) == 0 {
+				t.Errorf("exit %d, ran %v: %s", code, ran == nil, out)
+			}
+			b.empty(t, "tmp")
+		})
+	}
 }
 
 // A directory in which nothing runs, or that is full, is passed over for the next one.

@@ -3,6 +3,7 @@ package slurm
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -47,7 +48,7 @@ func (s *Script) command() string {
 	var b strings.Builder
 	b.WriteString("programs=(\n")
 	for _, p := range s.Node.Binaries {
-		b.WriteString("  " + ui.QuoteArgs(p.Name, p.SHA256, p.Path) + "\n")
+		b.WriteString("  " + ui.QuoteArgs(p.Name, p.SHA256, strconv.FormatInt(p.Size, 10), p.Path) + "\n")
 	}
 	b.WriteString(")\narguments=(\n  " + ui.QuoteArgs(s.Node.Command) + "\n")
 	for _, a := range s.Node.Args {
@@ -71,14 +72,14 @@ umask 077
 
 // nodePart is the text that bash runs on each node. It holds no single quote, so that it stands in
 // the script as it is. Its arguments: the number of words about programs; for each program its name,
-// SHA-256 and path; then what the first program gets.
+// SHA-256, size and path; then what the first program gets.
 const nodePart = `
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
 # and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
 on_each_node='
   umask 077
   tried=()
-  words=$1; shift # the first words are the name, SHA-256 and path of each program
+  words=$1; shift # the first words are the name, SHA-256, size and path of each program
   for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
     case $base in /*) ;; *) continue ;; esac
     dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$base: no directory can be made there"); continue; }
@@ -91,8 +92,10 @@ on_each_node='
       rm -- "$dir/try"
       at=1
       while [ "$at" -lt "$words" ]; do
-        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
-        cp -- "$path" "$dir/$name" || { at=0; break; }
+        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
+        size=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
+        # Whatever lies there now: a pipe is not waited for, and no more is read than the program has.
+        dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
         if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
           echo "sealbatch: $path is not the program that this job was submitted with" >&2
           exit 243

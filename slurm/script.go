@@ -54,6 +54,7 @@ type Binary struct {
 	Name   string // file name in the node's directory: letters, digits, dots, dashes
 	Path   string // absolute path on the shared file system
 	SHA256 string // of its contents, 64 lower-case hexadecimal digits
+	Size   int64  // bytes
 }
 
 // EscapePattern makes a path stand for itself in Script.Output.
@@ -233,8 +234,8 @@ func (n *NodeRun) check() error {
 	}
 	seen := map[string]bool{}
 	for _, b := range n.Binaries {
-		if !fileShape.MatchString(b.Name) || seen[b.Name] || !strings.HasPrefix(b.Path, "/") || !digestShape.MatchString(b.SHA256) {
-			return fmt.Errorf("%w: not a program to take along: %q at %q with digest %q", ErrScript, b.Name, b.Path, b.SHA256)
+		if !fileShape.MatchString(b.Name) || seen[b.Name] || !strings.HasPrefix(b.Path, "/") || !digestShape.MatchString(b.SHA256) || b.Size <= 0 {
+			return fmt.Errorf("%w: not a program to take along: %q at %q with digest %q and %d bytes", ErrScript, b.Name, b.Path, b.SHA256, b.Size)
 		}
 		seen[b.Name] = true
 	}

@@ -19,7 +19,7 @@ const digest0 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde
 func minimal() Script {
 	return Script{JobName: "jp2a", Nodes: 1, Output: "/scratch/p/job-%j.log", SealTime: 300 * time.Second,
 		Node: NodeRun{Command: "node-run", Args: []string{"--manifest", "/scratch/p/job/manifest.json"},
-			Binaries: []Binary{{"sealbatch", "/scratch/p/bin/sealbatch", digest0}}}}
+			Binaries: []Binary{{"sealbatch", "/scratch/p/bin/sealbatch", digest0, 1}}}}
 }
 
 func full() Script {
@@ -31,7 +31,7 @@ func full() Script {
 	s.Raw = []KV{{"comment", "it's # not a comment"}, {"contiguous", ""}, {"exclude", "cn9"}}
 	s.Output = EscapePattern("/scratch/p/100% sure/") + "%j.log"
 	s.Setup = []string{"module purge", `export SITE="a b"; module load apptainer # this one`}
-	s.Node.Binaries = append(s.Node.Binaries, Binary{"gocryptfs", "/scratch/it's here/gocryptfs", digest0})
+	s.Node.Binaries = append(s.Node.Binaries, Binary{"gocryptfs", "/scratch/it's here/gocryptfs", digest0, 1})
 	s.Node.Args = []string{"--manifest", "/scratch/$(touch y)/`z`/m.json", "-dash", "", "; rm -rf /", "'"}
 	return s
 }
@@ -119,9 +119,10 @@ func TestRenderRefuses(t *testing.T) {
 		"setup":                {func(s *Script) { s.Setup = []string{"#SBATCH --uid=0"} }, "one line of shell"},
 		"setup lines":          {func(s *Script) { s.Setup = []string{"a\nb"} }, "one line of shell"},
 		"no binaries":          {func(s *Script) { s.Node.Binaries = nil }, "nothing to run"},
-		"binary name":          {func(s *Script) { s.Node.Binaries = []Binary{{"../x", "/x", digest0}} }, "not a program"},
-		"binary digest":        {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", "ABC"}} }, "not a program"},
-		"binary twice":         {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0}, {"x", "/y", digest0}} }, "not a program"},
+		"binary name":          {func(s *Script) { s.Node.Binaries = []Binary{{"../x", "/x", digest0, 1}} }, "not a program"},
+		"binary digest":        {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", "ABC", 1}} }, "not a program"},
+		"binary of no size":    {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0, 0}} }, "not a program"},
+		"binary twice":         {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0, 1}, {"x", "/y", digest0, 1}} }, "not a program"},
 		"argument":             {func(s *Script) { s.Node.Args = []string{"a\nb"} }, "control character"},
 	} {
 		s := full()

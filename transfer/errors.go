@@ -12,6 +12,7 @@ var (
 	ErrPartial        = errors.New("an unfinished upload lies there")
 	ErrAncestor       = errors.New("directory that others can change")
 	ErrFull           = errors.New("no space left")
+	ErrProtocol       = errors.New("no SFTP, or without end")
 	ErrSource         = errors.New("the file to send is not the one that was made")
 )
 

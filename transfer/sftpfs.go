@@ -25,6 +25,7 @@ const (
 type remote struct {
 	c *sftp.Client
 	w *watched
+	g *guard
 }
 
 // FS opens an SFTP session, once; the connection's end ends it.
@@ -32,7 +33,7 @@ func (c *Client) FS() (FS, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sftp == nil {
-		s, w, err := c.startSFTP()
+		s, err := c.startSFTP()
 		if errors.Is(err, ErrConnect) {
 			return nil, err
 		}
@@ -40,28 +41,37 @@ func (c *Client) FS() (FS, error) {
 			return nil, &Error{Kind: ErrConnect, What: "the login node does not offer SFTP", Err: err,
 				Next: "does `sftp` to it work? Lines that a shell start-up file prints break it"}
 		}
-		c.sftp = &remote{s, w}
+		c.sftp = s
 	}
 	return *c.sftp, nil
 }
 
-func (c *Client) startSFTP() (*sftp.Client, *watched, error) {
+func (c *Client) startSFTP() (*remote, error) {
 	out, in, err := openSFTP(c.conn)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	w := newWatched(out, in, c.stall)
 	go w.watch(c.stop, c.Close)
-	s, err := sftp.NewClientPipe(w, w, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true),
+	return newRemote(w, c.conn.Close)
+}
+
+// newRemote speaks SFTP with a server; hangUp ends the connection.
+func newRemote(w *watched, hangUp func() error) (*remote, error) {
+	g := newGuard(w, w, func(why error) {
+		w.broken.Store(&why)
+		_ = hangUp()
+	})
+	c, err := sftp.NewClientPipe(g, g, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true),
 		sftp.MaxPacketUnchecked(sftpPacket), sftp.MaxConcurrentRequestsPerFile(sftpRequests))
 	if err != nil {
-		_ = in.Close()
+		_ = w.Close()
 		if w.stalled.Load() {
 			err = w.lost(err)
 		}
-		return nil, nil, err
+		return nil, err
 	}
-	return s, w, nil
+	return &remote{c, w, g}, nil
 }
 
 func (r remote) Stat(path string) (fs.FileInfo, error) {
@@ -74,8 +84,14 @@ func (r remote) Remove(path string) error { return r.w.lost(r.c.Remove(path)) }
 func (r remote) Chmod(path string, perm fs.FileMode) error {
 	return r.w.lost(r.c.Chmod(path, perm.Perm()))
 }
-func (r remote) Readlink(path string) (string, error) { return lost2[string](r.w)(r.c.ReadLink(path)) }
-func (r remote) RealPath(path string) (string, error) { return lost2[string](r.w)(r.c.RealPath(path)) }
+func (r remote) Readlink(path string) (string, error) {
+	r.g.listing()
+	return lost2[string](r.w)(r.c.ReadLink(path))
+}
+func (r remote) RealPath(path string) (string, error) {
+	r.g.listing()
+	return lost2[string](r.w)(r.c.RealPath(path))
+}
 
 func (r remote) Open(path string) (File, error) {
 	f, err := r.c.Open(path)
@@ -100,6 +116,9 @@ func (r remote) Free(path string) (int64, error) {
 	st, err := r.c.StatVFS(path)
 	if err != nil {
 		return 0, r.w.lost(fmt.Errorf("%s: %w", path, err))
+	}
+	if st == nil { // success, and no answer
+		return -1, nil
 	}
 	free := st.Frsize * st.Bavail
 	if st.Bavail > 0 && (free/st.Bavail != st.Frsize || free > math.MaxInt64) {
@@ -153,9 +172,9 @@ func (r remote) Mkdir(path string, perm fs.FileMode) error {
 		return fmt.Errorf("%s: %w", path, r.w.lost(err))
 	}
 	if perm&0o022 == 0 { // until now the umask decided who could put something there
-		entries, err := r.c.ReadDir(path)
+		entries, err := r.ReadDir(path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, r.w.lost(err))
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		if len(entries) > 0 {
 			return fmt.Errorf("%s: somebody put %q there while it was made", path, entries[0].Name())
@@ -172,6 +191,7 @@ func (r remote) Rename(from, to string) error {
 }
 
 func (r remote) ReadDir(path string) ([]fs.FileInfo, error) {
+	r.g.listing()
 	entries, err := r.c.ReadDir(path)
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
 	return entries, r.w.lost(err)

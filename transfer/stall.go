@@ -26,6 +26,7 @@ type watched struct {
 	start          time.Time
 	moved          atomic.Int64 // when a byte moved last, as nanoseconds since start
 	stalled        atomic.Bool
+	broken         atomic.Pointer[error] // how the server broke the protocol (guard)
 }
 
 // openSFTP starts the SFTP server of a connection.
@@ -105,6 +106,10 @@ func (w *watched) lost(err error) error {
 	if err != nil && w.stalled.Load() {
 		return &Error{Kind: ErrConnect, What: fmt.Sprintf("the login node's SFTP server has not answered for %v", w.limit),
 			Next: "its file systems may hang: run the same command again when `sftp` to it works"}
+	}
+	if why := w.broken.Load(); err != nil && why != nil {
+		return &Error{Kind: ErrProtocol, What: "the login node's SFTP server breaks the protocol", Err: *why,
+			Next: "its answer was not used; ask the login node's administrator what serves SFTP there"}
 	}
 	return lost(err)
 }

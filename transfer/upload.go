@@ -95,7 +95,8 @@ func send(ctx context.Context, fsys FS, r io.Reader, path string, o UploadOption
 	}
 	if err != nil {
 		err = full(fsys, partial, err)
-		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) && !errors.Is(err, ErrConnect) {
+		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) &&
+			!errors.Is(err, ErrConnect) && !errors.Is(err, ErrProtocol) {
 			err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
 		}
 		return Uploaded{}, fmt.Errorf("uploading %s: %w", path, err)

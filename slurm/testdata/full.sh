@@ -39,7 +39,7 @@ export SITE="a b"; module load apptainer # this one
 on_each_node='
   umask 077
   tried=()
-  words=$1; shift # the first words are the name, SHA-256 and path of each program
+  words=$1; shift # the first words are the name, SHA-256, size and path of each program
   for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
     case $base in /*) ;; *) continue ;; esac
     dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$base: no directory can be made there"); continue; }
@@ -52,8 +52,10 @@ on_each_node='
       rm -- "$dir/try"
       at=1
       while [ "$at" -lt "$words" ]; do
-        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
-        cp -- "$path" "$dir/$name" || { at=0; break; }
+        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
+        size=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
+        # Whatever lies there now: a pipe is not waited for, and no more is read than the program has.
+        dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
         if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
           echo "sealbatch: $path is not the program that this job was submitted with" >&2
           exit 243
@@ -75,8 +77,8 @@ on_each_node='
   exit 240
 '
 programs=(
-  sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef /scratch/p/bin/sealbatch
-  gocryptfs 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef '/scratch/it'\''s here/gocryptfs'
+  sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef 1 /scratch/p/bin/sealbatch
+  gocryptfs 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef 1 '/scratch/it'\''s here/gocryptfs'
 )
 arguments=(
   node-run
