@@ -52,7 +52,6 @@ type guard struct {
 	names   atomic.Int64
 	listed  atomic.Int64                 // bytes
 	most    struct{ names, bytes int64 } // of one listing
-	broken  atomic.Pointer[error]        // why nothing passes any more
 
 	mu    sync.Mutex
 	asked map[uint32]request // by number
