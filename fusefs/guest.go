@@ -41,7 +41,7 @@ type guest struct {
 
 // GuestTree has a sealed volume mounted at the container's path at.
 func (s *Space) GuestTree(at string, t Tree) error {
-	return s.addGuest(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, t) })
+	return s.addGuest(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, at, t) })
 }
 
 // GuestGocryptfs has a cipher directory mounted at the container's path at. The

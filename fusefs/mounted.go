@@ -121,16 +121,18 @@ func (m *mounted) waitEnd(limit time.Duration) error {
 // caller's uid and gid.
 func (s *Space) MountTree(rel string, t Tree) error {
 	return s.mount(rel, request{Type: "sealbatch", RO: true}, func(fuse *os.File) (server, error) {
-		return s.serveTree(fuse, t)
+		return s.serveTree(fuse, rel, t)
 	})
 }
 
-// serveTree owns the descriptor.
-func (s *Space) serveTree(fuse *os.File, t Tree) (server, error) {
+// serveTree owns the descriptor. at is how errors call the mount.
+func (s *Space) serveTree(fuse *os.File, at string, t Tree) (server, error) {
 	defer fuse.Close()
 	fd, err := unix.FcntlInt(fuse.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	return Serve(fd, t, MountOptions{Log: s.opt.Log})
+	return Serve(fd, t, MountOptions{Log: s.opt.Log, ReadError: func(_ uint32, err error) {
+		s.fail(fmt.Errorf("%w: at %s: %w", ErrRead, at, err))
+	}})
 }

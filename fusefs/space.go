@@ -27,6 +27,9 @@ var (
 	// ErrUnmappedGroup: the cipher directory belongs to a group that the
 	// namespace does not know, so that nothing could be created in it.
 	ErrUnmappedGroup = errors.New("the cipher directory belongs to another group")
+	// ErrRead: a file of a mounted sealed volume could not be read; the program
+	// that tried got EIO. What is wrong with it is wrapped as well.
+	ErrRead = errors.New("a file of a mounted sealed volume could not be read")
 	// ErrClosed: the Space was closed or its child died.
 	ErrClosed = errors.New("the private mount space is gone")
 )
@@ -265,7 +268,8 @@ func (s *Space) fail(err error) {
 	}
 }
 
-// Failed tells of a FUSE server or of the child that ended unasked.
+// Failed tells of a FUSE server or of the child that ended unasked, and of reads
+// from a sealed volume that failed (ErrRead), before the reader hears of them.
 func (s *Space) Failed() <-chan error { return s.failed }
 
 // call sends r to the child and waits for the answer.

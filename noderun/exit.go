@@ -12,7 +12,8 @@ import (
 // Exit codes of the supervisor's own; ExitManifest and ExitIntegrity are also
 // those of the job script, before there is a supervisor. Every other code is the application's,
 // 128 + signal where a signal ended it. An application that failed by itself
-// keeps its code, whatever fails after it; the receipt has both.
+// keeps its code, whatever fails after it; the receipt has both. One that a mount
+// failed did not fail by itself.
 const (
 	ExitManifest    = 240 // manifest, binaries or surroundings are not as they must be
 	ExitAttestation = 241 // the evidence was refused
@@ -39,8 +40,8 @@ func ExitMeanings() []ExitMeaning {
 		{ExitManifest, "manifest", "the job manifest, the binaries or the node are not as they must be"},
 		{ExitAttestation, "attestation", "the key service refused the node's evidence"},
 		{ExitKey, "keys", "a policy refused a key, or the key service or the cluster's verifier could not be reached"},
-		{ExitIntegrity, "integrity", "a program, volume or script is not the one that the manifest pins"},
-		{ExitMount, "mounts", "mounting failed, a mount died, or the container runtime did not start"},
+		{ExitIntegrity, "integrity", "a program, volume or script is not the one that the manifest pins, or was altered while the job ran"},
+		{ExitMount, "mounts", "mounting failed, a mount died, the storage below it could not be read, or the container runtime did not start"},
 		{ExitInput, "input check", "an input check or input verification script failed"},
 		{ExitOutput, "output script", "an output verification script failed; the results are sealed all the same"},
 		{ExitSeal, "sealing", "the results could be neither sealed nor indexed, or not all of them in time: what there is, stays as a cipher directory"},

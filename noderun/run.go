@@ -129,7 +129,8 @@ func (n *node) run() (int, error) {
 	}
 	code := exitOf(err, ExitManifest)
 	// An application that failed by itself keeps its code.
-	if n.app > 0 && code != ExitTimeLimit && code != ExitCancelled && !errors.Is(err, errMountDied) {
+	own := errors.Is(err, errMountDied) || errors.Is(err, errLostInput) || code == ExitTimeLimit || code == ExitCancelled
+	if n.app > 0 && !own {
 		code = n.app
 	}
 	return code, err

@@ -133,8 +133,7 @@ func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
 		}
 		err = n.halt.reason()
 	case ferr := <-n.space.Failed():
-		n.note("a mount failed: %v", ferr)
-		err = errMountDied
+		err = n.mountFailed(ferr)
 	}
 	if kerr := n.space.KillAll(); kerr != nil {
 		return none, failed(ExitMount, errors.Join(err, kerr))
@@ -149,13 +148,26 @@ func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
 // errMountDied: what the application did after it is not what it would have done.
 var errMountDied = failed(ExitMount, errors.New("a mount failed while the container ran"))
 
-// mountDied tells whether the output volume is dead, whoever noticed first: the
-// application by an error that ended it, or the space.
+// errLostInput: the container got an error instead of a part of the image or of
+// an input. Whatever it made of that, it is not the result that was wanted.
+var errLostInput = errors.New("the image or an input could not be read while the container ran")
+
+// mountFailed is the end of a run whose space has failed. Altered volumes have
+// another exit code than storage that does not answer.
+func (n *node) mountFailed(err error) error {
+	n.note("a mount failed: %v", err)
+	if errors.Is(err, fusefs.ErrRead) {
+		return failed(exitOf(err, ExitMount), fmt.Errorf("%w: %w", errLostInput, terse(err)))
+	}
+	return errMountDied
+}
+
+// mountDied tells whether a mount failed, whoever noticed first: the application
+// by an error that ended it, or the space.
 func (n *node) mountDied() error {
 	select {
 	case err := <-n.space.Failed():
-		n.note("a mount failed: %v", err)
-		return errMountDied
+		return n.mountFailed(err)
 	default:
 	}
 	if _, err := n.results.Stat("."); err != nil {
