@@ -1,10 +1,12 @@
 package results
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sealbatch/sealbatch/submission"
@@ -142,3 +144,22 @@ type nodesListed struct {
 }
 
 func (n nodesListed) ReadDir(string) ([]fs.FileInfo, error) { return n.list, nil }
+
+// TestHugeHole: a hole that costs the storage nothing does not fill the owner's disk.
+func TestHugeHole(t *testing.T) {
+	t.Parallel()
+	j := newJob(t)
+	dir := j.killed(j.newNode("cn1"))
+	hole := filepath.Join(dir, submission.CipherDirName, "hole")
+	check(t, os.WriteFile(hole, nil, 0o600))
+	check(t, os.Truncate(hole, 1<<43))
+	nodes, err := j.fetch(transfer.Local{}, filepath.Join(t.TempDir(), "out"))
+	if err != nil || len(nodes) != 1 || !errors.Is(nodes[0].Err, errTooLarge) || !errors.Is(nodes[0].Err, syscall.ENOSPC) || nodes[0].Dir != "" {
+		t.Errorf("Fetch = %+v, %v", nodes, err)
+	}
+	nodes, err = j.recovering(filepath.Join(t.TempDir(), "out"))
+	if err != nil || len(nodes) != 1 || nodes[0].Err != nil || !strings.Contains(strings.Join(nodes[0].Notes, ""), "1 files are larger than what is free here") {
+		t.Fatalf("Fetch with Recover = %+v, %v", nodes, err)
+	}
+	opened(t, nodes[0].Dir, "cn1")
+}

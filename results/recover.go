@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/manifest"
@@ -48,6 +49,9 @@ func (f *fetch) recover(tmp, tree string) error {
 	if c.moving > 0 {
 		f.Notes = append(f.Notes, fmt.Sprintf("%d files changed or vanished while they were fetched; they are left out", c.moving))
 	}
+	if c.tooLarge > 0 {
+		f.Notes = append(f.Notes, fmt.Sprintf("%d files are larger than what is free here; they are left out", c.tooLarge))
+	}
 	opt, collected := f.extractOptions(false)
 	err = volume.ExtractCipherDir(f.ctx, cipher, key, tree, opt)
 	collected()
@@ -77,6 +81,10 @@ type copier struct {
 	// tolerant passes over files that change meanwhile, and counts them.
 	tolerant bool
 	moving   int
+	// copied are the bytes so far; tooLarge counts the files that were passed
+	// over since this machine has no room for them.
+	copied   int64
+	tooLarge int
 }
 
 // list copies what is in a directory; rel is its name below the first.
@@ -135,6 +143,10 @@ func (c *copier) wants(rel string, e os.FileInfo) bool {
 
 // passes tells whether an error about one entry is no reason to give up.
 func (c *copier) passes(err error) bool {
+	if c.tolerant && c.want == nil && errors.Is(err, errTooLarge) {
+		c.tooLarge++
+		return true
+	}
 	if err == nil || c.ctx.Err() != nil || !(errors.Is(err, os.ErrNotExist) || errors.Is(err, transfer.ErrMoving)) {
 		return false
 	}
@@ -160,18 +172,38 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 	case !e.Mode().IsRegular():
 		return nil
 	}
-	limit := int64(maxFile)
-	if c.want != nil {
+	limit, err := c.room(to)
+	switch {
+	case err != nil:
+		return err
+	case c.want != nil:
 		if limit = c.want[rel]; e.Size() > limit {
 			return placeholder(to, e.Size())
 		}
+	case e.Size() > limit:
+		return fmt.Errorf("%w: a file of %s is in the cipher directory, and here is room for one of %s: %w", errTooLarge, ui.Size(e.Size()), ui.Size(limit), syscall.ENOSPC)
 	}
 	got, err := transfer.Download(c.ctx, c.fs, from, to, limit, nil)
 	if err != nil {
 		return err // and no chmod: what has the name may be a link that the server named twice
 	}
+	c.copied += got.Size
 	c.progress.Add(got.Size)
 	return os.Chmod(to, e.Mode().Perm()|0o400)
+}
+
+// errTooLarge: nobody vouches for the sizes of what a killed job left. A hole of a
+// petabyte costs nothing on the storage.
+var errTooLarge = errors.New("it does not fit")
+
+// room gives how large a file may be: everything is here twice before it is done,
+// encrypted and opened.
+func (c *copier) room(to string) (int64, error) {
+	free, err := transfer.Local{}.Free(filepath.Dir(to))
+	if err != nil {
+		return 0, err
+	}
+	return min(maxFile, max(0, free-c.copied)/2), nil
 }
 
 // placeholder stands for a file that is longer than it was indexed: it is not
