@@ -171,6 +171,7 @@ master-key-file = /etc/sb/master
 allowed-signers = accounts
 [limits]
 min-tier = B2
+manifests-per-account = 7
 [cluster "b"]
 verifier-key = b.pub
 verifier-url = https://w:1
@@ -191,6 +192,7 @@ munge-user = sb
 	want := &Server{Path: p, Name: "keys", Listen: "127.0.0.1:8443", DataDir: "/var/lib/sb", TLSCert: "/var/lib/sb/tls.crt",
 		TLSKey: "/var/lib/sb/tls.key", Audit: "/var/lib/sb/audit.log", MasterKeyFile: "/etc/sb/master",
 		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
+		SecretsPerAccount: 50_000, ManifestsPerAccount: 7, TokensPerAccount: 1 << 18,
 		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
 			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},
 			{Name: "b", VerifierURL: "https://w:1", VerifierCA: "/ca.pem", MungeUser: "slurm", Tier: "C", VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}

@@ -20,7 +20,9 @@ type Server struct {
 	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
 	MaxRequestBytes int    // default 4 MiB
 	RatePerSecond   int    // requests a second and address, in the long run; default 100, since a cluster can be one address
-	Clusters        []ClusterConf
+	// Volumes, registered jobs and tokens that the store holds of one account; default 50,000, 50,000 and 262,144.
+	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount int
+	Clusters                                                 []ClusterConf
 }
 
 // ClusterConf is [cluster NAME]: a Slurm cluster whose verifier the service believes.
@@ -39,7 +41,8 @@ func LoadServer(path string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 4 << 20, RatePerSecond: 100}
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
+		SecretsPerAccount: 50_000, ManifestsPerAccount: 50_000, TokensPerAccount: 1 << 18}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err
@@ -72,6 +75,9 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
 				intKey("max-request-bytes", &s.MaxRequestBytes, 1<<10, 1<<28),
 				intKey("rate-per-second", &s.RatePerSecond, 1, 1<<20),
+				intKey("secrets-per-account", &s.SecretsPerAccount, 1, 1<<30),
+				intKey("manifests-per-account", &s.ManifestsPerAccount, 1, 1<<30),
+				intKey("tokens-per-account", &s.TokensPerAccount, 1, 1<<30),
 			},
 		},
 		named: map[string]func(string) []key{"cluster": func(name string) []key {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -425,6 +426,53 @@ func TestFullDisk(t *testing.T) {
 	b.stop(t)
 	if n, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 3 {
 		t.Errorf("log: %d entries, %v; want 3", n, err)
+	}
+	if err := b.start(); err != nil {
+		t.Errorf("log and store: %v", err)
+	}
+	b.stop(t)
+}
+
+// TestFullStore has no room under the store alone, on a real file system: what
+// the log has got by then is undone, and both go on once there is room.
+func TestFullStore(t *testing.T) {
+	t.Parallel()
+	small := t.TempDir()
+	if err := syscall.Mount("small", small, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
+	b := &bench{dir: t.TempDir()}
+	b.pub, b.key, _ = ed25519.GenerateKey(nil)
+	if err := errors.Join(os.Symlink(small+"/store.db", b.dir+"/store.db"), b.start()); err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) error {
+		_, err := b.c.do(&Event{Event: "test", Outcome: OutcomeDone}, func(w Writer) error { return w.Put("test", key, make([]byte, 100<<10)) })
+		return err
+	}
+	var err error
+	n := 0
+	for ; err == nil && n < 100; n++ {
+		err = put(strconv.Itoa(n))
+	}
+	last := strconv.Itoa(n - 1)
+	has := b.store.View(t.Context(), func(r Reader) error { _, err := r.Get("test", last); return err })
+	if !errors.Is(err, ErrAuditWrite) || !errors.Is(err, syscall.ENOSPC) || n < 3 || !errors.Is(has, ErrNotFound) {
+		t.Fatalf("full store: %v after %d, changed: %v", err, n, has)
+	}
+	if logged, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub); err != nil || int(logged) != n-1 {
+		t.Errorf("log: %d entries, %v; want %d", logged, err, n-1)
+	}
+	if err := syscall.Mount("small", small, "tmpfs", syscall.MS_REMOUNT, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(last); err != nil {
+		t.Errorf("once there is room: %v", err)
+	}
+	b.stop(t)
+	if logged, _, err := VerifyAudit(bytes.NewReader(b.read(t)), b.pub); err != nil || int(logged) != n {
+		t.Errorf("log: %d entries, %v; want %d", logged, err, n)
 	}
 	if err := b.start(); err != nil {
 		t.Errorf("log and store: %v", err)

@@ -28,6 +28,10 @@ type Limits struct {
 	// whole cluster can come from one address, so the defaults are 100 and 4000.
 	PerSecond float64
 	Burst     int
+	// Secrets, Manifests and Tokens bound what the store holds of one account.
+	// Volumes stay for good, jobs and tokens until a while after they expired.
+	// Defaults 50,000, 50,000 and 262,144.
+	Secrets, Manifests, Tokens int
 	// Nonces is the number of attestations under way; default 65536.
 	Nonces int
 }
@@ -50,6 +54,15 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Burst <= 0 {
 		l.Burst = 4000
+	}
+	if l.Secrets <= 0 {
+		l.Secrets = 50_000
+	}
+	if l.Manifests <= 0 {
+		l.Manifests = 50_000
+	}
+	if l.Tokens <= 0 {
+		l.Tokens = 1 << 18
 	}
 	if l.Nonces <= 0 {
 		l.Nonces = 65536

@@ -82,7 +82,7 @@ func (s *Server) newManifest(q *request) (any, error) {
 		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	rec := recordOf(m, private, digest, q.caller.account.ID)
-	_, err = q.commit(ev, func(w Writer) error { return register(w, rec, body.Private) })
+	_, err = q.commit(ev, func(w Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error 
 	return nil
 }
 
-func register(w Writer, rec manifestRecord, private []byte) error {
+func (s *Server) register(w Writer, who account, rec manifestRecord, private []byte) error {
 	var old manifestRecord
 	err := getJSON(w, bucketManifests, rec.Digest, &old)
 	switch {
@@ -134,9 +134,12 @@ func register(w Writer, rec manifestRecord, private []byte) error {
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
+	if err := room(w, who, countManifests, s.limits.Manifests); err != nil {
+		return err
+	}
 	for _, v := range rec.Volumes {
-		var s secretRecord
-		err := getJSON(w, bucketSecrets, v.ID, &s)
+		var secret secretRecord
+		err := getJSON(w, bucketSecrets, v.ID, &secret)
 		if errors.Is(err, ErrNotFound) {
 			return refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
 				withHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
@@ -144,11 +147,12 @@ func register(w Writer, rec manifestRecord, private []byte) error {
 		if err != nil {
 			return err
 		}
-		if err := sameDigest(s, v); err != nil {
+		if err := sameDigest(secret, v); err != nil {
 			return err
 		}
 	}
-	return errors.Join(w.Put(bucketPrivate, rec.Digest, private), putJSON(w, bucketManifests, rec.Digest, rec))
+	return errors.Join(w.Put(bucketPrivate, rec.Digest, private), putJSON(w, bucketManifests, rec.Digest, rec),
+		count(w, rec.Account, countManifests, 1))
 }
 
 func sameDigest(s secretRecord, v volumeUse) error {

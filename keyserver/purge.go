@@ -23,8 +23,9 @@ const (
 	purgeBatch = 500
 )
 
-// record names a record of the store.
-type record struct{ bucket, key string }
+// record names a record of the store that goes, and who has one of a kind
+// less when it is gone.
+type record struct{ bucket, key, account, kind string }
 
 // purge removes records that can no longer change a decision, so that a
 // service that runs for years holds those of its last year at most. It returns
@@ -43,6 +44,9 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 			var errs []error
 			for _, o := range old[from:min(from+purgeBatch, len(old))] {
 				errs = append(errs, w.Delete(o.bucket, o.key))
+				if o.kind != "" {
+					errs = append(errs, count(w, o.account, o.kind, -1))
+				}
 			}
 			return errors.Join(errs...)
 		})
@@ -69,21 +73,25 @@ func outdated(r Reader, now time.Time) ([]record, error) {
 	err := errors.Join(
 		// A token's use was refused once it had expired, and is when it is unknown.
 		find(bucketTokens, func(id string, b []byte) ([]record, error) {
-			var t struct{ Expires time.Time }
+			var t tokenRecord
 			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
 				return nil, err
 			}
-			return []record{{bucketTokens, id}, {bucketUsed, singleUseKey(keyapi.EvidenceToken, id)}}, nil
+			return []record{{bucketTokens, id, t.Account.ID, countTokens},
+				{bucket: bucketUsed, key: singleUseKey(keyapi.EvidenceToken, id)}}, nil
 		}),
 		find(bucketRepeats, func(name string, b []byte) ([]record, error) {
 			var t struct{ Until time.Time }
 			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Until) {
 				return nil, err
 			}
-			return []record{{bucketRepeats, name}}, nil
+			return []record{{bucket: bucketRepeats, key: name}}, nil
 		}),
 		find(bucketManifests, func(digest string, b []byte) ([]record, error) {
-			var m struct{ Expires time.Time }
+			var m struct {
+				Expires time.Time
+				Account string
+			}
 			err := json.Unmarshal(b, &m)
 			switch {
 			case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
@@ -92,16 +100,16 @@ func outdated(r Reader, now time.Time) ([]record, error) {
 				if _, err := r.Get(bucketPrivate, digest); errors.Is(err, ErrNotFound) {
 					return nil, nil
 				}
-				return []record{{bucketPrivate, digest}}, nil
+				return []record{{bucket: bucketPrivate, key: digest}}, nil
 			}
-			return []record{{bucketPrivate, digest}, {bucketManifests, digest}}, nil
+			return []record{{bucket: bucketPrivate, key: digest}, {bucketManifests, digest, m.Account, countManifests}}, nil
 		}),
 		find(bucketReleases, func(key string, b []byte) ([]record, error) {
 			var at time.Time
 			if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepRelease)) {
 				return nil, err
 			}
-			return []record{{bucketReleases, key}}, nil
+			return []record{{bucket: bucketReleases, key: key}}, nil
 		}),
 	)
 	return old, err

@@ -95,7 +95,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 		withHint("seal the volume again: a new one gets an id of its own")
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.
-	err = s.store.View(q.ctx, func(r Reader) error { return sameDeposit(r, rec, conflict) })
+	err = s.store.View(q.ctx, func(r Reader) error { return s.mayDeposit(r, q, rec, conflict) })
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 		return nil, err
 	}
 	_, err = q.commit(q.event("secret.put", OutcomeDone), func(w Writer) error {
-		switch err := sameDeposit(w, rec, conflict); {
+		switch err := s.mayDeposit(w, q, rec, conflict); {
 		case err == nil:
 			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
 		case !errors.Is(err, ErrNotFound):
@@ -118,6 +118,17 @@ func (s *Server) putSecret(q *request) (any, error) {
 		return nil, err
 	}
 	return rec.info()
+}
+
+// mayDeposit is sameDeposit, or a refusal if something new is one too many.
+func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict error) error {
+	err := sameDeposit(g, rec, conflict)
+	if errors.Is(err, ErrNotFound) {
+		if full := room(g, q.caller.account, countSecrets, s.limits.Secrets); full != nil {
+			return full
+		}
+	}
+	return err
 }
 
 // sameDeposit is nil if rec was deposited before, conflict if something else
@@ -145,6 +156,7 @@ func deposit(w Writer, rec secretRecord) error {
 	return errors.Join(
 		w.Put(bucketNames, name, []byte(rec.VolumeID)),
 		w.Put(bucketOwned, rec.Owner+"/"+rec.VolumeID, nil),
+		count(w, rec.Owner, countSecrets, 1),
 		putJSON(w, bucketSecrets, rec.VolumeID, rec))
 }
 

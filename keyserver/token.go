@@ -114,11 +114,15 @@ func (s *Server) newToken(q *request) (any, error) {
 		if m.Tokens >= maxTokens {
 			return refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
 		}
+		if err := room(w, q.caller.account, countTokens, s.limits.Tokens); err != nil {
+			return err
+		}
 		m.Tokens++
 		if m.Expires.Before(rec.Expires) {
 			rec.Expires = m.Expires
 		}
-		return errors.Join(putJSON(w, bucketManifests, body.Manifest, m), putJSON(w, bucketTokens, keys.ID, rec))
+		return errors.Join(putJSON(w, bucketManifests, body.Manifest, m), putJSON(w, bucketTokens, keys.ID, rec),
+			count(w, rec.Account.ID, countTokens, 1))
 	})
 	if err != nil {
 		return nil, err

@@ -140,7 +140,8 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	s, err := keyserver.New(keyserver.Config{
 		Name: c.Name, Store: store, Keys: store, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
 		Verifiers: verifiers, MinTier: tier, Log: a.log,
-		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond)},
+		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond),
+			Secrets: c.SecretsPerAccount, Manifests: c.ManifestsPerAccount, Tokens: c.TokensPerAccount},
 	})
 	if err != nil {
 		return err
