@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -141,8 +142,8 @@ func TestBadInput(t *testing.T) {
 // TestHostileNames go through as they are: nothing is expanded or split.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
+	s := newSetting(t)
 	for _, name := range []string{"-rf", "$(touch x)", "a b", `q"uo'te`, "*?[x]", "~root", "%s%n", "`id`", ";reboot", "ünï", strings.Repeat("n", 200)} {
-		s := newSetting(t)
 		s.r.Name = name
 		s.r.SealedPath = filepath.Join(t.TempDir(), name)
 		s.r.RemoteDir = filepath.Join(t.TempDir(), name)
@@ -210,6 +211,7 @@ func (f flaky) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
 func TestReconnects(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
+	s.d.FirstWait = time.Millisecond
 	site := &flakySite{broken: 2}
 	s.d.FS = flaky{s: site}
 	s.d.Reconnect = func(context.Context) (transfer.FS, error) {

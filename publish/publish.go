@@ -67,6 +67,8 @@ type Deps struct {
 	Signer ssh.Signer
 	// Reconnect reaches the site again when the connection broke; nil gives up.
 	Reconnect func(ctx context.Context) (transfer.FS, error)
+	// FirstWait is how long to wait before that; it doubles each time. 0 is a second.
+	FirstWait time.Duration
 	// State is a local directory in which a sealed file is remembered until it
 	// is published, so that a later run can go on with it; "" remembers nothing.
 	State string

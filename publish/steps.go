@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -111,7 +112,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 // Reconnecting: how often without anything having moved, and how long to wait.
 const (
 	maxReconnects = 6
-	firstWait     = time.Second
+	firstWait     = time.Second // unless Deps say otherwise
 	longestWait   = 30 * time.Second
 )
 
@@ -126,7 +127,7 @@ func (p *publishing) over(ctx context.Context, moved func() bool, step func(tran
 		if try >= maxReconnects {
 			return err
 		}
-		wait := min(firstWait<<try, longestWait)
+		wait := min(cmp.Or(p.FirstWait, firstWait)<<try, longestWait)
 		p.Log.Warn("the connection broke; trying again", "in", wait, "error", err)
 		select {
 		case <-ctx.Done():
