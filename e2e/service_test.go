@@ -168,6 +168,32 @@ func TestServiceInTrouble(t *testing.T) {
 			t.Errorf("data-prep: %s", r)
 		}
 	})
+	t.Run("killed between upload and deposit", func(t *testing.T) {
+		must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/own3 && head -c 6000000 /dev/urandom >data/own3/x")
+		r := newRelay(t, "laptop", 3_000_000)
+		args := []string{"data-prep", "--config", r.conf(t, s.conf, "own3"), "-i", "data/own3", "--data-path", "data/own3.sealed",
+			"--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*"}
+		b := launch(t, args...)
+		r.waitHeld(t)
+		s.kill(t)
+		r.goOn()
+		code := b.wait()
+		told(t, result{err: b.out.String(), code: code}, 1, "deposit the key: key service", "the sealed file has arrived; when the key service answers, the same command goes on where this one stopped")
+		if got := onSite(t, alice.scratch(), "own3.sealed"); len(got) != 1 || !strings.HasSuffix(got[0], ".partial") {
+			t.Errorf("published without a key: %q", got)
+		}
+		s.start(t)
+		if again := alice.sb(t, args...); again.code != 0 || !strings.Contains(again.err, "going on with the sealed file of an earlier run") {
+			t.Errorf("again: %s", again)
+		}
+		arrivedWhole(t, "own3")
+		if n := r.bytes(); n > 8_000_000 {
+			t.Errorf("%d bytes were sent: the sealed file went there twice", n)
+		}
+		if list := alice.mustSB(t, "policy", "list", "--config", s.conf); strings.Count(list, "own3.sealed") != 1 {
+			t.Errorf("deposited: %s", list)
+		}
+	})
 	t.Run("disk full under the audit log", func(t *testing.T) {
 		script, digest := s.prepared(t)
 		must(t, "keys", "root", "sh", "-c", "cat /dev/zero >"+dataDir+"/fill 2>/dev/null || test -s "+dataDir+"/fill")
