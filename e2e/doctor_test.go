@@ -3,6 +3,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // says checks each line that a diagnosis has to have.
@@ -63,6 +64,44 @@ func TestDoctorOnNodes(t *testing.T) {
 		r := run(t.Context(), "login", "alice", nil, "srun", "-w", "cn1", "env", "PATH=/nowhere", at+"/sealbatch", "doctor", "--node")
 		says(t, r, 1, "NO  container runtime: no container runtime on this node", "fix: name its module in [supercomputer] setup", "error: 1 thing keeps jobs from running")
 	})
+}
+
+// TestDoctorOnIllNodes: nodes on which something is missing, made by hiding it.
+func TestDoctorOnIllNodes(t *testing.T) {
+	t.Parallel()
+	at := alice.scratch() + "/ill"
+	must(t, "login", "alice", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
+	const asAlice = "exec setpriv --reuid=alice --regid=alice --init-groups --reset-env "
+	for name, c := range map[string]struct {
+		node, hide string
+		code       int
+		lines      []string
+	}{
+		"noexec everywhere": {"cn1", "for d in /tmp /var/tmp /dev/shm /run; do [ -d $d ] && mount -t tmpfs -o noexec,mode=1777 none $d; done", 1,
+			[]string{"directory /tmp: jobs pass it over: programs cannot be run there (noexec)", "NO  node-local directory: none of ",
+				"fix: set TMPDIR in [supercomputer] setup to a directory of the node that is not mounted noexec"}},
+		"no fusermount3": {"cn1", "mount --bind /dev/null /usr/bin/fusermount3", 0,
+			[]string{"ok  way 1 (namespace)", "--  way 2 (fusermount): does not work: ", "fix: the site may install fusermount3 set-uid root"}},
+		"no way": {"cn3", "mount --bind /dev/null /usr/bin/fusermount3", 1,
+			[]string{"--  way 1 (namespace): does not work: ", "--  way 2 (fusermount): does not work: ", "--  way 3 (runtime): does not work: ",
+				"NO  mounts: no way of mounting works here", "fix: one of the three above"}},
+		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,
+			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			says(t, run(t.Context(), c.node, "root", nil, "unshare", "-m", "sh", "-c", c.hide+"; "+asAlice+at+"/sealbatch doctor --node"), c.code, c.lines...)
+		})
+	}
+}
+
+// TestDoctorClock: the key service's clock is an hour ahead.
+func TestDoctorClock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	w.forward(t, time.Hour)
+	write(t, "laptop", "alice", "doctor-clock.conf", strings.Replace(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"), "keys:8443", w.keys.address, 1)+"\n")
+	says(t, alice.sb(t, "doctor", "--config", "doctor-clock.conf"), 1, "NO  clock: this machine's is off by -1h0m", "fix: set it (NTP)", "NO  account: ")
 }
 
 func TestDoctorAtHome(t *testing.T) {

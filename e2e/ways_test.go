@@ -111,7 +111,16 @@ func TestWriteAfterFUSEDeath(t *testing.T) {
 			t.Parallel()
 			mark := "fuse-death-" + c.name
 			j, node := startEndless(t, mark, c.flags...)
+			sig(t, j, node, "STOP", "sealbatch node-run") // so that the application lives on
+			if r := writesIn(t, j, node, "before"); r.code != 0 {
+				t.Errorf("while gocryptfs lives: %s", r)
+			}
 			sig(t, j, node, "KILL", "gocryptfs.*/output")
+			eventually(t, 30*time.Second, "a write fails", func() bool { return writesIn(t, j, node, "a write of "+mark).code != 0 })
+			if r := writesIn(t, j, node, "a write of "+mark); r.code == 0 || !strings.Contains(r.err, "not connected") {
+				t.Errorf("a write after gocryptfs died: %s", r)
+			}
+			sig(t, j, node, "CONT", "sealbatch node-run")
 			if code := j.wait(); code != 244 {
 				t.Errorf("exit code %d, want 244", code)
 			}
@@ -119,6 +128,15 @@ func TestWriteAfterFUSEDeath(t *testing.T) {
 			opened(t, j, node, mark, "sealed and signed by the job")
 		})
 	}
+}
+
+// writesIn appends to an output of a running job, in the application's own view.
+func writesIn(t *testing.T, j *job, node, what string) result {
+	t.Helper()
+	return run(t.Context(), node, string(j.who), nil, "sh", "-c", `for p in $(pgrep -u "$2" -x sh); do
+			grep -qs "/job_$1/" /proc/$p/cgroup && tr '\0' '\n' 2>/dev/null </proc/$p/cmdline | grep -qx /sd-container/input/run.sh || continue
+			echo "$3" >>"/proc/$p/root/sd-container/output/direct"; exit
+		done; echo "no application"; exit 99`, "sh", j.id, string(j.who), what)
 }
 
 // noDeadMounts fails if a FUSE mount of the user is on the node whose supervisor

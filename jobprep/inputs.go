@@ -75,8 +75,11 @@ func trustHint(err error) string {
 	if errors.Is(err, identity.ErrUntrusted) {
 		return "if you trust that key, add it to [trust] allowed-signers"
 	}
-	return "the file was altered, or its signature was made for something else"
+	return hintBrokenOff + "the file was altered, or its signature was made for something else"
 }
+
+// hintBrokenOff: sealed file, signature and info file of a new version appear one after the other.
+const hintBrokenOff = "if its owner's data-prep or container-prep broke off while it published a newer version, the same command again puts that right; else "
 
 // checkVolume compares a sealed volume on the site with its info file: size
 // and digest, which needs the volume's index but neither its key nor its data.
@@ -90,7 +93,7 @@ func (p *planned) checkVolume(info manifest.Info) error {
 	if err != nil {
 		return err
 	}
-	hint := "the volume was altered or replaced since its owner signed the info file"
+	hint := hintBrokenOff + "the volume was altered or replaced since its owner signed the info file"
 	if st.Size() != info.Size {
 		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("it has %d bytes, not the %d that its owner signed", st.Size(), info.Size), hint)
 	}

@@ -446,6 +446,32 @@ func TestPrepareRefuses(t *testing.T) {
 	}
 }
 
+// TestBrokenOffPublication: a newer version's sealed file, or that and its signature, beside the older
+// info file is what a killed data-prep leaves.
+func TestBrokenOffPublication(t *testing.T) {
+	t.Parallel()
+	shared := newService(t)
+	for name, leave := range map[string]func(s *site){
+		"sealed file": func(s *site) { s.replaceVolume() },
+		"signature": func(s *site) {
+			b, err := os.ReadFile(s.o.DataInfo[0])
+			check(s.t, err)
+			s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 })
+			check(s.t, os.WriteFile(s.o.DataInfo[0], b, 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := shared.site(t)
+			leave(s)
+			_, err := Prepare(t.Context(), s.d, s.o)
+			if ui.ExitCode(err) != ui.CodeIntegrity || !strings.Contains(ui.Hint(err), "broke off while it published a newer version, the same command again puts that right") {
+				t.Errorf("%v; hint: %s", err, ui.Hint(err))
+			}
+		})
+	}
+}
+
 // replaceVolume puts a volume of the same size, by the same owner, in the place of data.sealed.
 func (s *site) replaceVolume() {
 	s.t.Helper()
