@@ -67,7 +67,7 @@ func TestHollow(t *testing.T) {
 	if err := b.makeHollow(t.Context(), path, 1000, 1e9); err != nil {
 		t.Fatal(err)
 	}
-	ids, err := volume.ParseIdentityFile(b.identity, nil)
+	ids, err := volume.ParseIdentityFile(b.identity, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

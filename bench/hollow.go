@@ -56,7 +56,7 @@ func stretch(f *os.File, identity string, count int, size int64) error {
 	if err != nil {
 		return err
 	}
-	ids, err := volume.ParseIdentityFile(identity, nil)
+	ids, err := volume.ParseIdentityFile(identity, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -257,7 +257,7 @@ func volumeKey(t *testing.T, onLaptop string) []byte {
 
 func aliceIdentity(t *testing.T) []age.Identity {
 	t.Helper()
-	ids, err := volume.ParseIdentityFile(onDisk(t, "laptop", "/home/alice/.ssh/id_ed25519"), nil)
+	ids, err := volume.ParseIdentityFile(onDisk(t, "laptop", "/home/alice/.ssh/id_ed25519"), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,8 @@ var (
 	ErrIdentity = errors.New("unusable identity or recipient")
 	// ErrNoIdentity: keys.age is encrypted to none of the identities given.
 	ErrNoIdentity = errors.New("none of the identities opens this volume's keys.age")
+	// ErrRecipients: recipients that do not go together, or whose plugin fails.
+	ErrRecipients = errors.New("unusable recipients")
 	// ErrRoom: a volume's keys.age cannot be replaced by a larger one.
 	ErrRoom = errors.New("no room for these recipients")
 	// ErrPath: a path that cannot be sealed or extracted to. With ErrIndex: an

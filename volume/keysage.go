@@ -42,7 +42,7 @@ func WrapKey(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
 	defer clear(plain)
 	aw, err := age.Encrypt(w, rcpts...)
 	if err != nil {
-		return fmt.Errorf("wrap the key: %w", err)
+		return fmt.Errorf("%w: %w", ErrRecipients, err)
 	}
 	if _, err := aw.Write(append(plain, '\n')); err != nil {
 		return fmt.Errorf("wrap the key: %w", err)

@@ -12,28 +12,45 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 )
 
 // maxKeyFile bounds files of recipients and identities.
 const maxKeyFile = 1 << 20
 
-// ParseRecipients reads recipients, each given as an age X25519 recipient
-// (age1...), an ssh-ed25519 or ssh-rsa public key (RSA from 3072 bits), or a file
-// that holds one of these a line (empty lines and # comments allowed).
-// ErrIdentity if one is unusable.
+// ParseRecipients reads recipients, each given as an age recipient (X25519,
+// age1...; post-quantum hybrid, age1pq1...), an ssh-ed25519 or ssh-rsa public key
+// (RSA from 3072 bits), or a file that holds one of these a line (empty lines and
+// # comments allowed).
+// ErrIdentity if one is unusable, or if they do not go together: hybrid ones
+// take no others beside them.
 func ParseRecipients(args []string) ([]age.Recipient, error) {
+	rcpts, err := ParseOwnRecipients(args, nil)
+	if err == nil && len(rcpts) > 0 {
+		if _, err = age.Encrypt(io.Discard, rcpts...); err != nil {
+			err = fmt.Errorf("%w: %w", ErrIdentity, err)
+		}
+	}
+	return rcpts, err
+}
+
+// ParseOwnRecipients is ParseRecipients where programs of the user may be run:
+// recipients of age plugins (age1NAME1..., with the program age-plugin-NAME) are
+// allowed, unless plugins is nil. Whether recipients go together is found out
+// when they are used.
+func ParseOwnRecipients(args []string, plugins *plugin.ClientUI) ([]age.Recipient, error) {
 	var out []age.Recipient
 	for _, arg := range args {
 		if isRecipient(arg) {
-			r, err := parseRecipient(arg)
+			r, err := parseRecipient(arg, plugins)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, r)
 			continue
 		}
-		rs, err := recipientsFile(arg)
+		rs, err := recipientsFile(arg, plugins)
 		if err != nil {
 			return nil, err
 		}
@@ -47,9 +64,9 @@ func isRecipient(s string) bool {
 		strings.HasPrefix(s, "ecdsa-") || strings.HasPrefix(s, "sk-")
 }
 
-func parseRecipient(s string) (age.Recipient, error) {
+func parseRecipient(s string, plugins *plugin.ClientUI) (age.Recipient, error) {
 	if strings.HasPrefix(s, "age1") {
-		r, err := age.ParseX25519Recipient(s)
+		r, err := ageRecipient(s, plugins)
 		if err != nil {
 			return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
 		}
@@ -64,6 +81,21 @@ func parseRecipient(s string) (age.Recipient, error) {
 		return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
 	}
 	return r, nil
+}
+
+// ageRecipient reads a recipient in age's own notation. Bech32 has no 1 in what
+// comes after the kind's name, but one before it.
+func ageRecipient(s string, plugins *plugin.ClientUI) (age.Recipient, error) {
+	switch kind := s[:strings.LastIndexByte(s, '1')]; kind {
+	case "age":
+		return age.ParseX25519Recipient(s)
+	case "age1pq":
+		return age.ParseHybridRecipient(s)
+	}
+	if name, _, err := plugin.ParseRecipient(s); err == nil && plugins == nil {
+		return nil, fmt.Errorf("it needs the program age-plugin-%s, which is not run here: name a recipient that needs none", name)
+	}
+	return plugin.NewRecipient(s, plugins)
 }
 
 // minRSA is the least length of RSA keys in bits, as for signatures.
@@ -84,7 +116,7 @@ func sshRecipient(pub ssh.PublicKey) (age.Recipient, error) {
 	return nil, fmt.Errorf("a key of type %s; use ssh-ed25519, ssh-rsa or an age key (age-keygen)", pub.Type())
 }
 
-func recipientsFile(path string) ([]age.Recipient, error) {
+func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, error) {
 	b, err := readKeyFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("recipient %q is neither a key nor a readable file: %w", path, err)
@@ -99,7 +131,7 @@ func recipientsFile(path string) ([]age.Recipient, error) {
 			// Not quoted: the file may be a private key, given by mistake.
 			return nil, fmt.Errorf("%w: %s, line %d, is no recipient", ErrIdentity, path, i+1)
 		}
-		r, err := parseRecipient(line)
+		r, err := parseRecipient(line, plugins)
 		if err != nil {
 			return nil, fmt.Errorf("%s, line %d: %w", path, i+1, err)
 		}
@@ -111,11 +143,13 @@ func recipientsFile(path string) ([]age.Recipient, error) {
 	return out, nil
 }
 
-// ParseIdentityFile reads an age identity file (as age-keygen writes) or an
-// OpenSSH ed25519 or RSA private key. passphrase is asked for an encrypted private
-// key, and only when the key is needed; nil if there is nobody to ask.
-// ErrIdentity if the file holds nothing usable; errors do not quote it.
-func ParseIdentityFile(path string, passphrase func() ([]byte, error)) ([]age.Identity, error) {
+// ParseIdentityFile reads an age identity file (as age-keygen and plugins write) or
+// an OpenSSH ed25519 or RSA private key. passphrase is asked for an encrypted private
+// key, and only when the key is needed; nil if there is nobody to ask. Likewise,
+// plugins is how the programs of AGE-PLUGIN-... identities talk to the user; nil
+// if they may not be run. ErrIdentity if the file holds nothing usable; errors
+// do not quote it.
+func ParseIdentityFile(path string, passphrase func() ([]byte, error), plugins *plugin.ClientUI) ([]age.Identity, error) {
 	b, err := readKeyFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
@@ -131,11 +165,56 @@ func ParseIdentityFile(path string, passphrase func() ([]byte, error)) ([]age.Id
 		}
 		return []age.Identity{id}, nil
 	}
-	ids, err := age.ParseIdentities(bytes.NewReader(b))
+	ids, err := ageIdentities(b, plugins)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s holds neither age identities nor an OpenSSH private key", ErrIdentity, path)
+		return nil, fmt.Errorf("%w: %s %w", ErrIdentity, path, err)
 	}
 	return ids, nil
+}
+
+// ageIdentities reads an identity file. Its errors continue "FILE ...".
+func ageIdentities(b []byte, plugins *plugin.ClientUI) ([]age.Identity, error) {
+	var out []age.Identity
+	for line := range bytes.Lines(b) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		if bytes.HasPrefix(line, []byte("AGE-PLUGIN-")) {
+			id, err := pluginIdentity(string(line), plugins)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, id)
+			continue
+		}
+		ids, err := age.ParseIdentities(bytes.NewReader(line))
+		if err != nil {
+			return nil, errNoIdentities
+		}
+		out = append(out, ids...)
+	}
+	if len(out) == 0 {
+		return nil, errNoIdentities
+	}
+	return out, nil
+}
+
+var errNoIdentities = errors.New("holds neither age identities nor an OpenSSH private key")
+
+func pluginIdentity(s string, plugins *plugin.ClientUI) (age.Identity, error) {
+	name, _, err := plugin.ParseIdentity(s)
+	if err != nil {
+		return nil, errors.New("holds a damaged identity of a plugin")
+	}
+	if plugins == nil {
+		return nil, fmt.Errorf("needs the program age-plugin-%s, which is not run here", name)
+	}
+	id, err := plugin.NewIdentity(s, plugins)
+	if err != nil {
+		return nil, errors.New("holds a damaged identity of a plugin")
+	}
+	return lockedIdentity{id}, nil
 }
 
 func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, error) {
@@ -167,8 +246,8 @@ func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, e
 	return nil, fmt.Errorf("a key of type %T; only ssh-ed25519 and ssh-rsa can open volumes", raw)
 }
 
-// lockedIdentity tells a private key that cannot be unlocked (ErrIdentity) from
-// a damaged keys.age.
+// lockedIdentity tells a private key that cannot be unlocked, or a plugin that
+// fails (ErrIdentity), from a damaged keys.age.
 type lockedIdentity struct{ age.Identity }
 
 // Unwrap implements age.Identity.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -57,7 +59,7 @@ func TestRecipientsAndIdentities(t *testing.T) {
 	must(t, WrapKey(&wrapped, id, key, rcpts...))
 	asked := 0
 	for _, file := range []string{xFile, plainFile, lockedFile} {
-		ids, err := ParseIdentityFile(file, func() ([]byte, error) { asked++; return []byte("correct horse"), nil })
+		ids, err := ParseIdentityFile(file, func() ([]byte, error) { asked++; return []byte("correct horse"), nil }, nil)
 		must(t, err)
 		gotID, gotKey, err := ReadKey(bytes.NewReader(wrapped.Bytes()), ids...)
 		if err != nil || gotID != id || !gotKey.Equal(key) {
@@ -73,7 +75,7 @@ func TestRecipientsAndIdentities(t *testing.T) {
 	if _, _, err := ReadKey(bytes.NewReader(wrapped.Bytes())); !errors.Is(err, ErrNoIdentity) {
 		t.Errorf("nobody: %v", err)
 	}
-	if _, err := ParseIdentityFile(lockedFile, nil); !errors.Is(err, ErrIdentity) {
+	if _, err := ParseIdentityFile(lockedFile, nil, nil); !errors.Is(err, ErrIdentity) {
 		t.Errorf("nobody to ask: %v", err)
 	}
 }
@@ -138,7 +140,7 @@ func TestUnusableIdentities(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "id")
 		must(t, os.WriteFile(path, []byte(content), 0o600))
-		if _, err := ParseIdentityFile(path, nil); !errors.Is(err, ErrIdentity) || strings.Contains(err.Error(), "SECRET") {
+		if _, err := ParseIdentityFile(path, nil, nil); !errors.Is(err, ErrIdentity) || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -179,5 +181,75 @@ func TestFlippedKeysAge(t *testing.T) {
 	}
 	if refused < 60 {
 		t.Errorf("only %d alterations noticed", refused)
+	}
+}
+
+// TestHybridRecipients: post-quantum recipients open what is sealed to them and
+// go with no others, which is found out before anything is sealed.
+func TestHybridRecipients(t *testing.T) {
+	t.Parallel()
+	a, err := age.GenerateHybridIdentity()
+	must(t, err)
+	b, err := age.GenerateHybridIdentity()
+	must(t, err)
+	classic := newIdentity(t).Recipient().String()
+	for _, mixed := range [][]string{{a.Recipient().String(), classic}, {classic, a.Recipient().String()}} {
+		if _, err := ParseRecipients(mixed); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), "can't mix post-quantum and classic recipients") {
+			t.Errorf("mixed: %v", err)
+		}
+		own, err := ParseOwnRecipients(mixed, nil)
+		must(t, err)
+		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, t.TempDir(), SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
+			t.Errorf("mixed: %v", err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	must(t, os.WriteFile(file, []byte("# public key: "+a.Recipient().String()+"\n"+a.String()+"\n"), 0o600))
+	ids, err := ParseIdentityFile(file, nil, nil)
+	must(t, err)
+	one, err := ParseRecipients([]string{a.Recipient().String()})
+	must(t, err)
+	both, err := ParseRecipients([]string{b.Recipient().String(), a.Recipient().String()})
+	must(t, err)
+	path := filepath.Join(t.TempDir(), "v")
+	s, err := SealFile(t.Context(), path, smallTree(), SealOptions{Recipients: one})
+	must(t, err)
+	_, digest, err := Rewrap(t.Context(), path, ids, both)
+	must(t, err)
+	if digest != s.Digest {
+		t.Error("another digest")
+	}
+	for _, id := range []age.Identity{ids[0], b} {
+		f, err := os.Open(path)
+		must(t, err)
+		key, err := UnwrapKey(f, s.Size, id)
+		if must(t, f.Close()); err != nil || !key.Equal(s.Key) {
+			t.Errorf("it does not open: %v", err)
+		}
+	}
+}
+
+// TestPluginsRefused: where programs of the user are not to be run, as on a
+// node, recipients and identities of plugins are refused.
+func TestPluginsRefused(t *testing.T) {
+	t.Parallel()
+	rcpt := plugin.EncodeRecipient("example", []byte("x"))
+	if _, err := ParseRecipients([]string{rcpt}); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), "it needs the program age-plugin-example") {
+		t.Errorf("%v", err)
+	}
+	dir := t.TempDir()
+	for text, want := range map[string]string{
+		plugin.EncodeIdentity("example", []byte("x")): "needs the program age-plugin-example",
+		"AGE-PLUGIN-EXAMPLE-1NONSENSE":                "damaged identity",
+		"# nothing":                                   "neither age identities nor",
+	} {
+		file := filepath.Join(dir, "id")
+		must(t, os.WriteFile(file, []byte(text+"\n"), 0o600))
+		if _, err := ParseIdentityFile(file, nil, nil); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if rs, err := ParseOwnRecipients([]string{rcpt}, &plugin.ClientUI{}); err != nil || len(rs) != 1 {
+		t.Errorf("%v", err)
 	}
 }

@@ -24,19 +24,48 @@ const (
 
 // padding is a recipient that is nobody: a stanza which every age program passes
 // over, its type being reserved for that (age-encryption.org/v1, "grease").
-type padding int
+//
+// It comes last, and has the labels of the first: age refuses recipients of
+// which some would weaken the others, which a stanza of zeros does not.
+type padding struct {
+	bytes int
+	first *labelled
+}
 
 const paddingType = "room-grease"
 
 // Wrap implements age.Recipient.
 func (p padding) Wrap([]byte) ([]*age.Stanza, error) {
-	return []*age.Stanza{{Type: paddingType, Body: make([]byte, p)}}, nil
+	return []*age.Stanza{{Type: paddingType, Body: make([]byte, p.bytes)}}, nil
+}
+
+// WrapWithLabels implements age.RecipientWithLabels.
+func (p padding) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
+	s, err := p.Wrap(key)
+	return s, p.first.labels, err
+}
+
+// labelled remembers a recipient's labels.
+type labelled struct {
+	age.Recipient
+	labels []string
+}
+
+// WrapWithLabels implements age.RecipientWithLabels.
+func (l *labelled) WrapWithLabels(key []byte) (s []*age.Stanza, _ []string, err error) {
+	r, ok := l.Recipient.(age.RecipientWithLabels)
+	if !ok {
+		s, err = l.Wrap(key)
+		return s, nil, err
+	}
+	s, l.labels, err = r.WrapWithLabels(key)
+	return s, l.labels, err
 }
 
 // size is the length of the stanza in an age file: a line for the type, and the
 // body in base64 in lines of 64 characters, the last of which is shorter.
 func (p padding) size() int {
-	body := (int(p)*4 + 2) / 3
+	body := (p.bytes*4 + 2) / 3
 	return len("-> "+paddingType+"\n") + body + body/64 + 1
 }
 
@@ -68,12 +97,13 @@ func wrapInto(room int64, id ID, key Key, rcpts []age.Recipient) ([]byte, error)
 	if free < tarBlock {
 		return b.Bytes(), nil
 	}
-	pad := padding(free * 3 / 4)
+	pad := padding{free * 3 / 4, &labelled{Recipient: rcpts[0]}}
 	for pad.size() > free {
-		pad--
+		pad.bytes--
 	}
 	b.Reset()
-	if err := WrapKey(&b, id, key, append([]age.Recipient{pad}, rcpts...)...); err != nil {
+	all := append([]age.Recipient{pad.first}, rcpts[1:]...)
+	if err := WrapKey(&b, id, key, append(all, pad)...); err != nil {
 		return nil, err
 	}
 	if padded(int64(b.Len())) != room {

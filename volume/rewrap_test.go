@@ -52,10 +52,12 @@ func TestPaddingSize(t *testing.T) {
 		must(t, w.Close())
 		return b.Len()
 	}
-	around := size(0) - padding(0).size()
-	for p := range padding(200) {
-		if got := size(p) - around; got != p.size() {
-			t.Errorf("%d bytes of padding take %d bytes, not %d", p, got, p.size())
+	none := &labelled{}
+	around := size(padding{first: none}) - padding{}.size()
+	for p := range 200 {
+		pad := padding{p, none}
+		if got := size(pad) - around; got != pad.size() {
+			t.Errorf("%d bytes of padding take %d bytes, not %d", p, got, pad.size())
 		}
 	}
 }
@@ -85,7 +87,7 @@ func TestRewrap(t *testing.T) {
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o640 {
 		t.Errorf("mode %v, %v", fi.Mode(), err)
 	}
-	sshIDs, err := ParseIdentityFile(ssh.file, nil)
+	sshIDs, err := ParseIdentityFile(ssh.file, nil, nil)
 	must(t, err)
 	for _, ids := range [][]age.Identity{{fresh}, sshIDs} {
 		key, err := UnwrapKey(bytes.NewReader(after), int64(len(after)), ids...)

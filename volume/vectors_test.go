@@ -133,7 +133,7 @@ func escapeVector(s string) string {
 // vectorIdentity reads an identity of the vectors.
 func vectorIdentity(t testing.TB, name string) []age.Identity {
 	t.Helper()
-	ids, err := ParseIdentityFile(filepath.Join(vectorsDir, "keys", name), nil)
+	ids, err := ParseIdentityFile(filepath.Join(vectorsDir, "keys", name), nil, nil)
 	must(t, err)
 	return ids
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/config"
@@ -108,7 +109,7 @@ func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {
 
 // identities reads the key that opens the user's own volumes and results.
 func (c *client) identities(file string) ([]age.Identity, error) {
-	return volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") })
+	return volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") }, c.a.plugins())
 }
 
 func (c *client) slurm() slurm.Commands {
@@ -166,13 +167,18 @@ func (c *client) recipients() ([]string, error) {
 	return out, nil
 }
 
-// ageRecipients are the recipients, as text and parsed.
-func (c *client) ageRecipients() ([]string, []age.Recipient, error) {
+// ageRecipients are the recipients, as text and parsed; plugins is nil where they
+// are for a node, which runs none.
+func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipient, error) {
 	text, err := c.recipients()
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := volume.ParseRecipients(text)
+	parse := volume.ParseRecipients
+	if plugins != nil {
+		parse = func(s []string) ([]age.Recipient, error) { return volume.ParseOwnRecipients(s, plugins) }
+	}
+	r, err := parse(text)
 	return text, r, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
 	"github.com/sealbatch/sealbatch/config"
@@ -55,6 +56,7 @@ func exitCode(err error) int {
 		{volume.ErrIntegrity, ui.CodeIntegrity},
 		{volume.ErrNoIdentity, ui.CodeKey},
 		{volume.ErrRoom, ui.CodeUsage},
+		{volume.ErrRecipients, ui.CodeUsage},
 		{config.ErrConfig, ui.CodeConfig},
 		{keyclient.ErrAttestation, ui.CodeAttestation},
 		{keyclient.ErrPolicy, ui.CodeKey},
@@ -70,6 +72,12 @@ func exitCode(err error) int {
 		}
 	}
 	return ui.CodeOther
+}
+
+// plugins is how the age plugins that the user named talk to them.
+func (a *app) plugins() *plugin.ClientUI {
+	say := func(format string, v ...any) { fmt.Fprintln(a.stderr, ui.Printable(fmt.Sprintf(format, v...))) }
+	return plugin.NewTerminalUI(say, say)
 }
 
 // passphrase asks on the terminal, without echo.

@@ -128,7 +128,7 @@ func (d *doctor) client(ctx context.Context, cf clientFlags) {
 		d.no("[supercomputer] mounts", err)
 	}
 	d.ok("account key", "%s, a %s key", c.conf.Identity.SSHKey, c.signer.PublicKey().Type())
-	if r, _, err := c.ageRecipients(); err != nil {
+	if r, _, err := c.ageRecipients(nil); err != nil {
 		d.no("recipients of results", err)
 	} else {
 		d.ok("recipients of results", "%d", len(r))

@@ -108,7 +108,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts
 	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFile()
-	if o.Recipients, err = c.recipients(); err != nil {
+	if o.Recipients, _, err = c.ageRecipients(nil); err != nil {
 		return o, err
 	}
 	o.Programs, err = travellingPrograms()

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/plugin"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sylabs/sif/v2/pkg/sif"
 )
@@ -25,7 +27,21 @@ const raceOptions = "atexit_sleep_ms=0"
 // scripts run the very program, in processes of its own.
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", raceOptions)
-	testscript.Main(m, map[string]func(){"sealbatch": main})
+	testscript.Main(m, map[string]func(){"sealbatch": main, "age-plugin-example": examplePlugin})
+}
+
+// examplePlugin is an age plugin whose recipients and identities hold an age
+// X25519 identity.
+func examplePlugin() {
+	p, err := plugin.New("example")
+	if err != nil {
+		panic(err)
+	}
+	p.RegisterFlags(flag.CommandLine)
+	flag.Parse()
+	p.HandleRecipient(func(data []byte) (age.Recipient, error) { return age.ParseX25519Recipient(string(data)) })
+	p.HandleIdentity(func(data []byte) (age.Identity, error) { return age.ParseX25519Identity(string(data)) })
+	os.Exit(p.Main())
 }
 
 func TestScripts(t *testing.T) {
@@ -82,12 +98,35 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdAgeKey makes an age identity and the file of its recipient: agekey FILE.
+// cmdAgeKey makes an age identity and the file of its recipient, of a kind (pq,
+// plugin) or the usual one: agekey FILE [KIND].
 func cmdAgeKey(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: agekey FILE")
+	kind := ""
+	if len(args) == 2 {
+		kind = args[1]
 	}
-	ts.Check(writeIdentity(ts.MkAbs(args[0])))
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: agekey FILE [KIND]")
+	}
+	path := ts.MkAbs(args[0])
+	switch kind {
+	case "":
+		ts.Check(writeIdentity(path))
+	case "pq":
+		id, err := age.GenerateHybridIdentity()
+		ts.Check(err)
+		ts.Check(writePair(path, id.String(), id.Recipient().String()))
+	case "plugin":
+		id, err := age.GenerateX25519Identity()
+		ts.Check(err)
+		ts.Check(writePair(path, plugin.EncodeIdentity("example", []byte(id.String())), plugin.EncodeRecipient("example", []byte(id.Recipient().String()))))
+	default:
+		ts.Fatalf("unknown kind of identity %q", kind)
+	}
+}
+
+func writePair(path, identity, recipient string) error {
+	return errors.Join(os.WriteFile(path, []byte(identity+"\n"), 0o600), os.WriteFile(path+".pub", []byte(recipient+"\n"), 0o600))
 }
 
 // writeIdentity makes an age identity at path and its recipient at path.pub.
@@ -96,8 +135,7 @@ func writeIdentity(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(path, []byte(id.String()+"\n"), 0o600),
-		os.WriteFile(path+".pub", []byte(id.Recipient().String()+"\n"), 0o600))
+	return writePair(path, id.String(), id.Recipient().String())
 }
 
 // newIdentity is writeIdentity for a Go test; it gives the recipient's file.

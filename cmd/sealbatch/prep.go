@@ -42,7 +42,7 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 		return err
 	}
 	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
+		if o.Readers, o.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
 			return publish.Published{}, err
 		}
 		if err := c.ofCluster(ctx, &o.Policy); err != nil {
@@ -82,7 +82,7 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 		return err
 	}
 	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Readers, o.Recipients, err = c.ageRecipients(); err != nil {
+		if o.Readers, o.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
 			return publish.Published{}, err
 		}
 		if err := c.ofCluster(ctx, &o.Policy); err != nil {

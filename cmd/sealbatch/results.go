@@ -79,7 +79,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	if id == "" {
 		id = rec.Identity
 	}
-	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") })
+	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
 	if err != nil {
 		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("the key that opens the results: %w", err), "name it with -i, or under [results] identity")
 	}

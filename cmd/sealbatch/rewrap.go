@@ -23,7 +23,7 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	if err != nil {
 		return err
 	}
-	rcpts, err := parseRecipients(recipients)
+	rcpts, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 	var in inputFlags
 	var recipients []string
 	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
-	f.Strings(&recipients, "who can open it: age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them\n(default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\nssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
 	in.add(f)
 	f.Word(&name, "what standard input's file is called, with --as-file", []string{"name"})
 	if err := f.Parse(args, a.stdout); err != nil {
@@ -41,7 +41,7 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 		return err
 	}
 	input.Name, input.Spool = name, filepath.Dir(out)
-	rcpts, err := parseRecipients(recipients)
+	rcpts, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func oneArg(f *ui.Flags, what string) (string, error) {
 }
 
 // parseRecipients reads recipients as given; none means one's own SSH key.
-func parseRecipients(given []string) ([]age.Recipient, error) {
+func parseRecipients(a *app, given []string) ([]age.Recipient, error) {
 	if len(given) == 0 {
 		p, err := homeFile(".ssh/id_ed25519.pub")
 		if err != nil {
@@ -295,7 +295,7 @@ func parseRecipients(given []string) ([]age.Recipient, error) {
 		}
 		given = []string{p}
 	}
-	rcpts, err := volume.ParseRecipients(given)
+	rcpts, err := volume.ParseOwnRecipients(given, a.plugins())
 	return rcpts, ui.Fail(ui.CodeUsage, err, "")
 }
 
@@ -320,7 +320,7 @@ func identities(a *app, id string) ([]age.Identity, error) {
 			return nil, err
 		}
 	}
-	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") })
+	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
 	return ids, ui.Fail(ui.CodeUsage, err, "name the right one with -i")
 }
 
