@@ -97,7 +97,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	}
 	nodes, err := results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
 	for i := range nodes {
-		c.dropScratch(ctx, rec, &nodes[i], ended)
+		c.dropScratch(rec, &nodes[i], ended)
 	}
 	return nodes, err
 }
@@ -105,13 +105,13 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 // dropScratch removes the scratch volume of a node that was killed, or booted
 // anew, before it could do so itself: nobody has its key. Where Slurm does not
 // say that the job is over, that is left to the user.
-func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *results.Node, ended bool) {
+func (c *client) dropScratch(rec submission.Record, n *results.Node, ended bool) {
 	dir := path.Join(rec.JobDir, "nodes", n.Name, "scratch")
 	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
 		return
 	}
 	if ended {
-		if _, _, exit, err := c.run.Run(ctx, []string{"rm", "-rf", "--", dir}, nil); err == nil && exit == 0 {
+		if err := transfer.RemoveAll(c.fs, dir); err == nil {
 			n.Notes = append(n.Notes, "the job could not remove its scratch volume; that has been done now")
 			return
 		}
