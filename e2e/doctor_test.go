@@ -77,8 +77,8 @@ func TestDoctorOnIllNodes(t *testing.T) {
 		code       int
 		lines      []string
 	}{
-		"noexec everywhere": {"cn1", "for d in /tmp /var/tmp /dev/shm /run; do [ -d $d ] && mount -t tmpfs -o noexec,mode=1777 none $d; done", 1,
-			[]string{"directory /tmp: jobs pass it over: programs cannot be run there (noexec)", "NO  node-local directory: none of ",
+		"noexec everywhere": {"cn1", "for d in /tmp /var/tmp /dev/shm; do [ -d $d ] && mount -t tmpfs -o noexec,mode=1777 none $d; done", 1,
+			[]string{"--  directory /tmp: jobs pass it over: programs cannot be run there (noexec)", "NO  node-local directory: none of ",
 				"fix: set TMPDIR in [supercomputer] setup to a directory of the node that is not mounted noexec"}},
 		"no fusermount3": {"cn1", "mount --bind /dev/null /usr/bin/fusermount3", 0,
 			[]string{"ok  way 1 (namespace)", "--  way 2 (fusermount): does not work: ", "fix: the site may install fusermount3 set-uid root"}},
@@ -86,7 +86,7 @@ func TestDoctorOnIllNodes(t *testing.T) {
 			[]string{"--  way 1 (namespace): does not work: ", "--  way 2 (fusermount): does not work: ", "--  way 3 (runtime): does not work: ",
 				"NO  mounts: no way of mounting works here", "fix: one of the three above"}},
 		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,
-			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse"}},
+			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse", "error: 1 thing keeps jobs from running"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -41,8 +41,8 @@ func CheckNode(ctx context.Context, c NodeCheck) {
 		c.Report(ui.Finding{What: "dead jobs", Detail: fmt.Sprintf("what %d of them had left on this node is removed, mounts included", n)})
 	}
 	dir := c.checkDirectories()
-	c.checkFuse()
-	if rt, ok := c.checkRuntime(ctx); ok {
+	fuse := c.checkFuse()
+	if rt, ok := c.checkRuntime(ctx); ok && fuse { // without it, what each way says would mislead
 		c.checkWays(ctx, dir, rt)
 	}
 	c.checkMunge(ctx)
@@ -69,7 +69,7 @@ func (c NodeCheck) checkDirectories() (first string) {
 		}
 		switch {
 		case err != nil:
-			c.Report(ui.Finding{What: "directory " + place, Detail: "jobs pass it over: " + err.Error()})
+			c.Report(ui.Finding{What: "directory " + place, Warn: true, Detail: "jobs pass it over: " + err.Error()})
 		case first == "":
 			first = place
 			c.Report(ui.Finding{What: "directory " + place, Detail: fmt.Sprintf("programs run there, %s are free: jobs take it", ui.Size(int64(st.Bavail)*st.Bsize))})
@@ -95,14 +95,15 @@ func tryProgram(dir string) error {
 	return errors.Join(err, os.Remove(try))
 }
 
-func (c NodeCheck) checkFuse() {
+func (c NodeCheck) checkFuse() bool {
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
 		c.Report(ui.Finding{What: "/dev/fuse", Bad: true, Detail: err.Error(), Fix: "the site has to load the module fuse and let users open /dev/fuse (mode 0666)"})
-		return
+		return false
 	}
 	_ = f.Close()
 	c.Report(ui.Finding{What: "/dev/fuse", Detail: "can be opened"})
+	return true
 }
 
 // waySays is what cures a way that does not work.
