@@ -35,6 +35,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if dir := os.Getenv(envServed); dir != "" {
+		if err := servedMain(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv(envSupervisor); dir != "" {
 		gocryptfsPath = os.Getenv(envGocryptfs)
 		supervisorMain(dir)

@@ -120,15 +120,15 @@ func (s *Server) Wait() error {
 // Unmount unmounts what Mount mounted and waits for the server. It fails while
 // the mount is in use.
 func (s *Server) Unmount() error {
-	if s.dir != "" && s.running() {
+	if !s.running() {
+		return nil // somebody else unmounted it
+	}
+	if s.dir != "" {
 		if err := unmount(s.dir, false); err != nil {
 			return err
 		}
-	}
-	if s.dir == "" {
-		if err := s.fuse.Unmount(); err != nil {
-			return fmt.Errorf("unmount: %w", err)
-		}
+	} else if err := s.fuse.Unmount(); err != nil {
+		return fmt.Errorf("unmount: %w", err)
 	}
 	return s.Wait()
 }

@@ -28,6 +28,9 @@ type Tree interface {
 // change.
 const forever = 10 * 365 * 24 * time.Hour
 
+// maxName is the length of a file name that volumes and Linux allow.
+const maxName = 255
+
 // treeFS answers FUSE requests from a Tree. Inodes are node numbers plus one
 // (fuse.FUSE_ROOT_ID is 1), so there is nothing to remember about what the
 // kernel holds, and nothing to forget. Files and directories need no handles:
@@ -103,6 +106,9 @@ func (fs *treeFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *
 	dir, ok := fs.node(h.NodeId)
 	if !ok {
 		return fuse.Status(syscall.ESTALE)
+	}
+	if len(name) > maxName {
+		return fuse.Status(syscall.ENAMETOOLONG)
 	}
 	node, ok := fs.tree.Lookup(dir, name)
 	if !ok {
@@ -230,7 +236,7 @@ func (fs *treeFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 func (fs *treeFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	const block = 4096
 	*out = fuse.StatfsOut{
-		Bsize: block, Frsize: block, NameLen: 255,
+		Bsize: block, Frsize: block, NameLen: maxName,
 		Blocks: (fs.bytes + block - 1) / block, Files: uint64(fs.tree.Len()),
 	}
 	return fuse.OK
