@@ -238,6 +238,25 @@ func (p *pipeline) close(cause error) error {
 	return p.group.Wait()
 }
 
+// ReadChecksum reads a whole file for its checksum, as Sealed and info files give it.
+func ReadChecksum(ctx context.Context, r io.Reader) (Digest, error) {
+	var sums segmentHash
+	buf := make([]byte, 1<<20)
+	for {
+		if ctx.Err() != nil {
+			return Digest{}, context.Cause(ctx)
+		}
+		n, err := r.Read(buf)
+		sums.Write(buf[:n])
+		if err == io.EOF {
+			return ChecksumOf(sums.finish()), nil
+		}
+		if err != nil {
+			return Digest{}, err
+		}
+	}
+}
+
 // segmentHash hashes a stream in segments.
 type segmentHash struct {
 	cur      hash.Hash

@@ -1,21 +1,32 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
 
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/identity"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/publish"
+	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 func runRewrap(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch rewrap", "Change who can open a sealed volume, without sealing its data anew.", "FILE", `
 sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r age1...`)
-	var id string
+	var id, info string
+	var cf clientFlags
 	var recipients []string
 	identityFlag(f, &id)
 	f.Strings(&recipients, "who can open it from now on: all of them, yourself included;\nage1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them",
 		[]string{"r", "recipient"}, ui.Required)
+	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew, with the account key", []string{"info"})
+	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)", []string{"config"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -31,11 +42,102 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	if err != nil {
 		return err
 	}
+	var r *reinfo
+	if info != "" {
+		if r, err = readReinfo(ctx, a, cf, info, path); err != nil {
+			return err
+		}
+	}
 	volumeID, digest, err := volume.Rewrap(ctx, path, ids, rcpts)
 	if err != nil {
 		return fmt.Errorf("rewrap %s: %w", path, err)
 	}
 	fmt.Fprintf(a.stdout, "%s %s\n", volumeID, digest)
-	fmt.Fprintln(a.stderr, "note: the file's checksum is another one now, and whoever could open the volume before may have kept a copy")
+	const kept = "whoever could open the volume before may have kept a copy"
+	if r == nil {
+		fmt.Fprintln(a.stderr, "note: the file's checksum is another one now; an info file of it has to be signed anew, see --info;", kept)
+		return nil
+	}
+	if err := r.write(ctx, path); err != nil {
+		return fmt.Errorf("info file %s: %w", info, err)
+	}
+	fmt.Fprintf(a.stderr, "note: %s has the new checksum and is signed anew: put the volume, the info file and its %s in the place of the old ones (%s); %s\n",
+		info, publish.SigSuffix, ui.Printable(r.info.PathAtRest), kept)
 	return nil
+}
+
+// reinfo is an info file that is to describe the rewrapped volume.
+type reinfo struct {
+	path   string
+	info   manifest.Info
+	signer ssh.Signer
+}
+
+// readReinfo reads an info file of the user's own. The volume has to be the very
+// file that it describes, every byte: the new signature must not vouch for what
+// somebody else made of it.
+func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string) (*reinfo, error) {
+	c, err := loadClient(ctx, a, cf)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readSmall(path)
+	if err != nil {
+		return nil, ui.Fail(ui.CodeUsage, err, "--info names the info file on this machine, with its signature beside it")
+	}
+	sig, err := readSmall(path + publish.SigSuffix)
+	if err != nil {
+		return nil, ui.Fail(ui.CodeUsage, err, "fetch the signature, too")
+	}
+	key, err := identity.VerifySSH(manifest.NamespaceInfo, b, sig)
+	if err != nil {
+		return nil, fmt.Errorf("info file %s: %w", path, err)
+	}
+	if !bytes.Equal(key.Marshal(), c.signer.PublicKey().Marshal()) {
+		return nil, ui.Fail(ui.CodeIntegrity, fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
+	}
+	info, err := manifest.ParseInfo(b)
+	if err != nil {
+		return nil, fmt.Errorf("info file %s: %w", path, err)
+	}
+	sum, err := fileChecksum(ctx, sealed)
+	if err != nil {
+		return nil, err
+	}
+	if info.Checksum != sum.String() {
+		return nil, ui.Fail(ui.CodeIntegrity, fmt.Errorf("%s is not the file that %s describes: its checksum is %s", sealed, path, sum),
+			"fetch both anew, or seal the data anew")
+	}
+	return &reinfo{path, info, c.signer}, nil
+}
+
+// write puts the checksum of the rewrapped volume into the info file, the
+// signature first.
+func (r *reinfo) write(ctx context.Context, sealed string) error {
+	sum, err := fileChecksum(ctx, sealed)
+	if err != nil {
+		return err
+	}
+	r.info.Checksum = sum.String()
+	b, err := r.info.Encode()
+	if err != nil {
+		return err
+	}
+	sig, err := identity.SignSSH(r.signer, manifest.NamespaceInfo, b)
+	if err != nil {
+		return err
+	}
+	if err := transfer.PutFile(ctx, transfer.Local{}, r.path+publish.SigSuffix, sig, publish.SealedMode); err != nil {
+		return err
+	}
+	return transfer.PutFile(ctx, transfer.Local{}, r.path, b, publish.SealedMode)
+}
+
+func fileChecksum(ctx context.Context, path string) (volume.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return volume.Digest{}, err
+	}
+	defer f.Close()
+	return volume.ReadChecksum(ctx, f)
 }
