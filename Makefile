@@ -37,7 +37,7 @@ unit:
 	$(GO) test -race $(UNIT)
 
 e2e: build
-	$(GO) test -count=1 -timeout 40m ./e2e/...
+	$(GO) test -count=1 -timeout 40m -parallel 4 ./e2e/...
 	$(MAKE) e2e-linuxproc
 
 # The ends of jobs once more where Slurm signals every process of a job, not the supervisors alone.
