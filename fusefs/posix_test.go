@@ -202,10 +202,10 @@ func TestDeepDirectory(t *testing.T) {
 	t.Parallel()
 	for range 2 { // unmounting forgets all
 		mnt, s := mountTree(t, &deepTree{}, MountOptions{})
-		fd, err := unix.Open(mnt, unix.O_RDONLY, 0)
+		fd, err := unix.Open(mnt, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		for level := 0; level < depth && err == nil; level++ {
 			var next int
-			next, err = unix.Openat(fd, "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+			next, err = unix.Openat(fd, "d", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			unix.Close(fd)
 			fd = next
 		}
@@ -225,7 +225,10 @@ func TestDeepDirectory(t *testing.T) {
 func TestUnmountWhileFilesAreOpen(t *testing.T) {
 	t.Parallel()
 	mnt, s := mountTree(t, newMadeTree(), MountOptions{})
-	fd := openFile(t, filepath.Join(mnt, "short"), unix.O_RDONLY)
+	fd, err := unix.Open(filepath.Join(mnt, "short"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Unmount(); err == nil {
 		t.Fatal("unmounted while a file was open")
 	}

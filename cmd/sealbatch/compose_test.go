@@ -108,7 +108,7 @@ func TestComposeJob(t *testing.T) {
 	if err := os.Link(self, program); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(home, "bin", "gocryptfs"), nil, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(home, "bin", "gocryptfs"), []byte("gocryptfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, args := range map[string][]string{"compose.yaml": loadCompose(t).Services["job-prep"].Command, "HPCS's": hpcsJob} {
