@@ -144,7 +144,7 @@ func TestRelay(t *testing.T) {
 // TestRows compares pair by pair.
 func TestRows(t *testing.T) {
 	t.Parallel()
-	c := contest{"seal", contender{}, []contender{{name: "tar", goal: 2}, {name: "age", goal: 4}, {name: "cp"}}}
+	c := contest{what: "seal", rest: []contender{{name: "tar", goal: 2}, {name: "age", goal: 4}, {name: "cp"}}}
 	second := func(n ...float64) (out []time.Duration) {
 		for _, s := range n {
 			out = append(out, time.Duration(s*float64(time.Second)))
@@ -171,7 +171,7 @@ func TestTurns(t *testing.T) {
 			return time.Duration(order.Len()), nil
 		}}
 	}
-	times, err := contest{"", who("a"), []contender{who("b"), who("c")}}.hold(t.Context(), 3)
+	times, err := contest{ours: who("a"), rest: []contender{who("b"), who("c")}}.hold(t.Context(), 3)
 	if err != nil || order.String() != "abcbcacab" {
 		t.Errorf("order %s, %v", &order, err)
 	}

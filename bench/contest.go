@@ -21,6 +21,15 @@ type contest struct {
 	what string
 	ours contender
 	rest []contender
+	// short things, of milliseconds, are done five times as often.
+	short bool
+}
+
+func (c contest) rounds(runs int) int {
+	if c.short {
+		return 5 * runs
+	}
+	return runs
 }
 
 // hold runs all contenders in turns, another one first in each round, so that
@@ -49,8 +58,14 @@ func (b *bench) contests(ctx context.Context, title string, cs ...contest) error
 		if !b.only.MatchString(c.what) {
 			continue
 		}
+		if b.skip != nil {
+			c.rest = slices.DeleteFunc(c.rest, func(p contender) bool { return b.skip.MatchString(p.name) })
+		}
+		if len(c.rest) == 0 {
+			continue
+		}
 		b.say("%s", c.what)
-		times, err := c.hold(ctx, b.runs)
+		times, err := c.hold(ctx, c.rounds(b.runs))
 		if err != nil {
 			return err
 		}

@@ -55,7 +55,7 @@ func (b *bench) hpcsRun(ctx context.Context, args ...string) (time.Duration, err
 // node compares how long a job waits for its data, the key being there.
 func (b *bench) node(ctx context.Context) error {
 	return b.contests(ctx, "On the node, until the application can read",
-		contest{"first byte of the dataset", contender{run: b.firstByteOf(b.data.sealed, b.data.big[0])}, []contender{
+		contest{what: "first byte of the dataset", ours: contender{run: b.firstByteOf(b.data.sealed, b.data.big[0])}, rest: []contender{
 			{"HPCS: age, tar into gocryptfs", 0, b.hpcsUnpack},
 		}})
 }

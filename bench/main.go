@@ -27,6 +27,7 @@ type options struct {
 	runs  int            // rounds of each contest
 	scale float64        // of the data: 1 is what docs/performance.md speaks of
 	only  *regexp.Regexp // the rows to measure
+	skip  *regexp.Regexp // the peers to leave out; nil leaves out none
 }
 
 func main() {
@@ -40,15 +41,22 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var o options
-	only := ""
+	only, skip := "", ""
 	flag.StringVar(&o.bin, "bin", "bin", "directory with the program sealbatch")
 	flag.StringVar(&o.dir, "dir", "/dev/shm", "where to put data and volumes: a tmpfs, with about 8 GiB free")
 	flag.IntVar(&o.runs, "runs", 5, "rounds of each contest")
 	flag.Float64Var(&o.scale, "scale", 1, "size of the data, 1 for what docs/performance.md speaks of")
 	flag.StringVar(&only, "only", "", "measure the rows whose names match this regular expression")
+	flag.StringVar(&skip, "skip", "", "leave out the peers whose names match this regular expression, such as HPCS, which takes most of the time")
 	flag.Parse()
 	var err error
-	if o.only, err = regexp.Compile(only); err == nil {
+	if skip != "" {
+		o.skip, err = regexp.Compile(skip)
+	}
+	if err == nil {
+		o.only, err = regexp.Compile(only)
+	}
+	if err == nil {
 		err = run(ctx, o, os.Stdout, os.Stderr)
 	}
 	if err != nil {

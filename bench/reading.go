@@ -50,7 +50,7 @@ func (b *bench) reading(ctx context.Context) error {
 	d := &b.data
 	big := func(readers int) task { return files(d.big, readers) }
 	row := func(what string, goal float64, first, do task, want int64) contest {
-		return contest{what, contender{run: cold(b.sealedData, first, do, want)}, []contender{
+		return contest{what: what, ours: contender{run: cold(b.sealedData, first, do, want)}, rest: []contender{
 			{"gocryptfs", goal, cold(b.cipherData, first, do, want)},
 		}}
 	}
@@ -103,7 +103,7 @@ func (b *bench) finding(what string, args ...string) contest {
 		return m, err
 	}
 	cipher := func(ctx context.Context) (*mounted, error) { return b.mountGocryptfs(ctx, b.data.cipherWide, true) }
-	return contest{what, contender{run: cold(sealed, nil, find, 0)}, []contender{
+	return contest{what: what, ours: contender{run: cold(sealed, nil, find, 0)}, rest: []contender{
 		{"gocryptfs", 3, cold(cipher, nil, find, 0)},
 		{"plain tmpfs", 0, cold(plain(b.data.wide), nil, find, 0)},
 	}}

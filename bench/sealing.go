@@ -29,7 +29,7 @@ func (b *bench) sealing(ctx context.Context) error {
 		}
 	}
 	return b.contests(ctx, "Sealing a directory into one file",
-		contest{"seal", contender{run: b.seal}, []contender{
+		contest{what: "seal", ours: contender{run: b.seal}, rest: []contender{
 			{"HPCS: tar.gz, then age", 10, b.hpcsPrepare},
 			{"gocryptfs -reverse, tar", 5, b.reverseTar},
 			{"tar, age", 0, into("tar -C " + d.tree + " -c . | age -r " + b.recipient)},

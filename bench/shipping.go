@@ -52,12 +52,12 @@ func (b *bench) shipping(ctx context.Context) error {
 	d := &b.data
 	near, far := b.ssh.port, b.ssh.farPort
 	return b.contests(ctx, "Sealing and uploading; the peers but HPCS upload a file that is sealed already",
-		contest{"seal and upload, loopback", contender{run: b.publish(d.tree, near)}, []contender{
+		contest{what: "seal and upload, loopback", ours: contender{run: b.publish(d.tree, near)}, rest: []contender{
 			{"sftp put", 0.9, b.sftp(d.sealed, near)},
 			{"rclone copyto", 0, b.rclone(d.sealed, near)},
 			{"HPCS: tar.gz, age, scp in Python", 0, b.hpcsShip},
 		}},
-		contest{"seal and upload, 50 ms away", contender{run: b.publish(filepath.Dir(d.far), far)}, []contender{
+		contest{what: "seal and upload, 50 ms away", ours: contender{run: b.publish(filepath.Dir(d.far), far)}, rest: []contender{
 			{"sftp put", 3, b.sftp(d.sealedFar, far)},
 			{"rclone copyto", 0, b.rclone(d.sealedFar, far)},
 		}})
