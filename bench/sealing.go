@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 )
 
@@ -43,13 +42,30 @@ func (b *bench) seal(ctx context.Context) (time.Duration, error) {
 	cmd := exec.CommandContext(ctx, b.sealbatch(), "seal", b.data.tree, "-o", out, "-r", b.recipient)
 	cmd.Stderr = b.log
 	begin := time.Now()
-	err := cmd.Run()
-	took := time.Since(begin)
-	if err == nil {
-		peak := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss // in KiB: getrusage(2)
-		b.memory[memorySeal] = append(b.memory[memorySeal], float64(peak)*1024/1e6)
+	if err := cmd.Start(); err != nil {
+		return 0, err
 	}
+	ended := make(chan struct{})
+	peak := make(chan float64)
+	go func() { peak <- watchMemory(cmd.Process.Pid, ended) }()
+	err := cmd.Wait()
+	took := time.Since(begin)
+	close(ended)
+	b.memory[memorySeal] = append(b.memory[memorySeal], <-peak)
 	return took, err
+}
+
+// watchMemory looks until the process has ended. (What getrusage(2) tells of it
+// later is not less than what its parent had.)
+func watchMemory(pid int, ended <-chan struct{}) (most float64) {
+	for {
+		most = max(most, peakMemory(pid))
+		select {
+		case <-ended:
+			return most
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // reverseTar has tar read gocryptfs's encrypted view; making the view, with its
