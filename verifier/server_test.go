@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -100,6 +101,9 @@ func mungeAs(t *testing.T, uid uint32) string {
 	}
 	p := filepath.Join(t.TempDir(), "munge")
 	body := fmt.Sprintf("#!/bin/sh\nexec /usr/bin/munge --uid=%d --gid=%d \"$@\"\n", uid, uid)
+	// A process that another test forks meanwhile must not hold it open for writing.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(p, []byte(body), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,6 +89,9 @@ func (s *site) command(t *testing.T, name, answer, stderr string) string {
 		t.Fatal(err)
 	}
 	body := fmt.Sprintf("#!/bin/sh\ncat '%s.answer'\necho '%s' >&2\nexit %d\n", p, stderr, s.exit[name])
+	// A process that another test forks meanwhile must not hold it open for writing.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(p, []byte(body), 0o755); err != nil {
 		t.Fatal(err)
 	}
