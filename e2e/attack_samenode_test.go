@@ -35,8 +35,12 @@ func (w *world) waits(t *testing.T, data string) busy {
 		}
 		return b.app != ""
 	})
-	b.supervisor = must(t, b.node, "root", "sh", "-c", `for p in $(pgrep -f "sealbatch node-run"); do
-		grep -qs "/job_$1/" /proc/$p/cgroup && grep -qsz "^node-run$" /proc/$p/cmdline && echo $p; done; true`, "sh", b.job.id)
+	// Exactly one: a child that it is about to start bears its name for a moment.
+	eventually(t, 30*time.Second, "one supervisor", func() bool {
+		b.supervisor = must(t, b.node, "root", "sh", "-c", `for p in $(pgrep -f "sealbatch node-run"); do
+			grep -qs "/job_$1/" /proc/$p/cgroup && grep -qsz "^node-run$" /proc/$p/cmdline && echo $p; done; true`, "sh", b.job.id)
+		return len(strings.Fields(b.supervisor)) == 1
+	})
 	return b
 }
 

@@ -28,14 +28,13 @@ func TestDoctorOnNodes(t *testing.T) {
 	t.Parallel()
 	at := alice.scratch() + "/doctor"
 	must(t, "login", "alice", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
-	conf := must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf") + "\n"
 	ca := must(t, "laptop", "alice", "cat", "/etc/sealbatch-keys-ca.pem")
 	key := must(t, "laptop", "alice", "cat", ".ssh/id_ed25519")
 	write(t, "login", "alice", at+"/ca.pem", ca+"\n")
 	write(t, "login", "alice", at+"/key", key+"\n")
 	must(t, "login", "alice", "chmod", "600", at+"/key")
-	write(t, "login", "alice", at+"/client.conf", strings.NewReplacer("/etc/sealbatch-keys-ca.pem", at+"/ca.pem",
-		"[trust]\nallowed-signers = /etc/sealbatch-signers", "[identity]\nssh-key = "+at+"/key").Replace(conf))
+	write(t, "login", "alice", at+"/client.conf", "[hpcs-server]\nurl = https://keys:8443\nca-cert = "+at+"/ca.pem\n"+
+		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+at+"/key\n")
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
 	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ", "ok  container runtime: /usr/bin/apptainer, apptainer version ",
 		"ok  way 2 (fusermount)" + works, "ok  way 3 (runtime)" + works, "ok  MUNGE: "}
