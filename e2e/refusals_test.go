@@ -133,7 +133,7 @@ func TestAlteredVolume(t *testing.T) {
 		alter func(t *testing.T, file string)
 		code  int
 	}{
-		"a byte of the index": {flipIndex, 7},                                                  // seen by job-prep
+		"a byte of the index": {flipIndex, 7},                                                    // seen by job-prep
 		"a byte of the data":  {func(t *testing.T, file string) { flip(t, file, 300_000) }, 243}, // seen when cat reads it
 	} {
 		t.Run(name, func(t *testing.T) {
