@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -169,11 +168,8 @@ func (b *bench) initCipher(ctx context.Context, cipher string) error {
 func (b *bench) pipe(ctx context.Context, line string) error {
 	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", line)
 	out := new(strings.Builder)
-	w := bufio.NewWriter(out)
-	cmd.Stderr = w
-	err := cmd.Run()
-	_ = w.Flush()
-	if err != nil {
+	cmd.Stderr = out
+	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", line, err, out.String())
 	}
 	return nil

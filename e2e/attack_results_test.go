@@ -286,7 +286,7 @@ func TestAttackForgedResults(t *testing.T) {
 			// The digest, the checksum and the size say the same.
 			weak: []weakness{
 				{fetch, "id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest", "id.String() == out.File && manifest.Digest(digest) != out.Digest"},
-				{fetch, "if sum != out.Checksum", "if sum.IsZero()"},
+				{fetch, "if manifest.Digest(sum) != out.Checksum", "if manifest.Digest(sum).IsZero()"},
 				{fetch, "err == nil && st.Size() != out.Size", "err == nil && func() bool { out.Size = st.Size(); return false }()"},
 			},
 			fake: "genuine " + both.id + " cn2\n", want: "that the job signed",

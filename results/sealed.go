@@ -1,7 +1,6 @@
 package results
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -46,11 +45,11 @@ func (f *fetch) openSealed(tmp, tree string) error {
 	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
 		return ui.Fail(ui.CodeIntegrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
 	}
-	sum, err := checksum(local, out.Size)
+	sum, err := volume.ReadChecksum(f.ctx, io.NewSectionReader(local, 0, out.Size))
 	if err != nil {
 		return err
 	}
-	if sum != out.Checksum {
+	if manifest.Digest(sum) != out.Checksum {
 		err := errors.New("the sealed results were altered after the job sealed them")
 		if !f.Recover {
 			return ui.Fail(ui.CodeIntegrity, err, "fetch them again; if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
@@ -88,17 +87,4 @@ func (f *fetch) download(remote, local string, size int64) error {
 	}
 	p.Finish()
 	return nil
-}
-
-// checksum is a sealed file's checksum: over the SHA-256s of its segments.
-func checksum(r io.ReaderAt, size int64) (manifest.Digest, error) {
-	var segments []volume.Digest
-	for off := int64(0); off < size; off += volume.SegmentSize {
-		h := sha256.New()
-		if _, err := io.Copy(h, io.NewSectionReader(r, off, min(volume.SegmentSize, size-off))); err != nil {
-			return manifest.Digest{}, err
-		}
-		segments = append(segments, volume.Digest(h.Sum(nil)))
-	}
-	return manifest.Digest(volume.ChecksumOf(segments)), nil
 }
