@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -22,19 +21,6 @@ func listens(t *testing.T, host string, port int) {
 	t.Helper()
 	eventually(t, 20*time.Second, fmt.Sprintf("%s answers on port %d", host, port), func() bool {
 		return run(t.Context(), "laptop", "root", nil, "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", host, port)).code == 0
-	})
-}
-
-// background runs a command on a host until the test ends.
-func background(t *testing.T, host string, argv ...string) {
-	t.Helper()
-	c := command(context.Background(), host, "root", argv...)
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.Cancel()
-		c.Wait()
 	})
 }
 
@@ -72,7 +58,7 @@ func TestAttackSSHMiddle(t *testing.T) {
 				known = linesWithout(known, "ssh-rsa")
 			}
 			write(t, "login", "root", dir+"/sshd_config", fmt.Sprintf("Port %d\nHostKey %s\nPidFile none\nUsePAM yes\nSubsystem sftp internal-sftp\n%s", c.port, key, c.conf))
-			background(t, "login", "/usr/sbin/sshd", "-D", "-e", "-f", dir+"/sshd_config")
+			background(t, "login", "root", "/usr/sbin/sshd", "-D", "-e", "-f", dir+"/sshd_config")
 			listens(t, "login", c.port)
 			// The alias plays a name that leads to the attacker.
 			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.ssh", c.port), fmt.Sprintf("Host login\nPort %d\nHostKeyAlias login\nUserKnownHostsFile ~/middle/%d.known\n", c.port, c.port))
@@ -115,8 +101,8 @@ func TestAttackTLSMiddle(t *testing.T) {
 	must(t, "keys", "root", "cp", "-a", "/etc/attacker", "/etc/attacker-other-name")
 	must(t, "keys", "root", "sed", "-i", fmt.Sprintf("s,/etc/attacker/,/etc/attacker-other-name/,; s,:%d,:%d,", port, port+1), "/etc/attacker-other-name/server.conf")
 	otherName(t, "/etc/attacker-other-name")
-	background(t, "keys", "sealbatch", "serve", "--config", "/etc/attacker/server.conf")
-	background(t, "keys", "sealbatch", "serve", "--config", "/etc/attacker-other-name/server.conf")
+	background(t, "keys", "root", "sealbatch", "serve", "--config", "/etc/attacker/server.conf")
+	background(t, "keys", "root", "sealbatch", "serve", "--config", "/etc/attacker-other-name/server.conf")
 	write(t, "laptop", "alice", "data/tls-middle/run.sh", "exit 0\n")
 	const tlsLine = "TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}"
 	believing := installed(t, "laptop", weakened(t, weakness{"keyclient/client.go", tlsLine, "TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"

@@ -330,7 +330,7 @@ func provesToFind(t *testing.T, j *job) {
 	h.needles = []needle{{"a planted canary", []byte(canary)}, {"a planted name", []byte(name)}}
 	h.add("a planted key", []byte(rand.Text()))
 	key := h.needles[2]
-	var marker *exec.Cmd
+	var endMarker func()
 	plants := []struct {
 		where    string
 		put, end func()
@@ -346,14 +346,11 @@ func provesToFind(t *testing.T, j *job) {
 			must(t, "cn1", "alice", "touch", "-d", "2001-02-03", "/var/tmp/planted")
 		}, func() { must(t, "cn1", "alice", "rm", "/var/tmp/planted") }},
 		{"cn1: processes", func() {
-			marker = command(t.Context(), "cn1", "alice", "sh", "-c", "sleep 99 & wait", name)
-			if err := marker.Start(); err != nil {
-				t.Fatal(err)
-			}
+			endMarker = background(t, "cn1", "alice", "sh", "-c", "sleep 99 & wait", name)
 			eventually(t, 10*time.Second, "a marker process", func() bool {
 				return run(t.Context(), "cn1", "root", nil, "pgrep", "-f", name).code == 0
 			})
-		}, func() { marker.Process.Signal(os.Interrupt); marker.Wait() }},
+		}, func() { endMarker() }},
 		{"scontrol", func() { must(t, "login", "root", "scontrol", "update", "JobId="+j.id, "Comment="+canary) },
 			func() { must(t, "login", "root", "scontrol", "update", "JobId="+j.id, "Comment=none") }},
 	}

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -106,9 +108,27 @@ func run(ctx context.Context, host, user string, stdin io.Reader, argv ...string
 
 func command(ctx context.Context, host, user string, argv ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, cluster, append([]string{"exec", host, "-u", user, "--"}, argv...)...)
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	// SIGINT may be ignored in what starts the tests, and bash cannot trap what was ignored before it.
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 	c.WaitDelay = 10 * time.Second
 	return c
+}
+
+// background runs a command on a host until end is called or the test ends.
+func background(t *testing.T, host, user string, argv ...string) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	c := command(ctx, host, user, argv...)
+	if err := c.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		cancel()
+		c.Wait()
+	})
+	t.Cleanup(end)
+	return end
 }
 
 // must runs a command that has to succeed and returns what it printed.

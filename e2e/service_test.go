@@ -231,12 +231,8 @@ func TestServiceInTrouble(t *testing.T) {
 	t.Run("flooded with connections", func(t *testing.T) {
 		script, digest := s.prepared(t)
 		for _, from := range []string{"cn1", "cn2", "laptop"} {
-			c := command(t.Context(), from, "mallory", "bash", "-c", // each left at the handshake
+			background(t, from, "mallory", "bash", "-c", // each left at the handshake
 				`ulimit -n 4000; n=0; while [ $n -lt 3000 ] && exec {fd}<>"/dev/tcp/10.77.0.6/$1"; do n=$((n+1)); done; sleep 600`, "bash", s.port)
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { c.Cancel(); c.Wait() })
 		}
 		open := func() int {
 			n, err := strconv.Atoi(must(t, "keys", "root", "sh", "-c", "ls /proc/"+s.pid+"/fd | wc -l"))
