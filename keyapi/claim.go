@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"strings"
 )
 
 // MungePrefix starts the text that a node puts into its MUNGE credential.
@@ -37,6 +36,3 @@ func ReleaseInfo(service string, c Claim) []byte {
 
 // SecretPath is the info file's secret_path for a volume.
 func SecretPath(volumeID string) string { return "sealbatch/" + volumeID }
-
-// VolumeOfPath reads what SecretPath wrote.
-func VolumeOfPath(p string) (string, bool) { return strings.CutPrefix(p, "sealbatch/") }

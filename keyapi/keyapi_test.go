@@ -213,17 +213,6 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func TestSecretPath(t *testing.T) {
-	t.Parallel()
-	id := strings.Repeat("0f", 16)
-	if got, ok := VolumeOfPath(SecretPath(id)); !ok || got != id || !ValidVolumeID(got) {
-		t.Errorf("%q, %v", got, ok)
-	}
-	if _, ok := VolumeOfPath("data/" + id); ok {
-		t.Error("a foreign path is taken for one of ours")
-	}
-}
-
 func FuzzDecodeRelease(f *testing.F) {
 	f.Add([]byte(`{"claim":{"manifest":"","job_id":1},"evidence":{"type":"token"},"proof":"AA=="}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

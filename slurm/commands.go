@@ -80,8 +80,7 @@ var cleared = map[string][]string{
 		"SBATCH_GET_USER_ENV", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"},
 	"squeue": {"SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SQUEUE_USERS", "SQUEUE_PARTITION", "SQUEUE_ACCOUNT",
 		"SQUEUE_NAMES", "SQUEUE_QOS", "SQUEUE_LICENSES", "SQUEUE_SORT", "SQUEUE_ALL", "SQUEUE_ARRAY", "SLURM_CLUSTERS"},
-	"sacct":   {"SACCT_FORMAT", "SLURM_CLUSTERS"},
-	"scancel": {"SCANCEL_STATE", "SCANCEL_USER", "SCANCEL_NAME", "SCANCEL_PARTITION", "SCANCEL_ACCOUNT", "SCANCEL_QOS", "SCANCEL_INTERACTIVE", "SLURM_CLUSTERS"},
+	"sacct": {"SACCT_FORMAT", "SLURM_CLUSTERS"},
 }
 
 // run runs one of Slurm's commands with a clean environment of its own variables.
@@ -161,16 +160,6 @@ func (c Commands) FindByOutput(ctx context.Context, output string) ([]JobID, err
 
 // maxQueue bounds squeue's answer about all of a user's jobs, in bytes.
 const maxQueue = 16 << 20
-
-// Cancel asks Slurm to end jobs. The supervisors then have the site's KillWait to seal.
-func (c Commands) Cancel(ctx context.Context, ids ...JobID) error {
-	args, err := idArgs(ids)
-	if err != nil {
-		return err
-	}
-	_, err = c.run(ctx, nil, "scancel", args...)
-	return err
-}
 
 func idArgs(ids []JobID) ([]string, error) {
 	if len(ids) == 0 || len(ids) > maxJobs {

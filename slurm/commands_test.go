@@ -177,17 +177,6 @@ func TestStatusStrict(t *testing.T) {
 		if _, err := c.Status(t.Context(), ids); !errors.Is(err, ErrSlurm) {
 			t.Errorf("%d ids %q: %v", len(ids), ids, err)
 		}
-		if err := c.Cancel(t.Context(), ids...); !errors.Is(err, ErrSlurm) {
-			t.Errorf("%d ids: %v", len(ids), err)
-		}
-	}
-}
-
-func TestCancel(t *testing.T) {
-	t.Parallel()
-	r := &script{answers: map[string]answer{"scancel": {}}}
-	if err := (Commands{Runner: r}).Cancel(t.Context(), "12", "13"); err != nil || r.asked[0] != "scancel 12 13" {
-		t.Errorf("%v, asked %q", err, r.asked)
 	}
 }
 

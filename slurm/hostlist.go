@@ -3,8 +3,6 @@ package slurm
 import (
 	"errors"
 	"fmt"
-	"slices"
-	"sort"
 	"strconv"
 	"strings"
 )
@@ -154,73 +152,4 @@ func rangeNumber(s string) (uint64, error) {
 		return 0, fmt.Errorf("%q is not a number", s)
 	}
 	return strconv.ParseUint(s, 10, 64)
-}
-
-// CompressHostlist is the inverse of ExpandHostlist for a set of plain names: it sorts them, drops
-// duplicates and joins runs that differ in their last number: "cn[1-3,07],x2".
-func CompressHostlist(names []string) string {
-	sorted := slices.Clone(names)
-	sort.Slice(sorted, func(i, j int) bool { return hostLess(sorted[i], sorted[j]) })
-	sorted = slices.Compact(sorted)
-	var out []string
-	for len(sorted) > 0 {
-		prefix, digits := splitNumber(sorted[0])
-		n := 1
-		for n < len(sorted) {
-			p, d := splitNumber(sorted[n])
-			if p != prefix || d == "" || digits == "" {
-				break
-			}
-			n++
-		}
-		out = append(out, joinRun(prefix, sorted[:n]))
-		sorted = sorted[n:]
-	}
-	return strings.Join(out, ",")
-}
-
-// splitNumber splits off the digits at the end of a name; 18 of them fit a number.
-func splitNumber(name string) (prefix, digits string) {
-	i := len(name)
-	for i > 0 && len(name)-i < 18 && name[i-1] >= '0' && name[i-1] <= '9' {
-		i--
-	}
-	return name[:i], name[i:]
-}
-
-func hostLess(a, b string) bool {
-	pa, da := splitNumber(a)
-	pb, db := splitNumber(b)
-	switch {
-	case pa != pb:
-		return pa < pb
-	case len(da) != len(db):
-		return len(da) < len(db)
-	}
-	return da < db
-}
-
-// joinRun writes names that share a prefix and end in numbers, in order.
-func joinRun(prefix string, names []string) string {
-	if len(names) == 1 {
-		return names[0]
-	}
-	var parts []string
-	for i := 0; i < len(names); {
-		_, first := splitNumber(names[i])
-		n, _ := strconv.ParseUint(first, 10, 64)
-		j := i + 1
-		for ; j < len(names); j++ {
-			if _, d := splitNumber(names[j]); d != fmt.Sprintf("%0*d", len(first), n+uint64(j-i)) {
-				break
-			}
-		}
-		if _, last := splitNumber(names[j-1]); j-i > 1 {
-			parts = append(parts, first+"-"+last)
-		} else {
-			parts = append(parts, first)
-		}
-		i = j
-	}
-	return prefix + "[" + strings.Join(parts, ",") + "]"
 }

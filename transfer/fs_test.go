@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -128,20 +129,6 @@ func TestUpload(t *testing.T) {
 				t.Errorf("%d bytes: %+v, %v, progress %d", size, got, err, last)
 			}
 			checkFile(t, path, data, 0o640)
-			streamed, err := UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
-				for rest := data; len(rest) > 0; { // odd pieces, as a sealing writer has them
-					n := min(len(rest), 10007)
-					if _, err := w.Write(rest[:n]); err != nil {
-						return err
-					}
-					rest = rest[n:]
-				}
-				return nil
-			}, UploadOptions{})
-			if err != nil || streamed.Size != int64(size) || streamed.SHA256 != nil {
-				t.Errorf("%d bytes streamed: %+v, %v", size, streamed, err)
-			}
-			checkFile(t, path, data, 0o600)
 			back := filepath.Join(t.TempDir(), "back")
 			down, err := Download(t.Context(), fsys, path, back, int64(size), nil)
 			if err != nil || down.Size != int64(size) || !bytes.Equal(down.SHA256, sum[:]) {
@@ -169,6 +156,27 @@ func checkFile(t *testing.T, path string, data []byte, mode fs.FileMode) {
 	}
 }
 
+// failing is a source of zeros that does something, and fails if it has an error, once it is read beyond a place.
+type failing struct {
+	after int64
+	do    func()
+	err   error
+	once  sync.Once
+}
+
+func (f *failing) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > f.after {
+		if f.do != nil {
+			f.once.Do(f.do)
+		}
+		if f.err != nil {
+			return 0, f.err
+		}
+	}
+	clear(p)
+	return len(p), nil
+}
+
 // Whatever goes wrong, the old file stays under the final name and no unfinished one is left.
 func TestUploadFails(t *testing.T) {
 	t.Parallel()
@@ -180,32 +188,19 @@ func TestUploadFails(t *testing.T) {
 		defer cancel()
 		big := content(4 << 20)
 		for name, upload := range map[string]func() error{
-			"writer fails": func() error {
-				return second(UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
-					_, err := w.Write(big)
-					return errors.Join(err, boom)
-				}, UploadOptions{}))
-			},
 			"source too short": func() error {
 				return second(Upload(t.Context(), fsys, bytes.NewReader(big), 5<<20, path, UploadOptions{}))
 			},
-			"cancelled while the writer waits": func() error {
-				return second(UploadStream(ctx, fsys, path, func(w io.Writer) error {
-					if _, err := w.Write(big); err != nil {
-						return err
-					}
-					cancel()
-					for {
-						if _, err := w.Write(big); err != nil {
-							return err
-						}
-					}
-				}, UploadOptions{}))
+			"source fails": func() error {
+				return second(Upload(t.Context(), fsys, &failing{after: 1 << 20, err: boom}, 5<<20, path, UploadOptions{}))
+			},
+			"cancelled on the way": func() error {
+				return second(Upload(ctx, fsys, &failing{after: 1 << 20, do: cancel}, 64<<20, path, UploadOptions{}))
 			},
 		} {
 			if err := upload(); err == nil {
 				t.Errorf("%s: no error", name)
-			} else if name == "writer fails" && !errors.Is(err, boom) || strings.HasPrefix(name, "cancelled") && !errors.Is(err, context.Canceled) {
+			} else if name == "source fails" && !errors.Is(err, boom) || strings.HasPrefix(name, "cancelled") && !errors.Is(err, context.Canceled) {
 				t.Errorf("%s: %v", name, err)
 			}
 			checkFile(t, path, []byte("old"), 0o600)
@@ -243,16 +238,7 @@ func TestUploadConnectionCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := t.TempDir() + "/data"
-	_, err = UploadStream(t.Context(), fsys, path, func(w io.Writer) error {
-		for i := 0; ; i++ {
-			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
-				return err
-			}
-			if i == 8 {
-				s.kill()
-			}
-		}
-	}, UploadOptions{})
+	_, err = Upload(t.Context(), fsys, &failing{after: 8 << 20, do: s.kill}, 1<<30, path, UploadOptions{})
 	if err == nil {
 		t.Error("no error")
 	}

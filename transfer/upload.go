@@ -34,8 +34,7 @@ type Uploaded struct {
 // makes the file durable and renames it to its name in one step. On any error, and when ctx ends, the
 // unfinished file is removed and a file of that name stays as it was.
 func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
-	done, err := send(ctx, fsys, io.NewSectionReader(src, 0, size), path, o, size)
-	return done, err
+	return send(ctx, fsys, io.NewSectionReader(src, 0, size), path, o, size)
 }
 
 // UploadFile is Upload for a file of this machine.
@@ -55,24 +54,7 @@ func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOption
 	return Upload(ctx, fsys, f, info.Size(), path, o)
 }
 
-// UploadStream is Upload for what write produces, of unknown size. An error of write fails the upload.
-func UploadStream(ctx context.Context, fsys FS, path string, write func(io.Writer) error, o UploadOptions) (Uploaded, error) {
-	reader, writer := io.Pipe()
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		_ = writer.CloseWithError(write(writer)) // nil gives EOF
-	}()
-	defer context.AfterFunc(ctx, func() { _ = reader.CloseWithError(ctx.Err()) })()
-	done, err := send(ctx, fsys, reader, path, o, -1)
-	if err != nil {
-		_ = reader.CloseWithError(err)
-	}
-	<-finished
-	return done, err
-}
-
-// send uploads r; want is its size, or -1.
+// send uploads r of the given size.
 func send(ctx context.Context, fsys FS, r io.Reader, path string, o UploadOptions, want int64) (Uploaded, error) {
 	partial := path + PartialSuffix
 	f, err := createPartial(fsys, partial, o)
@@ -144,7 +126,7 @@ func finish(fsys FS, f WriteFile, source *source, partial string, want int64) er
 		return err
 	case n != source.n || info.Size() != n || !info.Mode().IsRegular():
 		return fmt.Errorf("read %d bytes, sent %d, and %d arrived", source.n, n, info.Size())
-	case want >= 0 && n != want:
+	case n != want:
 		return fmt.Errorf("the source had %d bytes instead of %d: it changed while it was read", n, want)
 	}
 	return nil

@@ -120,12 +120,6 @@ func repeated(d *def) { d.repeated = true }
 // Args gives the arguments that are not flags.
 func (f *Flags) Args() []string { return f.args }
 
-// Given tells whether the flag that has this name was on the command line, under any of its names.
-func (f *Flags) Given(name string) bool {
-	d, ok := f.names[name]
-	return ok && d.given
-}
-
 // Parse reads the arguments (without the command's name). For --help and -h it writes the usage to
 // help and returns flag.ErrHelp: the caller exits with 0. Other errors wrap ErrUsage, carry exit code
 // 2 and a hint. All flags that are missing are named at once.

@@ -101,12 +101,6 @@ func (p *Progress) SetTotal(n int64) {
 	p.total = n
 }
 
-// Write counts bytes, so that a Progress can stand in an io.MultiWriter or io.TeeReader.
-func (p *Progress) Write(b []byte) (int, error) {
-	p.Add(int64(len(b)))
-	return len(b), nil
-}
-
 // Finish writes the last line, if anything was written before or more than a second has passed.
 func (p *Progress) Finish() { p.end(true) }
 
