@@ -26,7 +26,9 @@ type CipherDir struct {
 	damaged func(path string, err error)
 }
 
-// OpenCipherDir opens the cipher directory at path. ErrPath if it is none.
+// OpenCipherDir opens the cipher directory at path. ErrPath if it is none. One in
+// which there is nothing needs no gocryptfs.diriv: whoever made it may have been
+// killed before it had one.
 func OpenCipherDir(path string, key Key) (*CipherDir, error) {
 	c, err := newCodec(key)
 	if err != nil {
@@ -38,7 +40,9 @@ func OpenCipherDir(path string, key Key) (*CipherDir, error) {
 	}
 	defer root.Close()
 	if _, err := readDirIV(root); err != nil {
-		return nil, fmt.Errorf("%w: %s is no cipher directory: %w", ErrPath, path, err)
+		if names, nerr := cipherNames(root); nerr != nil || len(names) > 0 || !errors.Is(err, errNoDirIV) {
+			return nil, fmt.Errorf("%w: %s is no cipher directory: %w", ErrPath, path, errors.Join(err, nerr))
+		}
 	}
 	return &CipherDir{path: path, codec: c}, nil
 }
@@ -98,13 +102,19 @@ func (w *cipherWalk) bad(path string, err error) error {
 	return nil
 }
 
-func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string) error {
+// cipherNames lists a directory's encrypted names: all but gocryptfs's own files.
+func cipherNames(root *os.Root) ([]string, error) {
 	f, err := root.Open(".")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
+	names, err := f.Readdirnames(-1)
+	return slices.DeleteFunc(names, IsInternalName), err
+}
+
+func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string) error {
+	fi, err := root.Stat(".")
 	if err != nil {
 		return err
 	}
@@ -116,12 +126,12 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 	if err != nil {
 		return err
 	}
+	names, err := cipherNames(root)
+	if err != nil || len(names) == 0 && (ivErr == nil || errors.Is(ivErr, errNoDirIV)) {
+		return err
+	}
 	if ivErr != nil {
 		return w.bad(path, ivErr)
-	}
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return err
 	}
 	entries, err := w.decrypt(root, names, iv, path)
 	if err != nil {
@@ -142,9 +152,6 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 func (w *cipherWalk) decrypt(root *os.Root, names []string, iv []byte, path string) ([]cipherEntry, error) {
 	var out []cipherEntry
 	for _, n := range names {
-		if IsInternalName(n) {
-			continue
-		}
 		encoded, err := n, error(nil)
 		if strings.HasPrefix(n, longPrefix) {
 			encoded, err = readLongName(root, n)
@@ -190,10 +197,13 @@ func readLongName(root *os.Root, entry string) (string, error) {
 	return string(b), nil
 }
 
+// errNoDirIV: a directory's diriv is missing or was not written to its end. It is an ErrName.
+var errNoDirIV = fmt.Errorf("%w: its %s is missing or damaged", ErrName, dirIVName)
+
 func readDirIV(root *os.Root) ([]byte, error) {
 	b, err := readSmall(root, dirIVName, dirIVSize)
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && (len(b) != dirIVSize || allZero(b))) {
-		return nil, fmt.Errorf("%w: its %s is missing or damaged", ErrName, dirIVName)
+		return nil, errNoDirIV
 	}
 	return b, err
 }

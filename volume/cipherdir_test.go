@@ -178,10 +178,39 @@ func TestCipherDirLongNames(t *testing.T) {
 	}
 }
 
+// TestCipherDirJustMade: who makes a directory may be killed before its diriv is
+// written. Nothing is in it, and that is what opens.
+func TestCipherDirJustMade(t *testing.T) {
+	t.Parallel()
+	for name, made := range map[string]func(dir string) error{
+		"no diriv":     func(string) error { return nil },
+		"half a diriv": func(dir string) error { return os.WriteFile(filepath.Join(dir, dirIVName), make([]byte, 7), 0o400) },
+	} {
+		_, key := newCipherDir(t)
+		top := t.TempDir()
+		must(t, made(top))
+		out := filepath.Join(t.TempDir(), "out")
+		must(t, ExtractCipherDir(t.Context(), top, key, out, ExtractOptions{}))
+		if names, err := os.ReadDir(out); err != nil || len(names) != 0 {
+			t.Errorf("%s, of the whole: %v, %v", name, names, err)
+		}
+		cipher, key := unpackedTree(t)
+		sub := cipherPath(t, cipher, key, "newborn")
+		must(t, errors.Join(os.Mkdir(sub, 0o700), made(sub)))
+		out = filepath.Join(t.TempDir(), "out")
+		must(t, ExtractCipherDir(t.Context(), cipher, key, out, ExtractOptions{}))
+		if names, err := os.ReadDir(filepath.Join(out, "newborn")); err != nil || len(names) != 0 {
+			t.Errorf("%s, of a directory inside: %v, %v", name, names, err)
+		}
+	}
+}
+
 func TestOpenCipherDirRefuses(t *testing.T) {
 	t.Parallel()
 	cipher, key := newCipherDir(t)
-	if _, err := OpenCipherDir(t.TempDir(), key); !errors.Is(err, ErrPath) {
+	plain := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(plain, "name"), nil, 0o600))
+	if _, err := OpenCipherDir(plain, key); !errors.Is(err, ErrPath) {
 		t.Errorf("no cipher directory: %v", err)
 	}
 	if _, err := OpenCipherDir(cipher, Key{}); !errors.Is(err, ErrKey) {
