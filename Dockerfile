@@ -7,7 +7,8 @@
 FROM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
-RUN go mod download
+COPY tools/gocryptfs ./tools/gocryptfs/
+RUN go mod download && go -C tools/gocryptfs mod download
 COPY . .
 RUN make build
 

@@ -13,7 +13,7 @@ all: build
 build:
 	@mkdir -p $(BIN)
 	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/sealbatch ./cmd/sealbatch
-	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -tags without_openssl -o $(BIN)/gocryptfs github.com/rfjakob/gocryptfs/v2
+	$(STATIC) $(GO) build -C tools/gocryptfs -trimpath -ldflags '-s -w' -tags without_openssl -o $(CURDIR)/$(BIN)/gocryptfs github.com/rfjakob/gocryptfs/v2
 
 setup:
 	@testcluster/setup
@@ -29,6 +29,7 @@ test: setup build lint unit e2e
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt: the files above are not formatted' >&2; exit 1; }
 	$(GO) mod tidy -diff
+	$(GO) -C tools/gocryptfs mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	shellcheck -x -P SCRIPTDIR $$(git ls-files | xargs grep -lE '^#!.*(/| )(ba|da)?sh' -- 2>/dev/null | grep -v testdata/)

@@ -40,8 +40,7 @@ func findFusermount() (string, error) {
 }
 
 // fusermount has program mount a new FUSE connection at the directory path, which
-// it makes if it is missing, and returns the connection's descriptor. It comes
-// over a socket that the program finds by _FUSE_COMMFD (fusermount3(1)).
+// it makes if it is missing, and returns the connection's descriptor.
 //
 // The directory beneath the mount is 0500 from here on, so that nothing can be
 // written there should the mount go away.
@@ -51,6 +50,21 @@ func fusermount(program, path, subtype string, readOnly bool) (*os.File, error) 
 		return nil, err
 	}
 	defer beneath.Close()
+	fuse, err := mountByHelper(program, path, subtype, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	if err := beneath.Chmod(0o500); err != nil {
+		fuse.Close()
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), fuserunmount(program, path, true))
+	}
+	return fuse, nil
+}
+
+// mountByHelper has program mount a new FUSE connection at path and returns its
+// descriptor. It comes over a socket that the program finds by _FUSE_COMMFD
+// (fusermount3(1)).
+func mountByHelper(program, path, subtype string, readOnly bool) (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -67,13 +81,7 @@ func fusermount(program, path, subtype string, readOnly bool) (*os.File, error) 
 	}
 	theirs.Close()
 	fuse, err := receiveFuse(ours)
-	if err == nil {
-		err = beneath.Chmod(0o500)
-	}
 	if err != nil {
-		if fuse != nil {
-			fuse.Close()
-		}
 		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), fuserunmount(program, path, true))
 	}
 	return fuse, nil

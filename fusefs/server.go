@@ -3,13 +3,12 @@ package fusefs
 import (
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // MountOptions describe a read-only mount.
@@ -24,9 +23,8 @@ type MountOptions struct {
 
 // Server serves one mounted Tree.
 type Server struct {
-	fuse *fuse.Server
-	dir  string // where it was mounted directly, if it was
-	done chan struct{}
+	unmount func() error // undoes what Mount did; nil if it did nothing
+	done    chan struct{}
 }
 
 // Mount mounts t at the directory dir: directly where the caller may, otherwise
@@ -43,45 +41,47 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("the mount point %s is not a directory", dir)
 	}
+	undo := func(detach bool) error { return unmount(dir, detach) }
 	fd, err := connect(dir, "sealbatch", true)
 	if err != nil {
-		return mountByHelper(dir, t, opt, err)
+		direct := err
+		if fd, undo, err = connectByHelper(dir); err != nil {
+			return nil, fmt.Errorf("%w; with fusermount3: %w", direct, err)
+		}
 	}
 	s, err := Serve(fd, t, opt)
 	if err != nil {
-		return nil, errors.Join(err, unmount(dir, true))
+		return nil, errors.Join(err, undo(true))
 	}
-	s.dir = dir
+	s.unmount = func() error { return undo(false) }
 	if err := settle(dir); err != nil {
 		return nil, errors.Join(err, s.Unmount())
 	}
 	return s, nil
 }
 
-// mountByHelper mounts with fusermount3, after direct mounting failed.
-func mountByHelper(dir string, t Tree, opt MountOptions, direct error) (*Server, error) {
-	s, err := serve(dir, t, opt)
+// connectByHelper is connect where only fusermount3 may mount.
+func connectByHelper(dir string) (fd int, undo func(detach bool) error, err error) {
+	program, err := findFusermount()
 	if err != nil {
-		return nil, fmt.Errorf("%w; with fusermount3: %s", direct, strings.TrimSpace(err.Error())) // go-fuse's ends in a newline
+		return -1, nil, err
 	}
-	if err := s.fuse.WaitMount(); err != nil {
-		return nil, errors.Join(fmt.Errorf("mount at %s: %w", dir, err), s.Unmount())
+	undo = func(detach bool) error { return fuserunmount(program, dir, detach) }
+	file, err := mountByHelper(program, dir, "sealbatch", true)
+	if err != nil {
+		return -1, nil, err
 	}
-	return s, nil
+	defer file.Close()
+	fd, err = unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, nil, errors.Join(err, undo(true))
+	}
+	return fd, undo, nil
 }
 
 // Serve serves t on fuseFD, a descriptor of /dev/fuse that is mounted already,
 // until that mount is gone. It owns fuseFD, also when it fails.
 func Serve(fuseFD int, t Tree, opt MountOptions) (*Server, error) {
-	s, err := serve(fmt.Sprintf("/dev/fd/%d", fuseFD), t, opt)
-	if err != nil {
-		return nil, fmt.Errorf("serve FUSE: %w", err)
-	}
-	return s, nil
-}
-
-// serve starts a server; go-fuse takes /dev/fd/N for a connection that exists.
-func serve(at string, t Tree, opt MountOptions) (*Server, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
@@ -93,20 +93,14 @@ func serve(at string, t Tree, opt MountOptions) (*Server, error) {
 		}
 	})
 	fs.oldKernel = opt.oldKernel
-	srv, err := fuse.NewServer(fs, at, &fuse.MountOptions{
-		FsName: "sealbatch", Name: "sealbatch",
-		Options:  []string{"ro", "nosuid", "nodev", "default_permissions"},
-		MaxWrite: maxRead, MaxReadAhead: maxRead, MaxBackground: 64,
-		EnableSymlinkCaching: true, ExplicitDataCacheControl: true, DisableXAttrs: true,
-		Logger: log.New(logWriter{opt.Log}, "", 0),
-	})
+	c, err := newConn(fuseFD, fs, opt.Log)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("serve FUSE: %w", err)
 	}
-	s := &Server{fuse: srv, done: make(chan struct{})}
+	s := &Server{done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		srv.Serve()
+		c.serve()
 	}()
 	return s, nil
 }
@@ -123,12 +117,11 @@ func (s *Server) Unmount() error {
 	if !s.running() {
 		return nil // somebody else unmounted it
 	}
-	if s.dir != "" {
-		if err := unmount(s.dir, false); err != nil {
-			return err
-		}
-	} else if err := s.fuse.Unmount(); err != nil {
-		return fmt.Errorf("unmount: %w", err)
+	if s.unmount == nil {
+		return errors.New("whoever mounted it has to unmount it")
+	}
+	if err := s.unmount(); err != nil {
+		return err
 	}
 	return s.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -141,8 +142,8 @@ func (fs *treeFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.St
 // Kernels without it take ENOSYS for an error.
 const noOpenDirSupport = 1 << 24
 
-func (fs *treeFS) Init(s *fuse.Server) {
-	flags := s.KernelSettings().Flags
+// agree takes note of what the kernel can do, before anything is asked.
+func (fs *treeFS) agree(flags uint32) {
 	fs.noOpen = flags&fuse.CAP_NO_OPEN_SUPPORT != 0 && !fs.oldKernel
 	fs.noOpenDir = flags&noOpenDirSupport != 0 && !fs.oldKernel
 }
@@ -165,20 +166,21 @@ func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) 
 
 func (fs *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-func (fs *treeFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	node, ok := fs.node(in.NodeId)
+// read is READ, which conn answers by itself.
+func (fs *treeFS) read(ino uint64, buf []byte, off int64) (int, unix.Errno) {
+	node, ok := fs.node(ino)
 	if !ok {
-		return nil, fuse.Status(syscall.ESTALE)
+		return 0, unix.ESTALE
 	}
-	n, err := fs.tree.ReadAt(node, buf, int64(in.Offset))
+	n, err := fs.tree.ReadAt(node, buf, off)
 	if err != nil && !errors.Is(err, io.EOF) {
 		// Not even the part before the error: the kernel would pad it with zeros.
 		if _, again := fs.failed.LoadOrStore(node, true); !again {
 			fs.readError(node, err)
 		}
-		return nil, fuse.EIO
+		return 0, unix.EIO
 	}
-	return fuse.ReadResultData(buf[:n]), fuse.OK
+	return n, 0
 }
 
 // entries returns a directory's names, the same slice while one directory is

@@ -14,7 +14,7 @@ fail() {
 }
 ok() { printf 'proof: %s\n' "$*"; }
 
-[ -x "$REPO/bin/gocryptfs" ] || (cd "$REPO" && CGO_ENABLED=0 go build -tags without_openssl -o bin/gocryptfs github.com/rfjakob/gocryptfs/v2)
+[ -x "$REPO/bin/gocryptfs" ] || (cd "$REPO/tools/gocryptfs" && CGO_ENABLED=0 go build -tags without_openssl -o ../../bin/gocryptfs github.com/rfjakob/gocryptfs/v2)
 cluster up
 
 on_laptop() { cluster exec laptop -u alice -- "$@"; }

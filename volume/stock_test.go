@@ -24,7 +24,7 @@ var pinnedGocryptfs = sync.OnceValues(func() (string, error) {
 	}
 	buildDir = dir
 	bin := filepath.Join(dir, "gocryptfs")
-	cmd := exec.Command("go", "build", "-tags", "without_openssl", "-o", bin, "github.com/rfjakob/gocryptfs/v2")
+	cmd := exec.Command("go", "build", "-C", "../tools/gocryptfs", "-tags", "without_openssl", "-o", bin, "github.com/rfjakob/gocryptfs/v2")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	return bin, cmd.Run()
