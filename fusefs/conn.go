@@ -131,6 +131,7 @@ func (c *conn) serve() {
 	var guard sync.WaitGroup
 	guard.Go(c.guard)
 	c.workers.Wait()
+	c.tree.ahead.close()
 	close(c.done)
 	guard.Wait()
 	unix.Close(c.fd)
@@ -313,23 +314,32 @@ func (w *worker) answer(n int) {
 
 // read answers READ.
 func (w *worker) read(in *fuse.ReadIn) error {
-	n, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, maxRead)], int64(in.Offset))
+	data, e, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, maxRead)], int64(in.Offset))
 	if errno != 0 {
 		return w.fail(in.Unique, errno)
 	}
-	*(*fuse.OutHeader)(unsafe.Pointer(&w.out[0])) = fuse.OutHeader{Length: uint32(replyBytes + n), Unique: in.Unique}
-	return w.reply(replyBytes + n)
+	*w.outHeader() = fuse.OutHeader{Length: uint32(replyBytes + len(data)), Unique: in.Unique}
+	if e == nil {
+		return w.reply(replyBytes + len(data))
+	}
+	defer w.tree.ahead.release(e)
+	return uninterrupted(func() (int, error) { return unix.Writev(w.fd, [][]byte{w.out[:replyBytes], data}) })
 }
 
+func (w *worker) outHeader() *fuse.OutHeader { return (*fuse.OutHeader)(unsafe.Pointer(&w.out[0])) }
+
 func (w *worker) fail(unique uint64, errno unix.Errno) error {
-	*(*fuse.OutHeader)(unsafe.Pointer(&w.out[0])) = fuse.OutHeader{Length: uint32(replyBytes), Status: -int32(errno), Unique: unique}
+	*w.outHeader() = fuse.OutHeader{Length: uint32(replyBytes), Status: -int32(errno), Unique: unique}
 	return w.reply(replyBytes)
 }
 
 func (w *worker) reply(n int) error {
+	return uninterrupted(func() (int, error) { return unix.Write(w.fd, w.out[:n]) })
+}
+
+func uninterrupted(write func() (int, error)) error {
 	for {
-		_, err := unix.Write(w.fd, w.out[:n])
-		if !errors.Is(err, unix.EINTR) {
+		if _, err := write(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

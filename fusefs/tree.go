@@ -1,8 +1,6 @@
 package fusefs
 
 import (
-	"errors"
-	"io"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,6 +40,7 @@ type treeFS struct {
 	tree               Tree
 	owner              fuse.Owner
 	bytes              uint64 // of all files
+	ahead              *ahead
 	readError          func(node uint32, err error)
 
 	oldKernel         bool
@@ -58,7 +57,7 @@ type listing struct {
 }
 
 func newTreeFS(t Tree, owner fuse.Owner, readError func(uint32, error)) *treeFS {
-	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, readError: readError}
+	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, ahead: newAhead(t), readError: readError}
 	for n := range uint32(t.Len()) {
 		fs.bytes += uint64(t.Attr(n).Size)
 	}
@@ -166,21 +165,22 @@ func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) 
 
 func (fs *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// read is READ, which conn answers by itself.
-func (fs *treeFS) read(ino uint64, buf []byte, off int64) (int, unix.Errno) {
+// read is READ, which conn answers by itself. What it returns is in buf, or in an
+// extent, which has to be released.
+func (fs *treeFS) read(ino uint64, buf []byte, off int64) ([]byte, *extent, unix.Errno) {
 	node, ok := fs.node(ino)
 	if !ok {
-		return 0, unix.ESTALE
+		return nil, nil, unix.ESTALE
 	}
-	n, err := fs.tree.ReadAt(node, buf, off)
-	if err != nil && !errors.Is(err, io.EOF) {
+	data, e, err := fs.ahead.read(node, buf, off)
+	if err != nil {
 		// Not even the part before the error: the kernel would pad it with zeros.
 		if _, again := fs.failed.LoadOrStore(node, true); !again {
 			fs.readError(node, err)
 		}
-		return 0, unix.EIO
+		return nil, nil, unix.EIO
 	}
-	return n, 0
+	return data, e, 0
 }
 
 // entries returns a directory's names, the same slice while one directory is
