@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -14,6 +15,17 @@ import (
 
 	"github.com/sealbatch/sealbatch/volume"
 )
+
+func TestMain(m *testing.M) {
+	if is, err := helper(os.Args[1:]); is {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 // newBench has a key and the program, and no data.
 func newBench(t *testing.T) *bench {
@@ -36,13 +48,14 @@ func TestReading(t *testing.T) {
 	if err := b.prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []func(context.Context) error{b.reading, b.opening, b.sizes} {
+	for _, part := range []func(context.Context) error{b.probes, b.reading, b.opening, b.sizes} {
 		if err := part(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, row := range []string{"| 1 GiB, cold, four readers | ", "| 20 random reads of 4 KiB, 16 at once | ", "| first byte, 1 TB in 1,000 files | ",
-		"| peak memory, mount of 100,000 files, find | ", "| index of 100,000 files, a file | "} {
+		"| peak memory, mount of 100,000 files, find | ", "| index of 100,000 files, a file | ",
+		"| probe: reading 1 GiB of zeros by FUSE, four readers | ", "| probe: one FUSE request and answer of 4 KiB | "} {
 		if !strings.Contains(out.String(), "\n"+row) {
 			t.Errorf("no row %q in\n%s", row, &out)
 		}

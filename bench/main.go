@@ -31,8 +31,8 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) == 4 && os.Args[1] == zerosCommand {
-		if err := serveZeros(os.Args[2], os.Args[3]); err != nil {
+	if is, err := helper(os.Args[1:]); is {
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
@@ -63,6 +63,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// helper does what this program starts itself for.
+func helper(args []string) (is bool, err error) {
+	switch {
+	case len(args) == 3 && args[0] == zerosCommand:
+		return true, serveZeros(args[1], args[2])
+	case len(args) == 1 && args[0] == readCommand:
+		return true, serveRead(os.Stdin, os.Stdout)
+	}
+	return false, nil
 }
 
 // bench is one run of the program.

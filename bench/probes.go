@@ -106,13 +106,13 @@ func probeCopy(context.Context) (float64, error) {
 }
 
 func (b *bench) probeTmpfs(ctx context.Context) (float64, error) {
-	took, err := cold(plain(b.data.tree), nil, files(b.data.big, 1), b.data.bigBytes)(ctx)
+	took, err := cold(plain(b.data.tree), nil, plan{Names: b.data.big, Threads: 1}.read, b.data.bigBytes)(ctx)
 	return float64(b.data.bigBytes) / took.Seconds() / 1e9, err
 }
 
 func (b *bench) probeZeros(readers int) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (float64, error) {
-		took, err := cold(b.mountZeros, nil, files(zeroNames(), readers), zeroFiles*b.zeroSize())(ctx)
+		took, err := cold(b.mountZeros, nil, plan{Names: zeroNames(), Threads: readers}.read, zeroFiles*b.zeroSize())(ctx)
 		return float64(zeroFiles*b.zeroSize()) / took.Seconds() / 1e9, err
 	}
 }
@@ -120,9 +120,7 @@ func (b *bench) probeZeros(readers int) func(context.Context) (float64, error) {
 // probeRoundTrip reads past the page cache.
 func (b *bench) probeRoundTrip(ctx context.Context) (float64, error) {
 	n := b.scaled(10_000)
-	took, err := cold(b.mountZeros, nil, func(_ context.Context, dir string) (int64, error) {
-		return randomAt(dir, zeroNames(), n, 1, unix.O_DIRECT)
-	}, int64(n)*4096)(ctx)
+	took, err := cold(b.mountZeros, nil, plan{Names: zeroNames(), Threads: 1, Blocks: n, Flags: unix.O_DIRECT}.read, int64(n)*4096)(ctx)
 	return took.Seconds() * 1e6 / float64(n), err
 }
 

@@ -26,7 +26,7 @@ type conn struct {
 	protocol *fuse.ProtocolServer
 	tree     *treeFS
 	log      *slog.Logger
-	watch    time.Duration
+	watch    time.Duration // the worker's that has the turn
 
 	turn    chan struct{} // holds one value, unless a worker has it
 	workers sync.WaitGroup
@@ -46,10 +46,12 @@ const (
 	// read with that many requests in flight; the kernel sends no more of its own
 	// accord (MaxBackground).
 	maxWorkers = 64
-	// watchTime is how long the connection is watched after a request before the
-	// thread sleeps. Who reads file after file asks again within microseconds,
-	// and being woken costs more than all the rest.
-	watchTime = 50 * time.Microsecond
+	// For so long the connection is watched after a request before the thread
+	// sleeps. Who reads file after file asks again within microseconds, and being
+	// woken costs more than all the rest. It is more where more would have
+	// helped, and less where it did not.
+	leastWatch = 50 * time.Microsecond
+	mostWatch  = 400 * time.Microsecond
 	// slowRead is how long a read takes that others should not have to wait for.
 	slowRead = 250 * time.Microsecond
 	// keepLimit is how long they wait when nobody knew. The guard looks that
@@ -85,7 +87,7 @@ func newConn(fd int, tree *treeFS, logger *slog.Logger) (*conn, error) {
 	c := &conn{fd: fd, tree: tree, log: logger, turn: make(chan struct{}, 1),
 		begun: time.Now(), rouse: make(chan struct{}, 1), done: make(chan struct{})}
 	if runtime.GOMAXPROCS(0) > 1 { // else who should ask meanwhile
-		c.watch = watchTime
+		c.watch = leastWatch
 	}
 	c.protocol = fuse.NewProtocolServer(tree, &fuse.MountOptions{
 		Name:     "sealbatch",
@@ -243,13 +245,7 @@ func (w *worker) work() {
 
 // takesLong tells whether others had better not wait for the request to be answered.
 func (w *worker) takesLong() bool {
-	switch w.header().Opcode {
-	case fuseForget, fuseBatchForget, fuseInterrupt:
-		return false
-	case fuseRead:
-		return w.reading.above(slowRead) || w.more(0)
-	}
-	return w.more(0)
+	return w.header().Opcode == fuseRead && (w.reading.above(slowRead) || w.more(0))
 }
 
 // more waits up to limit, for ever if that is negative, for a request to be there.
@@ -282,7 +278,19 @@ func (w *worker) next() (int, error) {
 			continue
 		}
 		w.more(-1)
+		w.adapt(time.Since(begin))
 		begin = time.Time{}
+	}
+}
+
+// adapt changes how long to watch, after that was too short by however much.
+func (c *conn) adapt(idle time.Duration) {
+	switch {
+	case c.watch == 0: // there is one processor only
+	case idle < mostWatch:
+		c.watch = min(2*c.watch, mostWatch)
+	default:
+		c.watch = max(c.watch/2, leastWatch)
 	}
 }
 
