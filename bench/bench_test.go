@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,49 +107,6 @@ func TestHollow(t *testing.T) {
 	}
 	if n, err := r.ReadAt(1001, buf, 0); n != 0 || err == nil {
 		t.Errorf("a hole was read: %d, %v", n, err)
-	}
-}
-
-// TestRelay sends a byte there and back.
-func TestRelay(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		if c, err := l.Accept(); err == nil {
-			_, _ = io.Copy(c, c)
-			_ = c.Close()
-		}
-	}()
-	const late = 50 * time.Millisecond
-	r, err := startRelay(t.Context(), l.Addr().String(), late)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := net.Dial("tcp", r.l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	begin := time.Now()
-	if _, err := c.Write([]byte("there and back")); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 14)
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != "there and back" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if took := time.Since(begin); took < 2*late {
-		t.Errorf("it took %v, less than twice %v", took, late)
-	}
-	if err := r.close(); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/sealbatch/sealbatch/publish"
 	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/transfer"
+	"github.com/sealbatch/sealbatch/transfer/transfertest"
 )
 
 // sshd is an OpenSSH server on loopback, and a way to it that takes long.
@@ -40,12 +41,12 @@ func (b *bench) shipping(ctx context.Context) error {
 	if err := b.startSSHD(ctx); err != nil {
 		return err
 	}
-	relayed, err := startRelay(ctx, fmt.Sprintf("127.0.0.1:%d", b.ssh.port), rtt/2)
+	relayed, err := transfertest.Start(ctx, fmt.Sprintf("127.0.0.1:%d", b.ssh.port), rtt/2)
 	if err != nil {
 		return err
 	}
-	b.ssh.farPort = relayed.port()
-	b.undo = append(b.undo, relayed.close)
+	b.ssh.farPort = relayed.Port()
+	b.undo = append(b.undo, relayed.Close)
 	if err := b.trust(b.ssh.farPort); err != nil {
 		return err
 	}

@@ -45,11 +45,13 @@ type Supercomputer struct {
 	KnownHosts []string // known_hosts files instead of ssh_config's
 	SSHConfig  string   // ssh_config file; "" means ~/.ssh/config, "none" means none
 	ProxyJump  string   // as in ssh_config; "" means ssh_config's
-	Cluster    string   // the cluster's name at the key service; "" if that knows only one
-	Runtime    string   // apptainer, singularity or a path; "" means the first found on the node
-	Mounts     string   // how nodes mount: auto, namespace, fusermount, runtime; "" is auto
-	SlurmBin   string   // directory of sbatch and its like on the login node; "" means PATH
-	Setup      []string // shell lines of the site's own, run in the job before anything else
+	// Connections is how many SSH connections a large upload may use at once; 0 means 4.
+	Connections int
+	Cluster     string   // the cluster's name at the key service; "" if that knows only one
+	Runtime     string   // apptainer, singularity or a path; "" means the first found on the node
+	Mounts      string   // how nodes mount: auto, namespace, fusermount, runtime; "" is auto
+	SlurmBin    string   // directory of sbatch and its like on the login node; "" means PATH
+	Setup       []string // shell lines of the site's own, run in the job before anything else
 }
 
 // Identity is [identity]: the account key that signs requests and info files.
@@ -140,7 +142,7 @@ func clientSchema(f *file, c *Client) schema {
 			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
 			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
 			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime),
-			stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
+			intKey("connections", &s.Connections, 1, 8), stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
 		},
 		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
 		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},

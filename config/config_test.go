@@ -108,6 +108,7 @@ func TestClientErrors(t *testing.T) {
 		{"[hpcs-server]\nurl = http://k:1\n", `:2: [hpcs-server] url: "http://k:1" does not begin with https://`},
 		{"[hpcs-server]\nurl = https://k:1\nurl = https://l:1\n", `[hpcs-server] url is given 2 times`},
 		{"[vault]\nurl = https://k:1\n", `[hpcs-server] url is missing`},
+		{ok + "[supercomputer]\nconnections = 9\n", `:4: [supercomputer] connections: "9" is not a whole number from 1 to 8`},
 		{ok + "[supercomputer]\nport = 70000\n", `:4: [supercomputer] port: "70000" is not a whole number`},
 		{ok + "[supercomputer]\nlocal = maybe\n", `neither yes nor no`},
 		{ok + "[supercomputer]\nlocal = yes\naddress = x\n", `exclude each other`},

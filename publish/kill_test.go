@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -64,16 +65,16 @@ type dying struct {
 	transfer.Local
 	keys  Keys
 	v     victim
-	count int
+	count atomic.Int32 // actions are several at a time
 }
 
 func (d *dying) act(do func()) {
-	d.count++
-	if d.count == d.v.At && !d.v.After {
+	n := int(d.count.Add(1))
+	if n == d.v.At && !d.v.After {
 		d.die()
 	}
 	do()
-	if d.count == d.v.At {
+	if n == d.v.At {
 		d.die()
 	}
 }
@@ -129,11 +130,15 @@ type dyingFile struct {
 	d *dying
 }
 
-func (f dyingFile) ReadFrom(r io.Reader) (n int64, err error) {
-	if f.d.count+1 == f.d.v.At && !f.d.v.After {
-		b, _ := io.ReadAll(r)
-		_, _ = f.Write(b[:len(b)/2])
+func (f dyingFile) WriteAt(b []byte, off int64) (n int, err error) {
+	if int(f.d.count.Load())+1 == f.d.v.At && !f.d.v.After {
+		_, _ = f.WriteFile.WriteAt(b[:len(b)/2], off)
 	}
+	f.d.act(func() { n, err = f.WriteFile.WriteAt(b, off) })
+	return n, err
+}
+
+func (f dyingFile) ReadFrom(r io.Reader) (n int64, err error) {
 	f.d.act(func() { n, err = f.WriteFile.ReadFrom(r) })
 	return n, err
 }

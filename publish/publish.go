@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -153,6 +155,8 @@ type publishing struct {
 	r     Request
 	input volume.Survey
 	s     volume.Sealed
+	sent  *upload    // nil until it has begun
+	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
 }
 
 func (r Request) remotePath() string { return path.Join(r.RemoteDir, filepath.Base(r.SealedPath)) }
@@ -255,13 +259,21 @@ func away(err error, hint string) error {
 	return err
 }
 
-// seal makes the sealed file. That its input changed meanwhile is an error,
-// even where each file by itself was whole when it was read.
-func (p *publishing) seal(ctx context.Context) (volume.Sealed, error) {
-	return p.sealFrom(ctx, p.r.source())
+// seal makes the sealed file, which is uploaded meanwhile. That its input
+// changed meanwhile is an error, even where each file by itself was whole when it
+// was read.
+func (p *publishing) seal(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+	s, err := p.make(ctx, src)
+	if err != nil {
+		p.sent.abandon(p)
+		p.sent = nil
+	} else {
+		p.sent.finish(s)
+	}
+	return s, err
 }
 
-func (p *publishing) sealFrom(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+func (p *publishing) make(ctx context.Context, src volume.Source) (volume.Sealed, error) {
 	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
 		return volume.Sealed{}, err
 	}
@@ -270,6 +282,8 @@ func (p *publishing) sealFrom(ctx context.Context, src volume.Source) (volume.Se
 	s, err := volume.SealFile(ctx, p.r.SealedPath, src, volume.SealOptions{
 		Recipients: p.r.Recipients,
 		Progress:   func(done, total int64) { bar.SetTotal(total); bar.Set(done) },
+		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
+		Written:    func(size int64) { p.sent.grow(size) },
 	})
 	if err != nil {
 		bar.Abandon()

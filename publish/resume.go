@@ -23,7 +23,8 @@ const memoryFormat = "sealbatch-sealed/1"
 
 // memory is what is kept of a sealed file until it is published: what cannot be
 // had from the file itself, or would have to be computed over all of it. It
-// holds no secret; the key is wrapped to the user in the sealed file.
+// holds no secret; the key is wrapped to the user in the sealed file. While the
+// file is being made, it tells of what is uploaded of it, and Size is 0.
 type memory struct {
 	Format   string          `json:"format"`
 	Sealed   string          `json:"sealed"`  // absolute path of the sealed file
@@ -104,7 +105,7 @@ func (p *publishing) sealed(ctx context.Context) error {
 	if m != nil {
 		p.forget()
 	}
-	s, err := p.seal(ctx)
+	s, err := p.seal(ctx, p.r.source())
 	if err != nil {
 		return err
 	}
@@ -141,6 +142,8 @@ func (p *publishing) recall() (*memory, error) {
 // is the file that was made, the digests say.
 func (p *publishing) goOn(m memory) error {
 	switch {
+	case m.Size == 0:
+		return errors.New("it was not sealed to its end")
 	case m.Input != p.input.Fingerprint:
 		return errors.New("the input has changed since")
 	case m.Request != p.r.request():

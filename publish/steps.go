@@ -3,7 +3,6 @@ package publish
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,21 +22,35 @@ import (
 // order. Each step finds out whether it was done before.
 func (p *publishing) publish(ctx context.Context) error {
 	remote := p.r.remotePath()
-	there, err := p.ship(ctx, remote)
+	a, err := p.announcement()
 	if err != nil {
-		return fmt.Errorf("ship %s: %w", filepath.Base(p.r.SealedPath), err)
+		return fmt.Errorf("sign the info file: %w", err)
 	}
-	if err := p.deposit(ctx); err != nil {
-		return fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.r.goOn()))
+	staged := make(chan struct{}) // while the sealed file is on its way
+	go func(fsys transfer.FS) {
+		defer close(staged)
+		a.stage(ctx, fsys, remote+InfoSuffix)
+	}(p.site())
+	there, err := p.ship(ctx, remote)
+	<-staged
+	if err != nil {
+		err = fmt.Errorf("ship %s: %w", filepath.Base(p.r.SealedPath), err)
+	} else if err = p.deposit(ctx); err != nil {
+		err = fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.r.goOn()))
+	}
+	if err != nil {
+		a.unstage(p.site(), remote+InfoSuffix)
+		return err
 	}
 	if !there {
 		err := p.over(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
 		// A rename whose answer was lost is not there to be done again.
-		if err != nil && !(errors.Is(err, fs.ErrNotExist) && p.arrived(p.FS, remote)) {
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && p.arrived(p.site(), remote)) {
 			return fmt.Errorf("name the sealed file: %w", err)
 		}
 	}
-	if err := p.announce(ctx, remote+InfoSuffix); err != nil {
+	err = p.over(ctx, nil, func(fsys transfer.FS) error { return a.put(ctx, fsys, remote+InfoSuffix) })
+	if err != nil {
 		return fmt.Errorf("write the info file: %w", err)
 	}
 	return nil
@@ -68,45 +81,27 @@ func (p *publishing) arrived(fsys transfer.FS, remote string) bool {
 // ship uploads the sealed file to its partial name, unless it is there under
 // its final one already.
 func (p *publishing) ship(ctx context.Context, remote string) (there bool, err error) {
-	err = p.over(ctx, nil, func(fsys transfer.FS) error {
-		_, err := fsys.Lstat(remote)
-		there = err == nil && p.arrived(fsys, remote)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+	if p.sent == nil {
+		err = p.over(ctx, nil, func(fsys transfer.FS) error {
+			_, err := fsys.Lstat(remote)
+			there = err == nil && p.arrived(fsys, remote)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil || there {
+			return there, err
 		}
-		return err
-	})
-	if err != nil || there {
-		return there, err
-	}
-	segments := make([][sha256.Size]byte, len(p.s.Segments))
-	for i, s := range p.s.Segments {
-		segments[i] = s
-	}
-	w, local, err := transfer.OpenWhole(p.r.SealedPath, volume.SegmentSize, segments)
-	if err != nil {
-		return false, err
-	}
-	defer local.Close()
-	bar := p.bar("uploading " + filepath.Base(p.r.SealedPath))
-	bar.SetTotal(p.s.Size)
-	var most, done int64
-	w.Progress = func(n int64) { done = n; bar.Set(n) }
-	moved := func() bool {
-		forward := done > most
-		most = max(most, done)
-		return forward
-	}
-	err = p.over(ctx, moved, func(fsys transfer.FS) error { return w.Send(ctx, fsys, p.partial(), SealedMode) })
-	if err != nil {
-		bar.Abandon()
-		if errors.Is(err, transfer.ErrConnect) {
-			err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(max(most, done)), ui.Size(p.s.Size), p.r.goOn()))
+		if err := p.sendWhole(ctx); err != nil {
+			return false, err
 		}
-		return false, err
 	}
-	bar.Finish()
-	return false, nil
+	err = p.sent.wait(p)
+	if errors.Is(err, transfer.ErrConnect) {
+		err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.r.goOn()))
+	}
+	return false, err
 }
 
 // Reconnecting: how often without anything having moved, and how long to wait.
@@ -119,7 +114,7 @@ const (
 // over does a step on the site, and again over a new connection when the old
 // one broke. Where moved reports that something got across, it counts anew.
 func (p *publishing) over(ctx context.Context, moved func() bool, step func(transfer.FS) error) error {
-	err := step(p.FS)
+	err := step(p.site())
 	for try := 0; err != nil && errors.Is(err, transfer.ErrConnect) && p.Reconnect != nil && ctx.Err() == nil; try++ {
 		if moved != nil && moved() {
 			try = 0
@@ -139,10 +134,23 @@ func (p *publishing) over(ctx context.Context, moved func() bool, step func(tran
 			err = dialErr
 			continue
 		}
-		p.FS = fsys
-		err = step(p.FS)
+		p.moveTo(fsys)
+		err = step(fsys)
 	}
 	return err
+}
+
+// site is the file system there, over the connection that is the newest.
+func (p *publishing) site() transfer.FS {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.FS
+}
+
+func (p *publishing) moveTo(fsys transfer.FS) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.FS = fsys
 }
 
 func (p *publishing) deposit(ctx context.Context) error {
@@ -159,22 +167,58 @@ func (p *publishing) deposit(ctx context.Context) error {
 	return err
 }
 
-// announce writes signature and info file, the info file last.
-func (p *publishing) announce(ctx context.Context, remote string) error {
+// announcement is the info file and its signature.
+type announcement struct {
+	info, sig []byte
+	staged    bool // both lie on the site under their partial names
+}
+
+func (p *publishing) announcement() (*announcement, error) {
 	b, err := p.r.info(p.s).Encode()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sig, err := identity.SignSSH(p.Signer, manifest.NamespaceInfo, b)
-	if err != nil {
-		return err
+	return &announcement{info: b, sig: sig}, err
+}
+
+// stage brings both to the site, so that they only need their names later. That
+// it did not work does no harm: put does it all.
+func (a *announcement) stage(ctx context.Context, fsys transfer.FS, remote string) {
+	sig, info := make(chan error, 1), make(chan error, 1)
+	go func() { sig <- transfer.StageFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode) }()
+	go func() { info <- transfer.StageFile(ctx, fsys, remote, a.info, SealedMode) }()
+	a.staged = true
+	if err := errors.Join(<-sig, <-info); err != nil {
+		a.unstage(fsys, remote)
 	}
-	return p.over(ctx, nil, func(fsys transfer.FS) error {
-		if err := transfer.PutFile(ctx, fsys, remote+SigSuffix, sig, SealedMode); err != nil {
+}
+
+// unstage removes what stage left.
+func (a *announcement) unstage(fsys transfer.FS, remote string) {
+	if a.staged {
+		_ = fsys.Remove(remote + SigSuffix + transfer.PartialSuffix)
+		_ = fsys.Remove(remote + transfer.PartialSuffix)
+	}
+	a.staged = false
+}
+
+// put gives them their names, the info file last.
+func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string) error {
+	if a.staged {
+		a.staged = false // a second try begins afresh
+		err := fsys.Rename(remote+SigSuffix+transfer.PartialSuffix, remote+SigSuffix)
+		if err == nil {
+			err = fsys.Rename(remote+transfer.PartialSuffix, remote)
+		}
+		if err == nil || errors.Is(err, transfer.ErrConnect) {
 			return err
 		}
-		return transfer.PutFile(ctx, fsys, remote, b, SealedMode)
-	})
+	}
+	if err := transfer.PutFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode); err != nil {
+		return err
+	}
+	return transfer.PutFile(ctx, fsys, remote, a.info, SealedMode)
 }
 
 func (p *publishing) bar(label string) *ui.Progress {

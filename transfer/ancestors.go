@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"sync"
 	"syscall"
 
 	"github.com/pkg/sftp"
@@ -18,12 +19,23 @@ func CheckAncestors(fsys FS, dir string) (notes []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
+	var above []string
 	for at := path.Clean(real); ; at = path.Dir(at) {
-		info, err := fsys.Lstat(at)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", at, err)
+		if above = append(above, at); at == "/" || at == "." {
+			break
 		}
-		mode := info.Mode()
+	}
+	infos, errs := make([]fs.FileInfo, len(above)), make([]error, len(above))
+	var asking sync.WaitGroup // at once: the login node may be far away
+	for i, at := range above {
+		asking.Go(func() { infos[i], errs[i] = fsys.Lstat(at) })
+	}
+	asking.Wait()
+	for i, at := range above {
+		if errs[i] != nil {
+			return nil, fmt.Errorf("%s: %w", at, errs[i])
+		}
+		mode := infos[i].Mode()
 		switch {
 		case !mode.IsDir():
 			return nil, fmt.Errorf("%s is not a directory", at)
@@ -31,12 +43,10 @@ func CheckAncestors(fsys FS, dir string) (notes []string, err error) {
 			return nil, &Error{Kind: ErrAncestor, What: fmt.Sprintf("%s can be changed by anyone (mode %04o, no sticky bit)", at, mode.Perm()),
 				Next: "choose another directory, or ask for chmod o-w or +t"}
 		case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
-			notes = append(notes, fmt.Sprintf("%s can be changed by its group%s; signatures and digests protect what lies there", at, groupOf(info)))
-		}
-		if at == "/" || at == "." {
-			return notes, nil
+			notes = append(notes, fmt.Sprintf("%s can be changed by its group%s; signatures and digests protect what lies there", at, groupOf(infos[i])))
 		}
 	}
+	return notes, nil
 }
 
 func groupOf(info fs.FileInfo) string {

@@ -34,6 +34,9 @@ type Options struct {
 	// Stall is how long the SFTP server may leave requests unanswered, with nothing moving, until the
 	// connection is taken for broken; 0 means two minutes.
 	Stall time.Duration
+	// Connections is how many a large upload may use at once where the login node is far away; 0 means
+	// 4; at most MaxConnections. Where somebody had to answer a Prompt there is one in any case.
+	Connections int
 }
 
 const (
@@ -50,6 +53,8 @@ type Client struct {
 	stop  chan struct{}
 	close sync.Once
 	stall time.Duration // Options.Stall
+	again Options       // to dial once more, with nobody to ask
+	asked bool          // somebody was asked something
 
 	mu   sync.Mutex
 	sftp *remote
@@ -66,9 +71,16 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{stop: make(chan struct{}), stall: o.Stall}
+	c := &Client{stop: make(chan struct{}), stall: o.Stall, again: o}
 	if c.stall <= 0 {
 		c.stall = defaultStall
+	}
+	c.again.Prompt = nil
+	if ask := o.Prompt; ask != nil {
+		o.Prompt = func(ctx context.Context, p Prompt) (string, error) {
+			c.asked = true
+			return ask(ctx, p)
+		}
 	}
 	for _, t := range route {
 		next, err := o.hop(ctx, c.conn, t)

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -45,12 +46,22 @@ type File interface {
 // WriteFile is a file that is open for writing, and for reading what is there.
 type WriteFile interface {
 	io.Writer
+	io.WriterAt
 	io.ReaderFrom
 	io.ReaderAt
-	io.Seeker
 	io.Closer
+	Chmod(perm fs.FileMode) error
 	// Sync makes the contents durable, where the server can.
 	Sync() error
+}
+
+// settled makes a file durable and tells what lies under its name: both are asked at once, since the
+// login node may be far away.
+func settled(fsys FS, f WriteFile, name string) (fs.FileInfo, error) {
+	synced := make(chan error, 1)
+	go func() { synced <- f.Sync() }()
+	info, err := fsys.Lstat(name)
+	return info, errors.Join(<-synced, err)
 }
 
 // ReadFile reads a small file: more than limit bytes are an error.

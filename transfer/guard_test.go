@@ -178,7 +178,7 @@ func TestMalformedAnswers(t *testing.T) {
 					t.Error("without the guard the attack fails, too")
 				}
 			}()
-			_ = uses(remote{bare, newWatched(nil, nil, time.Minute), newGuard(nil, nil, nil)}, t.TempDir())[c.use]()
+			_ = uses(remote{c: bare, w: newWatched(nil, nil, time.Minute), g: newGuard(nil, nil, nil)}, t.TempDir())[c.use]()
 		})
 	}
 }

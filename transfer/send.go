@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,40 +10,57 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"sync"
 	"syscall"
 
 	"github.com/pkg/sftp"
 )
 
-// Whole is a finished file of which digests are known, so that its upload can go on after a cut: what
-// has arrived is held against them. Its zero value is not usable.
+// Whole is a file of which digests are known, or will be, so that its upload can go on after a cut:
+// what has arrived is held against them. A file that is still being made can be sent meanwhile
+// (NewGrowing). Its zero value is not usable.
 type Whole struct {
 	Src      io.ReaderAt
 	Size     int64
-	Segment  int64               // bytes of each segment but the last
+	Segment  int64               // bytes of each segment but the last: a multiple of 1 MiB
 	Segments [][sha256.Size]byte // SHA-256 of each
 	Progress func(done int64)    // called with the bytes that have arrived so far; may be nil
 
-	arrived []bool // segments that the server confirmed in this process
+	making bool // Size and Segments are not known yet
+	growth *growth
+	alone  bool // other connections than the first have failed
+
+	mu      sync.Mutex
+	pieces  []bool // that the server confirmed in this process, or that were read back
+	arrived int64  // bytes of them
 }
+
+// pieceSize bytes are sent at a time, by one of several writers: two packets would leave the line
+// idle between them.
+const (
+	pieceSize      = 1 << 20
+	writersOfALane = 4
+)
 
 // Send brings w to the site under a name that nothing else uses; giving it its final name is up to the
 // caller. Whatever an earlier Send left there is read back and compared first, and only the rest is
 // sent. On an error what has arrived stays, and another Send, by this process or a later one, goes on;
 // only when the site is full (ErrFull) it is removed. ErrSource if Src does not have the digests.
 func (w *Whole) Send(ctx context.Context, fsys FS, name string, mode fs.FileMode) error {
-	f, err := w.open(ctx, fsys, name)
+	w.grown()
+	f, err := w.open(ctx, fsys, name, mode)
 	if err == nil {
-		err = w.rest(ctx, f)
+		err = w.rest(ctx, fsys, f, name)
+		w.grown()
 		if err == nil {
-			err = f.Sync()
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = w.settle(fsys, f, name, mode)
 		}
 		if closeErr := f.Close(); err == nil {
 			err = closeErr
 		}
-	}
-	if err == nil {
-		err = w.settle(fsys, name, mode)
 	}
 	if err = full(fsys, name, err); errors.Is(err, ErrFull) {
 		_ = fsys.Remove(name) // it may be what fills the site
@@ -50,20 +68,20 @@ func (w *Whole) Send(ctx context.Context, fsys FS, name string, mode fs.FileMode
 	return err
 }
 
-// open opens what an earlier Send left, if its first segment is ours: that is what tells it from
+// open opens what an earlier Send left, if it begins with our first piece: that is what tells it from
 // another file that somebody put into its place. Else it starts afresh.
-func (w *Whole) open(ctx context.Context, fsys FS, name string) (WriteFile, error) {
+func (w *Whole) open(ctx context.Context, fsys FS, name string, mode fs.FileMode) (WriteFile, error) {
 	info, err := fsys.Lstat(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err == nil && info.Mode().IsRegular() && info.Size() >= w.length(0) {
+	if err == nil && info.Mode().IsRegular() && w.continues(info.Size()) {
 		f, err := fsys.Reopen(name)
 		if err != nil {
 			return nil, err
 		}
-		ours, err := w.compare(ctx, f, 0)
-		if err == nil && ours && info.Size() <= w.Size {
+		ours, err := w.begins(f)
+		if err == nil && ours {
 			return f, w.survey(ctx, f, info.Size())
 		}
 		if closeErr := f.Close(); err != nil || closeErr != nil {
@@ -75,31 +93,60 @@ func (w *Whole) open(ctx context.Context, fsys FS, name string) (WriteFile, erro
 			return nil, fmt.Errorf("removing %s: %w", name, err)
 		}
 	}
-	w.arrived = make([]bool, len(w.Segments))
-	return fsys.Create(name, 0o600)
+	w.afresh()
+	return fsys.Create(name, mode)
+}
+
+// continues tells whether a file of that size can be the beginning of ours.
+func (w *Whole) continues(size int64) bool {
+	if w.making { // nobody else can have sent any of it
+		return w.isConfirmed(0)
+	}
+	return size >= min(pieceSize, w.Size) && size <= w.Size
+}
+
+// begins tells whether f begins as Src does. It was not there before the upload began, and nobody can
+// guess it.
+func (w *Whole) begins(f io.ReaderAt) (bool, error) {
+	n := int64(pieceSize)
+	if !w.making {
+		n = min(n, w.Size)
+	}
+	ours, theirs := make([]byte, n), make([]byte, n)
+	if _, err := w.Src.ReadAt(ours, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	if _, err := f.ReadAt(theirs, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("reading back what has arrived: %w", err)
+	}
+	return bytes.Equal(ours, theirs), nil
 }
 
 // length is that of segment i.
 func (w *Whole) length(i int) int64 { return min(w.Segment, w.Size-int64(i)*w.Segment) }
 
-// survey finds out which segments have arrived. Those that the server confirmed to this process are
-// taken for granted, since reading back takes as long as sending.
+// survey finds out which segments have arrived. What the server confirmed to this process is taken for
+// granted, since reading back takes as long as sending.
 func (w *Whole) survey(ctx context.Context, f WriteFile, size int64) error {
-	if w.arrived == nil {
-		w.arrived = make([]bool, len(w.Segments))
+	if w.making {
+		return nil
 	}
-	w.arrived[0] = true
 	for i := range w.Segments {
-		inside := int64(i)*w.Segment+w.length(i) <= size
-		if w.arrived[i] = w.arrived[i] && inside; w.arrived[i] || !inside {
+		off := int64(i) * w.Segment
+		inside := off+w.length(i) <= size
+		if !inside {
+			w.confirm(off, w.length(i), false)
+		}
+		if !inside || w.hasSegment(i) {
 			continue
 		}
 		same, err := w.compare(ctx, f, i)
 		if err != nil {
 			return errors.Join(err, f.Close())
 		}
-		w.arrived[i] = same
-		w.report(0)
+		if same {
+			w.confirm(off, w.length(i), true)
+		}
 	}
 	return nil
 }
@@ -117,57 +164,19 @@ func (w *Whole) compare(ctx context.Context, f io.ReaderAt, i int) (bool, error)
 // readBack bytes are asked for at a time, in many packets in flight.
 const readBack = 8 << 20
 
-// rest sends the segments that have not arrived.
-func (w *Whole) rest(ctx context.Context, f WriteFile) error {
-	at := int64(-1)
-	for i := range w.Segments {
-		if w.arrived[i] {
-			continue
-		}
-		if off := int64(i) * w.Segment; off != at {
-			if _, err := f.Seek(off, io.SeekStart); err != nil {
-				return err
-			}
-			at = off
-		}
-		s := &source{ctx: ctx, r: io.NewSectionReader(w.Src, at, w.length(i)), hash: sha256.New(), progress: w.report}
-		n, err := f.ReadFrom(s)
-		if err != nil {
-			return err
-		}
-		if n != w.length(i) || [sha256.Size]byte(s.hash.Sum(nil)) != w.Segments[i] {
-			return &Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: somebody changed it, or its disk is failing",
-				Next: "remove it and run the same command again"}
-		}
-		w.arrived[i] = true
-		at += n
-	}
-	return nil
-}
-
-// report tells how much has arrived, more bytes of the next segment included.
-func (w *Whole) report(more int64) {
-	if w.Progress == nil {
-		return
-	}
-	for i, ok := range w.arrived {
-		if ok {
-			more += w.length(i)
-		}
-	}
-	w.Progress(more)
-}
-
-// settle checks the size that arrived and sets the mode.
-func (w *Whole) settle(fsys FS, name string, mode fs.FileMode) error {
-	info, err := fsys.Lstat(name)
+// settle makes durable what arrived, checks its size and sets the mode.
+func (w *Whole) settle(fsys FS, f WriteFile, name string, mode fs.FileMode) error {
+	info, err := settled(fsys, f, name)
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() || info.Size() != w.Size {
 		return fmt.Errorf("%s: %d bytes arrived instead of %d", name, info.Size(), w.Size)
 	}
-	return fsys.Chmod(name, mode)
+	if info.Mode().Perm() == mode.Perm() {
+		return nil
+	}
+	return f.Chmod(mode)
 }
 
 // scarce bytes or less are as good as none: file systems keep some back, and write whole blocks.
@@ -208,7 +217,7 @@ func OpenWhole(local string, segment int64, segments [][sha256.Size]byte) (*Whol
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", local)
 	}
-	if err == nil && (segment <= 0 || int64(len(segments)) != (info.Size()+segment-1)/segment || len(segments) == 0) {
+	if err == nil && (segment <= 0 || segment%pieceSize != 0 || int64(len(segments)) != (info.Size()+segment-1)/segment || len(segments) == 0) {
 		err = &Error{Kind: ErrSource, What: fmt.Sprintf("%s has %d bytes, which is not the size that it was made with", local, info.Size()),
 			Next: "remove it and run the same command again"}
 	}

@@ -26,6 +26,8 @@ type remote struct {
 	c *sftp.Client
 	w *watched
 	g *guard
+	// on is the connection, which can have more of them.
+	on *Client
 }
 
 // FS opens an SFTP session, once; the connection's end ends it.
@@ -33,7 +35,7 @@ func (c *Client) FS() (FS, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sftp == nil {
-		s, err := c.startSFTP()
+		s, err := c.startSFTP(c.stop)
 		if errors.Is(err, ErrConnect) {
 			return nil, err
 		}
@@ -46,14 +48,19 @@ func (c *Client) FS() (FS, error) {
 	return *c.sftp, nil
 }
 
-func (c *Client) startSFTP() (*remote, error) {
+// startSFTP opens a session, which is watched until stop.
+func (c *Client) startSFTP(stop <-chan struct{}) (*remote, error) {
 	out, in, err := openSFTP(c.conn)
 	if err != nil {
 		return nil, err
 	}
 	w := newWatched(out, in, c.stall)
-	go w.watch(c.stop, c.Close)
-	return newRemote(w, c.conn.Close)
+	go w.watch(stop, c.Close)
+	r, err := newRemote(w, c.conn.Close)
+	if err == nil {
+		r.on = c
+	}
+	return r, err
 }
 
 // newRemote speaks SFTP with a server; hangUp ends the connection.
@@ -71,7 +78,7 @@ func newRemote(w *watched, hangUp func() error) (*remote, error) {
 		}
 		return nil, err
 	}
-	return &remote{c, w, g}, nil
+	return &remote{c: c, w: w, g: g}, nil
 }
 
 func (r remote) Stat(path string) (fs.FileInfo, error) {
@@ -206,8 +213,12 @@ type remoteFile struct {
 func (f remoteFile) Read(p []byte) (int, error)              { return f.lostIO(f.File.Read(p)) }
 func (f remoteFile) ReadAt(p []byte, off int64) (int, error) { return f.lostIO(f.File.ReadAt(p, off)) }
 func (f remoteFile) Write(p []byte) (int, error)             { return lost2[int](f.on.w)(f.File.Write(p)) }
-func (f remoteFile) Stat() (fs.FileInfo, error)              { return lost2[fs.FileInfo](f.on.w)(f.File.Stat()) }
-func (f remoteFile) Close() error                            { return f.on.w.lost(f.File.Close()) }
+func (f remoteFile) WriteAt(p []byte, off int64) (int, error) {
+	return lost2[int](f.on.w)(f.File.WriteAt(p, off))
+}
+func (f remoteFile) Stat() (fs.FileInfo, error)   { return lost2[fs.FileInfo](f.on.w)(f.File.Stat()) }
+func (f remoteFile) Chmod(perm fs.FileMode) error { return f.on.w.lost(f.File.Chmod(perm.Perm())) }
+func (f remoteFile) Close() error                 { return f.on.w.lost(f.File.Close()) }
 
 // WriteTo keeps many reads in flight.
 func (f remoteFile) WriteTo(w io.Writer) (int64, error) {

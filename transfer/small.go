@@ -15,6 +15,12 @@ func PutFile(ctx context.Context, fsys FS, name string, data []byte, mode fs.Fil
 	return err
 }
 
+// StageFile is PutFile but for the last step: renaming NAME.partial is left to the caller.
+func StageFile(ctx context.Context, fsys FS, name string, data []byte, mode fs.FileMode) error {
+	_, err := Stage(ctx, fsys, bytes.NewReader(data), int64(len(data)), name, UploadOptions{Mode: mode, ReplacePartial: true})
+	return err
+}
+
 // maxDepth bounds how deeply RemoveAll descends.
 const maxDepth = 64
 

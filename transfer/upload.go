@@ -24,6 +24,13 @@ type UploadOptions struct {
 	ReplacePartial bool
 }
 
+func (o UploadOptions) mode() fs.FileMode {
+	if o.Mode == 0 {
+		return 0o600
+	}
+	return o.Mode.Perm()
+}
+
 // Uploaded is what was uploaded.
 type Uploaded struct {
 	Size   int64
@@ -34,7 +41,49 @@ type Uploaded struct {
 // makes the file durable and renames it to its name in one step. On any error, and when ctx ends, the
 // unfinished file is removed and a file of that name stays as it was.
 func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
-	return send(ctx, fsys, io.NewSectionReader(src, 0, size), path, o, size)
+	done, err := Stage(ctx, fsys, src, size, path, o)
+	if err != nil {
+		return Uploaded{}, err
+	}
+	if err := fsys.Rename(path+PartialSuffix, path); err != nil {
+		return Uploaded{}, discard(fsys, path, err)
+	}
+	return done, nil
+}
+
+// Stage is Upload but for the last step: renaming NAME.partial is left to the caller.
+func Stage(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
+	f, err := createPartial(fsys, path+PartialSuffix, o)
+	if err != nil {
+		return Uploaded{}, err
+	}
+	source := &source{ctx: ctx, r: io.NewSectionReader(src, 0, size), progress: o.Progress}
+	if o.Digest {
+		source.hash = sha256.New()
+	}
+	err = finish(fsys, f, path+PartialSuffix, source, size, o.mode())
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return Uploaded{}, discard(fsys, path, err)
+	}
+	done := Uploaded{Size: source.n}
+	if source.hash != nil {
+		done.SHA256 = source.hash.Sum(nil)
+	}
+	return done, nil
+}
+
+// discard removes an unfinished upload and says why it is one.
+func discard(fsys FS, path string, err error) error {
+	partial := path + PartialSuffix
+	err = full(fsys, partial, err)
+	if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) &&
+		!errors.Is(err, ErrConnect) && !errors.Is(err, ErrProtocol) {
+		err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
+	}
+	return fmt.Errorf("uploading %s: %w", path, err)
 }
 
 // UploadFile is Upload for a file of this machine.
@@ -54,49 +103,13 @@ func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOption
 	return Upload(ctx, fsys, f, info.Size(), path, o)
 }
 
-// send uploads r of the given size.
-func send(ctx context.Context, fsys FS, r io.Reader, path string, o UploadOptions, want int64) (Uploaded, error) {
-	partial := path + PartialSuffix
-	f, err := createPartial(fsys, partial, o)
-	if err != nil {
-		return Uploaded{}, err
-	}
-	source := &source{ctx: ctx, r: r, progress: o.Progress}
-	if o.Digest {
-		source.hash = sha256.New()
-	}
-	err = finish(fsys, f, source, partial, want)
-	if err == nil && o.Mode != 0 {
-		err = fsys.Chmod(partial, o.Mode)
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		err = fsys.Rename(partial, path)
-	}
-	if err != nil {
-		err = full(fsys, partial, err)
-		if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) &&
-			!errors.Is(err, ErrConnect) && !errors.Is(err, ErrProtocol) {
-			err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
-		}
-		return Uploaded{}, fmt.Errorf("uploading %s: %w", path, err)
-	}
-	done := Uploaded{Size: source.n}
-	if source.hash != nil {
-		done.SHA256 = source.hash.Sum(nil)
-	}
-	return done, nil
-}
-
 func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) {
-	f, err := fsys.Create(partial, 0o600)
+	f, err := fsys.Create(partial, o.mode())
 	if errors.Is(err, fs.ErrExist) && o.ReplacePartial {
 		if err := fsys.Remove(partial); err != nil {
 			return nil, fmt.Errorf("removing %s: %w", partial, err)
 		}
-		f, err = fsys.Create(partial, 0o600)
+		f, err = fsys.Create(partial, o.mode())
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
@@ -108,19 +121,19 @@ func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) 
 	return f, nil
 }
 
-// finish copies everything, makes it durable and compares sizes.
-func finish(fsys FS, f WriteFile, source *source, partial string, want int64) error {
+// finish copies everything, makes it durable and compares sizes. It closes f.
+func finish(fsys FS, f WriteFile, partial string, source *source, want int64, mode fs.FileMode) error {
 	n, err := f.ReadFrom(source)
+	var info fs.FileInfo
 	if err == nil {
-		err = f.Sync()
+		info, err = settled(fsys, f, partial)
+	}
+	if err == nil && info.Mode().Perm() != mode {
+		err = f.Chmod(mode)
 	}
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
-	if err != nil {
-		return err
-	}
-	info, err := fsys.Lstat(partial)
 	switch {
 	case err != nil:
 		return err

@@ -83,9 +83,9 @@ type pipeline struct {
 	off     int64 // bytes laid out so far
 }
 
-// newPipeline starts the goroutines. onWritten is told the number of plaintext
-// bytes in each chunk that was written.
-func newPipeline(ctx context.Context, w io.Writer, c *codec, random io.Reader, workers int, onWritten func(int)) *pipeline {
+// newPipeline starts the goroutines. onWritten is told how many bytes of plaintext
+// each chunk has that was written, and how many in all.
+func newPipeline(ctx context.Context, w io.Writer, c *codec, random io.Reader, workers int, onWritten func(plain, sealed int)) *pipeline {
 	group, ctx := errgroup.WithContext(ctx)
 	chunks := 2*workers + 4
 	p := &pipeline{
@@ -117,7 +117,7 @@ func newPipeline(ctx context.Context, w io.Writer, c *codec, random io.Reader, w
 	return p
 }
 
-func (p *pipeline) write(w io.Writer, onWritten func(int)) error {
+func (p *pipeline) write(w io.Writer, onWritten func(plain, sealed int)) error {
 	defer close(p.written)
 	for ch := range p.ordered {
 		<-ch.sealed
@@ -127,7 +127,7 @@ func (p *pipeline) write(w io.Writer, onWritten func(int)) error {
 		if _, err := w.Write(ch.out); err != nil {
 			return fmt.Errorf("write the sealed volume: %w", err)
 		}
-		onWritten(len(ch.plain))
+		onWritten(len(ch.plain), len(ch.out))
 		p.written <- ch
 	}
 	return nil

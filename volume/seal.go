@@ -22,6 +22,11 @@ type SealOptions struct {
 	// Progress, if set, is called often, from one goroutine, with the number of
 	// plaintext bytes written and their total (0 while it is not known).
 	Progress func(plainBytesDone, plainBytesTotal int64)
+	// Begun, if set, is called once, before anything is written, with the volume's id and with w if that
+	// can be read (nil if not): what Written told of can be read there while the rest is made.
+	Begun func(id ID, w io.ReaderAt)
+	// Written, if set, is called often, from one goroutine, with the number of bytes written so far.
+	Written func(size int64)
 	// Workers is the number of encrypting goroutines; 0 means one a processor, at
 	// most 8: more cannot help, as one goroutine computes the checksum.
 	Workers int
@@ -91,7 +96,11 @@ func (s sealer) seal(ctx context.Context, w io.Writer, src Source, opt SealOptio
 	if workers <= 0 {
 		workers = min(runtime.GOMAXPROCS(0), 8)
 	}
-	g.pipe = newPipeline(ctx, w, g.codec, s.random, workers, progress(ctx, src, opt.Progress))
+	if opt.Begun != nil {
+		r, _ := w.(io.ReaderAt)
+		opt.Begun(g.out.ID, r)
+	}
+	g.pipe = newPipeline(ctx, w, g.codec, s.random, workers, written(opt.Written, progress(ctx, src, opt.Progress)))
 	err := src.Walk(g.pipe.ctx, g.entry)
 	if err == nil && g.index.nodes == 0 {
 		err = fmt.Errorf("%w: the source gave no root directory", ErrPath)
@@ -107,6 +116,17 @@ func (s sealer) seal(ctx context.Context, w io.Writer, src Source, opt SealOptio
 	g.out.Segments = g.pipe.sums.finish()
 	g.out.Checksum = ChecksumOf(g.out.Segments)
 	return g.out, nil
+}
+
+// written turns chunk sizes into a running total for report.
+func written(report func(size int64), plain func(int)) func(plain, sealed int) {
+	var size int64
+	return func(n, sealed int) {
+		if size += int64(sealed); report != nil {
+			report(size)
+		}
+		plain(n)
+	}
 }
 
 // progress turns chunk sizes into running totals for report. The total is

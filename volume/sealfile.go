@@ -42,7 +42,7 @@ func SealFile(ctx context.Context, path string, src Source, opt SealOptions) (s 
 // locks it. A link that somebody put there is not followed, and nothing is cut
 // off before the file is known to be one's own.
 func openPartial(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, fmt.Errorf("%w: %q is a symbolic link, which somebody may have put there: remove it", ErrPath, path)
 	}

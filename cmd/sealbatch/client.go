@@ -83,7 +83,7 @@ func (c *client) connect(ctx context.Context) error {
 	}
 	t, err := transfer.Dial(ctx, transfer.Options{
 		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
-		ProxyJump: s.ProxyJump, Prompt: c.a.prompt,
+		ProxyJump: s.ProxyJump, Prompt: c.a.prompt, Connections: s.Connections,
 	})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ type Progress struct {
 
 	mu          sync.Mutex
 	done        int64
+	before      int64 // of them, not part of the rate
 	start, last time.Time
 	width       int // of the line on the terminal
 	stop        chan struct{}
@@ -91,6 +92,16 @@ func (p *Progress) Set(n int64) {
 	p.refresh()
 }
 
+// StartAt says that n bytes were done before: the rate is that of the others.
+func (p *Progress) StartAt(n int64) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.before, p.done = n, max(n, p.done)
+}
+
 // SetTotal says how many bytes there are, once it is known.
 func (p *Progress) SetTotal(n int64) {
 	if p == nil {
@@ -122,9 +133,14 @@ func (p *Progress) end(ok bool) {
 	if p.terminal && p.width > 0 {
 		fmt.Fprintf(p.out, "\r%*s\r", p.width, "")
 	}
-	if ok && took >= quietTime {
-		fmt.Fprintf(p.out, "%s: %s in %s (%s)\n", p.label, Size(p.done), Span(took), rate(p.done, took))
+	if !ok || took < quietTime {
+		return
 	}
+	last := ""
+	if p.before > 0 {
+		last = ", the last " + Size(p.done-p.before)
+	}
+	fmt.Fprintf(p.out, "%s: %s%s in %s (%s)\n", p.label, Size(p.done), last, Span(took), rate(p.done-p.before, took))
 }
 
 // refresh writes a line if one is due. The caller holds the lock.
@@ -150,14 +166,14 @@ func (p *Progress) refresh() {
 // line gives "uploading data.sealed: 1.2 GiB of 4.0 GiB (30%), 210 MiB/s, 14 s left".
 func (p *Progress) line(took time.Duration) string {
 	if p.total <= 0 {
-		return fmt.Sprintf("%s: %s, %s", p.label, Size(p.done), rate(p.done, took))
+		return fmt.Sprintf("%s: %s, %s", p.label, Size(p.done), rate(p.done-p.before, took))
 	}
 	left := "unknown time"
-	if p.done > 0 {
-		left = Span(time.Duration(float64(took) / float64(p.done) * float64(max(0, p.total-p.done))))
+	if p.done > p.before {
+		left = Span(time.Duration(float64(took) / float64(p.done-p.before) * float64(max(0, p.total-p.done))))
 	}
 	return fmt.Sprintf("%s: %s of %s (%d%%), %s, %s left", p.label, Size(p.done), Size(p.total),
-		int(float64(p.done)/float64(p.total)*100), rate(p.done, took), left)
+		int(float64(p.done)/float64(p.total)*100), rate(p.done-p.before, took), left)
 }
 
 func rate(n int64, took time.Duration) string {

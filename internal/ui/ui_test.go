@@ -196,6 +196,25 @@ func TestProgress(t *testing.T) {
 	none.Finish()
 }
 
+// TestProgressStartAt: what was done before counts as done, and not for the rate.
+func TestProgressStartAt(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	now := time.Unix(0, 0)
+	p := newProgress(&out, "up", 4<<20, false, func() time.Time { return now })
+	p.StartAt(2 << 20)
+	now = now.Add(32 * time.Second)
+	p.Set(3 << 20)
+	now = now.Add(32 * time.Second)
+	p.Set(4 << 20)
+	p.Finish()
+	const want = "up: 3.0 MiB of 4.0 MiB (75%), 32 KiB/s, 32 s left\n" +
+		"up: 4.0 MiB of 4.0 MiB (100%), 32 KiB/s, 0.0 s left\nup: 4.0 MiB, the last 2.0 MiB in 1 min 04 s (32 KiB/s)\n"
+	if out.String() != want {
+		t.Errorf("got  %q\nwant %q", out.String(), want)
+	}
+}
+
 // Something that takes less than a second says nothing.
 func TestProgressQuiet(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,5 @@
-package main
+// Package transfertest has a line to a server far away, for tests and measurements of uploads.
+package transfertest
 
 import (
 	"context"
@@ -8,31 +9,34 @@ import (
 	"time"
 )
 
-// relay forwards connections and delays every byte, in both directions, by the
+// Line forwards connections and delays every byte, in both directions, by the
 // same time. It limits no rate: what waits is held here.
-type relay struct {
+type Line struct {
 	l    net.Listener
 	to   string
 	late time.Duration
 	mu   sync.Mutex
-	open []net.Conn
+	open []net.Conn // two for each connection
 	wg   sync.WaitGroup
 }
 
-func startRelay(ctx context.Context, to string, late time.Duration) (*relay, error) {
+// Start opens a line on this machine's loopback that leads to the address to.
+// Close ends it.
+func Start(ctx context.Context, to string, late time.Duration) (*Line, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{l: l, to: to, late: late}
+	r := &Line{l: l, to: to, late: late}
 	r.wg.Go(r.accept)
 	return r, nil
 }
 
-func (r *relay) port() int { return r.l.Addr().(*net.TCPAddr).Port }
+// Port is where the line begins, on 127.0.0.1.
+func (r *Line) Port() int { return r.l.Addr().(*net.TCPAddr).Port }
 
-// close ends all connections and waits for them.
-func (r *relay) close() error {
+// Close ends all connections and waits for them.
+func (r *Line) Close() error {
 	err := r.l.Close()
 	r.mu.Lock()
 	for _, c := range r.open {
@@ -43,7 +47,23 @@ func (r *relay) close() error {
 	return err
 }
 
-func (r *relay) accept() {
+// Connections is how many there have been.
+func (r *Line) Connections() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.open) / 2
+}
+
+// Break ends all connections from number first on; they are counted from 0.
+func (r *Line) Break(first int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.open[min(2*first, len(r.open)):] {
+		_ = c.Close()
+	}
+}
+
+func (r *Line) accept() {
 	for {
 		here, err := r.l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -78,7 +98,7 @@ const (
 )
 
 // forward ends one direction as its sender ends it; the other goes on.
-func (r *relay) forward(from, to net.Conn) {
+func (r *Line) forward(from, to net.Conn) {
 	queue := make(chan parcel, queued)
 	r.wg.Go(func() {
 		for p := range queue {

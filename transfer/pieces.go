@@ -1,0 +1,296 @@
+package transfer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// part is a stretch of the file on its way.
+type part struct {
+	off int64
+	buf []byte
+}
+
+// rest sends the pieces that have not arrived, over more connections where that makes it faster.
+func (w *Whole) rest(ctx context.Context, fsys FS, f WriteFile, name string) error {
+	for {
+		err := w.send(ctx, fsys, f, name)
+		if !errors.Is(err, errLane) || w.alone || ctx.Err() != nil {
+			return err
+		}
+		w.alone = true
+	}
+}
+
+// errLane: a connection other than the first failed. The first can do without.
+var errLane = errors.New("a further connection failed")
+
+func (w *Whole) send(ctx context.Context, fsys FS, f WriteFile, name string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	s := &sending{Whole: w, group: group, work: make(chan part), free: make(chan []byte, maxLanes*writersOfALane), begun: make(chan struct{})}
+	for range cap(s.free) {
+		s.free <- nil // allocated when it is needed
+	}
+	if w.isConfirmed(0) {
+		close(s.begun)
+	}
+	feeding, fed := context.WithCancel(ctx)
+	group.Go(func() error {
+		defer fed()
+		defer close(s.work)
+		return s.feed(ctx)
+	})
+	s.lane(f, nil)
+	hangUp := func() {}
+	if more, ok := fsys.(laned); ok && !w.alone {
+		group.Go(func() error {
+			if s.large(feeding) {
+				hangUp = more.lanes(feeding, func(fsys FS) { s.join(feeding, fsys, name) })
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	hangUp()
+	return err
+}
+
+// sending is one try to send a file.
+type sending struct {
+	*Whole
+	group *errgroup.Group
+	work  chan part
+	free  chan []byte
+	begun chan struct{} // closed when the first piece has arrived
+}
+
+// lane has pieces written to f, several at once. failed, if not nil, comes with its errors.
+func (s *sending) lane(f WriteFile, failed error) {
+	for range writersOfALane {
+		s.group.Go(func() error {
+			for p := range s.work {
+				_, err := f.WriteAt(p.buf, p.off)
+				s.free <- p.buf[:cap(p.buf)]
+				if err != nil {
+					return errors.Join(failed, err)
+				}
+				if s.confirm(p.off, int64(len(p.buf)), true); p.off == 0 {
+					close(s.begun)
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// large tells whether the file is, or becomes, one that is worth more lanes.
+func (s *sending) large(ctx context.Context) bool {
+	if !s.making {
+		return s.Size >= worthLanes
+	}
+	n, err := s.growth.wait(ctx, 0, worthLanes)
+	return err == nil && n >= worthLanes
+}
+
+// join has a further lane help, if what it finds under the name is our file: links are followed there.
+func (s *sending) join(ctx context.Context, fsys FS, name string) {
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return
+	}
+	f, err := fsys.Reopen(name)
+	if err != nil {
+		return
+	}
+	if ours, err := s.begins(f); err != nil || !ours {
+		_ = f.Close()
+		return
+	}
+	s.lane(f, errLane) // it is closed with its connection
+}
+
+// feed reads the file from its beginning to its end, as far as it has not arrived, and holds it against
+// the digests if they are known.
+func (s *sending) feed(ctx context.Context) error {
+	if s.making {
+		for off := int64(0); ; off += pieceSize {
+			n, err := s.growth.wait(ctx, off, pieceSize)
+			if err != nil || n <= 0 {
+				return err
+			}
+			if !s.isConfirmed(off) {
+				if err := s.read(ctx, off, n, nil); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	sum := sha256.New()
+	for i, want := range s.Segments {
+		if s.hasSegment(i) {
+			continue
+		}
+		sum.Reset()
+		first, end := int64(i)*s.Segment, int64(i)*s.Segment+s.length(i)
+		for off := first; off < end; off += pieceSize {
+			if err := s.read(ctx, off, min(pieceSize, end-off), sum); err != nil {
+				return err
+			}
+		}
+		if [sha256.Size]byte(sum.Sum(nil)) != want {
+			s.confirm(first, end-first, false)
+			return &Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: somebody changed it, or its disk is failing",
+				Next: "remove it and run the same command again"}
+		}
+	}
+	return nil
+}
+
+// read reads a piece and has it sent, unless it has arrived.
+func (s *sending) read(ctx context.Context, off, n int64, sum io.Writer) error {
+	var buf []byte
+	select {
+	case buf = <-s.free:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if buf == nil {
+		buf = make([]byte, pieceSize)
+	}
+	buf = buf[:n]
+	if _, err := io.ReadFull(io.NewSectionReader(s.Src, off, n), buf); err != nil {
+		return fmt.Errorf("reading what is to be sent: %w", err)
+	}
+	if sum != nil {
+		_, _ = sum.Write(buf)
+		if s.isConfirmed(off) {
+			s.free <- buf[:cap(buf)]
+			return nil
+		}
+	}
+	select {
+	case s.work <- part{off, buf}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// confirm notes whether the pieces from off on, n bytes, are on the site.
+func (w *Whole) confirm(off, n int64, are bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ; n > 0; off, n = off+pieceSize, n-pieceSize {
+		i := int(off / pieceSize)
+		for i >= len(w.pieces) {
+			w.pieces = append(w.pieces, false)
+		}
+		if was := w.pieces[i]; are && !was {
+			w.arrived += min(n, pieceSize)
+		} else if was && !are {
+			w.arrived -= min(n, pieceSize)
+		}
+		w.pieces[i] = are
+	}
+	if w.Progress != nil {
+		w.Progress(w.arrived)
+	}
+}
+
+// afresh forgets what has arrived.
+func (w *Whole) afresh() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pieces, w.arrived = nil, 0
+}
+
+func (w *Whole) isConfirmed(off int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := off / pieceSize
+	return i < int64(len(w.pieces)) && w.pieces[i]
+}
+
+// hasSegment tells whether all of segment i is confirmed.
+func (w *Whole) hasSegment(i int) bool {
+	for off := int64(0); off < w.length(i); off += pieceSize {
+		if !w.isConfirmed(int64(i)*w.Segment + off) {
+			return false
+		}
+	}
+	return true
+}
+
+// growth tells how far a file is that is still being made.
+type growth struct {
+	mu       sync.Mutex
+	size     int64
+	segments [][sha256.Size]byte
+	end      bool
+	failed   error
+	changed  chan struct{} // closed at the next change
+}
+
+// NewGrowing is a file that is sent while it is written to src. Send then ends once Finish was called,
+// or Abandon.
+func NewGrowing(src io.ReaderAt, segment int64) *Whole {
+	return &Whole{Src: src, Segment: segment, making: true, growth: &growth{changed: make(chan struct{})}}
+}
+
+// Grow says that src has that many bytes by now.
+func (w *Whole) Grow(size int64) { w.growth.change(func(g *growth) { g.size = size }) }
+
+// Finish says that src is complete, and what it is.
+func (w *Whole) Finish(size int64, segments [][sha256.Size]byte) {
+	w.growth.change(func(g *growth) { g.size, g.segments, g.end = size, segments, true })
+}
+
+// Abandon has Send end with an error.
+func (w *Whole) Abandon(err error) { w.growth.change(func(g *growth) { g.failed = err }) }
+
+// grown makes w like any other once its file is complete. Send alone calls it.
+func (w *Whole) grown() {
+	if !w.making {
+		return
+	}
+	w.growth.mu.Lock()
+	defer w.growth.mu.Unlock()
+	if w.growth.end {
+		w.Size, w.Segments, w.making = w.growth.size, w.growth.segments, false
+	}
+}
+
+func (g *growth) change(how func(*growth)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	how(g)
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// wait waits for n bytes at off and returns how many there are: fewer only at the end.
+func (g *growth) wait(ctx context.Context, off, n int64) (int64, error) {
+	for {
+		g.mu.Lock()
+		size, end, err, changed := g.size, g.end, g.failed, g.changed
+		g.mu.Unlock()
+		switch {
+		case err != nil:
+			return 0, err
+		case size >= off+n || end:
+			return min(n, size-off), nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
