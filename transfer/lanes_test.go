@@ -109,6 +109,33 @@ func TestLanes(t *testing.T) {
 	}
 }
 
+// TestNoLanes: to a login node that is near, one session is all, although its answers wait behind what is
+// uploaded.
+func TestNoLanes(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, []string{"ed25519"})
+	key := userKey(t)
+	s.authorize(t, readString(t, key+".pub"))
+	o := s.login(t, knownHosts(t, s.line(t, "ed25519")))
+	o.Keys = []string{key}
+	fsys := remoteFS(t, o)
+	dir := t.TempDir()
+	for range 100 { // one of them is quick, whatever else this machine does
+		if _, err := fsys.Lstat(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, data := whole(t, 24*testSegment)
+	p := filepath.Join(dir, "d.partial")
+	if err := w.Send(t.Context(), fsys, p, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, p, data, 0o640)
+	if n := s.sessions(); n != 1 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
 // withPassphrase has the key need one.
 func withPassphrase(o *Options) {
 	o.Prompt = func(context.Context, Prompt) (string, error) { return "secret", nil }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sort"
+	"time"
 
 	"github.com/pkg/sftp"
 )
@@ -85,6 +86,7 @@ func (r remote) Stat(path string) (fs.FileInfo, error) {
 	return lost2[fs.FileInfo](r.w)(r.c.Stat(path))
 }
 func (r remote) Lstat(path string) (fs.FileInfo, error) {
+	defer r.w.asked(time.Now())
 	return lost2[fs.FileInfo](r.w)(r.c.Lstat(path))
 }
 func (r remote) Remove(path string) error { return r.w.lost(r.c.Remove(path)) }

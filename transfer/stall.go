@@ -26,6 +26,7 @@ type watched struct {
 	start          time.Time
 	moved          atomic.Int64 // when a byte moved last, as nanoseconds since start
 	stalled        atomic.Bool
+	quickest       atomic.Int64          // answer to a small question, in nanoseconds; 0 until there was one
 	broken         atomic.Pointer[error] // how the server broke the protocol (guard)
 }
 
@@ -69,6 +70,13 @@ func (w *watched) watch(stop <-chan struct{}, giveUp func() error) {
 				return
 			}
 		}
+	}
+}
+
+// asked takes note of a small question that was asked at begin and is answered by now.
+func (w *watched) asked(begin time.Time) {
+	took := int64(time.Since(begin))
+	for best := w.quickest.Load(); (best == 0 || took < best) && !w.quickest.CompareAndSwap(best, took); best = w.quickest.Load() {
 	}
 }
 

@@ -158,3 +158,16 @@ func put(w io.Writer, packets ...[]byte) {
 type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
+
+// TestQuickest: what is kept is the quickest answer.
+func TestQuickest(t *testing.T) {
+	t.Parallel()
+	var w watched
+	now := time.Now()
+	for _, ago := range []time.Duration{time.Hour, time.Minute, 2 * time.Hour} {
+		w.asked(now.Add(-ago))
+	}
+	if got := time.Duration(w.quickest.Load()); got < time.Minute || got > 2*time.Minute {
+		t.Errorf("the quickest answer took %v, want a minute", got)
+	}
+}
