@@ -79,6 +79,8 @@ const (
 	fuseInit        = 26
 	fuseInterrupt   = 36
 	fuseBatchForget = 42
+	// notifyStore is the code of a message that puts data into the kernel's cache.
+	notifyStore = 4
 )
 
 // newConn takes a connection over and agrees with the kernel on how to speak. It
@@ -89,6 +91,7 @@ func newConn(fd int, tree *treeFS, logger *slog.Logger) (*conn, error) {
 	if runtime.GOMAXPROCS(0) > 1 { // else who should ask meanwhile
 		c.watch = leastWatch
 	}
+	tree.nearby.store = c.store
 	c.protocol = fuse.NewProtocolServer(tree, &fuse.MountOptions{
 		Name:     "sealbatch",
 		MaxWrite: maxRead, MaxReadAhead: maxRead, MaxBackground: maxWorkers,
@@ -209,6 +212,8 @@ type worker struct {
 	*conn
 	in  []byte
 	out []byte // most of it is never touched, and so takes no memory
+	// also is what to hand to the kernel before the request is answered.
+	also []uint32
 }
 
 func (c *conn) newWorker() *worker {
@@ -216,6 +221,8 @@ func (c *conn) newWorker() *worker {
 }
 
 func (w *worker) header() *fuse.InHeader { return (*fuse.InHeader)(unsafe.Pointer(&w.in[0])) }
+
+func (w *worker) readIn() *fuse.ReadIn { return (*fuse.ReadIn)(unsafe.Pointer(&w.in[0])) }
 
 // work answers requests until the connection ends.
 func (w *worker) work() {
@@ -232,7 +239,7 @@ func (w *worker) work() {
 				w.turn <- struct{}{} // the others see it, too
 				return
 			}
-			if w.takesLong() {
+			if w.takesLong(n) {
 				w.pass()
 				w.answer(n)
 				kept = false
@@ -244,8 +251,15 @@ func (w *worker) work() {
 }
 
 // takesLong tells whether others had better not wait for the request to be answered.
-func (w *worker) takesLong() bool {
-	return w.header().Opcode == fuseRead && (w.reading.above(slowRead) || w.more(0))
+func (w *worker) takesLong(n int) bool {
+	w.also = nil
+	if w.header().Opcode != fuseRead || n < readBytes {
+		return false
+	}
+	if in := w.readIn(); in.Offset == 0 {
+		w.also = w.tree.follow(in.NodeId)
+	}
+	return w.also != nil || w.reading.above(slowRead) || w.more(0)
 }
 
 // more waits up to limit, for ever if that is negative, for a request to be there.
@@ -307,8 +321,9 @@ func (w *worker) answer(n int) {
 			w.answered(w.fail(h.Unique, unix.EINVAL))
 			return
 		}
+		w.tree.nearby.hand(w.also)
 		begin := time.Now()
-		w.answered(w.read((*fuse.ReadIn)(unsafe.Pointer(&w.in[0]))))
+		w.answered(w.read(w.readIn()))
 		w.reading.add(time.Since(begin))
 	default:
 		n, status := w.protocol.HandleRequest([][]byte{w.in[:n]}, [][]byte{w.out})
@@ -332,6 +347,25 @@ func (w *worker) read(in *fuse.ReadIn) error {
 	}
 	defer w.tree.ahead.release(e)
 	return uninterrupted(func() (int, error) { return unix.Writev(w.fd, [][]byte{w.out[:replyBytes], data}) })
+}
+
+// store puts a whole file into the kernel's cache. The kernel refuses if it does
+// not know the file. It waits for pages that are being read at that time: others
+// have to be able to answer meanwhile.
+func (c *conn) store(node uint32, data []byte) error {
+	head := storeOut{
+		OutHeader: fuse.OutHeader{Status: notifyStore, Length: uint32(unsafe.Sizeof(storeOut{})) + uint32(len(data))},
+		nodeID:    uint64(node) + 1, size: uint32(len(data)),
+	}
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&head)), unsafe.Sizeof(head))
+	return uninterrupted(func() (int, error) { return unix.Writev(c.fd, [][]byte{b, data}) })
+}
+
+// storeOut is a fuse_out_header and a fuse_notify_store_out (linux/fuse.h).
+type storeOut struct {
+	fuse.OutHeader
+	nodeID, offset uint64
+	size, _        uint32
 }
 
 func (w *worker) outHeader() *fuse.OutHeader { return (*fuse.OutHeader)(unsafe.Pointer(&w.out[0])) }

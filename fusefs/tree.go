@@ -41,6 +41,7 @@ type treeFS struct {
 	owner              fuse.Owner
 	bytes              uint64 // of all files
 	ahead              *ahead
+	nearby             *nearby
 	readError          func(node uint32, err error)
 
 	oldKernel         bool
@@ -57,7 +58,7 @@ type listing struct {
 }
 
 func newTreeFS(t Tree, owner fuse.Owner, readError func(uint32, error)) *treeFS {
-	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, ahead: newAhead(t), readError: readError}
+	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, ahead: newAhead(t), nearby: newNearby(t), readError: readError}
 	for n := range uint32(t.Len()) {
 		fs.bytes += uint64(t.Attr(n).Size)
 	}
@@ -181,6 +182,15 @@ func (fs *treeFS) read(ino uint64, buf []byte, off int64) ([]byte, *extent, unix
 		return nil, nil, unix.EIO
 	}
 	return data, e, 0
+}
+
+// follow takes note of a READ from a file's beginning.
+func (fs *treeFS) follow(ino uint64) []uint32 {
+	node, ok := fs.node(ino)
+	if !ok {
+		return nil
+	}
+	return fs.nearby.follow(node)
 }
 
 // entries returns a directory's names, the same slice while one directory is
