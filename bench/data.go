@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,12 +17,12 @@ import (
 type data struct {
 	tree  string   // holds big and small
 	big   []string // 8 random files, 1 GiB together
-	small []string // 20,000 text files of up to 24 KiB
+	small []string // 20,000 text files of up to 24 KiB, one after the other in another directory
 	wide  string   // a tree of 100,000 files of up to 100 bytes
 	last  string   // one of its files
 	far   string   // one file of 256 MiB, for slow connections
 
-	bigBytes, smallBytes int64
+	size map[string]int64 // of big and small
 
 	sealed, sealedWide, sealedFar string // sealed volumes of these
 	cipher, cipherWide            string // gocryptfs directories of the same
@@ -44,7 +45,7 @@ func (b *bench) makeData(ctx context.Context) error {
 	d := &b.data
 	*d = data{tree: b.path("data"), wide: b.path("wide"), far: b.path("far/far.bin"),
 		sealed: b.path("data.sealed"), sealedWide: b.path("wide.sealed"), sealedFar: b.path("far.sealed"),
-		cipher: b.path("cipher"), cipherWide: b.path("cipherwide"), password: b.path("password")}
+		cipher: b.path("cipher"), cipherWide: b.path("cipherwide"), password: b.path("password"), size: map[string]int64{}}
 	rng := rand.NewChaCha8([32]byte([]byte("sealbatch bench, always the same")))
 	for i := range bigFiles {
 		name := fmt.Sprintf("big/lane%d.bin", i)
@@ -52,7 +53,7 @@ func (b *bench) makeData(ctx context.Context) error {
 		if err := writeRandom(filepath.Join(d.tree, name), rng, int64(b.scaled(bigBytes/bigFiles))); err != nil {
 			return err
 		}
-		d.bigBytes += int64(b.scaled(bigBytes / bigFiles))
+		d.size[name] = int64(b.scaled(bigBytes / bigFiles))
 	}
 	if err := b.makeSmall(rand.New(rng)); err != nil {
 		return err
@@ -89,6 +90,31 @@ func writeRandom(path string, r io.Reader, size int64) error {
 	return f.Close()
 }
 
+// dirs are the directories of the small files.
+func (d *data) dirs() (dirs []string) {
+	for _, name := range d.small {
+		dirs = append(dirs, filepath.Dir(name))
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
+// want is how many bytes a reader that does p gets.
+func (d *data) want(p plan) (sum int64) {
+	if p.Blocks > 0 {
+		return int64(p.Blocks) * page
+	}
+	of := map[string]int64{} // files and directories
+	for name, size := range d.size {
+		of[name] = size
+		of[filepath.Dir(name)] += size
+	}
+	for _, name := range p.Names {
+		sum += of[name]
+	}
+	return sum
+}
+
 var words = strings.Fields("sample patient cohort variant allele depth quality reference chromosome position exon intron " +
 	"sequence read aligned mapped primary marker control batch plate well lane index adapter trimmed filtered normal tumour")
 
@@ -104,7 +130,7 @@ func (b *bench) makeSmall(rng *rand.Rand) error {
 			return err
 		}
 		b.data.small = append(b.data.small, name)
-		b.data.smallBytes += int64(text.Len())
+		b.data.size[name] = int64(text.Len())
 	}
 	return nil
 }

@@ -70,6 +70,8 @@ func helper(args []string) (is bool, err error) {
 	switch {
 	case len(args) == 3 && args[0] == zerosCommand:
 		return true, serveZeros(args[1], args[2])
+	case len(args) == 3 && args[0] == slowCommand:
+		return true, serveSlow(args[1], args[2])
 	case len(args) == 1 && args[0] == readCommand:
 		return true, serveRead(os.Stdin, os.Stdout)
 	}
@@ -113,7 +115,7 @@ func run(ctx context.Context, o options, out, log io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "%s; %d rounds; load %s at the begin\n", describe(), b.runs, loadavg())
-	for _, part := range []func(context.Context) error{b.probes, b.sealing, b.reading, b.opening, b.shipping, b.node, b.sizes} {
+	for _, part := range []func(context.Context) error{b.probes, b.sealing, b.reading, b.readingSlowly, b.opening, b.shipping, b.node, b.sizes} {
 		if err := part(ctx); err != nil {
 			return err
 		}

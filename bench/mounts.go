@@ -19,6 +19,7 @@ type mounted struct {
 	dir    string
 	server *exec.Cmd
 	note   func(peakMB float64) // hears of the server's memory; may be nil
+	below  *mounted             // what it lies on, if that was mounted for it
 }
 
 // start runs a server and waits until its mount is there.
@@ -71,7 +72,11 @@ func (m *mounted) close() error {
 	if waitErr := m.server.Wait(); err == nil && waitErr != nil {
 		err = fmt.Errorf("%w\n%s", waitErr, m.server.Stderr)
 	}
-	return errors.Join(err, os.Remove(m.dir))
+	err = errors.Join(err, os.Remove(m.dir))
+	if m.below != nil {
+		err = errors.Join(err, m.below.close())
+	}
+	return err
 }
 
 // mountSealed mounts a volume as a user does.

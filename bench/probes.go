@@ -106,8 +106,10 @@ func probeCopy(context.Context) (float64, error) {
 }
 
 func (b *bench) probeTmpfs(ctx context.Context) (float64, error) {
-	took, err := cold(plain(b.data.tree), nil, plan{Names: b.data.big, Threads: 1}.read, b.data.bigBytes)(ctx)
-	return float64(b.data.bigBytes) / took.Seconds() / 1e9, err
+	p := plan{Names: b.data.big, Threads: 1}
+	bytes := b.data.want(p)
+	took, err := cold(plain(b.data.tree), nil, p.read, bytes)(ctx)
+	return float64(bytes) / took.Seconds() / 1e9, err
 }
 
 func (b *bench) probeZeros(readers int) func(context.Context) (float64, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -25,6 +26,7 @@ const readCommand = "read"
 // plan is what a reader reads.
 type plan struct {
 	Names   []string // in its directory
+	Walk    bool     // they are directories: each is listed, and then its files are read, as tar does
 	Threads int
 	Blocks  int // this many of 4 KiB, at places that are the same in every run; 0 means whole files, 1 MiB a call
 	Flags   int // of open(2), besides
@@ -72,7 +74,10 @@ func serveRead(in io.Reader, out io.Writer) error {
 		}
 	}
 	next := p.files(names)
-	if p.Blocks > 0 {
+	switch {
+	case p.Walk:
+		next = p.walk()
+	case p.Blocks > 0:
 		var err error
 		if next, err = p.blocks(names); err != nil {
 			return err
@@ -138,18 +143,65 @@ func (p plan) files(names []*byte) func([]byte) (int, bool, unix.Errno) {
 		if i >= int64(len(names)) {
 			return 0, false, 0
 		}
-		fd, errno := open(names[i], p.Flags)
-		for errno == 0 {
-			n, _, e := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&buf[0])), 1<<20)
-			if e != 0 || n == 0 {
-				errno = e
-				break
-			}
-			total += int(n)
-		}
-		_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+		total, errno = readFile(cwd, names[i], p.Flags, buf)
 		return total, errno == 0, errno
 	}
+}
+
+// walk reads one whole file, after listing its directory if it is the first there. It serves one thread.
+func (p plan) walk() func([]byte) (int, bool, unix.Errno) {
+	dir, left := -1, []string(nil)
+	return func(buf []byte) (int, bool, unix.Errno) {
+		for len(left) == 0 {
+			if len(p.Names) == 0 {
+				return 0, false, 0
+			}
+			if dir >= 0 {
+				_ = unix.Close(dir)
+			}
+			var errno unix.Errno
+			if dir, left, errno = list(p.Names[0], buf); errno != 0 {
+				return 0, false, errno
+			}
+			p.Names = p.Names[1:]
+		}
+		name, err := unix.BytePtrFromString(left[0])
+		if err != nil {
+			return 0, false, unix.EINVAL
+		}
+		left = left[1:]
+		n, errno := readFile(uintptr(dir), name, p.Flags, buf)
+		return n, errno == 0, errno
+	}
+}
+
+// list opens a directory and gives its names, in the order in which they come.
+func list(path string, buf []byte) (fd int, names []string, _ unix.Errno) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for err == nil {
+		var n int
+		if n, err = unix.Getdents(fd, buf[:32<<10]); n <= 0 { // as much as glibc asks for
+			break
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	var errno unix.Errno
+	errors.As(err, &errno)
+	return fd, names, errno
+}
+
+func readFile(dir uintptr, name *byte, flags int, buf []byte) (total int, errno unix.Errno) {
+	fd, errno := open(dir, name, flags)
+	for errno == 0 {
+		n, _, e := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&buf[0])), 1<<20)
+		if e != 0 || n == 0 {
+			errno = e
+			break
+		}
+		total += int(n)
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	return total, errno
 }
 
 // blocks reads one block of 4 KiB somewhere.
@@ -158,7 +210,7 @@ func (p plan) blocks(names []*byte) (func([]byte) (int, bool, unix.Errno), error
 	var fds []uintptr
 	var st unix.Stat_t
 	for _, name := range names {
-		fd, errno := open(name, p.Flags)
+		fd, errno := open(cwd, name, p.Flags)
 		if errno != 0 {
 			return nil, errno
 		}
@@ -186,7 +238,10 @@ func (p plan) blocks(names []*byte) (func([]byte) (int, bool, unix.Errno), error
 	}, nil
 }
 
-func open(name *byte, flags int) (uintptr, unix.Errno) {
-	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(name)), uintptr(unix.O_RDONLY|unix.O_CLOEXEC|flags), 0, 0, 0) // AT_FDCWD is -100
+// cwd is AT_FDCWD, which is -100.
+const cwd = ^uintptr(99)
+
+func open(dir uintptr, name *byte, flags int) (uintptr, unix.Errno) {
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, dir, uintptr(unsafe.Pointer(name)), uintptr(unix.O_RDONLY|unix.O_CLOEXEC|flags), 0, 0, 0)
 	return fd, errno
 }

@@ -28,7 +28,7 @@ func cold(mount func(context.Context) (*mounted, error), first, do task, want in
 			}
 		}
 		h, err := do(ctx, m.dir)
-		if err == nil && h.Bytes != want {
+		if err == nil && want > 0 && h.Bytes != want {
 			err = fmt.Errorf("read %d bytes instead of %d", h.Bytes, want)
 		}
 		return h.Took, err
@@ -38,25 +38,27 @@ func cold(mount func(context.Context) (*mounted, error), first, do task, want in
 // reading compares what jobs do with a mounted dataset.
 func (b *bench) reading(ctx context.Context) error {
 	d := &b.data
-	big := func(readers int) task { return plan{Names: d.big, Threads: readers}.read }
-	tiny := plan{Names: d.small, Threads: 1}.read
-	row := func(what string, goal float64, first, do task, want int64) contest {
-		return contest{what: what, ours: contender{run: cold(b.sealedData, first, do, want)}, rest: []contender{
-			{"gocryptfs", goal, cold(b.cipherData, first, do, want)},
+	row := func(what string, goal float64, first task, p plan) contest {
+		return contest{what: what, ours: contender{run: cold(b.sealedData, first, p.read, d.want(p))}, rest: []contender{
+			{"gocryptfs", goal, cold(b.cipherData, first, p.read, d.want(p))},
 		}}
 	}
+	besides := func(c contest, goal float64, first task, p plan) contest {
+		c.rest = append(c.rest, contender{"plain tmpfs", goal, cold(plain(d.tree), first, p.read, d.want(p))})
+		return c
+	}
+	big := func(readers int) plan { return plan{Names: d.big, Threads: readers} }
 	random := func(depth int) contest {
 		n := b.scaled(20_000)
-		return row(fmt.Sprintf("%d random reads of 4 KiB, %d at once", n, depth), 1.2, nil, plan{Names: d.big, Threads: depth, Blocks: n}.read, int64(n)*4096)
+		return row(fmt.Sprintf("%d random reads of 4 KiB, %d at once", n, depth), 1.2, nil, plan{Names: d.big, Threads: depth, Blocks: n})
 	}
-	second := row("1 GiB, second time", 0, big(1), big(1), d.bigBytes)
-	second.rest = append(second.rest, contender{"plain tmpfs", 0.8, cold(plain(d.tree), big(1), big(1), d.bigBytes)})
-	small := row("20,000 small files, cold", 3, nil, tiny, d.smallBytes)
-	small.rest = append(small.rest, contender{"plain tmpfs", 0, cold(plain(d.tree), nil, tiny, d.smallBytes)})
+	inOrder := plan{Names: d.dirs(), Walk: true, Threads: 1}
 	return b.contests(ctx, "Reading a mounted dataset",
-		row("1 GiB, cold, one reader", 1.5, nil, big(1), d.bigBytes),
-		row("1 GiB, cold, four readers", 1.5, nil, big(4), d.bigBytes),
-		second, small,
+		row("1 GiB, cold, one reader", 1.5, nil, big(1)),
+		row("1 GiB, cold, four readers", 1.5, nil, big(4)),
+		besides(row("1 GiB, second time", 0, big(1).read, big(1)), 0.8, big(1).read, big(1)),
+		besides(row("20,000 small files, cold", 3, nil, inOrder), 0, nil, inOrder),
+		row("20,000 small files, cold, by name, each in another directory", 3, nil, plan{Names: d.small, Threads: 1}),
 		b.finding("find over 100,000 files"),
 		b.finding("find -size over 100,000 files", "-size", "+1000c"),
 		random(1), random(16))
