@@ -24,13 +24,12 @@ const (
 // serveSlow shows dir at mount until that is unmounted.
 func serveSlow(dir, mount string) error {
 	signal.Ignore(os.Interrupt) // unmounting ends it
-	root := &fs.LoopbackRoot{Path: dir}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &slowNode{fs.LoopbackNode{RootData: r}}
+	root, err := fs.NewLoopbackRoot(dir)
+	if err != nil {
+		return err
 	}
-	root.RootNode = &slowNode{fs.LoopbackNode{RootData: root}}
 	hour := time.Hour
-	s, err := fs.Mount(mount, root.RootNode, &fs.Options{EntryTimeout: &hour, AttrTimeout: &hour,
+	s, err := fs.Mount(mount, &slowNode{root.(*fs.LoopbackNode)}, &fs.Options{EntryTimeout: &hour, AttrTimeout: &hour,
 		MountOptions: fuse.MountOptions{DirectMount: true, FsName: dir, MaxBackground: 64}})
 	if err != nil {
 		return err
@@ -39,7 +38,11 @@ func serveSlow(dir, mount string) error {
 	return nil
 }
 
-type slowNode struct{ fs.LoopbackNode }
+type slowNode struct{ *fs.LoopbackNode }
+
+func (n *slowNode) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &slowNode{child.(*fs.LoopbackNode)}
+}
 
 func (n *slowNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	h, fuseFlags, errno := n.LoopbackNode.Open(ctx, flags)
