@@ -20,7 +20,7 @@ type data struct {
 	small []string // 20,000 text files of up to 24 KiB, one after the other in another directory
 	wide  string   // a tree of 100,000 files of up to 100 bytes
 	last  string   // one of its files
-	far   string   // one file of 256 MiB, for slow connections
+	far   string   // one file of 512 MiB, for slow connections
 
 	size map[string]int64 // of big and small
 
@@ -35,7 +35,7 @@ const (
 	smallFiles = 20_000
 	smallMost  = 24 << 10
 	wideFiles  = 100_000
-	farBytes   = 256 << 20
+	farBytes   = 512 << 20
 )
 
 // scaled is n at the run's scale, and at least 1.
