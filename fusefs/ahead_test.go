@@ -1,11 +1,9 @@
 package fusefs
 
 import (
-	"bytes"
-	"errors"
 	"io"
 	"math/rand/v2"
-	"sync"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,85 +52,50 @@ func (f *farTree) ReadAt(_ uint32, p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// readPiece reads as a worker does and checks what comes.
-func readPiece(t *testing.T, a *ahead, node uint32, off, n int64) error {
+const asked = 128 << 10 // by the kernel, at a time
+
+// lengths gives the bytes of pieces from an offset on, which have to follow each other.
+func lengths(t *testing.T, pieces []piece, off int64) (sum int64) {
 	t.Helper()
-	f := a.tree.(*farTree)
-	buf, want := make([]byte, n), make([]byte, n)
-	got, e, err := a.read(node, buf, off)
-	if err != nil {
-		return err
+	for _, p := range pieces {
+		if p.off != off+sum || p.n <= 0 || p.off/pieceSize != (p.off+int64(p.n)-1)/pieceSize {
+			t.Errorf("%d bytes at %d", p.n, p.off)
+		}
+		sum += int64(p.n)
 	}
-	if want = want[:min(n, max(0, f.size-off))]; !f.blank {
-		made(want, off)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("file %d at %d: %d bytes that are not the file's %d", node, off, len(got), len(want))
-	}
-	if e != nil {
-		a.release(e)
-	}
-	return nil
+	return sum
 }
 
-const piece = 128 << 10 // what the kernel asks for
-
-// idle checks that nothing but streams uses extents any more.
-func idle(t *testing.T, a *ahead) {
-	t.Helper()
-	a.close()
-	held := 0
-	for _, s := range a.streams {
-		held += len(s.extents)
-		for _, e := range s.extents {
-			if e.users != 1 {
-				t.Errorf("an extent at %d has %d users", e.off, e.users)
+// TestAhead: whoever reads one piece after the other is given more each time, up to the end, and nothing
+// twice.
+func TestAhead(t *testing.T) {
+	t.Parallel()
+	for name, disorderly := range map[string]bool{"in order": false, "overtaking": true} {
+		a := ahead{tree: &farTree{files: 1, size: 20<<20 + 777}}
+		var given []int64
+		for off := int64(0); off < 20<<20+777; {
+			pieces, _ := a.follow(1, off, asked)
+			if disorderly && pieces == nil && off > 0 { // two requests, the second taken first
+				_, _ = a.follow(1, off+asked, asked)
+				pieces, _ = a.follow(1, off, asked)
+			}
+			off += asked
+			if sum := lengths(t, pieces, off); sum > 0 {
+				given = append(given, sum)
+				off += sum
 			}
 		}
-	}
-	if held != a.extents {
-		t.Errorf("%d extents are counted, the streams hold %d", a.extents, held)
-	}
-}
-
-// TestAheadOfSlowStorage: who reads one piece after the other has many read at
-// once, and nothing twice.
-func TestAheadOfSlowStorage(t *testing.T) {
-	t.Parallel()
-	f := &farTree{files: 1, size: 32<<20 + 5, takes: 5 * time.Millisecond}
-	a := newAhead(f)
-	for off := int64(0); off < f.size; off += piece {
-		if err := readPiece(t, a, 1, off, piece); err != nil {
-			t.Fatal(err)
+		if want := []int64{512 << 10, 1 << 20, 2 << 20, 4 << 20, 4 << 20, 4 << 20}; !slices.Equal(given[:6], want) && !disorderly {
+			t.Errorf("%s: given %d", name, given)
+		}
+		if len(a.streams) != 1 || a.streams[0].next < 20<<20+777 {
+			t.Errorf("%s: streams %+v", name, a.streams)
 		}
 	}
-	idle(t, a)
-	if most := f.most.Load(); most < farAhead/2 {
-		t.Errorf("at most %d reads at once", most)
-	}
-	if sum := f.sum.Load(); sum > f.size+4*extentSize {
-		t.Errorf("%d bytes were read of %d", sum, f.size)
-	}
 }
 
-// TestAheadOfFastStorage reads little more than is asked for.
-func TestAheadOfFastStorage(t *testing.T) {
-	t.Parallel()
-	f := &farTree{files: 1, size: 64 << 20, blank: true}
-	a := newAhead(f)
-	for off := int64(0); off < 8<<20; off += piece {
-		if err := readPiece(t, a, 1, off, piece); err != nil {
-			t.Fatal(err)
-		}
-	}
-	idle(t, a)
-	if sum := f.sum.Load(); sum > 8<<20+(nearAhead+2)*extentSize {
-		t.Errorf("%d bytes were read for %d", sum, 8<<20)
-	}
-}
-
-// TestNothingAhead: random reads, small ones and small files are read as they
-// are asked for.
+// TestNothingAhead: who reads here and there, backwards, in steps, little at a time or small files, gets
+// what is asked for.
 func TestNothingAhead(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -140,95 +103,62 @@ func TestNothingAhead(t *testing.T) {
 		next    func(off int64) int64
 	}{
 		"random":      {64 << 20, 4096, func(int64) int64 { return rand.Int64N(16<<10) * 4096 }},
-		"random, big": {64 << 20, piece, func(int64) int64 { return rand.Int64N(16) * 4 << 20 }},
-		"backwards":   {64 << 20, piece, func(off int64) int64 { return off + 62<<20 - 2<<20 }},
+		"random, big": {64 << 20, asked, func(int64) int64 { return rand.Int64N(16) * 4 << 20 }},
+		"backwards":   {64 << 20, asked, func(off int64) int64 { return off + 62<<20 }},
+		"steps":       {64 << 20, asked, func(off int64) int64 { return off + 512<<10 }},
 		"small steps": {64 << 20, 4096, func(off int64) int64 { return off + 4096 }},
-		"small files": {sequential, piece, func(off int64) int64 { return (off + piece) % sequential }},
+		"small files": {firstAhead - 1, asked, func(off int64) int64 { return (off + asked) % sequential }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := &farTree{files: 1, size: test.size, blank: true}
-			a := newAhead(f)
-			asked := int64(0)
-			for off := int64(0); f.reads.Load() < 200; off = test.next(off) % test.size {
-				if err := readPiece(t, a, 1, off, test.n); err != nil {
-					t.Fatal(err)
-				}
-				asked += test.n
+		a := ahead{tree: &farTree{files: 1, size: test.size}}
+		off := int64(0)
+		for range 500 {
+			if pieces, _ := a.follow(1, off, int(test.n)); pieces != nil {
+				t.Fatalf("%s: %d bytes from %d on", name, lengths(t, pieces, pieces[0].off), pieces[0].off)
 			}
-			idle(t, a)
-			if sum := f.sum.Load(); sum != asked {
-				t.Errorf("%d bytes were read, %d were asked for", sum, asked)
-			}
-		})
-	}
-}
-
-// TestAheadManyReaders: requests overtake each other, files are more than are
-// remembered, and the memory is bounded.
-func TestAheadManyReaders(t *testing.T) {
-	t.Parallel()
-	f := &farTree{files: 2 * maxStreams, size: 1<<20 + 777, takes: 300 * time.Microsecond}
-	a := newAhead(f)
-	var wg sync.WaitGroup
-	for node := range uint32(f.files) {
-		wg.Go(func() {
-			var workers sync.WaitGroup // as two do that share a file's requests
-			offs := make(chan int64)
-			for range 2 {
-				workers.Go(func() {
-					for off := range offs {
-						if err := readPiece(t, a, node+1, off, piece); err != nil {
-							t.Error(err)
-						}
-					}
-				})
-			}
-			for off := int64(0); off < f.size; off += piece {
-				offs <- off
-			}
-			close(offs)
-			workers.Wait()
-		})
-	}
-	wg.Wait()
-	idle(t, a)
-	if a.extents > maxExtents || len(a.streams) > maxStreams {
-		t.Errorf("%d extents of %d streams are kept", a.extents, len(a.streams))
-	}
-}
-
-// TestAheadErrors: what cannot be read is told to who reads it, and to nobody
-// before; what lies before it in the same extent is read.
-func TestAheadErrors(t *testing.T) {
-	t.Parallel()
-	f := &farTree{files: 1, size: 16 << 20, badFrom: 4<<20 + piece + 1}
-	a := newAhead(f)
-	for off := int64(0); off < f.size; off += piece {
-		err := readPiece(t, a, 1, off, piece)
-		if bad := off+piece > f.badFrom; bad != errors.Is(err, volume.ErrBlock) {
-			t.Errorf("at %d: %v", off, err)
+			off = test.next(off) % test.size
+		}
+		if len(a.streams) > maxStreams {
+			t.Errorf("%s: %d streams are remembered", name, len(a.streams))
 		}
 	}
-	idle(t, a)
 }
 
-// TestAheadAfterTheEnd: what is under way when the mount goes is waited for.
-func TestAheadAfterTheEnd(t *testing.T) {
+// TestAheadTwice: two who read one file at different places are told apart; what was given already and is
+// asked for all the same, is no reason to give more.
+func TestAheadTwice(t *testing.T) {
 	t.Parallel()
-	f := &farTree{files: 1, size: 64 << 20, takes: 20 * time.Millisecond}
-	a := newAhead(f)
-	for off := int64(0); off < 1<<20; off += piece {
-		if err := readPiece(t, a, 1, off, piece); err != nil {
-			t.Fatal(err)
+	a := ahead{tree: &farTree{files: 1, size: 1 << 30}}
+	next := []int64{0, 500 << 20}
+	for range 10 {
+		for i, off := range next {
+			pieces, _ := a.follow(1, off, asked)
+			next[i] = off + asked + lengths(t, pieces, off+asked)
 		}
 	}
-	idle(t, a)
-	if now := f.now.Load(); now != 0 {
-		t.Errorf("%d reads are under way", now)
+	if next[0] != next[1]-500<<20 || next[0] < 20<<20 {
+		t.Errorf("the one came to %d, the other to %d", next[0], next[1]-500<<20)
 	}
-	before := f.reads.Load()
-	if err := readPiece(t, a, 1, 60<<20, piece); err != nil || f.reads.Load() != before+1 {
-		t.Errorf("%v, %d reads", err, f.reads.Load()-before)
+	for range 10 {
+		if pieces, _ := a.follow(1, next[0]-3<<20, asked); pieces != nil {
+			t.Fatal("given twice")
+		}
+	}
+	if pieces, _ := a.follow(1, next[0], asked); lengths(t, pieces, next[0]+asked) != mostAhead {
+		t.Error("the stream does not go on")
+	}
+}
+
+// TestAheadStops: the stream goes on where the first piece is that could not be given.
+func TestAheadStops(t *testing.T) {
+	t.Parallel()
+	a := ahead{tree: &farTree{files: 1, size: 1 << 30}}
+	_, _ = a.follow(1, 0, asked)
+	pieces, stop := a.follow(1, asked, asked)
+	if len(pieces) != 2 {
+		t.Fatalf("%+v", pieces)
+	}
+	stop(1)
+	if pieces, _ := a.follow(1, pieces[1].off, asked); lengths(t, pieces, 512<<10+asked) != 1<<20 {
+		t.Errorf("%+v", pieces)
 	}
 }

@@ -91,7 +91,7 @@ func newConn(fd int, tree *treeFS, logger *slog.Logger) (*conn, error) {
 	if runtime.GOMAXPROCS(0) > 1 { // else who should ask meanwhile
 		c.watch = leastWatch
 	}
-	tree.nearby.store = c.store
+	tree.hander.store = c.store
 	c.protocol = fuse.NewProtocolServer(tree, &fuse.MountOptions{
 		Name:     "sealbatch",
 		MaxWrite: maxRead, MaxReadAhead: maxRead, MaxBackground: maxWorkers,
@@ -136,7 +136,6 @@ func (c *conn) serve() {
 	var guard sync.WaitGroup
 	guard.Go(c.guard)
 	c.workers.Wait()
-	c.tree.ahead.close()
 	close(c.done)
 	guard.Wait()
 	unix.Close(c.fd)
@@ -210,10 +209,9 @@ func (c *conn) doze() {
 // worker has buffers for one request at a time.
 type worker struct {
 	*conn
-	in  []byte
-	out []byte // most of it is never touched, and so takes no memory
-	// also is what to hand to the kernel before the request is answered.
-	also []uint32
+	in   []byte
+	out  []byte  // most of it is never touched, and so takes no memory
+	also *handed // what to hand to the kernel before the request is answered; nil if nothing
 }
 
 func (c *conn) newWorker() *worker {
@@ -232,6 +230,9 @@ func (w *worker) work() {
 		w.waiting.Add(-1)
 		for kept := true; kept; {
 			n, err := w.next()
+			if errors.Is(err, errPassed) {
+				break
+			}
 			if err != nil {
 				if !errors.Is(err, unix.ENODEV) {
 					w.log.Error("the FUSE connection broke", "error", err)
@@ -256,8 +257,8 @@ func (w *worker) takesLong(n int) bool {
 	if w.header().Opcode != fuseRead || n < readBytes {
 		return false
 	}
-	if in := w.readIn(); in.Offset == 0 {
-		w.also = w.tree.follow(in.NodeId)
+	if in := w.readIn(); in.Flags&unix.O_DIRECT == 0 {
+		w.also = w.tree.follow(in.NodeId, int64(in.Offset), int(min(in.Size, maxRead)))
 	}
 	return w.also != nil || w.reading.above(slowRead) || w.more(0)
 }
@@ -268,8 +269,11 @@ func (c *conn) more(limit int) bool {
 	return n > 0
 }
 
-// next reads a request: for a while it only looks, letting others run meanwhile,
-// then it sleeps.
+// errPassed: the turn went to another worker meanwhile.
+var errPassed = errors.New("the turn was passed on")
+
+// next reads a request: for a while it only looks, helping those who hand things
+// over and letting others run meanwhile, then it sleeps.
 func (w *worker) next() (int, error) {
 	var begin time.Time
 	for {
@@ -283,6 +287,13 @@ func (w *worker) next() (int, error) {
 			continue
 		case !errors.Is(err, unix.EAGAIN):
 			return 0, err
+		}
+		if !w.tree.hander.helpless() {
+			if !w.keep(func() { w.tree.hander.help() }) {
+				return 0, errPassed
+			}
+			begin = time.Time{}
+			continue
 		}
 		if begin.IsZero() {
 			begin = time.Now()
@@ -321,7 +332,9 @@ func (w *worker) answer(n int) {
 			w.answered(w.fail(h.Unique, unix.EINVAL))
 			return
 		}
-		w.tree.nearby.hand(w.also)
+		if w.also != nil {
+			w.also.hand()
+		}
 		begin := time.Now()
 		w.answered(w.read(w.readIn()))
 		w.reading.add(time.Since(begin))
@@ -337,25 +350,19 @@ func (w *worker) answer(n int) {
 
 // read answers READ.
 func (w *worker) read(in *fuse.ReadIn) error {
-	data, e, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, maxRead)], int64(in.Offset))
+	n, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, maxRead)], int64(in.Offset))
 	if errno != 0 {
 		return w.fail(in.Unique, errno)
 	}
-	*w.outHeader() = fuse.OutHeader{Length: uint32(replyBytes + len(data)), Unique: in.Unique}
-	if e == nil {
-		return w.reply(replyBytes + len(data))
-	}
-	defer w.tree.ahead.release(e)
-	return uninterrupted(func() (int, error) { return unix.Writev(w.fd, [][]byte{w.out[:replyBytes], data}) })
+	*w.outHeader() = fuse.OutHeader{Length: uint32(replyBytes + n), Unique: in.Unique}
+	return w.reply(replyBytes + n)
 }
 
-// store puts a whole file into the kernel's cache. The kernel refuses if it does
-// not know the file. It waits for pages that are being read at that time: others
-// have to be able to answer meanwhile.
-func (c *conn) store(node uint32, data []byte) error {
+// store puts a piece into the kernel's cache.
+func (c *conn) store(p piece, data []byte) error {
 	head := storeOut{
 		OutHeader: fuse.OutHeader{Status: notifyStore, Length: uint32(unsafe.Sizeof(storeOut{})) + uint32(len(data))},
-		nodeID:    uint64(node) + 1, size: uint32(len(data)),
+		nodeID:    uint64(p.node) + 1, offset: uint64(p.off), size: uint32(len(data)),
 	}
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&head)), unsafe.Sizeof(head))
 	return uninterrupted(func() (int, error) { return unix.Writev(c.fd, [][]byte{b, data}) })

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,60 +18,21 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// taking is a kernel that takes every file.
-type taking struct {
-	mu    sync.Mutex
-	nodes []uint32
-	err   map[uint32]error
-}
-
-func (k *taking) store(node uint32, data []byte) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.err[node]; err != nil {
-		return err
-	}
-	if isMade(data, 0) != nil || len(data) == 0 {
-		return fmt.Errorf("node %d: other data", node)
-	}
-	k.nodes = append(k.nodes, node)
-	return nil
-}
-
-func newTaking(tree Tree) (*nearby, *taking) {
-	b, k := newNearby(tree), &taking{err: map[uint32]error{}}
-	b.store = k.store
-	return b, k
-}
-
-// count gives the nodes from first on, n of them.
-func count(first, n uint32) (nodes []uint32) {
-	for i := range n {
-		nodes = append(nodes, first+i)
-	}
-	return nodes
-}
-
 // TestNearbyRun: the second file of a run brings some more, and each file that then has to be asked for
 // twice as many, up to a bound.
 func TestNearbyRun(t *testing.T) {
 	t.Parallel()
-	b, k := newTaking(&farTree{size: 5000, files: 200})
+	h, k := newTaking(&farTree{size: 5000, files: 200})
 	next := uint32(1)
 	for _, want := range []uint32{0, 4, 8, 16, 32, 64, 64, 64} { // the last meets the end of the tree
-		nodes := b.follow(next)
+		nodes := k.read(h, next)
 		if !slices.Equal(nodes, count(next+1, min(want, 200-next))) {
 			t.Errorf("after %d: %d", next, nodes)
 		}
-		b.hand(nodes)
 		next += uint32(len(nodes)) + 1
 	}
 	if next != 201 {
 		t.Errorf("the run ends before %d", next)
-	}
-	slices.Sort(k.nodes)
-	if want := slices.DeleteFunc(count(3, 198), func(n uint32) bool { return slices.Contains([]uint32{7, 16, 33, 66, 131, 196}, n) }); !slices.Equal(k.nodes, want) {
-		t.Errorf("handed over: %d", k.nodes)
 	}
 }
 
@@ -91,11 +51,14 @@ func TestNothingNearby(t *testing.T) {
 		"large":          {smallFile + 1, func(i uint32) uint32 { return i }},
 		"empty":          {0, func(i uint32) uint32 { return i }},
 	} {
-		b := newNearby(&farTree{size: c.size, files: 10_001})
+		b := nearby{tree: &farTree{size: c.size, files: 10_001}}
 		for i := range uint32(1000) {
-			if nodes := b.follow(c.node(i + 1)); nodes != nil {
-				t.Fatalf("%s: %d", name, nodes)
+			if files, _ := b.follow(c.node(i+1), 0); files != nil {
+				t.Fatalf("%s: %+v", name, files)
 			}
+		}
+		if len(b.runs) > maxRuns {
+			t.Errorf("%s: %d runs are remembered", name, len(b.runs))
 		}
 	}
 }
@@ -105,85 +68,25 @@ func TestNothingNearby(t *testing.T) {
 func TestNearbyRefused(t *testing.T) {
 	t.Parallel()
 	tree := &farTree{size: 5000, files: 1000}
-	b, k := newTaking(tree)
+	h, k := newTaking(tree)
 	for n := range uint32(1000) {
 		k.err[n+1] = unix.ENOENT
 	}
 	for n := range uint32(660) {
-		b.hand(b.follow(n + 1))
+		k.read(h, n+1)
 	}
 	if reads := tree.reads.Load(); reads < 15 || reads > 25 {
 		t.Errorf("660 files were read by name, and %d in vain", reads)
 	}
 
-	b, k = newTaking(&farTree{size: 5000, files: 1000})
+	h, k = newTaking(&farTree{size: 5000, files: 1000})
 	k.err[5] = unix.ENOENT
-	b.hand(b.follow(1))
-	b.hand(b.follow(2))
-	if !slices.Equal(k.nodes, []uint32{3, 4}) {
-		t.Errorf("handed over: %d", k.nodes)
+	k.read(h, 1)
+	if got := k.read(h, 2); !slices.Equal(got, []uint32{3, 4}) {
+		t.Errorf("handed over: %d", got)
 	}
-	if nodes := b.follow(5); !slices.Equal(nodes, count(6, 8)) {
-		t.Errorf("after the one that was not known: %d", nodes)
-	}
-}
-
-// TestNearbyUnreadable: what cannot be read is not handed over, nor what follows it.
-func TestNearbyUnreadable(t *testing.T) {
-	t.Parallel()
-	b, k := newTaking(&farTree{size: 5000, files: 100, badFrom: 1})
-	b.hand(b.follow(1))
-	b.hand(b.follow(2))
-	if len(k.nodes) != 0 {
-		t.Errorf("handed over: %d", k.nodes)
-	}
-}
-
-// TestNearbyOnSlowStorage: many files are read at once.
-func TestNearbyOnSlowStorage(t *testing.T) {
-	t.Parallel()
-	tree := &farTree{size: 5000, files: 1000, takes: 5 * time.Millisecond}
-	b, k := newTaking(tree)
-	for n := uint32(1); n < 400; n++ {
-		nodes := b.follow(n)
-		b.hand(nodes)
-		n += uint32(len(nodes))
-	}
-	if most := tree.most.Load(); most != slowReaders {
-		t.Errorf("%d reads at once", most)
-	}
-	slices.Sort(k.nodes)
-	if len(slices.Compact(k.nodes)) != int(tree.reads.Load()) {
-		t.Error("a file was handed over twice")
-	}
-}
-
-// TestNearbyManyReaders: only some hand over at a time, and each file once.
-func TestNearbyManyReaders(t *testing.T) {
-	t.Parallel()
-	b, k := newTaking(&farTree{size: 5000, files: 100_000})
-	var most, handed atomic.Int32
-	var readers sync.WaitGroup
-	for i := range uint32(100) {
-		readers.Go(func() {
-			for n := 1000 * i; n < 1000*i+900; n++ {
-				nodes := b.follow(n)
-				b.mu.Lock()
-				most.Store(max(most.Load(), int32(b.handing)))
-				b.mu.Unlock()
-				b.hand(nodes)
-				handed.Add(int32(len(nodes)))
-				n += uint32(len(nodes))
-			}
-		})
-	}
-	readers.Wait()
-	if most.Load() > maxHanding || b.handing != 0 || len(b.runs) > maxRuns {
-		t.Errorf("%d at once, %d at the end, %d runs", most.Load(), b.handing, len(b.runs))
-	}
-	slices.Sort(k.nodes)
-	if n := len(slices.Compact(k.nodes)); n != int(handed.Load()) {
-		t.Errorf("%d files were handed over %d times", n, handed.Load())
+	if got := k.read(h, 5); !slices.Equal(got, count(6, 8)) {
+		t.Errorf("after the one that was not known: %d", got)
 	}
 }
 

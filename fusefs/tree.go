@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,8 +42,7 @@ type treeFS struct {
 	tree               Tree
 	owner              fuse.Owner
 	bytes              uint64 // of all files
-	ahead              *ahead
-	nearby             *nearby
+	hander             *hander
 	readError          func(node uint32, err error)
 
 	oldKernel         bool
@@ -58,7 +59,7 @@ type listing struct {
 }
 
 func newTreeFS(t Tree, owner fuse.Owner, readError func(uint32, error)) *treeFS {
-	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, ahead: newAhead(t), nearby: newNearby(t), readError: readError}
+	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, hander: newHander(t), readError: readError}
 	for n := range uint32(t.Len()) {
 		fs.bytes += uint64(t.Attr(n).Size)
 	}
@@ -166,31 +167,30 @@ func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) 
 
 func (fs *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// read is READ, which conn answers by itself. What it returns is in buf, or in an
-// extent, which has to be released.
-func (fs *treeFS) read(ino uint64, buf []byte, off int64) ([]byte, *extent, unix.Errno) {
+// read is READ, which conn answers by itself.
+func (fs *treeFS) read(ino uint64, buf []byte, off int64) (int, unix.Errno) {
 	node, ok := fs.node(ino)
 	if !ok {
-		return nil, nil, unix.ESTALE
+		return 0, unix.ESTALE
 	}
-	data, e, err := fs.ahead.read(node, buf, off)
-	if err != nil {
+	n, err := fs.tree.ReadAt(node, buf, off)
+	if err != nil && !errors.Is(err, io.EOF) {
 		// Not even the part before the error: the kernel would pad it with zeros.
 		if _, again := fs.failed.LoadOrStore(node, true); !again {
 			fs.readError(node, err)
 		}
-		return nil, nil, unix.EIO
+		return 0, unix.EIO
 	}
-	return data, e, 0
+	return n, 0
 }
 
-// follow takes note of a READ from a file's beginning.
-func (fs *treeFS) follow(ino uint64) []uint32 {
+// follow takes note of a READ, and returns what to hand over before it is answered.
+func (fs *treeFS) follow(ino uint64, off int64, n int) *handed {
 	node, ok := fs.node(ino)
 	if !ok {
 		return nil
 	}
-	return fs.nearby.follow(node)
+	return fs.hander.follow(node, off, n)
 }
 
 // entries returns a directory's names, the same slice while one directory is
