@@ -19,8 +19,9 @@ import (
 // how requests are waited for is not, since that is most of what a small one
 // costs. Of its workers, one at a time has the turn: it takes the next request.
 // It keeps the turn while it answers what takes microseconds, and passes it on
-// before what takes longer, or when more requests wait already. Should an answer
-// take long unexpectedly, the guard passes the turn on.
+// before what takes longer, or when more requests wait already. While there are
+// none, it helps who hands something over (hander). Should that or an answer take
+// long unexpectedly, the guard passes the turn on.
 type conn struct {
 	fd       int
 	protocol *fuse.ProtocolServer
@@ -42,9 +43,8 @@ type conn struct {
 }
 
 const (
-	// maxWorkers is how many requests are worked on at once. Slow storage is
-	// read with that many requests in flight; the kernel sends no more of its own
-	// accord (MaxBackground).
+	// maxWorkers is how many requests are worked on at once. The kernel sends no
+	// more of its own accord (MaxBackground).
 	maxWorkers = 64
 	// For so long the connection is watched after a request before the thread
 	// sleeps. Who reads file after file asks again within microseconds, and being

@@ -25,7 +25,7 @@ type hander struct {
 	nearby  nearby
 	buffers sync.Pool              // of *[pieceSize]byte
 	took    average                // reading a piece
-	handing atomic.Int32           // batches at work
+	handing atomic.Int32           // batches, from being planned to their end
 	open    atomic.Pointer[handed] // where others can help
 }
 
@@ -66,10 +66,11 @@ func newHander(t Tree) *hander {
 	return h
 }
 
-// follow takes note of a read, and returns what to hand over, if anything, before
-// it is answered.
+// follow takes note of a read, and returns what has to be handed over, if anything,
+// before it is answered.
 func (h *hander) follow(node uint32, off int64, n int) *handed {
-	if h.handing.Load() >= maxHanding {
+	if h.handing.Add(1) > maxHanding {
+		h.handing.Add(-1)
 		return nil
 	}
 	pieces, stop := h.nearby.follow(node, off)
@@ -77,6 +78,7 @@ func (h *hander) follow(node uint32, off int64, n int) *handed {
 		pieces, stop = h.ahead.follow(node, off, n)
 	}
 	if pieces == nil {
+		h.handing.Add(-1)
 		return nil
 	}
 	b := &handed{hander: h, pieces: pieces, stop: stop, done: make(chan struct{})}
@@ -87,7 +89,6 @@ func (h *hander) follow(node uint32, off int64, n int) *handed {
 
 // hand hands the pieces over.
 func (b *handed) hand() {
-	b.handing.Add(1)
 	defer b.handing.Add(-1)
 	if b.took.above(slowPiece) {
 		for range min(slowReaders, len(b.pieces)) - 1 {
