@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -226,71 +225,4 @@ func (w *Whole) hasSegment(i int) bool {
 		}
 	}
 	return true
-}
-
-// growth tells how far a file is that is still being made.
-type growth struct {
-	mu       sync.Mutex
-	size     int64
-	segments [][sha256.Size]byte
-	end      bool
-	failed   error
-	changed  chan struct{} // closed at the next change
-}
-
-// NewGrowing is a file that is sent while it is written to src. Send then ends once Finish was called,
-// or Abandon.
-func NewGrowing(src io.ReaderAt, segment int64) *Whole {
-	return &Whole{Src: src, Segment: segment, making: true, growth: &growth{changed: make(chan struct{})}}
-}
-
-// Grow says that src has that many bytes by now.
-func (w *Whole) Grow(size int64) { w.growth.change(func(g *growth) { g.size = size }) }
-
-// Finish says that src is complete, and what it is.
-func (w *Whole) Finish(size int64, segments [][sha256.Size]byte) {
-	w.growth.change(func(g *growth) { g.size, g.segments, g.end = size, segments, true })
-}
-
-// Abandon has Send end with an error.
-func (w *Whole) Abandon(err error) { w.growth.change(func(g *growth) { g.failed = err }) }
-
-// grown makes w like any other once its file is complete. Send alone calls it.
-func (w *Whole) grown() {
-	if !w.making {
-		return
-	}
-	w.growth.mu.Lock()
-	defer w.growth.mu.Unlock()
-	if w.growth.end {
-		w.Size, w.Segments, w.making = w.growth.size, w.growth.segments, false
-	}
-}
-
-func (g *growth) change(how func(*growth)) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	how(g)
-	close(g.changed)
-	g.changed = make(chan struct{})
-}
-
-// wait waits for n bytes at off and returns how many there are: fewer only at the end.
-func (g *growth) wait(ctx context.Context, off, n int64) (int64, error) {
-	for {
-		g.mu.Lock()
-		size, end, err, changed := g.size, g.end, g.failed, g.changed
-		g.mu.Unlock()
-		switch {
-		case err != nil:
-			return 0, err
-		case size >= off+n || end:
-			return min(n, size-off), nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
 }
