@@ -1,9 +1,6 @@
 package fusefs
 
-import (
-	"slices"
-	"sync"
-)
+import "sync"
 
 // ahead follows who reads a large file from one end to the other. The kernel asks
 // for 128 KiB at a time, and for two such pieces at most; that is too little for
@@ -11,7 +8,7 @@ import (
 type ahead struct {
 	tree    Tree
 	mu      sync.Mutex
-	streams []stream // the one that went on last comes first
+	streams recent[stream]
 }
 
 const (
@@ -53,20 +50,17 @@ func (a *ahead) follow(node uint32, off int64, n int) (pieces []piece, stop func
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := stream{node: node, next: off}
-	if i := slices.IndexFunc(a.streams, func(s stream) bool { return s.holds(node, off) }); i >= 0 {
-		s = a.streams[i]
-		a.streams = slices.Delete(a.streams, i, i+1)
+	s, known := a.streams.take(func(s stream) bool { return s.holds(node, off) })
+	if !known {
+		s = stream{node: node, next: off}
 	}
-	s.run += max(0, end-s.next)
-	if fresh := end > s.next; fresh {
-		s.next = end
+	if end > s.next {
+		s.run, s.next = s.run+end-s.next, end
 		if s.run >= sequential {
 			pieces = s.plan(size)
 		}
 	}
-	a.streams = slices.Insert(a.streams, 0, s)
-	a.streams = a.streams[:min(len(a.streams), maxStreams)]
+	a.streams.put(s, maxStreams)
 	return pieces, func(first int) { a.stop(pieces, first, s.next) }
 }
 

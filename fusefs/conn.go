@@ -228,8 +228,8 @@ func (w *worker) next() (int, error) {
 		case !errors.Is(err, unix.EAGAIN):
 			return 0, err
 		}
-		if !w.tree.hander.helpless() {
-			if !w.keep(func() { w.tree.hander.help() }) {
+		if b := w.tree.hander.toHelp(); b != nil {
+			if !w.keep(func() { b.next() }) {
 				return 0, errPassed
 			}
 			begin = time.Time{}

@@ -50,9 +50,7 @@ type piece struct {
 type handed struct {
 	*hander
 	pieces []piece
-	// stop, called with the lock of who planned it held, is told which piece was the first that could not be
-	// read, or is not known to the kernel.
-	stop   func(first int)
+	stop   func(first int) // is told which piece was the first that could not be read, or is not known to the kernel
 	taken  atomic.Int32
 	left   atomic.Int32
 	failed atomic.Int32  // the first that was not handed over
@@ -110,16 +108,12 @@ func (b *handed) all() {
 	}
 }
 
-// help has the caller hand over one piece of somebody else's, if there is one.
-func (h *hander) help() bool {
-	b := h.open.Load()
-	return b != nil && b.next()
-}
-
-// helpless tells whether there is nothing to help with.
-func (h *hander) helpless() bool {
-	b := h.open.Load()
-	return b == nil || int(b.taken.Load()) >= len(b.pieces)
+// toHelp is what others can help with (next); nil if there is nothing.
+func (h *hander) toHelp() *handed {
+	if b := h.open.Load(); b != nil && int(b.taken.Load()) < len(b.pieces) {
+		return b
+	}
+	return nil
 }
 
 // next hands over a piece that nobody has taken; false if there is none.

@@ -130,7 +130,7 @@ func TestHelp(t *testing.T) {
 				case <-end:
 					return
 				default:
-					if !h.helpless() && h.help() {
+					if b := h.toHelp(); b != nil && b.next() {
 						helped.Add(1)
 					}
 				}

@@ -12,7 +12,7 @@ import (
 type nearby struct {
 	tree Tree
 	mu   sync.Mutex
-	runs []run // the one that went on last comes first
+	runs recent[run]
 }
 
 const (
@@ -47,18 +47,15 @@ func (b *nearby) follow(node uint32, off int64) (files []piece, stop func(first 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var r run
-	if i := slices.IndexFunc(b.runs, func(r run) bool { return node >= r.next && node-r.next <= maxGap }); i >= 0 {
-		r = b.runs[i]
+	r, known := b.runs.take(func(r run) bool { return node >= r.next && node-r.next <= maxGap })
+	if known {
 		r.more()
-		b.runs = slices.Delete(b.runs, i, i+1)
 	}
 	r.next = node + 1
 	if r.files > 0 {
 		files, r.next = b.plan(r)
 	}
-	b.runs = slices.Insert(b.runs, 0, r)
-	b.runs = b.runs[:min(len(b.runs), maxRuns)]
+	b.runs.put(r, maxRuns)
 	return files, func(first int) { b.stop(r.next, files[first].node, first == 0) }
 }
 

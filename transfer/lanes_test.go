@@ -114,11 +114,7 @@ func TestLanes(t *testing.T) {
 func TestNoLanes(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, []string{"ed25519"})
-	key := userKey(t)
-	s.authorize(t, readString(t, key+".pub"))
-	o := s.login(t, knownHosts(t, s.line(t, "ed25519")))
-	o.Keys = []string{key}
-	fsys := remoteFS(t, o)
+	fsys := remoteFS(t, reach(t, s))
 	dir := t.TempDir()
 	for range 100 { // one of them is quick, whatever else this machine does
 		if _, err := fsys.Lstat(dir); err != nil {

@@ -198,14 +198,22 @@ func localUser(t *testing.T) string {
 	return u.Username
 }
 
-// dial logs in with a fresh key, and closes the connection at the end. Uploads use no other, however
-// slow this machine is.
-func dial(t *testing.T, s *server) *Client {
+// reach is how to log in with a fresh key.
+func reach(t *testing.T, s *server) Options {
 	t.Helper()
 	key := userKey(t)
 	s.authorize(t, readString(t, key+".pub"))
 	o := s.login(t, knownHosts(t, s.line(t, "ed25519")))
-	o.Keys, o.Connections = []string{key}, 1
+	o.Keys = []string{key}
+	return o
+}
+
+// dial logs in with a fresh key, and closes the connection at the end. Uploads use no other, however
+// slow this machine is.
+func dial(t *testing.T, s *server) *Client {
+	t.Helper()
+	o := reach(t, s)
+	o.Connections = 1
 	return mustDial(t, o)
 }
 
