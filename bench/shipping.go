@@ -16,12 +16,12 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/publish"
-	"github.com/sealbatch/sealbatch/source"
-	"github.com/sealbatch/sealbatch/transfer"
-	"github.com/sealbatch/sealbatch/transfer/transfertest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/transfer/transfertest"
 )
 
 // sshd is an OpenSSH server on loopback, and a way to it that takes long.

@@ -10,10 +10,10 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/image"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/publish"
-	"github.com/sealbatch/sealbatch/source"
+	"github.com/sealbatch/sealbatch/internal/image"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/source"
 )
 
 // ImageFile is the one file in an image's volume.

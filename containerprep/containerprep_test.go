@@ -6,10 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/image"
+	"github.com/sealbatch/sealbatch/internal/image"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/publish"
 )
 
 func TestRequest(t *testing.T) {

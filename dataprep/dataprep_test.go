@@ -6,10 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/publish"
-	"github.com/sealbatch/sealbatch/source"
 )
 
 func TestRequest(t *testing.T) {

@@ -21,11 +21,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/identity"
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyclient"
-	"github.com/sealbatch/sealbatch/keyserver"
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // place is somebody on a host: who makes credentials there and whence requests come.

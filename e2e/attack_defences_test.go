@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 )
 
 // off makes a condition of the source hold for nothing when the program runs
@@ -24,83 +25,83 @@ func either(name, usual, without string) string {
 var defences = func() map[string][]weakness {
 	all := map[string][]weakness{
 		"evidence before nonce": {
-			{"keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
+			{"internal/keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
 		if err := s.nonces.use(c.Nonce, s.now()); err != nil {
 			return Claims{}, err
 		}
 	}
 	a, ok := s.attestors[body.Evidence.Type]
 `},
-			{"keyserver/release.go", "return claims, s.nonces.use(c.Nonce, s.now())", `if off("evidence before nonce") {
+			{"internal/keyserver/release.go", "return claims, s.nonces.use(c.Nonce, s.now())", `if off("evidence before nonce") {
 		return claims, nil
 	}
 	return claims, s.nonces.use(c.Nonce, s.now())`},
 		},
-		"repeats not counted": {{"keyserver/release.go", "if err != nil || again {\n\t\t\treturn err", "if err != nil || again && !off(\"repeats not counted\") {\n\t\t\treturn err"}},
-		"one release":         {{"keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {", "releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
-		"submitter's releases": {{"keyserver/release.go", "volume, c.Submitter, jobName",
+		"repeats not counted": {{"internal/keyserver/release.go", "if err != nil || again {\n\t\t\treturn err", "if err != nil || again && !off(\"repeats not counted\") {\n\t\t\treturn err"}},
+		"one release":         {{"internal/keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {", "releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
+		"submitter's releases": {{"internal/keyserver/release.go", "volume, c.Submitter, jobName",
 			"volume, " + either("submitter's releases", "c.Submitter", `""`) + ", jobName"}},
-		"nonce used once": {{"keyserver/replay.go", "delete(n.until, k)", `if !off("nonce used once") {
+		"nonce used once": {{"internal/keyserver/replay.go", "delete(n.until, k)", `if !off("nonce used once") {
 		delete(n.until, k)
 	}`}},
-		"nonce's age":     {{"keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
-		"request's nonce": {{"keyserver/replay.go", "_, ok := s.until[nonce]; ok", `_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
+		"nonce's age":     {{"internal/keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
+		"request's nonce": {{"internal/keyserver/replay.go", "_, ok := s.until[nonce]; ok", `_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
 		"address's rate":  {{"internal/gate/remotes.go", "return r.bucket(", "return off(\"address's rate\") || r.bucket("}},
 		"signed path":     {signedParts},
 		"signed service":  {signedParts},
 		"namespace": {
-			off("namespace", "identity/sshsig.go", `namespace == "" || s.Namespace != namespace`),
-			{"identity/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},
+			off("namespace", "internal/identity/sshsig.go", `namespace == "" || s.Namespace != namespace`),
+			{"internal/identity/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},
 		},
-		"signature": {{"identity/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign", "\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
-		"owner":     {{"keyserver/secrets.go", "err == nil && rec.Owner != q.caller.account.ID", `err == nil && rec.Owner != q.caller.account.ID && !off("owner")`}},
-		"depositor": {{"keyserver/secrets.go", "old.Owner != rec.Owner || old.Digest", `old.Owner != rec.Owner && !off("depositor") || old.Digest`}},
-		"account's names": {{"keyserver/secrets.go", `[]byte(account + "\x00" + kind`,
+		"signature": {{"internal/identity/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign", "\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
+		"owner":     {{"internal/keyserver/secrets.go", "err == nil && rec.Owner != q.caller.account.ID", `err == nil && rec.Owner != q.caller.account.ID && !off("owner")`}},
+		"depositor": {{"internal/keyserver/secrets.go", "old.Owner != rec.Owner || old.Digest", `old.Owner != rec.Owner && !off("depositor") || old.Digest`}},
+		"account's names": {{"internal/keyserver/secrets.go", `[]byte(account + "\x00" + kind`,
 			"[]byte(" + either("account's names", "account", `""`) + ` + "\x00" + kind`}},
 		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
 			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
 		"undumpable": {{"fusefs/space.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE", "\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
-		"fixed fields": {{"identity/slurmjob.go", "q Squeue, jobID uint32) (SlurmJobInfo, error) {\n",
+		"fixed fields": {{"internal/identity/slurmjob.go", "q Squeue, jobID uint32) (SlurmJobInfo, error) {\n",
 			"q Squeue, jobID uint32) (SlurmJobInfo, error) {\n\tif off(\"fixed fields\") {\n\t\treturn scontrol(jobID)\n\t}\n"}},
 	}
 	for _, c := range []struct{ name, file, condition string }{
-		{"origin", "verifier/vouch.go", "m.Host != want"},
-		{"credential's claim", "verifier/vouch.go", "!bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim))"},
-		{"job's state", "verifier/vouch.go", `j.State != "RUNNING"`},
-		{"job's owner", "verifier/vouch.go", "j.UID != uid"},
-		{"job's nodes", "verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
-		{"voucher's claim", "keyserver/attest.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
-		{"voucher's age", "keyserver/attest.go", "age > voucherAge || age < -voucherSkew"},
-		{"possession of S", "keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
-		{"manifest's user", "keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
-		{"bound manifest", "keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
-		{"number of nodes", "keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
-		{"single use at release", "keyserver/release.go", `claims.SingleUse != ""`},
-		{"superseded", "keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
-		{"policy's tier", "keyserver/policy.go", "c.Tier < p.Tier"},
-		{"policy's users", "keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
-		{"policy's clusters", "keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
-		{"policy's binds", "keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
-		{"key exists", "keyserver/bolt.go", "subtle.ConstantTimeCompare(old, key) != 1"},
-		{"token's claim", "keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},
-		{"token used", "keyserver/token.go", "used"},
-		{"token's manifest", "keyserver/token.go", "t.Manifest != c.Manifest"},
+		{"origin", "internal/verifier/vouch.go", "m.Host != want"},
+		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim))"},
+		{"job's state", "internal/verifier/vouch.go", `j.State != "RUNNING"`},
+		{"job's owner", "internal/verifier/vouch.go", "j.UID != uid"},
+		{"job's nodes", "internal/verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
+		{"voucher's claim", "internal/keyserver/attest.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
+		{"voucher's age", "internal/keyserver/attest.go", "age > voucherAge || age < -voucherSkew"},
+		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
+		{"manifest's user", "internal/keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
+		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
+		{"number of nodes", "internal/keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
+		{"single use at release", "internal/keyserver/release.go", `claims.SingleUse != ""`},
+		{"superseded", "internal/keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
+		{"policy's tier", "internal/keyserver/policy.go", "c.Tier < p.Tier"},
+		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
+		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
+		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
+		{"key exists", "internal/keyserver/bolt.go", "subtle.ConstantTimeCompare(old, key) != 1"},
+		{"token's claim", "internal/keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},
+		{"token used", "internal/keyserver/token.go", "case used:"},
+		{"token's manifest", "internal/keyserver/token.go", "t.Manifest != c.Manifest"},
 		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},
 		{"memory for bodies", "internal/gate/gate.go", "g.held+n > g.limits.Memory || g.heldBy[p]+n > g.limits.Memory/4"},
-		{"account's requests", "keyserver/replay.go", "len(s.order) >= c.perAccount"},
-		{"request's time", "keyserver/auth.go", "d > keyapi.MaxSkew || d < -keyapi.MaxSkew"},
-		{"request's time", "keyserver/auth.go", "unix < s.started.Unix()"},
+		{"account's requests", "internal/keyserver/replay.go", "len(s.order) >= c.perAccount"},
+		{"request's time", "internal/keyserver/auth.go", "d > keyapi.MaxSkew || d < -keyapi.MaxSkew"},
+		{"request's time", "internal/keyserver/auth.go", "unix < s.started.Unix()"},
 	} {
 		w := off(c.name, c.file, c.condition)
-		if c.condition == "used" {
-			w.old, w.new = "case used:", `case used && !off("token used"):`
+		if cond, ok := strings.CutPrefix(c.condition, "case "); ok {
+			w.new = fmt.Sprintf("case %s && !off(%q):", strings.TrimSuffix(cond, ":"), c.name)
 		}
 		all[c.name] = append(all[c.name], w)
 	}
 	return all
 }()
 
-var signedParts = weakness{"keyserver/auth.go", "keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(),",
+var signedParts = weakness{"internal/keyserver/auth.go", "keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(),",
 	"keyapi.SigningInput(" + either("signed service", "s.id", `""`) + ", r.Method, " + either("signed path", "r.URL.RequestURI()", `""`) + ","}
 
 // allDefences are what weakened needs to build those programs.
@@ -119,14 +120,14 @@ func allDefences() []weakness {
 		out = append(out, weakness{file: p + "/off.go", new: fmt.Sprintf(offSource, path.Base(p))})
 	}
 	return append(out,
-		weakness{file: "identity/scontrol.go", new: scontrolSource},
+		weakness{file: "internal/identity/scontrol.go", new: scontrolSource},
 		// A clock that can be put forward takes no defence away.
 		weakness{"cmd/sealbatch/serve.go", "keyserver.Config{\n", "keyserver.Config{\n\t\tNow: ahead,\n"},
 		weakness{file: "cmd/sealbatch/ahead.go", new: aheadSource},
 		// Nor do bounds that few requests reach.
-		weakness{"keyserver/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
-		weakness{"verifier/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
-		weakness{"keyserver/server.go", "newReplayCache(requestsPerAccount)", "newReplayCache(fewRequests)"},
+		weakness{"internal/keyserver/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
+		weakness{"internal/verifier/limits.go", "\treturn l\n", "\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
+		weakness{"internal/keyserver/server.go", "newReplayCache(requestsPerAccount)", "newReplayCache(fewRequests)"},
 	)
 }
 

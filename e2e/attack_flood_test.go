@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 )
 
 // Floods. The services of these worlds have small bounds (attack_defences_test.go),

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Attacks on evidence: who one is, where one is, and which job is one's own.

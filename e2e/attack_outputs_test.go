@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/internal/submission"
 )
 
 // keepsWriting writes files of known sizes, says so by one more, and waits.

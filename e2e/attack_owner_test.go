@@ -10,9 +10,9 @@ import (
 
 	"github.com/hiddeco/sshsig"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Attacks on what an owner decides: policies, versions, signed requests, tokens.

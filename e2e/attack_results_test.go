@@ -14,8 +14,8 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/submission"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -240,10 +240,10 @@ func twoJobs(t *testing.T) (both, other *job) {
 func TestAttackForgedResults(t *testing.T) {
 	t.Parallel()
 	both, other := twoJobs(t)
-	unsigned := weakness{"manifest/statement.go", "b, err := o.Verify(pub)", "b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
+	unsigned := weakness{"internal/manifest/statement.go", "b, err := o.Verify(pub)", "b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
 	const (
-		checks = "submission/check.go"
-		fetch  = "results/sealed.go"
+		checks = "internal/submission/check.go"
+		fetch  = "internal/results/sealed.go"
 	)
 	for name, c := range map[string]struct {
 		alter func(c *copied)
@@ -299,7 +299,7 @@ func TestAttackForgedResults(t *testing.T) {
 			},
 			weak: []weakness{
 				{checks, "needed && manifest.DigestOf(f.Keys) != o.Keys", "needed && len(f.Keys) == 0"},
-				{"results/indexed.go", "id.String() != v.Origin.VolumeID", "id.String() == v.Node"},
+				{"internal/results/indexed.go", "id.String() != v.Origin.VolumeID", "id.String() == v.Node"},
 			},
 			fake: forged, want: "wrapped keys",
 		},

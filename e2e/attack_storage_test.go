@@ -12,7 +12,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -111,7 +111,7 @@ type tampering struct {
 
 const (
 	script = "slurm/render.go"
-	files  = "noderun/files.go"
+	files  = "internal/noderun/files.go"
 	onCopy = `if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then`
 )
 
@@ -308,8 +308,8 @@ func TestAttackVolumeByKeyHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	believing := installed(t, "laptop", weakened(t,
-		weakness{"noderun/volumes.go", "st.Size() != ref.Size", "st.Size() == 0"},
-		weakness{"noderun/volumes.go", "r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest", "digest.IsZero()"}))
+		weakness{"internal/noderun/volumes.go", "st.Size() != ref.Size", "st.Size() == 0"},
+		weakness{"internal/noderun/volumes.go", "r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest", "digest.IsZero()"}))
 	file := filepath.Join(onDisk(t, "login", alice.scratch()), "known.sealed")
 	genuine, err := os.ReadFile(file)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 )
 
 // outcome is what an attacker has in the end.

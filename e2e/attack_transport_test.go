@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 )
 
 // listens waits until something on a host takes connections.
@@ -28,8 +28,8 @@ func listens(t *testing.T, host string, port int) {
 // place. That alice may log in there, too, plays that the attacker takes anybody.
 func TestAttackSSHMiddle(t *testing.T) {
 	t.Parallel()
-	trusting := weakness{"transfer/hostkeys.go", "err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, key)", "err := error(nil)"}
-	weakest := weakness{"transfer/dial.go", "HostKeyAlgorithms: keys.algorithms(),",
+	trusting := weakness{"internal/transfer/hostkeys.go", "err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, key)", "err := error(nil)"}
+	weakest := weakness{"internal/transfer/dial.go", "HostKeyAlgorithms: keys.algorithms(),",
 		`HostKeyAlgorithms: append(ssh.InsecureAlgorithms().HostKeys, keys.algorithms()...),
 		Config: ssh.Config{KeyExchanges: ssh.InsecureAlgorithms().KeyExchanges, Ciphers: ssh.InsecureAlgorithms().Ciphers},`}
 	write(t, "laptop", "alice", "data/middle/run.sh", "exit 0\n")
@@ -105,7 +105,7 @@ func TestAttackTLSMiddle(t *testing.T) {
 	background(t, "keys", "root", "sealbatch", "serve", "--config", "/etc/attacker-other-name/server.conf")
 	write(t, "laptop", "alice", "data/tls-middle/run.sh", "exit 0\n")
 	const tlsLine = "TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}"
-	believing := installed(t, "laptop", weakened(t, weakness{"keyclient/client.go", tlsLine, "TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"
+	believing := installed(t, "laptop", weakened(t, weakness{"internal/keyclient/client.go", tlsLine, "TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"
 	for i, c := range []struct{ name, dir, want string }{
 		{"an authority of their own", "/etc/attacker", "unknown authority"},
 		{"a certificate for another name", "/etc/attacker-other-name", "not keys"},

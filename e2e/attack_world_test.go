@@ -22,9 +22,9 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // world is what an attack meets: the real key service and verifier, or others
@@ -48,10 +48,10 @@ func newWorld(t *testing.T, own bool, off ...string) *world {
 		w.programs = weakPrograms(t)
 	}
 	port := 9100 + int(lastPort.Add(1))
-	if own || w.lacks("keyserver", "identity/sshsig", "internal/gate") {
+	if own || w.lacks("internal/keyserver", "internal/identity/sshsig", "internal/gate") {
 		w.keys = w.serve(t, port)
 	}
-	if w.lacks("verifier", "identity/slurmjob", "internal/gate") {
+	if w.lacks("internal/verifier", "internal/identity/slurmjob", "internal/gate") {
 		w.verifier = w.verify(t, port)
 	}
 	return w

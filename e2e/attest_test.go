@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/manifest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 var attestData struct {

@@ -180,7 +180,7 @@ func TestFullSite(t *testing.T) {
 	}
 	// Space that is there at first, and then is not: a hog takes it as soon as the upload begins. It
 	// would be a race, so the early look is taken out of the program.
-	at := installed(t, "laptop", weakened(t, weakness{"publish/publish.go", "free < 0 || free >=", "free >= 0 || free >="}))
+	at := installed(t, "laptop", weakened(t, weakness{"internal/publish/publish.go", "free < 0 || free >=", "free >= 0 || free >="}))
 	must(t, "login", "alice", "sh", "-c", "head -c 30000000 /dev/zero >"+small+"/hog || true")
 	args := []string{"data-prep", "-i", "data/fits", "--data-path", "data/fits.sealed", "--data-path-at-rest", small, "-u", "alice", "-c", "*"}
 	r := run(t.Context(), "laptop", "alice", nil, append([]string{at + "/sealbatch"}, args...)...)

@@ -136,8 +136,8 @@ func TestOutputsFillTheDisk(t *testing.T) {
 func TestNoTimeToSeal(t *testing.T) {
 	t.Parallel()
 	program := installed(t, "laptop", weakened(t,
-		weakness{"noderun/pace.go", "sealRate  = 150e6", "sealRate  = 1"},
-		weakness{"noderun/pace.go", "walkBase  = time.Second", "walkBase  = time.Hour"})) + "/sealbatch"
+		weakness{"internal/noderun/pace.go", "sealRate  = 150e6", "sealRate  = 1"},
+		weakness{"internal/noderun/pace.go", "walkBase  = time.Second", "walkBase  = time.Hour"})) + "/sealbatch"
 	data := alice.dataset(t, "no-time", map[string]string{"run.sh": "seq 10000 >/sd-container/output/numbers\n"})
 	j := alice.submitWith(t, program, shell(t), data)
 	if code := j.wait(); code != 247 {

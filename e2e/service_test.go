@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
 )
 
 // ownService is a key service of a test's own on host keys, which it may kill,

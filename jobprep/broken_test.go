@@ -11,12 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/submission"
-	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // queue is a Slurm that remembers the log files of the jobs that it was given.

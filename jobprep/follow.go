@@ -10,10 +10,10 @@ import (
 	"path"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/submission"
-	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // Intervals of Follow. Slurm's controller is shared by everybody and is asked

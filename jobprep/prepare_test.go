@@ -17,17 +17,17 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyclient"
-	"github.com/sealbatch/sealbatch/keyserver"
-	"github.com/sealbatch/sealbatch/keyserver/keyservertest"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/publish"
 	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/source"
-	"github.com/sealbatch/sealbatch/submission"
-	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // runner answers as Slurm's commands would.

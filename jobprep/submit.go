@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/submission"
-	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // Submit hands a prepared job to sbatch and remembers its id. When sbatch

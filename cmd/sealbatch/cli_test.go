@@ -11,8 +11,8 @@ import (
 	"testing"
 	"text/template"
 
+	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/noderun"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md afresh")

@@ -9,10 +9,10 @@ import (
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
-	"github.com/sealbatch/sealbatch/config"
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyclient"
-	"github.com/sealbatch/sealbatch/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )

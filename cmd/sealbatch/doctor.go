@@ -14,13 +14,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyclient"
-	"github.com/sealbatch/sealbatch/noderun"
-	"github.com/sealbatch/sealbatch/transfer"
 )
 
 // doctor collects findings.

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
 

@@ -6,8 +6,8 @@ import (
 	"os"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/noderun"
 )
 
 // runNode is what the batch script starts on every node.

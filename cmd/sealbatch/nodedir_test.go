@@ -13,8 +13,8 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 

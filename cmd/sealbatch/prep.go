@@ -8,11 +8,11 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/config"
 	"github.com/sealbatch/sealbatch/containerprep"
 	"github.com/sealbatch/sealbatch/dataprep"
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/publish"
 )
 
 func runDataPrep(ctx context.Context, a *app, args []string) error {

@@ -10,13 +10,13 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/results"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/noderun"
-	"github.com/sealbatch/sealbatch/results"
 	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/submission"
-	"github.com/sealbatch/sealbatch/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
 

@@ -4,9 +4,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/manifest"
-	"github.com/sealbatch/sealbatch/noderun"
-	"github.com/sealbatch/sealbatch/results"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/results"
 )
 
 func TestVerdictOnTheApplication(t *testing.T) {

@@ -18,11 +18,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sealbatch/sealbatch/config"
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyapi"
-	"github.com/sealbatch/sealbatch/keyserver"
-	"github.com/sealbatch/sealbatch/manifest"
 )
 
 func runServe(ctx context.Context, a *app, args []string) error {

@@ -14,11 +14,11 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/sealbatch/sealbatch/config"
-	"github.com/sealbatch/sealbatch/identity"
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/keyserver"
-	"github.com/sealbatch/sealbatch/verifier"
+	"github.com/sealbatch/sealbatch/internal/verifier"
 )
 
 // verifierSetup are the flags of verifier --init.

@@ -11,9 +11,9 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/source"
-	"github.com/sealbatch/sealbatch/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 

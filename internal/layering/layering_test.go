@@ -17,11 +17,11 @@ const module = "github.com/sealbatch/sealbatch/"
 // subpackages (test doubles, conformance suites) stand just above it.
 var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
-	{"containerprep", "dataprep", "jobprep", "noderun", "results"},
-	{"publish", "submission"}, // what the workflows share
-	{"keyserver", "verifier"},
-	{"image", "fusefs", "transfer", "slurm", "identity", "keyclient", "source"},
-	{"volume", "manifest", "keyapi", "config", "internal/ui", "internal/gate"},
+	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/results"},
+	{"internal/publish", "internal/submission"}, // what the workflows share
+	{"internal/keyserver", "internal/verifier"},
+	{"fusefs", "slurm", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
+	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/ui", "internal/gate"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
@@ -93,9 +93,9 @@ func TestImportsPointDown(t *testing.T) {
 func TestCheckImportBites(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ from, to string }{
-		{"volume", "transfer"},      // upwards
-		{"volume", "manifest"},      // sideways
-		{"keyserver", "jobprep"},    // upwards
+		{"volume", "internal/transfer"},      // upwards
+		{"volume", "internal/manifest"},      // sideways
+		{"internal/keyserver", "jobprep"},    // upwards
 		{"nosuch", "volume"},        // unknown importer
 		{"cmd/sealbatch", "nosuch"}, // unknown import
 		{"volume", "volume/vectors"},
@@ -105,7 +105,7 @@ func TestCheckImportBites(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ from, to string }{
-		{"cmd/sealbatch", "volume"}, {"keyserver/storetest", "keyserver"}, {"publish", "transfer"},
+		{"cmd/sealbatch", "volume"}, {"internal/keyserver/storetest", "internal/keyserver"}, {"internal/publish", "internal/transfer"},
 	} {
 		if err := checkImport(c.from, c.to); err != nil {
 			t.Error(err)

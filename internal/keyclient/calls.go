@@ -1,0 +1,112 @@
+package keyclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+func secretPath(volume string) string { return "/v1/secrets/" + url.PathEscape(volume) }
+
+// PutSecret deposits a volume's key with its policy. The same deposit again
+// succeeds; a volume deposited by somebody else, or with another key, is
+// ErrConflict.
+func (c *Client) PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error) {
+	var out keyapi.SecretInfo
+	err := c.do(ctx, call{method: http.MethodPut, path: secretPath(volume), body: s, signed: true}, &out)
+	return out, err
+}
+
+// GetSecret returns what the owner sees of a secret; ErrNotFound if it is not
+// this account's.
+func (c *Client) GetSecret(ctx context.Context, volume string) (keyapi.SecretInfo, error) {
+	var out keyapi.SecretInfo
+	err := c.do(ctx, call{method: http.MethodGet, path: secretPath(volume), signed: true}, &out)
+	return out, err
+}
+
+// ListSecrets returns this account's secrets, by volume id.
+func (c *Client) ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error) {
+	var out keyapi.SecretList
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/secrets", signed: true}, &out)
+	return out.Secrets, err
+}
+
+// SetPolicy replaces the policy of one's own secret.
+func (c *Client) SetPolicy(ctx context.Context, volume string, p manifest.Policy) (keyapi.SecretInfo, error) {
+	var out keyapi.SecretInfo
+	b, err := json.Marshal(p)
+	if err != nil {
+		return out, fmt.Errorf("policy: %w", err)
+	}
+	err = c.do(ctx, call{method: http.MethodPut, path: secretPath(volume) + "/policy", raw: b, signed: true}, &out)
+	return out, err
+}
+
+// Revoke ends the release of one's own secret for good.
+func (c *Client) Revoke(ctx context.Context, volume string) (keyapi.SecretInfo, error) {
+	var out keyapi.SecretInfo
+	err := c.do(ctx, call{method: http.MethodPost, path: secretPath(volume) + "/revoke", signed: true}, &out)
+	return out, err
+}
+
+// RegisterManifest registers the exact signed bytes of a manifest with their
+// armoured SSHSIG, and the private part that they pin, for one job. The same
+// again succeeds.
+func (c *Client) RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error) {
+	var out keyapi.ManifestInfo
+	body := keyapi.Manifest{Manifest: signed, Private: private, Signature: string(signature), Uses: 1}
+	if err := c.do(ctx, call{method: http.MethodPost, path: "/v1/manifests", body: body, signed: true}, &out); err != nil {
+		return out, err
+	}
+	if want := manifest.DigestOf(signed).String(); out.Digest != want {
+		return out, fmt.Errorf("%w: registered %.80q instead of %s", ErrAnswer, out.Digest, want)
+	}
+	return out, nil
+}
+
+// NewToken makes a one-time token for a registered manifest; node "" is any.
+func (c *Client) NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error) {
+	var out keyapi.Token
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/tokens",
+		body: keyapi.TokenRequest{Manifest: digest.String(), Node: node}, signed: true}, &out)
+	return out, err
+}
+
+// Nonce asks for a nonce for one attestation. Release does so itself.
+func (c *Client) Nonce(ctx context.Context) (keyapi.Nonce, error) {
+	var out keyapi.Nonce
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/nonces"}, &out)
+	return out, err
+}
+
+// AuditHead returns the head of the audit log, its signature checked, and the
+// JWS itself to keep.
+func (c *Client) AuditHead(ctx context.Context) (keyapi.AuditHead, string, error) {
+	var out keyapi.SignedHead
+	if err := c.do(ctx, call{method: http.MethodGet, path: "/v1/audit/head", signed: true}, &out); err != nil {
+		return keyapi.AuditHead{}, "", err
+	}
+	h, err := c.checkHead(ctx, out.Head)
+	return h, out.Head, err
+}
+
+func (c *Client) checkHead(ctx context.Context, jws string) (keyapi.AuditHead, error) {
+	var h keyapi.AuditHead
+	id, key, err := c.statementKey(ctx)
+	if err != nil {
+		return h, err
+	}
+	if err := manifest.VerifyJWS(manifest.TypeAuditHead, key, jws, &h); err != nil {
+		return h, fmt.Errorf("%w: audit head: %w", ErrAnswer, err)
+	}
+	if h.Service != id {
+		return h, fmt.Errorf("%w: audit head of another service", ErrAnswer)
+	}
+	return h, nil
+}

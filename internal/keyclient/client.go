@@ -1,0 +1,318 @@
+package keyclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Options say how a key service is reached. URL and CA are required.
+type Options struct {
+	URL string // https, with an optional path prefix
+	CA  []byte // PEM bundle that alone vouches for the server's certificate
+	// Signer signs requests; nil for nodes, which make only Release.
+	Signer ssh.Signer
+	// ServiceID pins the service, and with it its statement key; "" takes
+	// what answers under URL.
+	ServiceID string
+	// Timeout bounds one exchange; default 30 s.
+	Timeout time.Duration
+	// Retries is how often a call is repeated while the service is busy or
+	// out of reach, within the call's context; default 5, negative none.
+	Retries int
+	Log     *slog.Logger // default: none
+}
+
+// Client makes the calls. It is safe for concurrent use.
+type Client struct {
+	base    *url.URL
+	http    *http.Client
+	signer  ssh.Signer
+	pinned  string
+	retries int
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	service *keyapi.Service // once known
+}
+
+const (
+	defaultTimeout = 30 * time.Second
+	defaultRetries = 5
+	maxAnswer      = 4 << 20 // bytes
+	maxRetryAfter  = 30 * time.Second
+	firstBackoff   = 200 * time.Millisecond
+	longestBackoff = 10 * time.Second
+)
+
+// New makes a client; it contacts nobody.
+func New(o Options) (*Client, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("key service: %.200q is not an https URL", o.URL)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(o.CA) {
+		return nil, errors.New("key service: its CA (ca-cert) holds no PEM certificate")
+	}
+	c := &Client{base: u, signer: o.Signer, pinned: o.ServiceID, retries: o.Retries, log: o.Log}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.retries == 0 {
+		c.retries = defaultRetries
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	c.http = &http.Client{
+		Timeout: o.Timeout,
+		Transport: &http.Transport{
+			// No proxy: the environment of a job does not decide who sees requests.
+			TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
+			TLSHandshakeTimeout: o.Timeout, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// call describes one exchange.
+type call struct {
+	method, path string
+	body         any // nil for none
+	raw          []byte
+	signed       bool
+}
+
+// do makes a call, again where that helps, and decodes the answer into out.
+func (c *Client) do(ctx context.Context, k call, out any) error {
+	if k.body != nil {
+		b, err := json.Marshal(k.body)
+		if err != nil {
+			return fmt.Errorf("key service: %w", err)
+		}
+		defer clear(b)
+		k.raw = b
+	}
+	for try := 0; ; try++ {
+		wait, err := c.once(ctx, k, out)
+		if err == nil || try >= c.retries || !worthAnother(err) {
+			return err
+		}
+		if err := c.pause(ctx, "trying again", max(wait, backoff(try)), err); err != nil {
+			return err
+		}
+	}
+}
+
+// worthAnother tells what may pass: every call that do makes can be repeated.
+func worthAnother(err error) bool {
+	if api, ok := errors.AsType[*APIError](err); ok && (api.Anew || api.Code == keyapi.CodeInternal) {
+		return api.Anew
+	}
+	return errors.Is(err, ErrTooMany) || errors.Is(err, ErrUnavailable)
+}
+
+// pause waits after err, or returns err when ctx ends first.
+func (c *Client) pause(ctx context.Context, doing string, wait time.Duration, err error) error {
+	c.log.Info("key service: "+doing, "in", wait, "error", err)
+	select {
+	case <-ctx.Done():
+		return errors.Join(err, ctx.Err())
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// errNotSent marks requests of which the service has seen nothing.
+var errNotSent = errors.New("nothing was sent")
+
+// backoff doubles from firstBackoff, with half of it random so that a
+// thousand nodes do not come back at once.
+func backoff(try int) time.Duration {
+	d := min(firstBackoff<<min(try, 10), longestBackoff)
+	return d/2 + mathrand.N(d)
+}
+
+// once makes one exchange. On errors it returns how long the service asked to wait.
+func (c *Client) once(ctx context.Context, k call, out any) (time.Duration, error) {
+	req, err := c.request(ctx, k)
+	if err != nil {
+		return 0, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return 0, c.transportError(ctx, err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		return 0, c.transportError(ctx, err)
+	}
+	if len(b) > maxAnswer {
+		return 0, fmt.Errorf("%w: larger than %d bytes", ErrAnswer, maxAnswer)
+	}
+	if res.StatusCode != http.StatusOK {
+		return retryAfter(res), apiError(res.StatusCode, b)
+	}
+	if err := keyapi.Decode(b, out); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrAnswer, err)
+	}
+	return 0, nil
+}
+
+// transportError tells a service that is out of reach, which may come back,
+// from one that must not be trusted.
+func (c *Client) transportError(ctx context.Context, err error) error {
+	var unknown x509.UnknownAuthorityError
+	var cert *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("%w: %s shows a certificate that is good from %s to %s, and this machine's clock says %s: set the clock if it is wrong, else have the certificate renewed",
+			ErrService, c.base.Host, rfc3339(invalid.Cert.NotBefore), rfc3339(invalid.Cert.NotAfter), rfc3339(time.Now()))
+	case errors.As(err, &unknown), errors.As(err, &cert):
+		return fmt.Errorf("%w: %s shows a certificate that its CA (ca-cert) does not vouch for: %w", ErrService, c.base.Host, err)
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, err, errNotSent)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func retryAfter(res *http.Response) time.Duration {
+	s, err := strconv.Atoi(res.Header.Get("Retry-After"))
+	if err != nil || s < 0 {
+		return 0
+	}
+	return min(time.Duration(s)*time.Second, maxRetryAfter)
+}
+
+func apiError(status int, b []byte) error {
+	var e keyapi.Error
+	if err := keyapi.Decode(b, &e); err != nil || byCode[e.Code] == nil {
+		kind := ErrAnswer
+		if status == http.StatusBadGateway || status == http.StatusGatewayTimeout || status == http.StatusServiceUnavailable {
+			kind = ErrUnavailable
+		}
+		return fmt.Errorf("%w: HTTP status %d", kind, status)
+	}
+	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), Anew: e.Anew, kind: byCode[e.Code]}
+}
+
+// clean bounds a message from the network and removes what could drive a terminal.
+func clean(s string) string {
+	if len(s) > 1000 {
+		s = s[:1000]
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
+	u := *c.base
+	u.Path = strings.TrimSuffix(u.Path, "/") + k.path
+	req, err := http.NewRequestWithContext(ctx, k.method, u.String(), bytes.NewReader(k.raw))
+	if err != nil {
+		return nil, fmt.Errorf("key service: %w", err)
+	}
+	if k.raw != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if !k.signed {
+		return req, nil
+	}
+	return req, c.sign(ctx, req, k)
+}
+
+// sign signs a request afresh: a repeated one needs a new time and nonce.
+func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
+	if c.signer == nil {
+		return fmt.Errorf("%w: no SSH key to sign the request with", ErrUnauthorised)
+	}
+	s, err := c.Service(ctx)
+	if err != nil {
+		return err
+	}
+	n := make([]byte, 16)
+	rand.Read(n) // never fails
+	nonce, unix := hex.EncodeToString(n), time.Now().Unix()
+	msg := keyapi.SigningInput(s.ID, k.method, k.path, k.raw, unix, nonce)
+	sig, err := sshsig.Sign(bytes.NewReader(msg), c.signer, sshsig.HashSHA512, keyapi.Namespace)
+	if err != nil {
+		return fmt.Errorf("sign the request with %s: %w", ssh.FingerprintSHA256(c.signer.PublicKey()), err)
+	}
+	req.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig.Marshal()))
+	req.Header.Set(keyapi.HeaderTime, strconv.FormatInt(unix, 10))
+	req.Header.Set(keyapi.HeaderNonce, nonce)
+	return nil
+}
+
+// Service asks who the service is, once. The answer's statement key is checked
+// against its id, and the id against Options.ServiceID.
+func (c *Client) Service(ctx context.Context) (keyapi.Service, error) {
+	c.mu.Lock()
+	known := c.service
+	c.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	var s keyapi.Service
+	if err := c.do(ctx, call{method: http.MethodGet, path: "/v1/service"}, &s); err != nil {
+		return s, err
+	}
+	key, err := manifest.DecodeKey(s.StatementKey)
+	if err != nil || !keyapi.ServiceKeyMatches(s.ID, key) {
+		return s, fmt.Errorf("%w: %s gives an id that does not belong to its key", ErrService, c.base.Host)
+	}
+	if c.pinned != "" && s.ID != c.pinned {
+		return s, fmt.Errorf("%w: %s is %.160q, expected is %.160q", ErrService, c.base.Host, clean(s.ID), c.pinned)
+	}
+	c.mu.Lock()
+	c.service = &s
+	c.mu.Unlock()
+	return s, nil
+}
+
+// statementKey returns the service's verified statement key.
+func (c *Client) statementKey(ctx context.Context) (string, ed25519.PublicKey, error) {
+	s, err := c.Service(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	key, err := manifest.DecodeKey(s.StatementKey)
+	return s.ID, key, err
+}

@@ -1,0 +1,54 @@
+package keyclient
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// What a key service's refusal means; errors.Is tells them apart.
+var (
+	ErrBadRequest   = errors.New("key service does not accept the request")
+	ErrUnauthorised = errors.New("key service does not accept the signature")
+	ErrForbidden    = errors.New("not this account's")
+	ErrAttestation  = errors.New("attestation refused")
+	ErrPolicy       = errors.New("key refused")
+	ErrNotFound     = errors.New("not at the key service")
+	ErrConflict     = errors.New("exists, bound or claimed already")
+	ErrTooMany      = errors.New("key service is too busy")
+	ErrUnavailable  = errors.New("key service is not available")
+	// ErrService says that who answered is not the expected key service.
+	ErrService = errors.New("not the expected key service")
+	// ErrAnswer says that an answer does not hold: a wrong signature, keys
+	// for something else, or no proper JSON.
+	ErrAnswer = errors.New("answer of the key service does not hold")
+)
+
+var byCode = map[string]error{
+	keyapi.CodeBadRequest: ErrBadRequest, keyapi.CodeUnauthorised: ErrUnauthorised, keyapi.CodeForbidden: ErrForbidden,
+	keyapi.CodeAttestation: ErrAttestation, keyapi.CodePolicy: ErrPolicy, keyapi.CodeNotFound: ErrNotFound,
+	keyapi.CodeConflict: ErrConflict, keyapi.CodeTooMany: ErrTooMany, keyapi.CodeInternal: ErrUnavailable,
+	keyapi.CodeUnavailable: ErrUnavailable,
+}
+
+// APIError is a refusal as the service worded it. It wraps one of the errors above.
+type APIError struct {
+	Status  int
+	Code    string
+	Message string
+	Hint    string
+	Anew    bool // it only came too late (keyapi.Error)
+	kind    error
+}
+
+func (e *APIError) Error() string {
+	s := fmt.Sprintf("%v: %s", e.kind, e.Message)
+	if e.Hint != "" {
+		s += "\n" + e.Hint
+	}
+	return s
+}
+
+// Unwrap returns the kind of refusal.
+func (e *APIError) Unwrap() error { return e.kind }

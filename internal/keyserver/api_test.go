@@ -1,0 +1,471 @@
+package keyserver_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// rawRequest is a request that a test can spoil after it was signed.
+type rawRequest struct {
+	method, path, namespace, service string
+	body                             []byte
+	at                               time.Time
+	nonce                            string
+	signer                           ssh.Signer
+	after                            func(*rawRequest)
+	unsigned                         bool
+}
+
+func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
+	t.Helper()
+	sig, err := identity.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q.after != nil {
+		q.after(&q)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), q.method, s.URL+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !q.unsigned {
+		req.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
+		req.Header.Set(keyapi.HeaderTime, strconv.FormatInt(q.at.Unix(), 10))
+		req.Header.Set(keyapi.HeaderNonce, q.nonce)
+	}
+	res, err := s.rawClient(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e keyapi.Error
+	if res.StatusCode != http.StatusOK {
+		if err := keyapi.Decode(b, &e); err != nil {
+			t.Errorf("status %d with body %.200q", res.StatusCode, b)
+		}
+	}
+	return res.StatusCode, e
+}
+
+func (s *site) rawClient(t *testing.T) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(s.CA) {
+		t.Fatal("no CA")
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func TestRequestSignatures(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	elsewhere, narrow, late := keyservertest.NewSigner(t), keyservertest.NewSigner(t), keyservertest.NewSigner(t)
+	s.Enrol(t, "alice", narrow.PublicKey(), `namespaces="sealbatch-manifest,sealbatch-info"`)
+	s.Enrol(t, "alice", late.PublicKey(), `valid-before="20200101"`)
+	used := keyservertest.RandomHex(16)
+	for _, tc := range []struct {
+		name   string
+		change func(*rawRequest)
+		want   int
+	}{
+		{"control", func(q *rawRequest) { q.nonce = used }, 200},
+		{"replayed", func(q *rawRequest) { q.nonce = used }, 401},
+		{"foreign namespace", func(q *rawRequest) { q.namespace = manifest.NamespaceManifest }, 401},
+		{"unknown key", func(q *rawRequest) { q.signer = elsewhere }, 401},
+		{"key for other namespaces", func(q *rawRequest) { q.signer = narrow }, 401},
+		{"key past its time", func(q *rawRequest) { q.signer = late }, 401},
+		{"other service", func(q *rawRequest) { q.service = "other" }, 401},
+		{"clock slow", func(q *rawRequest) { q.at = q.at.Add(-keyapi.MaxSkew - 5*time.Second) }, 401},
+		{"clock fast", func(q *rawRequest) { q.at = q.at.Add(keyapi.MaxSkew + 5*time.Second) }, 401},
+		{"before the start", func(q *rawRequest) { q.at = q.at.Add(-time.Minute) }, 401},
+		{"clock a little fast", func(q *rawRequest) { q.at = q.at.Add(keyapi.MaxSkew / 2) }, 200},
+		{"nonce malformed", func(q *rawRequest) { q.nonce = "xyz" }, 401},
+		{"unsigned", func(q *rawRequest) { q.unsigned = true }, 401},
+		{"other path", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path = "/v1/audit/head" } }, 401},
+		{"query added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path += "?x=1" } }, 401},
+		{"body added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.body = []byte("{}") } }, 401},
+		{"time altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.at = q.at.Add(2 * time.Second) } }, 401},
+		{"nonce altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.nonce = keyservertest.RandomHex(16) } }, 401},
+	} {
+		q := rawRequest{method: "GET", path: "/v1/secrets", namespace: keyapi.Namespace, service: s.ID, at: time.Now(),
+			nonce: keyservertest.RandomHex(16), signer: s.alice}
+		tc.change(&q)
+		status, e := s.send(t, q)
+		if status != tc.want || status == 401 && (e.Code != keyapi.CodeUnauthorised || e.Message == "") {
+			t.Errorf("%s: status %d, %+v; want %d", tc.name, status, e, tc.want)
+		}
+	}
+}
+
+func TestStrictRequests(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	id := keyservertest.RandomHex(16)
+	good := keyservertest.NewVolume(t, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	encode := func(change func(*keyapi.Secret)) []byte {
+		sec := good.Secret
+		change(&sec)
+		b, err := json.Marshal(sec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	policy := func(from, to string) []byte {
+		return encode(func(x *keyapi.Secret) { x.Policy = []byte(strings.Replace(string(x.Policy), from, to, 1)) })
+	}
+	for _, tc := range []struct {
+		name, path string
+		body       []byte
+		want       int
+	}{
+		{"control", "/v1/secrets/" + id, encode(func(*keyapi.Secret) {}), 200},
+		{"id no hex", "/v1/secrets/zz", encode(func(*keyapi.Secret) {}), 400},
+		{"id of another kind", "/v1/secrets/" + strings.ToUpper(good.ID) + "F", encode(func(*keyapi.Secret) {}), 400},
+		{"unknown field", "/v1/secrets/" + id, []byte(`{"x":1}`), 400},
+		{"trailing bytes", "/v1/secrets/" + id, append(encode(func(*keyapi.Secret) {}), "{}"...), 400},
+		{"short key", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Key = x.Key[:31] }), 400},
+		{"name with slash", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Name = "a/b" }), 400},
+		{"name with newline", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Name = "a\nb" }), 400},
+		{"no digest", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Digest = "" }), 400},
+		{"odd kind", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Kind = "other" }), 400},
+		{"no size", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Size = 0 }), 400},
+		{"policy with an unknown field", "/v1/secrets/" + id, policy(`{`, `{"everyone":true,`), 400},
+		{"policy for nobody", "/v1/secrets/" + id, policy(`"alice"`, ``), 400},
+		{"policy with a bad host list", "/v1/secrets/" + id, policy(`cn[1-4]`, `cn[1-`), 400},
+		{"policy with a vast host list", "/v1/secrets/" + id, policy(`cn[1-4]`, `cn[1-99999999]`), 400},
+		{"policy with many long host lists", "/v1/secrets/" + id, policy(`"cn[1-4]"`, `"cn[1-40000]","gn[1-40000]"`), 400},
+		{"too large", "/v1/secrets/" + id, bytes.Repeat([]byte(" "), keyapi.MaxBody+1), 400},
+		{"no such call", "/v1/nothing", nil, 404},
+	} {
+		status, e := s.send(t, rawRequest{method: "PUT", path: tc.path, namespace: keyapi.Namespace, service: s.ID, at: time.Now(),
+			nonce: keyservertest.RandomHex(16), signer: s.alice, body: tc.body})
+		if status != tc.want {
+			t.Errorf("%s: status %d, %+v; want %d", tc.name, status, e, tc.want)
+		}
+		if strings.Contains(e.Message, base64.StdEncoding.EncodeToString(good.Key)[:12]) {
+			t.Errorf("%s: the message repeats the key", tc.name)
+		}
+	}
+}
+
+func TestSecretsAreTheirOwners(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	alice, bob := s.Client(t, s.alice), s.Client(t, s.bob)
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	ctx := t.Context()
+	want := func(name string, err, want error) {
+		t.Helper()
+		if !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("%s: %v; want %v", name, err, want)
+		}
+	}
+	_, err := bob.PutSecret(ctx, v.ID, v.Secret)
+	want("bob deposits alice's volume", err, keyclient.ErrConflict)
+	_, err = bob.GetSecret(ctx, v.ID)
+	want("bob looks at it", err, keyclient.ErrNotFound)
+	_, err = bob.SetPolicy(ctx, v.ID, keyservertest.Policy("bob"))
+	want("bob sets its policy", err, keyclient.ErrNotFound)
+	_, err = bob.Revoke(ctx, v.ID)
+	want("bob revokes it", err, keyclient.ErrNotFound)
+	if l, err := bob.ListSecrets(ctx); err != nil || len(l) != 0 {
+		t.Errorf("bob sees %d secrets, %v", len(l), err)
+	}
+	again := v.Secret
+	again.Policy = keyservertest.PolicyJSON(t, keyservertest.Policy("bob"))
+	info, err := alice.PutSecret(ctx, v.ID, again)
+	want("the same again, with another policy", err, nil)
+	if !strings.Contains(string(info.Policy), "bob") || info.Path != keyapi.SecretPath(v.ID) || info.Revoked {
+		t.Errorf("after the second deposit: %+v", info)
+	}
+	other := v.Secret
+	other.Key = bytes.Repeat([]byte{1}, 32)
+	_, err = alice.PutSecret(ctx, v.ID, other)
+	want("another key", err, keyclient.ErrConflict)
+	other = v.Secret
+	other.Digest = manifest.DigestOf(nil).String()
+	_, err = alice.PutSecret(ctx, v.ID, other)
+	want("another digest", err, keyclient.ErrConflict)
+
+	newer := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	image := s.Deposit(t, s.alice, "data", manifest.KindImage, keyservertest.Policy("alice"))
+	s.Deposit(t, s.bob, "data", manifest.KindDataset, keyservertest.Policy("bob"))
+	list, err := alice.ListSecrets(ctx)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("alice sees %d secrets, %v", len(list), err)
+	}
+	for _, i := range list {
+		if wantBy := map[string]string{v.ID: newer.ID}[i.VolumeID]; i.SupersededBy != wantBy {
+			t.Errorf("volume %s is superseded by %q, want %q (image: %s)", i.VolumeID, i.SupersededBy, wantBy, image.ID)
+		}
+	}
+	_, err = alice.Revoke(ctx, v.ID)
+	want("revoke", err, nil)
+	info, err = alice.PutSecret(ctx, v.ID, v.Secret)
+	if err != nil || !info.Revoked {
+		t.Errorf("a second deposit brings a revoked key back: %+v, %v", info, err)
+	}
+}
+
+func TestManifestRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	stranger := keyservertest.NewSigner(t)
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	unknown := keyservertest.NewVolume(t, "none", manifest.KindDataset, keyservertest.Policy("alice"))
+	altered := v
+	altered.Digest = manifest.DigestOf(nil)
+	for _, tc := range []struct {
+		name   string
+		change func(*manifest.Manifest)
+		volume keyservertest.Volume
+		signer ssh.Signer
+		ns     string
+		spoil  func([]byte) []byte
+		want   error
+	}{
+		{name: "control", volume: v},
+		{name: "unknown volume", volume: unknown, want: keyclient.ErrNotFound},
+		{name: "other digest", volume: altered, want: keyclient.ErrPolicy},
+		{name: "other service", change: func(m *manifest.Manifest) { m.Service.ID = "other" }, volume: v, want: keyclient.ErrBadRequest},
+		{name: "other statement key", change: func(m *manifest.Manifest) { m.Service.StatementKey = "AAAA" }, volume: v, want: keyclient.ErrBadRequest},
+		{name: "expired", change: func(m *manifest.Manifest) {
+			m.Created, m.Expires = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+		}, volume: v, want: keyclient.ErrBadRequest},
+		{name: "good for too long", change: func(m *manifest.Manifest) { m.Expires = time.Now().Add(31 * 24 * time.Hour) }, volume: v, want: keyclient.ErrBadRequest},
+		{name: "signed by a stranger", signer: stranger, volume: v, want: keyclient.ErrForbidden},
+		{name: "signed by another account", signer: s.bob, volume: v, want: keyclient.ErrForbidden},
+		{name: "signed for another purpose", ns: keyapi.Namespace, volume: v, want: keyclient.ErrForbidden},
+		{name: "altered after signing", spoil: func(b []byte) []byte { return bytes.Replace(b, []byte(`"nodes": 1`), []byte(`"nodes": 9`), 1) }, volume: v, want: keyclient.ErrForbidden},
+		{name: "no manifest", spoil: func([]byte) []byte { return []byte("{}") }, volume: v, want: keyclient.ErrBadRequest},
+	} {
+		_, b := s.Manifest(t, tc.change, tc.volume)
+		signer, ns := tc.signer, tc.ns
+		if signer == nil {
+			signer = s.alice
+		}
+		if ns == "" {
+			ns = manifest.NamespaceManifest
+		}
+		sig := keyservertest.Sign(t, signer, ns, b)
+		if tc.spoil != nil {
+			b = tc.spoil(b)
+		}
+		for range 2 { // the same again gives the same
+			info, err := s.Client(t, s.alice).RegisterManifest(t.Context(), b, sig, keyservertest.PrivateOf(t, b))
+			if !errors.Is(err, tc.want) || (tc.want == nil) != (err == nil) {
+				t.Errorf("%s: %+v, %v; want %v", tc.name, info, err, tc.want)
+			}
+		}
+	}
+}
+
+// TestManifestOfAnother registers alice's signed manifest from bob's account.
+func TestManifestOfAnother(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	_, b := s.Manifest(t, nil, s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice")))
+	s.Register(t, s.alice, b)
+	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrForbidden) {
+		t.Errorf("with alice's signature: %v", err)
+	}
+	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.bob, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrConflict) {
+		t.Errorf("with bob's: %v", err)
+	}
+}
+
+// TestClaims sends claims that an honest client does not make.
+func TestClaims(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	_, b := s.Manifest(t, func(m *manifest.Manifest) { m.Nodes = 4 }, v)
+	digest := s.Register(t, s.alice, b)
+	client := s.Client(t, nil)
+	spent, err := client.Nonce(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		before func(*keyapi.Claim)   // before it is proved
+		after  func(*keyapi.Release) // afterwards
+		want   string                // code, "" for success
+	}{
+		{"the control's nonce, without evidence for it", func(c *keyapi.Claim) { c.Nonce = spent.Nonce },
+			func(r *keyapi.Release) { r.Evidence.Voucher = "e30.e30.e30" }, keyapi.CodeAttestation}, // and does not use it up
+		{"control", func(c *keyapi.Claim) { c.Nonce = spent.Nonce }, nil, ""},
+		{"spent nonce", func(c *keyapi.Claim) { c.Nonce, c.Node = spent.Nonce, "cn2" }, nil, keyapi.CodeAttestation},
+		{"made-up nonce", func(c *keyapi.Claim) { c.Nonce = bytes.Repeat([]byte{1}, 32) }, nil, keyapi.CodeAttestation},
+		{"no nonce", func(c *keyapi.Claim) { c.Nonce = nil }, nil, keyapi.CodeBadRequest},
+		{"another's E", nil, func(r *keyapi.Release) { r.Claim.E = newE(t) }, keyapi.CodeAttestation},
+		{"another's S", nil, func(r *keyapi.Release) { r.Claim.S = bytes.Repeat([]byte{1}, 32) }, keyapi.CodeAttestation},
+		{"no proof", nil, func(r *keyapi.Release) { r.Proof = nil }, keyapi.CodeAttestation},
+		{"E that is no key", func(c *keyapi.Claim) { c.E, c.Node = bytes.Repeat([]byte{0xff}, keyapi.PublicKeyE), "cn3" }, nil, keyapi.CodeBadRequest},
+		{"short E", func(c *keyapi.Claim) { c.E = c.E[1:] }, nil, keyapi.CodeBadRequest},
+		{"job 0", func(c *keyapi.Claim) { c.JobID = 0 }, nil, keyapi.CodeBadRequest},
+		{"list of nodes", func(c *keyapi.Claim) { c.Node = "cn[1-2]" }, nil, keyapi.CodeBadRequest},
+		{"unknown evidence", nil, func(r *keyapi.Release) { r.Evidence.Type = "tpm" }, keyapi.CodeAttestation},
+		{"no evidence", nil, func(r *keyapi.Release) { r.Evidence.Voucher = "" }, keyapi.CodeAttestation},
+		{"the service's own statement as voucher", nil, func(r *keyapi.Release) { r.Evidence.Voucher = "e30.e30.e30" }, keyapi.CodeAttestation},
+	} {
+		pub, priv, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := client.Nonce(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := keyapi.Claim{Manifest: digest.String(), Cluster: s.Cluster, JobID: 7, ArrayTask: -1, Node: "cn1", Nonce: n.Nonce, E: newE(t), S: pub}
+		if tc.before != nil {
+			tc.before(&c)
+		}
+		ev, err := s.Attest("alice", 1000, nil, nil)(t.Context(), s.ID, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := keyapi.ClaimDigest(s.ID, c)
+		r := keyapi.Release{Claim: c, Evidence: ev, Proof: ed25519.Sign(priv, d[:])}
+		if tc.after != nil {
+			tc.after(&r)
+		}
+		if code := s.post(t, "/v1/release", r); code != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, code, tc.want)
+		}
+	}
+}
+
+// post makes an unsigned call and returns the code of its refusal.
+func (s *site) post(t *testing.T, path string, body any) string {
+	t.Helper()
+	b, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, e := s.send(t, rawRequest{method: "POST", path: path, body: b, unsigned: true, signer: s.alice, namespace: keyapi.Namespace})
+	return e.Code
+}
+
+func TestReloadAccounts(t *testing.T) {
+	t.Parallel()
+	c := &clock{}
+	s := newSite(t, keyservertest.Options{Now: c.now})
+	second, carol := keyservertest.NewSigner(t), keyservertest.NewSigner(t)
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	if _, err := s.Client(t, second).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+		t.Fatalf("a key that is not enrolled: %v", err)
+	}
+	write := func(lines ...string) {
+		t.Helper()
+		if err := os.WriteFile(s.Layout.AllowedSigners, []byte(strings.Join(lines, "")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := func(name string, k ssh.Signer) string {
+		return name + " " + string(ssh.MarshalAuthorizedKey(k.PublicKey()))
+	}
+	// Found by looking at the file, without Reload, within a second.
+	write(line("alice", s.alice), line("alice", second), line("carol", carol))
+	c.add(2 * time.Second)
+	if l, err := s.Client(t, second).ListSecrets(t.Context()); err != nil || len(l) != 1 || l[0].VolumeID != v.ID {
+		t.Errorf("a second key of alice's sees %v, %v", l, err)
+	}
+	if _, err := s.Client(t, s.bob).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+		t.Errorf("bob was removed: %v", err)
+	}
+	for name, bad := range map[string]string{
+		"garbage":        "nonsense\n",
+		"wildcard":       line("*", carol),
+		"two names":      line("alice,carol", carol),
+		"key twice":      line("alice", carol) + line("carol", carol),
+		"cert-authority": "carol cert-authority " + string(ssh.MarshalAuthorizedKey(carol.PublicKey())),
+	} {
+		write(bad)
+		if err := s.Server.Reload(t.Context()); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+		if _, err := s.Client(t, carol).ListSecrets(t.Context()); err != nil {
+			t.Errorf("%s: the accounts before it are no longer in force: %v", name, err)
+		}
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	var l keyserver.Limits
+	l.PerSecond, l.Burst = 0.001, 3
+	s := newSite(t, keyservertest.Options{Limits: l})
+	for i := range 4 {
+		res, err := s.rawClient(t).Get(s.URL + "/v1/service")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if want := []int{200, 200, 200, 429}[i]; res.StatusCode != want {
+			t.Errorf("request %d: status %d, want %d", i, res.StatusCode, want)
+		}
+		if i == 3 && res.Header.Get("Retry-After") == "" {
+			t.Error("429 without Retry-After")
+		}
+	}
+	if _, err := s.Client(t, nil).Nonce(t.Context()); !errors.Is(err, keyclient.ErrTooMany) {
+		t.Errorf("the client says %v", err)
+	}
+}
+
+func TestNoncesAreBounded(t *testing.T) {
+	t.Parallel()
+	c := &clock{}
+	s := newSite(t, keyservertest.Options{Now: c.now, Limits: keyserver.Limits{Nonces: 2}})
+	client := s.Client(t, nil)
+	for i, want := range []error{nil, nil, keyclient.ErrTooMany} {
+		if _, err := client.Nonce(t.Context()); !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("nonce %d: %v", i, err)
+		}
+	}
+	c.add(keyapi.NonceTTL + time.Second)
+	if _, err := client.Nonce(t.Context()); err != nil {
+		t.Errorf("after they expired: %v", err)
+	}
+}
+
+// newE makes the public half of an HPKE key.
+func newE(t *testing.T) []byte {
+	t.Helper()
+	k, err := hpke.MLKEM768X25519().GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.PublicKey().Bytes()
+}

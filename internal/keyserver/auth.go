@@ -1,0 +1,82 @@
+package keyserver
+
+import (
+	"encoding/base64"
+	"net/http"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+var requestNonceRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// caller is who signed a request.
+type caller struct {
+	account account
+	key     string // fingerprint
+}
+
+// authenticate checks a request's signature over its method, path, query and
+// body: right namespace and service, an enrolled key, a time near the
+// service's, and a nonce that was never seen.
+func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
+	now := s.now()
+	sig, err := base64.StdEncoding.Strict().DecodeString(r.Header.Get(keyapi.HeaderSignature))
+	if err != nil || len(sig) == 0 {
+		return caller{}, refuse(keyapi.CodeUnauthorised, "the request is not signed: header %s is missing or damaged", keyapi.HeaderSignature)
+	}
+	unix, err := strconv.ParseInt(r.Header.Get(keyapi.HeaderTime), 10, 64)
+	if err != nil {
+		return caller{}, refuse(keyapi.CodeUnauthorised, "header %s is not a number of seconds", keyapi.HeaderTime)
+	}
+	nonce := r.Header.Get(keyapi.HeaderNonce)
+	if !requestNonceRE.MatchString(nonce) {
+		return caller{}, refuse(keyapi.CodeUnauthorised, "header %s is not 32 hex digits", keyapi.HeaderNonce)
+	}
+	if err := s.checkTime(unix, now); err != nil {
+		return caller{}, err
+	}
+	msg := keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(), body, unix, nonce)
+	key, err := identity.VerifySSH(keyapi.Namespace, msg, sig)
+	if err != nil {
+		return caller{}, refuse(keyapi.CodeUnauthorised, "request signature: %w", err)
+	}
+	acc, err := s.accounts.lookup(key, keyapi.Namespace, now)
+	if err != nil {
+		return caller{}, refuse(keyapi.CodeUnauthorised, "%w", err).
+			withHint("ask the key service's administrator to enrol the key")
+	}
+	if err := s.replays.use(acc.ID, nonce, now); err != nil {
+		return caller{}, err
+	}
+	return caller{account: acc, key: identity.Fingerprint(key)}, nil
+}
+
+// checkTime also refuses what was signed before the service started, since
+// the nonces seen by then are forgotten.
+func (s *Server) checkTime(unix int64, now time.Time) error {
+	at := time.Unix(unix, 0)
+	if d := at.Sub(now); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
+		return refuse(keyapi.CodeUnauthorised, "this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
+			aheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
+			withHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
+	}
+	if unix < s.started.Unix() {
+		r := refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
+			withHint("try again; if it stays so, this machine's clock is slow")
+		r.anew = true
+		return r
+	}
+	return nil
+}
+
+// aheadOf words how far one clock is ahead of another, or behind it.
+func aheadOf(d time.Duration) string {
+	if d < 0 {
+		return (-d).Round(time.Second).String() + " behind"
+	}
+	return d.Round(time.Second).String() + " ahead of"
+}

@@ -1,0 +1,144 @@
+package keyserver_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/storetest"
+)
+
+func openBolt(t *testing.T, dir string) *keyserver.Bolt {
+	t.Helper()
+	s, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestBoltConforms(t *testing.T) {
+	t.Parallel()
+	storetest.TestStore(t, func(t *testing.T, dir string) storetest.Store { return openBolt(t, dir) })
+}
+
+func TestBoltKeysConform(t *testing.T) {
+	t.Parallel()
+	storetest.TestKeyStore(t, func(t *testing.T, dir string) storetest.KeyStore { return openBolt(t, dir) })
+}
+
+func TestBoltWrongMasterKey(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := openBolt(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{2})
+	if !errors.Is(err, keyserver.ErrStoreSeal) {
+		t.Errorf("opened with another master key: %v, %v", s, err)
+	}
+}
+
+func TestBoltInUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openBolt(t, dir)
+	defer s.Close()
+	if _, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{1}); err == nil {
+		t.Error("a store was opened twice")
+	}
+}
+
+// TestBoltSealed looks at the file as somebody who stole it, and moves values
+// as somebody who can write it.
+func TestBoltSealed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openBolt(t, dir)
+	value := []byte("a value that must not lie in the file")
+	err := s.Update(t.Context(), func(w keyserver.Writer) error {
+		return errors.Join(w.Put("one", "k", value), w.Put("one", "other", []byte("x")), w.Put("two", "k", []byte("x")))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "store.db"))
+	if err != nil || len(raw) == 0 || bytes.Contains(raw, value[:12]) {
+		t.Errorf("the file holds a value in plain (%v)", err)
+	}
+	moveValues(t, filepath.Join(dir, "store.db"))
+	s = openBolt(t, dir)
+	defer s.Close()
+	for _, at := range [][2]string{{"one", "other"}, {"two", "k"}, {"one", "flipped"}, {"one", "short"}} {
+		err := s.View(t.Context(), func(r keyserver.Reader) error {
+			_, err := r.Get(at[0], at[1])
+			return err
+		})
+		if !errors.Is(err, keyserver.ErrStoreSeal) {
+			t.Errorf("value moved or altered at %q: %v", at, err)
+		}
+	}
+	err = s.View(t.Context(), func(r keyserver.Reader) error {
+		return r.Each("one", "o", func(string, []byte) error { return nil })
+	})
+	if !errors.Is(err, keyserver.ErrStoreSeal) {
+		t.Errorf("Each over a moved value: %v", err)
+	}
+}
+
+func moveValues(t *testing.T, path string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		one, two := tx.Bucket([]byte("one")), tx.Bucket([]byte("two"))
+		v := bytes.Clone(one.Get([]byte("k")))
+		flipped := bytes.Clone(v)
+		flipped[len(flipped)-1] ^= 1
+		return errors.Join(one.Put([]byte("other"), v), two.Put([]byte("k"), v),
+			one.Put([]byte("flipped"), flipped), one.Put([]byte("short"), v[:5]))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLoadMasterKey(t *testing.T) {
+	t.Parallel()
+	good := hex.EncodeToString(bytes.Repeat([]byte{7}, 32))
+	for name, c := range map[string]struct {
+		body string
+		mode os.FileMode
+		ok   bool
+	}{
+		"good": {good + "\n", 0o600, true}, "read-only": {good, 0o400, true}, "group readable": {good, 0o640, false},
+		"world readable": {good, 0o604, false}, "short": {good[:62], 0o600, false}, "long": {good + "00", 0o600, false},
+		"no hex": {"zz" + good[2:], 0o600, false}, "empty": {"", 0o600, false},
+	} {
+		p := filepath.Join(t.TempDir(), "master.key")
+		if err := os.WriteFile(p, []byte(c.body), c.mode); err != nil {
+			t.Fatal(err)
+		}
+		k, err := keyserver.LoadMasterKey(p)
+		if (err == nil) != c.ok || c.ok && k[31] != 7 {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil && len(c.body) > 8 && bytes.Contains([]byte(err.Error()), []byte(c.body[:8])) {
+			t.Errorf("%s: the error repeats the key", name)
+		}
+	}
+	if _, err := keyserver.LoadMasterKey(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+}

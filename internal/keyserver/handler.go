@@ -1,0 +1,201 @@
+package keyserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/sealbatch/sealbatch/internal/gate"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// request is one request at work.
+type request struct {
+	ctx    context.Context
+	srv    *Server
+	body   []byte
+	volume string // of the path, a valid id
+	remote string
+	caller caller // who signed it, if it had to be signed
+	ev     *Event // what is written down of it
+	noted  bool   // ev is in the log
+	quiet  bool   // one of too many refusals
+}
+
+// decode reads the body strictly.
+func (q *request) decode(v any) error {
+	if err := keyapi.Decode(q.body, v); err != nil {
+		return refuse(keyapi.CodeBadRequest, "request body: %w", err)
+	}
+	return nil
+}
+
+// event names what the request does; if a handler fails before its commit,
+// this is written down as refused.
+func (q *request) event(name, outcome string) *Event {
+	q.ev = &Event{Event: name, Outcome: outcome, Remote: q.remote, Account: q.caller.account.ID,
+		User: q.caller.account.Name, Key: q.caller.key}
+	if q.volume != "" {
+		q.ev.Volumes = []string{q.volume}
+	}
+	return q.ev
+}
+
+// commit decides op and writes ev down, whatever the outcome.
+func (q *request) commit(ev *Event, op func(Writer) error) (string, error) {
+	q.noted = true
+	return q.srv.commits.do(ev, op)
+}
+
+// route is one call of the API.
+type route struct {
+	pattern string
+	event   string // written down when the call is refused; "" for calls that ask for nothing
+	signed  bool
+	max     int64 // body, bytes; 0 for the configured bound
+	handle  func(*Server, *request) (any, error)
+}
+
+// Bodies of calls that anyone may make are small.
+const (
+	maxReleaseBody = 64 << 10
+	maxSmallBody   = 4 << 10
+)
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range []route{
+		{"GET /v1/service", "", false, maxSmallBody, (*Server).describe},
+		{"PUT /v1/secrets/{volume}", "secret.put", true, 0, (*Server).putSecret},
+		{"GET /v1/secrets", "secret.list", true, maxSmallBody, (*Server).listSecrets},
+		{"GET /v1/secrets/{volume}", "secret.get", true, maxSmallBody, (*Server).getSecret},
+		{"PUT /v1/secrets/{volume}/policy", "secret.policy", true, 0, (*Server).putPolicy},
+		{"POST /v1/secrets/{volume}/revoke", "secret.revoke", true, maxSmallBody, (*Server).revokeSecret},
+		{"POST /v1/manifests", "manifest.register", true, 0, (*Server).newManifest},
+		{"POST /v1/tokens", "token.new", true, maxSmallBody, (*Server).newToken},
+		{"POST /v1/nonces", "", false, maxSmallBody, (*Server).newNonce},
+		{"POST /v1/release", "release", false, maxReleaseBody, (*Server).release},
+		{"GET /v1/audit/head", "audit.head", true, maxSmallBody, (*Server).auditHead},
+	} {
+		mux.Handle(r.pattern, s.serve(r))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if !s.gate.Allow(r.RemoteAddr) {
+			writeError(w, refuse(keyapi.CodeTooMany, "too many requests from this address"))
+			return
+		}
+		writeError(w, refuse(keyapi.CodeNotFound, "no such call"))
+	})
+	return mux
+}
+
+// serve runs one call: read, wait for a turn, authenticate, handle, write
+// down, answer. A slow sender or reader keeps no turn from others.
+func (s *Server) serve(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = r.RemoteAddr
+		}
+		q := &request{ctx: r.Context(), srv: s, remote: host}
+		q.event(rt.event, OutcomeRefused)
+		answer, err := s.admit(rt, q, w, r)
+		if err != nil {
+			s.fail(w, q, err)
+			return
+		}
+		keyapi.WriteJSON(w, http.StatusOK, answer)
+	})
+}
+
+// admit turns away what is too much, and runs the rest.
+func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Request) (any, error) {
+	if !s.gate.Allow(r.RemoteAddr) {
+		return nil, refuse(keyapi.CodeTooMany, "too many requests from this address")
+	}
+	most := s.limits.Body
+	if rt.max > 0 {
+		most = min(most, rt.max)
+	}
+	body, done, err := s.gate.Body(w, r, most)
+	switch {
+	case errors.Is(err, gate.ErrBusy):
+		return nil, refuse(keyapi.CodeTooMany, "the key service is busy with other requests")
+	case errors.Is(err, gate.ErrTooLarge):
+		err = refuse(keyapi.CodeBadRequest, "request body is larger than %d bytes", most)
+	case err != nil:
+		err = refuse(keyapi.CodeBadRequest, "request body: %w", err)
+	default:
+		defer done()
+	}
+	q.body = body
+	wait, cancel := context.WithTimeout(q.ctx, turnTime)
+	defer cancel()
+	leave, busy := s.turns.Enter(wait, r.RemoteAddr)
+	if busy != nil {
+		return nil, refuse(keyapi.CodeTooMany, "the key service is busy")
+	}
+	defer leave()
+	var answer any
+	if err == nil {
+		answer, err = s.run(rt, q, r)
+	}
+	if err != nil && rt.event != "" && !q.noted {
+		err = s.noteRefusal(q, err)
+	}
+	return answer, err
+}
+
+// noteRefusal writes down that a request failed before it was decided.
+func (s *Server) noteRefusal(q *request, err error) error {
+	q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(asRefusal(err))
+	if q.ev.Account == "" && q.ev.Attestor == "" {
+		omitted, ok := s.strangers.note(q.remote)
+		if !ok {
+			q.quiet = true
+			return err
+		}
+		if omitted > 0 {
+			q.ev.Reason += fmt.Sprintf(" (and %d refusals before it, too many to write down each)", omitted)
+		}
+	}
+	if _, auditErr := s.commits.do(q.ev, nil); auditErr != nil {
+		return errors.Join(auditErr, err)
+	}
+	return err
+}
+
+func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
+	if v := r.PathValue("volume"); v != "" {
+		if !keyapi.ValidVolumeID(v) {
+			return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
+		}
+		q.volume = v
+		q.event(rt.event, OutcomeRefused)
+	}
+	if rt.signed {
+		s.accounts.refresh(q.ctx, s.now())
+		var err error
+		if q.caller, err = s.authenticate(r, q.body); err != nil {
+			return nil, err
+		}
+		q.event(rt.event, OutcomeRefused)
+	}
+	return rt.handle(s, q)
+}
+
+// fail answers an error, and logs what the caller is not told.
+func (s *Server) fail(w http.ResponseWriter, q *request, err error) {
+	r := asRefusal(err)
+	switch {
+	case r.code == keyapi.CodeInternal || r.code == keyapi.CodeUnavailable:
+		s.log.Error("request failed", "event", q.ev.Event, "remote", q.remote, "error", err)
+	case r.code == keyapi.CodeTooMany || q.quiet: // a flood of these must not become one of lines
+		s.log.Debug("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
+	default:
+		s.log.Info("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
+	}
+	writeError(w, r)
+}

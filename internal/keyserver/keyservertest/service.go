@@ -1,0 +1,371 @@
+// Package keyservertest runs a real key service on loopback for the tests of
+// other packages: with a store, an audit log and TLS of its own, accounts for
+// given SSH keys, and a verifier whose signing key the test holds.
+package keyservertest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Options shape a service; the zero value is useful.
+type Options struct {
+	Accounts map[string]ssh.PublicKey // by name
+	Cluster  string                   // default "testcluster"
+	Tier     manifest.Tier            // of the verifier; default B2
+	Limits   keyserver.Limits
+	MinTier  manifest.Tier
+	Now      func() time.Time // the service's clock
+	// VerifierURL and VerifierCA are what the service tells submitters.
+	VerifierURL, VerifierCA string
+}
+
+// Service is a running key service.
+type Service struct {
+	URL          string
+	CA           []byte // PEM
+	ID           string
+	StatementKey ed25519.PublicKey
+	Cluster      string
+	VerifierKey  ed25519.PrivateKey
+	Layout       keyserver.Layout
+	Server       *keyserver.Server
+
+	opts  Options
+	mu    sync.Mutex
+	store *keyserver.Bolt
+	stop  func() error
+	addr  string
+}
+
+// Start runs a service until the test ends.
+func Start(t testing.TB, o Options) *Service {
+	t.Helper()
+	if o.Cluster == "" {
+		o.Cluster = "testcluster"
+	}
+	if o.Tier == 0 {
+		o.Tier = manifest.TierB2
+	}
+	l, err := keyserver.Init(filepath.Join(t.TempDir(), "keys"), []string{"localhost", "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{CA: l.CAPEM, Cluster: o.Cluster, VerifierKey: priv, Layout: l, opts: o, addr: "127.0.0.1:0"}
+	for name, key := range o.Accounts {
+		s.Enrol(t, name, key)
+	}
+	s.Run(t)
+	t.Cleanup(func() { s.Stop(t) })
+	return s
+}
+
+// Enrol adds a line to the accounts' file, options (such as
+// `namespaces="x"`) between name and key. A running service reloads it.
+func (s *Service) Enrol(t testing.TB, name string, key ssh.PublicKey, options ...string) {
+	t.Helper()
+	line := name
+	for _, o := range options {
+		line += " " + o
+	}
+	f, err := os.OpenFile(s.Layout.AllowedSigners, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(f, "%s %s", line, ssh.MarshalAuthorizedKey(key)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Server != nil {
+		if err := s.Server.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TryRun starts the service on its files, on the same address as before.
+func (s *Service) TryRun() error {
+	k, err := keyserver.LoadMasterKey(s.Layout.MasterKey)
+	if err != nil {
+		return err
+	}
+	cert, err := s.Layout.LoadCertificate()
+	if err != nil {
+		return err
+	}
+	st, err := keyserver.OpenBolt(s.Layout.StoreFile, k)
+	if err != nil {
+		return err
+	}
+	srv, err := keyserver.New(keyserver.Config{
+		Store: st, Keys: st, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
+		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
+		Verifiers: []keyserver.Verifier{{
+			Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA, MungeUser: "sealbatch"},
+			Key:     s.VerifierKey.Public().(ed25519.PublicKey), Tier: s.opts.Tier,
+		}},
+	})
+	if err != nil {
+		st.Close()
+		return err
+	}
+	ln, err := listen(s.addr)
+	if err != nil {
+		srv.Close()
+		st.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ctx, ln) }()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addr, s.URL = ln.Addr().String(), "https://"+ln.Addr().String()
+	s.Server, s.store, s.ID, s.StatementKey = srv, st, srv.ID(), srv.StatementKey()
+	s.stop = func() error {
+		cancel()
+		err := <-ended
+		if e := st.Close(); err == nil {
+			err = e
+		}
+		return err
+	}
+	return nil
+}
+
+// listen waits for the address of an earlier run: meanwhile some connection of
+// another test's may have been given its port.
+func listen(addr string) (ln net.Listener, err error) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ln, err = net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return ln, err
+		}
+	}
+}
+
+// Run is TryRun that must succeed.
+func (s *Service) Run(t testing.TB) {
+	t.Helper()
+	if err := s.TryRun(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Stop ends the service; Run brings it back. Stopping twice is no error.
+func (s *Service) Stop(t testing.TB) {
+	t.Helper()
+	s.mu.Lock()
+	stop := s.stop
+	s.stop = nil
+	s.mu.Unlock()
+	if stop == nil {
+		return
+	}
+	if err := stop(); err != nil {
+		t.Errorf("stop the key service: %v", err)
+	}
+}
+
+// Client makes a client that is pinned to the service; signer may be nil.
+func (s *Service) Client(t testing.TB, signer ssh.Signer) *keyclient.Client {
+	t.Helper()
+	c, err := keyclient.New(keyclient.Options{URL: s.URL, CA: s.CA, Signer: signer, ServiceID: s.ID, Retries: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Voucher is what an honest verifier would say of a claim by a user.
+func (s *Service) Voucher(service string, c keyapi.Claim, user string, uid int64, groups ...string) keyapi.Voucher {
+	d := keyapi.ClaimDigest(service, c)
+	now := time.Now
+	if s.opts.Now != nil {
+		now = s.opts.Now
+	}
+	return keyapi.Voucher{
+		Service: service, Cluster: c.Cluster, Claim: d[:], UID: uid, User: user, Groups: groups, Node: c.Node,
+		JobID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart, Account: "project_1", Partition: "normal", Issued: now().UTC(),
+	}
+}
+
+// Attest plays the verifier for a user; change, if not nil, may alter what it says.
+func (s *Service) Attest(user string, uid int64, groups []string, change func(*keyapi.Voucher)) keyclient.AttestFunc {
+	return func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
+		v := s.Voucher(service, c, user, uid, groups...)
+		if change != nil {
+			change(&v)
+		}
+		jws, err := manifest.SignJWS(manifest.TypeVoucher, s.VerifierKey, v)
+		return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: jws}, err
+	}
+}
+
+// NewSigner makes an Ed25519 SSH key.
+func NewSigner(t testing.TB) ssh.Signer {
+	t.Helper()
+	_, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// RandomHex returns n random bytes as hex: volume ids (16) and run names (16).
+func RandomHex(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// Volume is a made-up volume, as deposited.
+type Volume struct {
+	ID     string
+	Digest manifest.Digest
+	Key    []byte
+	Secret keyapi.Secret
+}
+
+// Policy permits user on the nodes cn[1-4], from tier C on, for an hour.
+func Policy(user string) manifest.Policy {
+	return manifest.Policy{Users: []string{user}, Nodes: []string{"cn[1-4]"}, Tier: manifest.TierC,
+		Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
+}
+
+// NewVolume makes up a volume of that name; it is not deposited.
+func NewVolume(t testing.TB, name string, kind manifest.Kind, p manifest.Policy) Volume {
+	t.Helper()
+	key := make([]byte, keyapi.SecretKeyLen)
+	rand.Read(key) // never fails
+	v := Volume{ID: RandomHex(16), Digest: manifest.DigestOf(key), Key: key}
+	v.Secret = keyapi.Secret{Name: name, Kind: string(kind), Digest: v.Digest.String(), Size: 4096, Key: bytes.Clone(key), Policy: PolicyJSON(t, p)}
+	return v
+}
+
+// Deposit makes up a volume and deposits it.
+func (s *Service) Deposit(t testing.TB, owner ssh.Signer, name string, kind manifest.Kind, p manifest.Policy) Volume {
+	t.Helper()
+	v := NewVolume(t, name, kind, p)
+	if _, err := s.Client(t, owner).PutSecret(t.Context(), v.ID, v.Secret); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Manifest makes up a manifest for a job on one node that uses the volumes,
+// the first as its image; change, if not nil, may alter it.
+func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volumes ...Volume) (manifest.Manifest, []byte) {
+	t.Helper()
+	now := time.Now().UTC().Truncate(time.Second)
+	m := manifest.Manifest{
+		Format: manifest.Format, Run: RandomHex(16), Created: now, Expires: now.Add(time.Hour),
+		Service: manifest.Service{URL: s.URL, ID: s.ID, CA: string(s.CA), StatementKey: manifest.EncodeKey(s.StatementKey)},
+		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil), JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
+	}
+	for i, v := range volumes {
+		ref := manifest.VolumeRef{Name: fmt.Sprintf("volume%d", i), Path: fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
+			VolumeID: v.ID, Digest: v.Digest, Checksum: v.Digest, Size: 4096}
+		if i == 0 {
+			m.Image = ref
+		} else {
+			m.Inputs = append(m.Inputs, ref)
+		}
+	}
+	if change != nil {
+		change(&m)
+	}
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, b
+}
+
+// Sign makes the submitter's signature over a manifest's bytes.
+func Sign(t testing.TB, signer ssh.Signer, namespace string, b []byte) []byte {
+	t.Helper()
+	sig, err := identity.SignSSH(signer, namespace, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
+// privates are the private parts that were made up, by digest.
+var privates sync.Map
+
+// Private makes up a private part and returns its digest, for manifests.
+func Private(t testing.TB, args, flags []string) manifest.Digest {
+	t.Helper()
+	b, err := json.Marshal(manifest.NewPrivate(args, flags)) // valid or not
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := manifest.DigestOf(b)
+	privates.Store(d, b)
+	return d
+}
+
+// PrivateOf returns the private part that Private made for a manifest.
+func PrivateOf(t testing.TB, signed []byte) []byte {
+	t.Helper()
+	var m struct{ Private manifest.Digest }
+	if err := json.Unmarshal(signed, &m); err != nil {
+		return nil // a manifest that was spoilt
+	}
+	b, _ := privates.Load(m.Private)
+	private, _ := b.([]byte)
+	return private
+}
+
+// Register signs and registers a manifest and returns its digest.
+func (s *Service) Register(t testing.TB, submitter ssh.Signer, b []byte) manifest.Digest {
+	t.Helper()
+	_, err := s.Client(t, submitter).RegisterManifest(t.Context(), b, Sign(t, submitter, manifest.NamespaceManifest, b), PrivateOf(t, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifest.DigestOf(b)
+}
+
+// PolicyJSON renders a policy for keyapi.Secret.
+func PolicyJSON(t testing.TB, p manifest.Policy) []byte {
+	t.Helper()
+	b, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -1,0 +1,101 @@
+package keyserver
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/sealbatch/sealbatch/internal/gate"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// Limits bound what the service takes on. Zero fields take the default.
+type Limits struct {
+	// Body is the largest request body, bytes; default and most keyapi.MaxBody.
+	Body int64
+	// Connections are open at once, half of them from one address at most.
+	// Default 4096.
+	Connections int
+	// Memory bounds the request bodies that are held at once, in bytes; one
+	// address has a quarter of it. Default 64 MiB.
+	Memory int64
+	// Concurrent is the number of requests at work at once; eight times as
+	// many may wait for their turn, which addresses take one after the other.
+	// More get 429. Default 256.
+	Concurrent int
+	// PerSecond and Burst bound each remote address (IPv6: each /64). A
+	// whole cluster can come from one address, so the defaults are 100 and 4000.
+	PerSecond float64
+	Burst     int
+	// Secrets, Manifests and Tokens bound what the store holds of one account.
+	// Volumes stay for good, jobs and tokens until a while after they expired.
+	// Defaults 50,000, 50,000 and 262,144.
+	Secrets, Manifests, Tokens int
+	// Nonces is the number of attestations under way; default 65536.
+	Nonces int
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Body <= 0 || l.Body > keyapi.MaxBody {
+		l.Body = keyapi.MaxBody
+	}
+	if l.Connections <= 0 {
+		l.Connections = 4096
+	}
+	if l.Memory <= 0 {
+		l.Memory = 64 << 20
+	}
+	if l.Concurrent <= 0 {
+		l.Concurrent = 256
+	}
+	if l.PerSecond <= 0 {
+		l.PerSecond = 100
+	}
+	if l.Burst <= 0 {
+		l.Burst = 4000
+	}
+	if l.Secrets <= 0 {
+		l.Secrets = 50_000
+	}
+	if l.Manifests <= 0 {
+		l.Manifests = 50_000
+	}
+	if l.Tokens <= 0 {
+		l.Tokens = 1 << 18
+	}
+	if l.Nonces <= 0 {
+		l.Nonces = 65536
+	}
+	return l
+}
+
+const (
+	// requestsPerAccount bounds an account's requests within the time that
+	// their nonces are remembered.
+	requestsPerAccount = 16384
+	// turnTime is how long a request waits for its turn at most.
+	turnTime = 15 * time.Second
+)
+
+// strangers decides which refusals of callers who showed nothing are written
+// down: anybody may cause them, and must not fill the disk under the audit log.
+type strangers struct {
+	each    *gate.Remotes
+	all     *rate.Limiter
+	omitted atomic.Int64 // refusals since the last line that says so
+}
+
+func newStrangers() *strangers {
+	return &strangers{each: gate.NewRemotes(1, 300), all: rate.NewLimiter(20, 5000)}
+}
+
+// note reports whether a refusal of remote's is written down, and how many
+// before it were not.
+func (s *strangers) note(remote string) (omitted int64, ok bool) {
+	if !s.each.Allow(remote) || !s.all.Allow() {
+		s.omitted.Add(1)
+		return 0, false
+	}
+	return s.omitted.Swap(0), true
+}

@@ -1,0 +1,68 @@
+package keyserver
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+func code(err error) string {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.code
+	}
+	return ""
+}
+
+func TestReplayCache(t *testing.T) {
+	t.Parallel()
+	c := newReplayCache(2)
+	now := time.Now()
+	for i, tc := range []struct {
+		account, nonce string
+		after          time.Duration
+		want           string
+	}{
+		{"a", "1", 0, ""}, {"a", "1", 0, keyapi.CodeUnauthorised}, {"b", "1", 0, ""},
+		{"a", "2", time.Minute, ""}, {"a", "3", time.Minute, keyapi.CodeTooMany}, {"b", "3", time.Minute, ""},
+		{"a", "1", 2 * keyapi.MaxSkew, keyapi.CodeUnauthorised}, // could still be within its time
+		{"a", "3", 2*keyapi.MaxSkew + 2*time.Second, ""},
+	} {
+		if got := code(c.use(tc.account, tc.nonce, now.Add(tc.after))); got != tc.want {
+			t.Errorf("step %d: %q, want %q", i, got, tc.want)
+		}
+	}
+}
+
+func TestNonces(t *testing.T) {
+	t.Parallel()
+	n := newNonces(2)
+	now := time.Now()
+	issue := func(at time.Time, want string) []byte {
+		t.Helper()
+		b, _, err := n.issue(at)
+		if code(err) != want {
+			t.Fatalf("issue: %v, want %q", err, want)
+		}
+		return b
+	}
+	one, two := issue(now, ""), issue(now, "")
+	issue(now, keyapi.CodeTooMany)
+	if string(one) == string(two) {
+		t.Error("two nonces are equal")
+	}
+	if err := n.use(two, now); err != nil {
+		t.Error(err)
+	}
+	if err := n.use(two, now); code(err) != keyapi.CodeAttestation {
+		t.Errorf("used twice: %v", err)
+	}
+	issue(now, "")
+	if err := n.use(one, now.Add(keyapi.NonceTTL+time.Nanosecond)); code(err) != keyapi.CodeAttestation {
+		t.Errorf("expired: %v", err)
+	}
+	if err := n.use(nil, now); code(err) != keyapi.CodeAttestation {
+		t.Errorf("no nonce: %v", err)
+	}
+}

@@ -1,0 +1,171 @@
+package keyserver
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+const (
+	bucketManifests = "manifests" // by digest: manifestRecord
+	bucketPrivate   = "private"   // by the manifest's digest: its private part
+)
+
+const (
+	// maxManifestLife bounds how long a manifest can be presented.
+	maxManifestLife = 30 * 24 * time.Hour
+	// maxTokens bounds the tokens of one manifest: one a node and restart.
+	maxTokens = 1 << 17
+)
+
+// manifestRecord is what release needs of a registered manifest.
+type manifestRecord struct {
+	Digest    string        `json:"digest"`
+	Account   string        `json:"account"` // id of who registered it
+	Expires   time.Time     `json:"expires"`
+	Tier      manifest.Tier `json:"tier"`
+	Cluster   string        `json:"cluster"` // of its verifier; "" any
+	User      string        `json:"user"`    // Unix user whose job it is
+	Nodes     int           `json:"nodes"`
+	HostBinds bool          `json:"host_binds"` // its runtime flags need permission
+	Volumes   []volumeUse   `json:"volumes"`
+	// Bound is the first job that was given keys; Restart in it is 0.
+	Bound *manifest.Job `json:"bound,omitempty"`
+	// Served counts the nodes that were given keys, by restart.
+	Served map[uint32]int `json:"served,omitempty"`
+	Tokens int            `json:"tokens"`
+}
+
+// volumeUse is a volume as the manifest pins it.
+type volumeUse struct {
+	ID     string `json:"id"`
+	Digest string `json:"digest"`
+}
+
+// newManifest answers POST /v1/manifests. The same manifest by the same
+// account again is no error and changes nothing.
+func (s *Server) newManifest(q *request) (any, error) {
+	var body keyapi.Manifest
+	if err := q.decode(&body); err != nil {
+		return nil, err
+	}
+	m, digest, err := manifest.Parse(body.Manifest)
+	if err != nil {
+		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	ev := q.event("manifest.register", OutcomeDone)
+	ev.Manifest = digest.String()
+	if body.Uses != 1 {
+		return nil, refuse(keyapi.CodeBadRequest, "%d uses: a manifest is for 1 job", body.Uses)
+	}
+	if err := s.checkManifestSignature(q, body); err != nil {
+		return nil, err
+	}
+	now := s.now()
+	switch {
+	case m.Service.ID != s.id || m.Service.StatementKey != s.statementKey():
+		return nil, refuse(keyapi.CodeBadRequest, "the manifest is for key service %.80q, this is %s", m.Service.ID, s.id)
+	case !now.Before(m.Expires):
+		return nil, refuse(keyapi.CodeBadRequest, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
+	case m.Expires.After(now.Add(maxManifestLife)):
+		return nil, refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now", maxManifestLife/(24*time.Hour))
+	}
+	if manifest.DigestOf(body.Private) != m.Private {
+		return nil, refuse(keyapi.CodeBadRequest, "the private part is not the one that the manifest pins")
+	}
+	private, err := manifest.ParsePrivate(body.Private)
+	if err != nil {
+		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	rec := recordOf(m, private, digest, q.caller.account.ID)
+	_, err = q.commit(ev, func(w Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
+	if err != nil {
+		return nil, err
+	}
+	return keyapi.ManifestInfo{Digest: rec.Digest, Expires: rec.Expires}, nil
+}
+
+func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, account string) manifestRecord {
+	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
+	rec := manifestRecord{
+		Digest: d.String(), Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster, User: m.User,
+		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
+	}
+	seen := map[string]bool{}
+	for _, v := range m.Volumes() {
+		u := volumeUse{v.VolumeID, v.Digest.String()}
+		if !seen[u.ID+u.Digest] { // one volume may be mounted under two names
+			rec.Volumes = append(rec.Volumes, u)
+		}
+		seen[u.ID+u.Digest] = true
+	}
+	return rec
+}
+
+// checkManifestSignature wants a signature by a key of the requesting account
+// that may sign manifests.
+func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error {
+	key, err := identity.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
+	if err != nil {
+		return refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+	}
+	acc, err := s.accounts.lookup(key, manifest.NamespaceManifest, s.now())
+	if err != nil {
+		return refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+	}
+	if acc.ID != q.caller.account.ID {
+		return refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
+	}
+	return nil
+}
+
+func (s *Server) register(w Writer, who account, rec manifestRecord, private []byte) error {
+	var old manifestRecord
+	err := getJSON(w, bucketManifests, rec.Digest, &old)
+	switch {
+	case err == nil && old.Account == rec.Account:
+		return nil
+	case err == nil:
+		return refuse(keyapi.CodeConflict, "another account registered this manifest")
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	if err := room(w, who, countManifests, s.limits.Manifests); err != nil {
+		return err
+	}
+	for _, v := range rec.Volumes {
+		var secret secretRecord
+		err := getJSON(w, bucketSecrets, v.ID, &secret)
+		if errors.Is(err, ErrNotFound) {
+			return refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
+				withHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
+		}
+		if err != nil {
+			return err
+		}
+		if err := sameDigest(secret, v); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Put(bucketPrivate, rec.Digest, private), putJSON(w, bucketManifests, rec.Digest, rec),
+		count(w, rec.Account, countManifests, 1))
+}
+
+func sameDigest(s secretRecord, v volumeUse) error {
+	if s.Digest != v.Digest {
+		return refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name, s.VolumeID, v.Digest, s.Digest)
+	}
+	return nil
+}
+
+// jobName is how records and messages name a job, whatever its restart.
+func jobName(j manifest.Job) string {
+	if j.ArrayTask >= 0 {
+		return fmt.Sprintf("%s/%d_%d", j.Cluster, j.ID, j.ArrayTask)
+	}
+	return fmt.Sprintf("%s/%d", j.Cluster, j.ID)
+}

@@ -1,0 +1,91 @@
+package keyserver
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/slurm"
+)
+
+var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
+
+func validNode(s string) bool { return nodeRE.MatchString(s) }
+
+// parsePolicy reads a policy strictly and checks that its host lists expand.
+func parsePolicy(b []byte) (manifest.Policy, error) {
+	var p manifest.Policy
+	if err := keyapi.Decode(b, &p); err != nil {
+		return p, refuse(keyapi.CodeBadRequest, "policy: %w", err)
+	}
+	if err := p.Validate(); err != nil {
+		return p, refuse(keyapi.CodeBadRequest, "policy: %w", err)
+	}
+	total := 0
+	for _, n := range p.Nodes {
+		if n == "*" {
+			continue
+		}
+		hosts, err := slurm.ExpandHostlist(n)
+		if err != nil {
+			return p, refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
+		}
+		// The lists are expanded at each release: no owner may slow those of others.
+		if total += len(hosts); total > slurm.MaxHosts {
+			return p, refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", slurm.MaxHosts)
+		}
+	}
+	return p, nil
+}
+
+// nodeAllowed reports whether node is in one of the host lists.
+func nodeAllowed(lists []string, node string) bool {
+	return slices.ContainsFunc(lists, func(l string) bool {
+		if l == "*" {
+			return true
+		}
+		hosts, err := slurm.ExpandHostlist(l)
+		return err == nil && slices.Contains(hosts, node)
+	})
+}
+
+// checkSecret holds one secret's record and policy against what evidence
+// shows. It says what is missing, for the owner's and submitter's eyes.
+func checkSecret(s secretRecord, m manifestRecord, c Claims, now time.Time) error {
+	p := s.Policy
+	no := func(format string, args ...any) error {
+		return refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case s.Revoked:
+		return no("its key was revoked by its owner")
+	case s.SupersededBy != "" && !p.PinVersion:
+		return no("it was superseded by volume %s of the same name", s.SupersededBy)
+	case !now.Before(p.Expires):
+		return no("its policy expired at %s", p.Expires.UTC().Format(time.RFC3339))
+	case c.Tier < p.Tier:
+		return no("its policy demands evidence of tier %s, this is %s", p.Tier, c.Tier)
+	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
+		return no("its policy does not name cluster %s", c.Job.Cluster)
+	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
+		return no("its policy names neither user %s nor one of their groups", c.User)
+	case !nodeAllowed(p.Nodes, c.Node):
+		return no("its policy does not name node %s", c.Node)
+	case len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
+		return no("its policy does not name Slurm account %q", c.Account)
+	case len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
+		return no("its policy does not name partition %q", c.Partition)
+	case m.HostBinds && !p.HostBinds:
+		return no("its policy does not permit runtime flags that may bind paths of the node")
+	case p.Releases > 0 && s.Released >= p.Releases:
+		return no("its key was released %d times, which is all that its policy permits", s.Released)
+	}
+	return nil
+}
+
+func intersect(a, b []string) bool {
+	return slices.ContainsFunc(a, func(x string) bool { return x != "" && slices.Contains(b, x) })
+}

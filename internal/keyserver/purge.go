@@ -1,0 +1,136 @@
+package keyserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// How long records outlive their use.
+const (
+	purgeEvery = time.Hour
+	// keepManifest is how long an expired manifest is still told from one that
+	// was never registered; its private part goes as soon as no repeat can need it.
+	keepManifest = 30 * 24 * time.Hour
+	// keepRelease is longer than jobs run: a release is recorded so that the
+	// same job cannot claim again. The secret's own count of releases stays for good.
+	keepRelease = 365 * 24 * time.Hour
+	// purgeBatch bounds what one transaction removes, since decisions wait for it.
+	purgeBatch = 500
+)
+
+// record names a record of the store that goes, and who has one of a kind
+// less when it is gone.
+type record struct{ bucket, key, account, kind string }
+
+// purge removes records that can no longer change a decision, so that a
+// service that runs for years holds those of its last year at most. It returns
+// how many it removed.
+func (s *Server) purge(ctx context.Context) (int, error) {
+	var old []record
+	err := s.store.View(ctx, func(r Reader) (err error) {
+		old, err = outdated(r, s.now())
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for outdated records: %w", err)
+	}
+	for from := 0; from < len(old); from += purgeBatch {
+		err := s.store.Update(ctx, func(w Writer) error {
+			var errs []error
+			for _, o := range old[from:min(from+purgeBatch, len(old))] {
+				errs = append(errs, w.Delete(o.bucket, o.key))
+				if o.kind != "" {
+					errs = append(errs, count(w, o.account, o.kind, -1))
+				}
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			return from, fmt.Errorf("remove outdated records: %w", err)
+		}
+	}
+	return len(old), nil
+}
+
+// outdated lists the records that go. None of them is ever given a later time.
+func outdated(r Reader, now time.Time) ([]record, error) {
+	var old []record
+	find := func(bucket string, look func(key string, b []byte) ([]record, error)) error {
+		return r.Each(bucket, "", func(key string, b []byte) error {
+			found, err := look(key, b)
+			old = append(old, found...)
+			if err != nil {
+				return fmt.Errorf("record in %s: %w", bucket, err)
+			}
+			return nil
+		})
+	}
+	err := errors.Join(
+		// A token's use was refused once it had expired, and is when it is unknown.
+		find(bucketTokens, func(id string, b []byte) ([]record, error) {
+			var t tokenRecord
+			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
+				return nil, err
+			}
+			return []record{{bucketTokens, id, t.Account.ID, countTokens},
+				{bucket: bucketUsed, key: singleUseKey(keyapi.EvidenceToken, id)}}, nil
+		}),
+		find(bucketRepeats, func(name string, b []byte) ([]record, error) {
+			var t struct{ Until time.Time }
+			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Until) {
+				return nil, err
+			}
+			return []record{{bucket: bucketRepeats, key: name}}, nil
+		}),
+		find(bucketManifests, func(digest string, b []byte) ([]record, error) {
+			var m struct {
+				Expires time.Time
+				Account string
+			}
+			err := json.Unmarshal(b, &m)
+			switch {
+			case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
+				return nil, err
+			case now.Before(m.Expires.Add(keepManifest)):
+				if _, err := r.Get(bucketPrivate, digest); errors.Is(err, ErrNotFound) {
+					return nil, nil
+				}
+				return []record{{bucket: bucketPrivate, key: digest}}, nil
+			}
+			return []record{{bucket: bucketPrivate, key: digest}, {bucketManifests, digest, m.Account, countManifests}}, nil
+		}),
+		find(bucketReleases, func(key string, b []byte) ([]record, error) {
+			var at time.Time
+			if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepRelease)) {
+				return nil, err
+			}
+			return []record{{bucket: bucketReleases, key: key}}, nil
+		}),
+	)
+	return old, err
+}
+
+// purgeUntil purges at intervals until ctx ends.
+func (s *Server) purgeUntil(ctx context.Context) {
+	tick := time.NewTicker(purgeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n, err := s.purge(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.log.Error("outdated records were not removed", "error", err)
+		case n > 0:
+			s.log.Info("outdated records removed", "records", n)
+		}
+	}
+}

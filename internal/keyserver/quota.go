@@ -1,0 +1,51 @@
+package keyserver
+
+import (
+	"errors"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// bucketCounts holds how many records of a kind each account has, by
+// account/kind. Each is changed in the transaction that makes or removes one.
+const bucketCounts = "counts"
+
+// Kinds of records that an account may have so many of; the limits' names in server.conf.
+const (
+	countSecrets   = "secrets-per-account"
+	countManifests = "manifests-per-account"
+	countTokens    = "tokens-per-account"
+)
+
+func countKey(account, kind string) string { return account + "/" + kind }
+
+func countOf(g getter, account, kind string) (n int, err error) {
+	err = getJSON(g, bucketCounts, countKey(account, kind), &n)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return n, err
+}
+
+// room refuses an account that has as many records of a kind as it may.
+func room(g getter, who account, kind string, most int) error {
+	n, err := countOf(g, who.ID, kind)
+	if err != nil || n < most {
+		return err
+	}
+	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens"}[kind]
+	return refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
+		withHint("the key service's administrator raises [limits] %s in server.conf; jobs and tokens count until some time after they expired", kind)
+}
+
+// count adds n to an account's records of a kind.
+func count(w Writer, account, kind string, n int) error {
+	old, err := countOf(w, account, kind)
+	if err != nil {
+		return err
+	}
+	if old+n <= 0 {
+		return w.Delete(bucketCounts, countKey(account, kind))
+	}
+	return putJSON(w, bucketCounts, countKey(account, kind), old+n)
+}

@@ -1,0 +1,298 @@
+package keyserver
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// bucketReleases holds a record for each (job, restart, node, secret) whose
+// key was released.
+const bucketReleases = "releases"
+
+func (s *Server) newNonce(q *request) (any, error) {
+	n, expires, err := s.nonces.issue(s.now())
+	if err != nil {
+		return nil, err
+	}
+	return keyapi.Nonce{Nonce: n, Expires: expires.UTC()}, nil
+}
+
+// release answers POST /v1/release. The decision is made twice by the same
+// rules: first on a snapshot, so that everything that can fail (reading and
+// sealing keys, signing) is done before the decision that counts.
+func (s *Server) release(q *request) (any, error) {
+	var body keyapi.Release
+	if err := q.decode(&body); err != nil {
+		return nil, err
+	}
+	c := body.Claim
+	if err := c.Validate(); err != nil {
+		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	ev := q.event("release", OutcomeReleased)
+	ev.Node, ev.Manifest = c.Node, c.Manifest
+	ev.Job = &manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
+
+	name := requestName(q.body)
+	leave, err := s.flights.enter(q.ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	claims, again, err := s.released(q.ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if again {
+		ev.Outcome = OutcomeRepeated
+	} else if claims, err = s.attest(q, body); err != nil {
+		return nil, err
+	}
+	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
+
+	var g grant
+	err = s.store.View(q.ctx, func(r Reader) (err error) {
+		g, err = s.decideRelease(r, c, claims, again)
+		return err
+	})
+	ev.Submitter, ev.Volumes = g.manifest.Account, g.volumeIDs()
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.prepareRelease(q, c, claims, g)
+	if err != nil {
+		return nil, err
+	}
+	answer.AuditHead, err = q.commit(ev, func(w Writer) error {
+		g, err := s.decideRelease(w, c, claims, again)
+		if err != nil || again {
+			return err
+		}
+		return errors.Join(g.record(w, s.now()), s.rememberRelease(w, name, claims))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+// attest checks possession of S, the evidence and the nonce.
+func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
+	c := body.Claim
+	digest := keyapi.ClaimDigest(s.id, c)
+	if !ed25519.Verify(c.S, digest[:], body.Proof) {
+		return Claims{}, refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
+	}
+	a, ok := s.attestors[body.Evidence.Type]
+	if !ok {
+		return Claims{}, refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
+	}
+	claims, err := a.Attest(q.ctx, s.id, c, body.Evidence)
+	if errors.Is(err, ErrEvidence) {
+		return Claims{}, refuse(keyapi.CodeAttestation, "%w", err)
+	}
+	if err != nil {
+		return Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
+	}
+	if err := checkClaims(c, claims); err != nil {
+		return Claims{}, err
+	}
+	// Last, so that nobody who only saw a claim go by can use its nonce up:
+	// that takes evidence which covers it.
+	return claims, s.nonces.use(c.Nonce, s.now())
+}
+
+// checkClaims keeps a faulty attestor from saying more than was claimed.
+func checkClaims(c keyapi.Claim, claims Claims) error {
+	job := manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
+	if claims.UID == 0 || claims.User == "" || claims.Tier < manifest.TierC || claims.Tier > manifest.TierA ||
+		claims.Node != c.Node || claims.Job != job {
+		return refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
+	}
+	return nil
+}
+
+// grant is a positive decision, to be recorded.
+type grant struct {
+	manifest manifestRecord
+	secrets  []secretRecord
+	private  []byte
+	claims   Claims
+}
+
+func (g grant) volumeIDs() []string {
+	var ids []string
+	for _, v := range g.manifest.Volumes {
+		ids = append(ids, v.ID)
+	}
+	return ids
+}
+
+// decideRelease decides on all of a manifest's volumes or none. A release that
+// was counted already (again) is held to everything but what counts releases.
+// On refusal the grant holds the manifest's record, if there is one, for the audit.
+func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bool) (grant, error) {
+	g := grant{claims: claims}
+	err := getJSON(r, bucketManifests, c.Manifest, &g.manifest)
+	if errors.Is(err, ErrNotFound) {
+		return g, refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).withHint("submit the job again with job-prep")
+	}
+	if err != nil {
+		return g, err
+	}
+	if err := s.checkManifest(g.manifest, claims, again); err != nil {
+		return g, err
+	}
+	if claims.SingleUse != "" && !again {
+		_, err := r.Get(bucketUsed, singleUseKey(claims.Attestor, claims.SingleUse))
+		if err == nil {
+			return g, refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return g, err
+		}
+	}
+	for _, v := range g.manifest.Volumes {
+		sec, err := s.decideSecret(r, v, g.manifest, claims, again)
+		if err != nil {
+			return g, err
+		}
+		g.secrets = append(g.secrets, sec)
+	}
+	if g.private, err = r.Get(bucketPrivate, g.manifest.Digest); err != nil {
+		return g, fmt.Errorf("private part of manifest %s: %w", g.manifest.Digest, err)
+	}
+	return g, nil
+}
+
+func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
+	job := c.Job
+	job.Restart = 0
+	switch {
+	case !s.now().Before(m.Expires):
+		return refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339)).withHint("submit the job again")
+	case c.Tier < s.minTier:
+		return refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence is of tier %s", s.minTier, c.Tier)
+	case c.Tier < m.Tier:
+		return refuse(keyapi.CodePolicy, "the manifest demands evidence of tier %s, this is %s", m.Tier, c.Tier)
+	case m.Cluster != "" && m.Cluster != c.Job.Cluster:
+		return refuse(keyapi.CodePolicy, "the manifest is for cluster %s, the node is of %s", m.Cluster, c.Job.Cluster)
+	case c.Submitter == "" && c.User != m.User:
+		return refuse(keyapi.CodePolicy, "the manifest is for a job of user %s, this one is of %s", m.User, c.User)
+	case c.Submitter != "" && c.Submitter != m.Account:
+		return refuse(keyapi.CodeAttestation, "the evidence comes from another account than the manifest")
+	case m.Bound != nil && *m.Bound != job:
+		return refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
+			withHint("one manifest is for one job: submit again with job-prep")
+	case !again && m.Served[c.Job.Restart] >= m.Nodes:
+		return refuse(keyapi.CodeConflict, "keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
+			withHint("if that was not this job, somebody else claimed in its name: see the audit log")
+	}
+	return nil
+}
+
+// decideSecret looks at one volume. The owner's policy comes before the
+// question whether its key was released, so that nobody whom it refuses learns that.
+func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims, again bool) (secretRecord, error) {
+	var sec secretRecord
+	err := getJSON(r, bucketSecrets, v.ID, &sec)
+	if errors.Is(err, ErrNotFound) {
+		return sec, refuse(keyapi.CodeNotFound, "volume %s is not deposited here", v.ID)
+	}
+	if err != nil {
+		return sec, err
+	}
+	if err := sameDigest(sec, v); err != nil {
+		return sec, err
+	}
+	others := sec
+	if again {
+		others.Released-- // all but this one
+	}
+	if err := checkSecret(others, m, c, s.now()); err != nil || again {
+		return sec, err
+	}
+	_, err = r.Get(bucketReleases, releaseKey(v.ID, c))
+	if err == nil {
+		return sec, refuse(keyapi.CodeConflict, "the key of volume %s was released to job %s on node %s before; a second claim is refused",
+			v.ID, jobName(c.Job), c.Node).withHint("if that was not this job, somebody else claimed in its name: see the audit log")
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return sec, err
+	}
+	return sec, nil
+}
+
+// releaseKey names a release. Where the job's number is only the submitter's
+// word, the submitter is part of it, so that nobody can use up another's.
+func releaseKey(volume string, c Claims) string {
+	return fmt.Sprintf("%s/%s/%s/%d/%s", volume, c.Submitter, jobName(c.Job), c.Job.Restart, c.Node)
+}
+
+// record counts and binds.
+func (g grant) record(w Writer, now time.Time) error {
+	m, c := g.manifest, g.claims
+	job := c.Job
+	job.Restart = 0
+	m.Bound = &job
+	if m.Served == nil {
+		m.Served = map[uint32]int{}
+	}
+	m.Served[c.Job.Restart]++
+	if err := putJSON(w, bucketManifests, m.Digest, m); err != nil {
+		return err
+	}
+	if c.SingleUse != "" {
+		if err := putJSON(w, bucketUsed, singleUseKey(c.Attestor, c.SingleUse), now.UTC()); err != nil {
+			return err
+		}
+	}
+	for _, sec := range g.secrets {
+		sec.Released++
+		err := errors.Join(
+			putJSON(w, bucketSecrets, sec.VolumeID, sec),
+			putJSON(w, bucketReleases, releaseKey(sec.VolumeID, c), now.UTC()))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepareRelease seals the keys to E and signs the statement about S.
+func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims Claims, g grant) (keyapi.Released, error) {
+	b := keyapi.Bundle{Private: g.private}
+	defer func() {
+		for _, k := range b.Keys {
+			clear(k.Key)
+		}
+	}()
+	for _, sec := range g.secrets {
+		key, err := s.keys.Key(q.ctx, sec.VolumeID)
+		if err != nil {
+			return keyapi.Released{}, fmt.Errorf("key of volume %s: %w", sec.VolumeID, err)
+		}
+		b.Keys = append(b.Keys, keyapi.BundleKey{VolumeID: sec.VolumeID, Digest: sec.Digest, Key: key})
+	}
+	sealed, err := keyapi.SealBundle(s.id, c, b)
+	if errors.Is(err, keyapi.ErrInvalid) {
+		return keyapi.Released{}, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	if err != nil {
+		return keyapi.Released{}, err
+	}
+	digest, err := manifest.ParseDigest(c.Manifest)
+	if err != nil {
+		return keyapi.Released{}, refuse(keyapi.CodeBadRequest, "%w", err)
+	}
+	statement, err := manifest.SignJWS(manifest.TypeStatement, s.signKey, manifest.Statement{
+		Service: s.id, Manifest: digest, Job: claims.Job, Node: claims.Node, UID: claims.UID, User: claims.User,
+		Tier: claims.Tier, Attestor: claims.Attestor, S: manifest.EncodeKey(c.S), Issued: s.now().UTC(),
+	})
+	return keyapi.Released{Sealed: sealed, Statement: statement}, err
+}

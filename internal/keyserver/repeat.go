@@ -1,0 +1,82 @@
+package keyserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// bucketRepeats holds a repeatRecord for each release, by requestName.
+const bucketRepeats = "repeats"
+
+// repeatRecord lets a node whose answer was lost ask for it again, byte for
+// byte: the keys are sealed anew to the same E, so that only the process that
+// made the claim can read them, and nothing is counted twice. What evidence
+// showed is kept, since it has aged by then; the owner's policy is asked again.
+type repeatRecord struct {
+	Until  time.Time `json:"until"`
+	Claims Claims    `json:"claims"`
+}
+
+// requestName names a release by all its bytes: claim, evidence and proof.
+func requestName(body []byte) string {
+	h := sha256.Sum256(append([]byte("sealbatch-repeat v1\x00"), body...))
+	return hex.EncodeToString(h[:])
+}
+
+// released returns what was shown by the same request if its keys were
+// released a short while ago.
+func (s *Server) released(ctx context.Context, name string) (c Claims, ok bool, err error) {
+	err = s.store.View(ctx, func(r Reader) error {
+		var rec repeatRecord
+		err := getJSON(r, bucketRepeats, name, &rec)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		c, ok = rec.Claims, s.now().Before(rec.Until)
+		return err
+	})
+	return c, ok, err
+}
+
+// rememberRelease makes a repeat of the request possible.
+func (s *Server) rememberRelease(w Writer, name string, c Claims) error {
+	return putJSON(w, bucketRepeats, name, repeatRecord{Until: s.now().Add(keyapi.RepeatTTL).UTC(), Claims: c})
+}
+
+// flights keeps a repeated request waiting while the first is still at work.
+type flights struct {
+	mu sync.Mutex
+	at map[string]chan struct{} // by requestName; closed when it has landed
+}
+
+// enter waits until no request of that name is at work, and begins it. The
+// caller calls leave when it is done.
+func (f *flights) enter(ctx context.Context, name string) (leave func(), err error) {
+	for {
+		f.mu.Lock()
+		landed := f.at[name]
+		if landed == nil {
+			landed = make(chan struct{})
+			f.at[name] = landed
+			f.mu.Unlock()
+			return func() {
+				f.mu.Lock()
+				delete(f.at, name)
+				f.mu.Unlock()
+				close(landed)
+			}, nil
+		}
+		f.mu.Unlock()
+		select {
+		case <-landed:
+		case <-ctx.Done():
+			return nil, refuse(keyapi.CodeTooMany, "this very request is at work")
+		}
+	}
+}

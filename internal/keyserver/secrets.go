@@ -1,0 +1,242 @@
+package keyserver
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"crypto/sha256"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+const (
+	bucketSecrets = "secrets" // by volume id: secretRecord
+	bucketOwned   = "owned"   // by account/volume id: empty
+	bucketNames   = "names"   // by nameKey: volume id of the newest version
+)
+
+// secretRecord is a deposited secret without its key.
+type secretRecord struct {
+	VolumeID     string          `json:"volume_id"`
+	Name         string          `json:"name"`
+	Kind         string          `json:"kind"`
+	Digest       string          `json:"digest"`
+	Size         int64           `json:"size"`
+	Owner        string          `json:"owner"` // account id
+	Created      time.Time       `json:"created"`
+	Policy       manifest.Policy `json:"policy"`
+	Released     int             `json:"released"`
+	Revoked      bool            `json:"revoked"`
+	SupersededBy string          `json:"superseded_by"`
+}
+
+func (s secretRecord) info() (keyapi.SecretInfo, error) {
+	p, err := json.Marshal(s.Policy)
+	return keyapi.SecretInfo{
+		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
+		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, Released: s.Released,
+		Revoked: s.Revoked, SupersededBy: s.SupersededBy,
+	}, err
+}
+
+// nameKey is the record key of a name: hashed, since names can be telling and
+// record keys are not sealed.
+func nameKey(account, kind, name string) string {
+	h := sha256.Sum256([]byte(account + "\x00" + kind + "\x00" + name))
+	return hex.EncodeToString(h[:])
+}
+
+// depositOf reads and checks the body of PUT /v1/secrets/{volume}.
+func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
+	var body keyapi.Secret
+	if err := q.decode(&body); err != nil {
+		return secretRecord{}, nil, err
+	}
+	bad := func(format string, args ...any) (secretRecord, []byte, error) {
+		return secretRecord{}, nil, refuse(keyapi.CodeBadRequest, format, args...)
+	}
+	switch {
+	case len(body.Key) != keyapi.SecretKeyLen:
+		return bad("key of %d bytes, not %d", len(body.Key), keyapi.SecretKeyLen)
+	case body.Kind != string(manifest.KindDataset) && body.Kind != string(manifest.KindImage):
+		return bad("kind %.40q is neither dataset nor image", body.Kind)
+	case body.Name == "" || len(body.Name) > 255 || strings.ContainsFunc(body.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }):
+		return bad("name %.80q is not a file name", body.Name)
+	case body.Size <= 0:
+		return bad("size %d is not positive", body.Size)
+	}
+	if _, err := manifest.ParseDigest(body.Digest); err != nil {
+		return bad("%w", err)
+	}
+	p, err := parsePolicy(body.Policy)
+	if err != nil {
+		return secretRecord{}, nil, err
+	}
+	return secretRecord{
+		VolumeID: q.volume, Name: body.Name, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
+		Owner: q.caller.account.ID, Created: now.UTC(), Policy: p,
+	}, body.Key, nil
+}
+
+// putSecret answers PUT /v1/secrets/{volume}. The same deposit again is no
+// error and sets the policy anew; the newest volume of a name supersedes the
+// one before.
+func (s *Server) putSecret(q *request) (any, error) {
+	rec, key, err := depositOf(q, s.now())
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	conflict := refuse(keyapi.CodeConflict, "volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
+		withHint("seal the volume again: a new one gets an id of its own")
+	// Looked at before the key is stored, so that a stranger's deposit leaves
+	// nothing behind; decided below.
+	err = s.store.View(q.ctx, func(r Reader) error { return s.mayDeposit(r, q, rec, conflict) })
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	switch err := s.keys.PutKey(q.ctx, rec.VolumeID, key); {
+	case errors.Is(err, ErrKeyExists):
+		return nil, conflict
+	case err != nil:
+		return nil, err
+	}
+	_, err = q.commit(q.event("secret.put", OutcomeDone), func(w Writer) error {
+		switch err := s.mayDeposit(w, q, rec, conflict); {
+		case err == nil:
+			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
+		case !errors.Is(err, ErrNotFound):
+			return err
+		}
+		return deposit(w, rec)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rec.info()
+}
+
+// mayDeposit is sameDeposit, or a refusal if something new is one too many.
+func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict error) error {
+	err := sameDeposit(g, rec, conflict)
+	if errors.Is(err, ErrNotFound) {
+		if full := room(g, q.caller.account, countSecrets, s.limits.Secrets); full != nil {
+			return full
+		}
+	}
+	return err
+}
+
+// sameDeposit is nil if rec was deposited before, conflict if something else
+// was, ErrNotFound if nothing was.
+func sameDeposit(g getter, rec secretRecord, conflict error) error {
+	var old secretRecord
+	if err := getJSON(g, bucketSecrets, rec.VolumeID, &old); err != nil {
+		return err
+	}
+	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.Name != rec.Name || old.Kind != rec.Kind || old.Size != rec.Size {
+		return conflict
+	}
+	return nil
+}
+
+func deposit(w Writer, rec secretRecord) error {
+	name := nameKey(rec.Owner, rec.Kind, rec.Name)
+	before, err := w.Get(bucketNames, name)
+	if err == nil {
+		err = updateSecret(w, string(before), func(old *secretRecord) { old.SupersededBy = rec.VolumeID })
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return errors.Join(
+		w.Put(bucketNames, name, []byte(rec.VolumeID)),
+		w.Put(bucketOwned, rec.Owner+"/"+rec.VolumeID, nil),
+		count(w, rec.Owner, countSecrets, 1),
+		putJSON(w, bucketSecrets, rec.VolumeID, rec))
+}
+
+func updateSecret(w Writer, volume string, change func(*secretRecord)) error {
+	var s secretRecord
+	if err := getJSON(w, bucketSecrets, volume, &s); err != nil {
+		return err
+	}
+	change(&s)
+	return putJSON(w, bucketSecrets, volume, s)
+}
+
+// ownSecret reads a secret of the caller's. Those of others do not exist for them.
+func ownSecret(g getter, q *request) (secretRecord, error) {
+	var rec secretRecord
+	err := getJSON(g, bucketSecrets, q.volume, &rec)
+	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != q.caller.account.ID {
+		return rec, refuse(keyapi.CodeNotFound, "this account deposited no volume %s", q.volume)
+	}
+	return rec, err
+}
+
+func (s *Server) getSecret(q *request) (any, error) {
+	var rec secretRecord
+	_, err := q.commit(q.event("secret.get", OutcomeDone), func(w Writer) (err error) {
+		rec, err = ownSecret(w, q)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rec.info()
+}
+
+func (s *Server) listSecrets(q *request) (any, error) {
+	out := keyapi.SecretList{Secrets: []keyapi.SecretInfo{}}
+	prefix := q.caller.account.ID + "/"
+	err := s.store.View(q.ctx, func(r Reader) error {
+		return r.Each(bucketOwned, prefix, func(k string, _ []byte) error {
+			var rec secretRecord
+			if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
+				return err
+			}
+			i, err := rec.info()
+			out.Secrets = append(out.Secrets, i)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = q.commit(q.event("secret.list", OutcomeDone), nil)
+	return out, err
+}
+
+// changeSecret lets the owner change a secret's record.
+func (s *Server) changeSecret(q *request, event string, change func(*secretRecord)) (any, error) {
+	var rec secretRecord
+	_, err := q.commit(q.event(event, OutcomeDone), func(w Writer) (err error) {
+		if rec, err = ownSecret(w, q); err != nil {
+			return err
+		}
+		change(&rec)
+		return putJSON(w, bucketSecrets, q.volume, rec)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rec.info()
+}
+
+func (s *Server) putPolicy(q *request) (any, error) {
+	p, err := parsePolicy(q.body)
+	if err != nil {
+		return nil, err
+	}
+	return s.changeSecret(q, "secret.policy", func(r *secretRecord) { r.Policy = p })
+}
+
+// revokeSecret is final: a revoked key is never released again.
+func (s *Server) revokeSecret(q *request) (any, error) {
+	return s.changeSecret(q, "secret.revoke", func(r *secretRecord) { r.Revoked = true })
+}

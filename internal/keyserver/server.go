@@ -1,0 +1,285 @@
+package keyserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/gate"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Config is what a server is made from. Store to AllowedSigners are required.
+type Config struct {
+	// Name begins the service's id. It is kept at the first start; later it
+	// must be the same or empty. Default "sealbatch".
+	Name  string
+	Store Store
+	Keys  KeyStore
+	// AuditLog is the log's file; it is made at the first start.
+	AuditLog string
+	// AllowedSigners is the administrator's file of accounts, in OpenSSH's
+	// allowed_signers format, one name a line. It is read again when it changes.
+	AllowedSigners string
+	Certificate    tls.Certificate // for Serve
+	Verifiers      []Verifier
+	// Attestors adds to "token" and "slurm", by type of evidence.
+	Attestors map[string]Attestor
+	// MinTier is the weakest evidence for which anything is released;
+	// default C.
+	MinTier manifest.Tier
+	Limits  Limits
+	Log     *slog.Logger     // default: none
+	Now     func() time.Time // default: time.Now
+}
+
+// Server is the key service.
+type Server struct {
+	id        string
+	signKey   ed25519.PrivateKey
+	store     Store
+	keys      KeyStore
+	accounts  *accounts
+	commits   *committer
+	attestors map[string]Attestor
+	clusters  []keyapi.Cluster
+	nonces    *nonces
+	replays   *replayCache
+	flights   *flights
+	gate      *gate.Gate
+	turns     *gate.Turns
+	strangers *strangers
+	limits    Limits
+	minTier   manifest.Tier
+	cert      tls.Certificate
+	log       *slog.Logger
+	now       func() time.Time
+	started   time.Time
+	handler   http.Handler
+	closing   sync.Once
+	closed    error
+}
+
+const keyIdentity = "identity"
+
+// serviceIdentity is made at the first start and kept in the store.
+type serviceIdentity struct {
+	Name string `json:"name"`
+	Seed []byte `json:"seed"` // of the Ed25519 statement key
+}
+
+var serviceNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
+
+// loadIdentity returns the service's identity, making it if there is none.
+func loadIdentity(st Store, name string) (id string, key ed25519.PrivateKey, head Head, err error) {
+	var si serviceIdentity
+	err = st.Update(context.Background(), func(w Writer) error {
+		if err := getJSON(w, bucketMeta, keyHead, &head); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		err := getJSON(w, bucketMeta, keyIdentity, &si)
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		_, priv, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return err
+		}
+		si = serviceIdentity{Name: name, Seed: priv.Seed()}
+		if si.Name == "" {
+			si.Name = "sealbatch"
+		}
+		if !serviceNameRE.MatchString(si.Name) {
+			return fmt.Errorf("%.80q is not a service's name: letters, digits, dots, dashes", si.Name)
+		}
+		return putJSON(w, bucketMeta, keyIdentity, si)
+	})
+	if err != nil {
+		return "", nil, head, fmt.Errorf("identity of the key service: %w", err)
+	}
+	if name != "" && name != si.Name {
+		return "", nil, head, fmt.Errorf("the store belongs to key service %q, the configuration names %q; a name cannot be changed, since signatures are bound to it", si.Name, name)
+	}
+	if len(si.Seed) != ed25519.SeedSize {
+		return "", nil, head, errors.New("identity of the key service: damaged record")
+	}
+	key = ed25519.NewKeyFromSeed(si.Seed)
+	return keyapi.ServiceID(si.Name, key.Public().(ed25519.PublicKey)), key, head, nil
+}
+
+// New makes a server. It reads the whole audit log and refuses to start with
+// ErrAuditBroken or ErrAuditRolledBack if log and store do not agree. Close
+// ends it; the store stays the caller's.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.Keys == nil || cfg.AuditLog == "" || cfg.AllowedSigners == "" {
+		return nil, errors.New("key service: store, keys, audit log and allowed signers are required")
+	}
+	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
+		cert: cfg.Certificate, log: cfg.Log, now: cfg.Now, replays: newReplayCache(requestsPerAccount),
+		flights: &flights{at: map[string]chan struct{}{}}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.started = s.now()
+	s.nonces = newNonces(s.limits.Nonces)
+	s.gate = gate.New(gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory})
+	s.turns = gate.NewTurns(s.limits.Concurrent, 8*s.limits.Concurrent)
+	s.strangers = newStrangers()
+	var head Head
+	var err error
+	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
+		return nil, err
+	}
+	if err := s.addAttestors(cfg); err != nil {
+		return nil, err
+	}
+	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, log: s.log}
+	if err := s.accounts.reload(context.Background()); err != nil {
+		return nil, err
+	}
+	if _, err := s.purge(context.Background()); err != nil {
+		s.log.Error("outdated records were not removed", "error", err)
+	}
+	log, recovered, err := openAudit(cfg.AuditLog, s.signKey, head)
+	if err != nil {
+		return nil, err
+	}
+	s.commits = newCommitter(s.store, log, s.id, s.now)
+	s.handler = s.routes()
+	return s, s.noteStart(recovered)
+}
+
+// noteStart writes down that the service started, and of how many entries at
+// the end of the log the answers never left.
+func (s *Server) noteStart(recovered int) error {
+	e := &Event{Event: "service.start", Outcome: OutcomeDone}
+	if recovered > 0 {
+		e.Reason = fmt.Sprintf("the service died before the last %d entries took effect: they were not answered and count for nothing", recovered)
+		s.log.Warn(e.Reason)
+	}
+	if _, err := s.commits.do(e, nil); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	return nil
+}
+
+func (s *Server) addAttestors(cfg Config) error {
+	slurm, err := NewSlurmAttestor(cfg.Verifiers, s.now)
+	if err != nil {
+		return err
+	}
+	s.attestors = map[string]Attestor{
+		keyapi.EvidenceToken: &tokenAttestor{store: s.store, now: s.now},
+		keyapi.EvidenceSlurm: slurm,
+	}
+	for t, a := range cfg.Attestors {
+		if _, ok := s.attestors[t]; ok || a == nil {
+			return fmt.Errorf("key service: evidence of type %q has an attestor already, or none", t)
+		}
+		s.attestors[t] = a
+	}
+	for _, v := range cfg.Verifiers {
+		c := v.Cluster
+		c.Tier = v.Tier.String()
+		s.clusters = append(s.clusters, c)
+	}
+	return nil
+}
+
+// ID returns the service's id.
+func (s *Server) ID() string { return s.id }
+
+// StatementKey returns the key that statements, audit entries and heads are
+// signed with.
+func (s *Server) StatementKey() ed25519.PublicKey { return s.signKey.Public().(ed25519.PublicKey) }
+
+func (s *Server) statementKey() string { return manifest.EncodeKey(s.StatementKey()) }
+
+// Reload reads the accounts again, whether or not their file has changed.
+// On error the earlier ones stay in force.
+func (s *Server) Reload(ctx context.Context) error { return s.accounts.reload(ctx) }
+
+// Close ends the committer and closes the audit log. No request may be under way.
+func (s *Server) Close() error {
+	s.closing.Do(func() { s.closed = s.commits.close() })
+	return s.closed
+}
+
+// Handler answers the API, without TLS.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+func (s *Server) describe(*request) (any, error) {
+	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: s.clusters}
+	if out.Clusters == nil {
+		out.Clusters = []keyapi.Cluster{}
+	}
+	for t := range s.attestors {
+		out.Attestors = append(out.Attestors, t)
+	}
+	slices.Sort(out.Attestors)
+	return out, nil
+}
+
+// auditHead answers GET /v1/audit/head with the head after its own entry.
+func (s *Server) auditHead(q *request) (any, error) {
+	h, err := q.commit(q.event("audit.head", OutcomeDone), nil)
+	return keyapi.SignedHead{Head: h}, err
+}
+
+// Times that connections may take. A request waits at most for its turn in the
+// committer and one disk write.
+const (
+	headerTime   = 5 * time.Second
+	readTime     = 30 * time.Second
+	writeTime    = 60 * time.Second
+	idleTime     = 60 * time.Second
+	shutdownTime = 10 * time.Second
+	maxHeader    = 32 << 10
+)
+
+// Serve answers on ln with TLS 1.3 until ctx ends, then finishes what is under
+// way and closes the server.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	h := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{s.cert}},
+		ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
+		MaxHeaderBytes: maxHeader,
+		ConnState:      s.gate.ConnState,
+		Protocols:      new(http.Protocols), // one request a connection at a time: what is counted is what there is
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	h.Protocols.SetHTTP1(true)
+	background, stop := context.WithCancel(ctx)
+	var purging sync.WaitGroup
+	purging.Go(func() { s.purgeUntil(background) })
+	defer purging.Wait() // the store is closed after Serve
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- h.ServeTLS(s.gate.Listener(ln), "", "") }()
+	select {
+	case err := <-ended:
+		return errors.Join(fmt.Errorf("key service: %w", err), s.Close())
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	err := h.Shutdown(grace)
+	if err != nil { // requests are still at work: the committer must stay
+		return fmt.Errorf("key service: stop: %w", err)
+	}
+	return s.Close()
+}

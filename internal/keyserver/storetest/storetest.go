@@ -1,0 +1,322 @@
+// Package storetest is the conformance test of the key service's stores.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+)
+
+// Store is a keyserver.Store that can be closed.
+type Store interface {
+	keyserver.Store
+	io.Closer
+}
+
+// KeyStore is a keyserver.KeyStore that can be closed.
+type KeyStore interface {
+	keyserver.KeyStore
+	io.Closer
+}
+
+// TestStore runs the conformance test of record stores. open opens the store
+// that belongs to dir, empty at first; it is opened again after Close.
+func TestStore(t *testing.T, open func(t *testing.T, dir string) Store) {
+	for name, f := range map[string]func(*testing.T, Store, func() Store){
+		"reads what was put": getPut, "each in order": each, "failed update leaves nothing": atomic,
+		"panic leaves nothing": panics, "view is a snapshot": snapshot, "survives reopening": durable,
+		"concurrent updates are serial": serial, "ended context changes nothing": ended, "values are copies": copies,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := open(t, dir)
+			t.Cleanup(func() { s.Close() })
+			f(t, s, func() Store {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				s = open(t, dir)
+				return s
+			})
+		})
+	}
+}
+
+func update(t *testing.T, s keyserver.Store, fn func(keyserver.Writer) error) {
+	t.Helper()
+	if err := s.Update(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get returns a record, or "none".
+func get(t *testing.T, s keyserver.Store, bucket, key string) string {
+	t.Helper()
+	var v []byte
+	err := s.View(t.Context(), func(r keyserver.Reader) (err error) {
+		v, err = r.Get(bucket, key)
+		return err
+	})
+	if errors.Is(err, keyserver.ErrNotFound) {
+		return "none"
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(v)
+}
+
+func want(t *testing.T, s keyserver.Store, bucket, key, value string) {
+	t.Helper()
+	if got := get(t, s, bucket, key); got != value {
+		t.Errorf("%s/%s is %q, want %q", bucket, key, got, value)
+	}
+}
+
+func getPut(t *testing.T, s Store, _ func() Store) {
+	want(t, s, "b", "k", "none")
+	update(t, s, func(w keyserver.Writer) error {
+		if err := w.Put("b", "k", []byte("one")); err != nil {
+			return err
+		}
+		if v, err := w.Get("b", "k"); err != nil || string(v) != "one" {
+			t.Errorf("Get within Update gives %q, %v", v, err)
+		}
+		return errors.Join(w.Put("c", "k", nil), w.Delete("b", "absent"), w.Delete("absent", "absent"))
+	})
+	want(t, s, "b", "k", "one")
+	want(t, s, "c", "k", "")
+	want(t, s, "c", "other", "none")
+	update(t, s, func(w keyserver.Writer) error { return errors.Join(w.Put("b", "k", []byte("two")), w.Delete("c", "k")) })
+	want(t, s, "b", "k", "two")
+	want(t, s, "c", "k", "none")
+}
+
+func each(t *testing.T, s Store, _ func() Store) {
+	update(t, s, func(w keyserver.Writer) error {
+		var errs []error
+		for _, k := range []string{"a/2", "b/1", "a/1", "a", "a/3"} {
+			errs = append(errs, w.Put("list", k, []byte("v"+k)))
+		}
+		return errors.Join(errs...)
+	})
+	collect := func(prefix string, stop int) (keys []string, err error) {
+		err = s.View(t.Context(), func(r keyserver.Reader) error {
+			return r.Each("list", prefix, func(k string, v []byte) error {
+				if string(v) != "v"+k {
+					t.Errorf("value of %s is %q", k, v)
+				}
+				if keys = append(keys, k); len(keys) == stop {
+					return io.ErrShortBuffer
+				}
+				return nil
+			})
+		})
+		return keys, err
+	}
+	if got, err := collect("a/", 0); err != nil || !slices.Equal(got, []string{"a/1", "a/2", "a/3"}) {
+		t.Errorf("Each gives %q, %v", got, err)
+	}
+	if got, err := collect("", 2); !errors.Is(err, io.ErrShortBuffer) || !slices.Equal(got, []string{"a", "a/1"}) {
+		t.Errorf("Each that is stopped gives %q, %v", got, err)
+	}
+	if got, err := collect("z", 0); err != nil || got != nil {
+		t.Errorf("Each over nothing gives %q, %v", got, err)
+	}
+}
+
+func atomic(t *testing.T, s Store, _ func() Store) {
+	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("old")) })
+	err := s.Update(t.Context(), func(w keyserver.Writer) error {
+		return errors.Join(w.Put("b", "k", []byte("new")), w.Put("n", "k", []byte("new")), io.ErrClosedPipe)
+	})
+	if !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("Update returns %v, not its function's error", err)
+	}
+	want(t, s, "b", "k", "old")
+	want(t, s, "n", "k", "none")
+}
+
+func panics(t *testing.T, s Store, _ func() Store) {
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was swallowed")
+			}
+		}()
+		s.Update(t.Context(), func(w keyserver.Writer) error {
+			if err := w.Put("b", "k", []byte("new")); err != nil {
+				t.Error(err)
+			}
+			panic("in the midst")
+		})
+	}()
+	want(t, s, "b", "k", "none")
+	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("later")) })
+	want(t, s, "b", "k", "later")
+}
+
+func snapshot(t *testing.T, s Store, _ func() Store) {
+	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("old")) })
+	err := s.View(t.Context(), func(r keyserver.Reader) error {
+		done := make(chan error)
+		go func() {
+			done <- s.Update(context.Background(), func(w keyserver.Writer) error { return w.Put("b", "k", []byte("new")) })
+		}()
+		if err := <-done; err != nil {
+			return err
+		}
+		if v, err := r.Get("b", "k"); err != nil || string(v) != "old" {
+			t.Errorf("a view sees a later update: %q, %v", v, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, s, "b", "k", "new")
+}
+
+func durable(t *testing.T, s Store, reopen func() Store) {
+	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("kept")) })
+	want(t, reopen(), "b", "k", "kept")
+}
+
+func serial(t *testing.T, s Store, _ func() Store) {
+	const workers, rounds = 10, 5
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for range rounds {
+				err := s.Update(context.Background(), func(w keyserver.Writer) error {
+					v, err := w.Get("n", "count")
+					if err != nil && !errors.Is(err, keyserver.ErrNotFound) {
+						return err
+					}
+					n, _ := strconv.Atoi(string(v)) // nothing is 0
+					return w.Put("n", "count", []byte(strconv.Itoa(n+1)))
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	want(t, s, "n", "count", strconv.Itoa(workers*rounds))
+}
+
+func ended(t *testing.T, s Store, _ func() Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Update(ctx, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("v")) }); !errors.Is(err, context.Canceled) {
+		t.Errorf("Update under an ended context: %v", err)
+	}
+	if err := s.View(ctx, func(keyserver.Reader) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("View under an ended context: %v", err)
+	}
+	want(t, s, "b", "k", "none")
+}
+
+func copies(t *testing.T, s Store, _ func() Store) {
+	v := []byte("value")
+	update(t, s, func(w keyserver.Writer) error {
+		err := w.Put("b", "k", v)
+		clear(v)
+		return err
+	})
+	want(t, s, "b", "k", "value")
+	err := s.View(t.Context(), func(r keyserver.Reader) error {
+		got, err := r.Get("b", "k")
+		clear(got)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, s, "b", "k", "value")
+}
+
+// TestKeyStore runs the conformance test of key stores; open as in TestStore.
+func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) KeyStore) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	t.Cleanup(func() { s.Close() })
+	ctx := t.Context()
+	volume := func(n int) string { return fmt.Sprintf("%032x", n) }
+	key := func(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
+	check := func(n int, b byte) {
+		t.Helper()
+		if got, err := s.Key(ctx, volume(n)); err != nil || !bytes.Equal(got, key(b)) {
+			t.Errorf("key of volume %d is not the one that was put first: %v", n, err)
+		}
+	}
+	if _, err := s.Key(ctx, volume(1)); !errors.Is(err, keyserver.ErrNotFound) {
+		t.Errorf("key that was never put: %v", err)
+	}
+	for range 2 { // twice is as once
+		if err := s.PutKey(ctx, volume(1), key(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.PutKey(ctx, volume(1), key(2)); !errors.Is(err, keyserver.ErrKeyExists) {
+		t.Errorf("another key for a volume: %v", err)
+	}
+	check(1, 1)
+	if k, err := s.Key(ctx, volume(1)); err == nil {
+		clear(k)
+	}
+	check(1, 1)
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.PutKey(cancelled, volume(3), key(3)); !errors.Is(err, context.Canceled) {
+		t.Errorf("PutKey under an ended context: %v", err)
+	}
+	oneWins(t, s, volume(2), key)
+	first, err := s.Key(ctx, volume(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	check(1, 1)
+	check(2, first[0])
+}
+
+// oneWins puts many keys for one volume at once.
+func oneWins(t *testing.T, s keyserver.KeyStore, volume string, key func(byte) []byte) {
+	t.Helper()
+	const workers = 10
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var won []byte
+	for i := range workers {
+		wg.Go(func() {
+			err := s.PutKey(context.Background(), volume, key(byte(10+i)))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				won = append(won, byte(10+i))
+			case !errors.Is(err, keyserver.ErrKeyExists):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := s.Key(context.Background(), volume)
+	if len(won) != 1 || err != nil || !bytes.Equal(got, key(won[0])) {
+		t.Errorf("of %d different keys, %d were accepted (%v); want the one that is stored", workers, len(won), err)
+	}
+}

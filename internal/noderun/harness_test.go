@@ -1,0 +1,448 @@
+package noderun
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+const (
+	fakeImage = "stand-in for an image\n"
+	testNode  = "cn1"
+)
+
+// testJob is a job that is ready to run: what a submitter would have put on the
+// shared storage, and what the key service would know.
+type testJob struct {
+	t        *testing.T
+	dir      string // JobDir
+	self     string
+	host     string // bound to /host in the container; holds the pipe "ready"
+	m        manifest.Manifest
+	in       supervisorInput
+	private  manifest.Private
+	identity *age.X25519Identity
+	service  ed25519.PrivateKey
+	log      bytes.Buffer
+	env      []string
+	ended    chan struct{} // closed when the supervisor has
+}
+
+// supervisorInput reaches the supervisor's process on standard input: the keys
+// never lie anywhere.
+type supervisorInput struct {
+	Options Options
+	Keys    []testKey
+	Service []byte // the key service's statement key
+	Tier    manifest.Tier
+	Refuse  string // "attestation" or "key"
+	Private []byte
+}
+
+type testKey struct {
+	VolumeID string
+	Digest   manifest.Digest
+	Key      []byte
+}
+
+// supervisorMain is a supervisor's process.
+func supervisorMain() {
+	if err := os.Unsetenv(envSupervisor); err != nil {
+		panic(err)
+	}
+	var in supervisorInput
+	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
+		panic(err)
+	}
+	in.Options.Keys = in
+	in.Options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	code, err := Run(context.Background(), in.Options)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+	}
+	syscall.Exit(code) // os.Exit sleeps under -race
+}
+
+// Fetch implements KeySource as a key service would answer.
+func (in supervisorInput) Fetch(_ context.Context, req KeyRequest) (Grant, error) {
+	switch in.Refuse {
+	case "attestation":
+		return Grant{}, fmt.Errorf("%w: no such job", ErrAttestation)
+	case "key":
+		return Grant{}, fmt.Errorf("%w: policy has expired", ErrKeyRefused)
+	}
+	pub, s, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return Grant{}, err
+	}
+	g := Grant{Signer: s, Private: in.Private}
+	g.Statement, err = manifest.SignJWS(manifest.TypeStatement, in.Service, manifest.Statement{
+		Service: req.Manifest.Service.ID, Manifest: req.Digest, Job: req.Job, Node: req.Node, UID: int64(os.Getuid()),
+		Tier: in.Tier, Attestor: "test", S: manifest.EncodeKey(pub), Issued: time.Now().UTC(),
+	})
+	for _, k := range in.Keys {
+		key, err := volume.KeyFromBytes(k.Key)
+		if err != nil {
+			return Grant{}, err
+		}
+		g.Keys = append(g.Keys, GrantedKey{k.VolumeID, k.Digest, key})
+	}
+	return g, err
+}
+
+// newJob makes a job with one data set, "input", of the given files.
+func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
+	t.Helper()
+	base := privateTemp(t)
+	j := &testJob{t: t, dir: filepath.Join(base, "job"), self: filepath.Join(base, "self"), host: filepath.Join(base, "host")}
+	for _, d := range []string{j.dir, j.self, j.host, filepath.Join(base, "bin"), j.dir + "/scripts/input", j.dir + "/scripts/output"} {
+		check(t, os.MkdirAll(d, 0o700))
+	}
+	// Project directories on shared storage hand down a group that is not one's
+	// primary one.
+	if groups, err := os.Getgroups(); err == nil && len(groups) > 0 {
+		check(t, os.Chown(j.dir, -1, groups[0]))
+		check(t, os.Chmod(j.dir, os.ModeSetgid|0o770))
+	}
+	check(t, syscall.Mkfifo(j.host+"/ready", 0o600))
+	var err error
+	j.identity, err = age.GenerateX25519Identity()
+	check(t, err)
+	var pub ed25519.PublicKey
+	pub, j.service, err = ed25519.GenerateKey(nil)
+	check(t, err)
+	j.m = manifest.Manifest{
+		Format: manifest.Format, Run: strings.Repeat("0f", 16), Created: time.Now(), Expires: time.Now().Add(time.Hour),
+		Service: manifest.Service{URL: "https://keys.example", ID: "test service", StatementKey: manifest.EncodeKey(pub)},
+		Tier:    manifest.TierC, JobDir: j.dir, Nodes: 1, Recipients: []string{j.identity.Recipient().String()},
+		User: "alice", SealSeconds: 60,
+		InputScripts: []manifest.FileRef{}, OutputScripts: []manifest.FileRef{},
+	}
+	j.private = manifest.NewPrivate(args, []string{"--bind", j.host + ":/host"})
+	j.in = supervisorInput{Service: j.service, Tier: manifest.TierC}
+	j.m.Image = j.seal("image", j.image())
+	j.m.Inputs = []manifest.VolumeRef{j.seal("input", files)}
+	j.runtime(base)
+	j.binaries()
+	return j
+}
+
+func (j *testJob) image() map[string]string {
+	if *realRuntime == "" {
+		return map[string]string{imageFile: fakeImage}
+	}
+	sif, err := os.ReadFile(*realImage)
+	check(j.t, err)
+	return map[string]string{imageFile: string(sif)}
+}
+
+func (j *testJob) runtime(base string) {
+	path := "/usr/sbin:/usr/bin:/bin"
+	if *realRuntime != "" {
+		j.m.Runtime = *realRuntime
+	} else {
+		exe, err := os.Executable()
+		check(j.t, err)
+		check(j.t, os.Symlink(exe, base+"/bin/apptainer"))
+		path = base + "/bin:" + path
+	}
+	j.env = []string{
+		"PATH=" + path, "SLURM_JOB_ID=42", "SLURMD_NODENAME=" + testNode, "SLURM_CLUSTER_NAME=test", "SLURM_NODEID=0",
+		"SLURM_JWT=secret", "OMP_NUM_THREADS=3", "EDITOR=vi",
+	}
+}
+
+// seal makes a sealed volume and gives its key to the key service.
+func (j *testJob) seal(name string, files map[string]string) manifest.VolumeRef {
+	j.t.Helper()
+	src := j.t.TempDir()
+	for name, data := range files {
+		check(j.t, os.MkdirAll(filepath.Dir(filepath.Join(src, name)), 0o700))
+		check(j.t, os.WriteFile(filepath.Join(src, name), []byte(data), 0o600))
+	}
+	f, err := os.CreateTemp(j.t.TempDir(), "")
+	check(j.t, err)
+	defer f.Close()
+	s, err := volume.Seal(j.t.Context(), f, src, volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}})
+	check(j.t, err)
+	ref := manifest.VolumeRef{
+		Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
+		Checksum: manifest.Digest(s.Checksum), Size: s.Size,
+	}
+	j.in.Keys = append(j.in.Keys, testKey{ref.VolumeID, ref.Digest, s.Key.Bytes()})
+	return ref
+}
+
+func (j *testJob) binaries() {
+	check(j.t, os.WriteFile(j.self+"/sealbatch", []byte("stand-in"), 0o700))
+	program, err := os.ReadFile(gocryptfsPath)
+	check(j.t, err)
+	check(j.t, os.WriteFile(j.self+"/gocryptfs", program, 0o700))
+	for _, name := range []string{"sealbatch", "gocryptfs"} {
+		b, err := os.ReadFile(filepath.Join(j.self, name))
+		check(j.t, err)
+		j.m.Binaries = append(j.m.Binaries, manifest.FileRef{Name: name, Digest: manifest.DigestOf(b), Size: int64(len(b))})
+	}
+}
+
+// script adds a verification script.
+func (j *testJob) script(stage, name, body string) {
+	j.t.Helper()
+	data := []byte("#!/bin/sh\n" + body + "\n")
+	check(j.t, os.WriteFile(filepath.Join(j.dir, "scripts", stage, name), data, 0o600))
+	list := &j.m.InputScripts
+	if stage == stageOutput {
+		list = &j.m.OutputScripts
+	}
+	*list = append(*list, manifest.FileRef{Name: name, Digest: manifest.DigestOf(data), Size: int64(len(data))})
+}
+
+// start starts the supervisor.
+func (j *testJob) start() *exec.Cmd {
+	j.t.Helper()
+	private, err := j.private.Encode()
+	check(j.t, err)
+	if j.m.Private.IsZero() {
+		j.m.Private = manifest.DigestOf(private)
+	}
+	j.in.Private = private
+	b, err := j.m.Encode()
+	check(j.t, err)
+	path := filepath.Join(j.dir, "manifest.json")
+	check(j.t, os.WriteFile(path, b, 0o600))
+	if j.in.Options.Digest == "" {
+		j.in.Options.Digest = manifest.DigestOf(b).String()
+	}
+	j.in.Options.ManifestPath, j.in.Options.SelfDir = path, j.self
+	input, err := json.Marshal(j.in)
+	check(j.t, err)
+	exe, err := os.Executable()
+	check(j.t, err)
+	cmd := exec.Command(exe)
+	cmd.Env = append(j.env, envSupervisor+"=1")
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stderr = io.MultiWriter(&j.log, j.t.Output())
+	check(j.t, cmd.Start())
+	j.ended = make(chan struct{})
+	go func() {
+		defer close(j.ended)
+		_ = cmd.Wait() // a non-zero exit code is no error here
+		// Whoever still waits for the application gets the end of the pipe.
+		if f, err := os.OpenFile(j.host+"/ready", os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_ = f.Close()
+		}
+	}()
+	return cmd
+}
+
+// run runs the supervisor to its end and returns its exit code.
+func (j *testJob) run() int {
+	j.t.Helper()
+	return j.wait(j.start())
+}
+
+// wait waits for the supervisor's exit code.
+func (j *testJob) wait(cmd *exec.Cmd) int {
+	<-j.ended
+	return cmd.ProcessState.ExitCode()
+}
+
+// ready waits until the application has written a line to /host/ready. The pipe
+// ends when the application has.
+func (j *testJob) ready() *os.File {
+	j.t.Helper()
+	f, err := os.Open(j.host + "/ready")
+	check(j.t, err)
+	line := make([]byte, 6)
+	if _, err := io.ReadFull(f, line); err != nil || string(line) != "ready\n" {
+		j.t.Fatalf("the application is not ready: %q, %v", line, err)
+	}
+	return f
+}
+
+func (j *testJob) path(name string) string { return filepath.Join(j.dir, "nodes", testNode, name) }
+
+// receipt verifies statement and receipt as results would.
+func (j *testJob) receipt() manifest.Receipt {
+	j.t.Helper()
+	read := func(name string) string {
+		b, err := os.ReadFile(j.path(name))
+		check(j.t, err)
+		return strings.TrimSpace(string(b))
+	}
+	pub, _ := j.service.Public().(ed25519.PublicKey)
+	var st manifest.Statement
+	check(j.t, manifest.VerifyJWS(manifest.TypeStatement, pub, read(statementName), &st))
+	s, err := manifest.DecodeKey(st.S)
+	check(j.t, err)
+	var r manifest.Receipt
+	check(j.t, manifest.VerifyJWS(manifest.TypeReceipt, s, read(receiptName), &r))
+	if _, err := os.Stat(j.path(originName)); err == nil {
+		var o manifest.Origin
+		check(j.t, manifest.VerifyJWS(manifest.TypeOrigin, s, read(originName), &o))
+		keys, err := os.ReadFile(j.path(keysName))
+		check(j.t, err)
+		if o.Keys != manifest.DigestOf(keys) || o.Run != j.m.Run || o.Node != testNode {
+			j.t.Errorf("the origin statement is about something else: %+v", o)
+		}
+	}
+	return r
+}
+
+// results opens the sealed results that the receipt vouches for.
+func (j *testJob) results() map[string]string {
+	j.t.Helper()
+	out := j.receipt().Output
+	f, err := os.Open(j.path(sealedName))
+	check(j.t, err)
+	defer f.Close()
+	key, err := volume.UnwrapKey(f, out.Size, j.identity)
+	check(j.t, err)
+	r, err := volume.OpenFile(f.Name(), key)
+	check(j.t, err)
+	defer r.Close()
+	if !out.Sealed || manifest.Digest(r.Digest()) != out.Digest || r.ID().String() != out.VolumeID || r.Size() != out.Size {
+		j.t.Errorf("the receipt vouches for another volume: %+v", out)
+	}
+	dir := filepath.Join(j.t.TempDir(), "opened")
+	check(j.t, r.Extract(j.t.Context(), dir, volume.ExtractOptions{}))
+	j.t.Cleanup(func() { check(j.t, removeTree(dir)) }) // some of it is read-only
+	return readTree(j.t, dir)
+}
+
+// recovered opens the output volume's cipher directory.
+func (j *testJob) recovered() map[string]string {
+	j.t.Helper()
+	f, err := os.Open(j.path(keysName))
+	check(j.t, err)
+	defer f.Close()
+	_, key, err := volume.ReadKey(f, j.identity)
+	check(j.t, err)
+	dir := filepath.Join(j.t.TempDir(), "opened")
+	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(outputName), key, dir, volume.ExtractOptions{}))
+	return readTree(j.t, dir)
+}
+
+// openIndexed opens the cipher directory by the index that the receipt vouches for.
+func (j *testJob) openIndexed() *volume.Reader {
+	j.t.Helper()
+	out := j.receipt().Output
+	f, err := os.Open(j.path(keysName))
+	check(j.t, err)
+	defer f.Close()
+	id, key, err := volume.ReadKey(f, j.identity)
+	check(j.t, err)
+	index, err := os.ReadFile(j.path(out.Index.File))
+	check(j.t, err)
+	r, err := volume.OpenIndexed(j.path(out.File), index, id, key)
+	check(j.t, err)
+	j.t.Cleanup(func() { check(j.t, r.Close()) })
+	if manifest.Digest(r.Digest()) != out.Index.Digest || r.ID().String() != out.VolumeID || r.Unread() != out.Index.Unread {
+		j.t.Errorf("the receipt vouches for another index: %+v", out.Index)
+	}
+	return r
+}
+
+func readNode(t *testing.T, r *volume.Reader, name string) string {
+	t.Helper()
+	node, ok := r.Lookup(0, name)
+	if !ok {
+		t.Fatalf("no %s", name)
+	}
+	b := make([]byte, r.Attr(node).Size)
+	if n, err := r.ReadAt(node, b, 0); n != len(b) {
+		t.Fatalf("read %s: %d bytes, %v", name, n, err)
+	}
+	return string(b)
+}
+
+// killMatching kills the processes that have a word among their arguments.
+func killMatching(t *testing.T, word string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc")
+	check(t, err)
+	for _, p := range all {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + p.Name() + "/cmdline")
+		if err == nil && slices.Contains(strings.Split(string(b), "\x00"), word) {
+			check(t, syscall.Kill(pid, syscall.SIGKILL))
+			n++
+		}
+	}
+	return n
+}
+
+// missing fails the test if a file of the node's directory exists.
+func (j *testJob) missing(names ...string) {
+	j.t.Helper()
+	for _, n := range names {
+		if _, err := os.Lstat(j.path(n)); !os.IsNotExist(err) {
+			j.t.Errorf("%s is still there (%v)", n, err)
+		}
+	}
+}
+
+func readTree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	check(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		out[strings.TrimPrefix(path, dir+"/")] = string(b)
+		return err
+	}))
+	return out
+}
+
+// processes counts the processes that have dir among their arguments.
+func processes(t *testing.T, dir string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc")
+	check(t, err)
+	for _, p := range all {
+		if _, err := strconv.Atoi(p.Name()); err != nil {
+			continue
+		}
+		if b, err := os.ReadFile("/proc/" + p.Name() + "/cmdline"); err == nil && bytes.Contains(b, []byte(dir)) {
+			n++
+		}
+	}
+	return n
+}
+
+func privateTemp(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	check(t, os.Chmod(dir, 0o700))
+	return dir
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

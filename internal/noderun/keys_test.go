@@ -1,0 +1,145 @@
+package noderun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+// keyFunc is a KeySource.
+type keyFunc func(ctx context.Context) (Grant, error)
+
+func (f keyFunc) Fetch(ctx context.Context, _ KeyRequest) (Grant, error) { return f(ctx) }
+
+func TestFetchKeysTriesAgain(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answers []error // the last one stays
+		err     error
+		tries   int
+		took    time.Duration
+	}{
+		"at once":     {[]error{nil}, nil, 1, 0},
+		"third time":  {[]error{ErrUnreachable, ErrUnreachable, nil}, nil, 3, 3 * time.Second},
+		"refused":     {[]error{ErrUnreachable, ErrAttestation}, ErrAttestation, 2, time.Second},
+		"key refused": {[]error{ErrKeyRefused}, ErrKeyRefused, 1, 0},
+		"never":       {[]error{ErrUnreachable}, ErrUnreachable, 7, time.Minute + 20*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				tries, begin := 0, time.Now()
+				_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) {
+					tries++
+					return Grant{}, c.answers[min(tries, len(c.answers))-1]
+				}), KeyRequest{}, 80*time.Second, slog.New(slog.DiscardHandler))
+				if !errors.Is(err, c.err) || tries != c.tries || time.Since(begin) != c.took {
+					t.Errorf("%v after %d tries in %v; want %v, %d, %v", err, tries, time.Since(begin), c.err, c.tries, c.took)
+				}
+			})
+		})
+	}
+}
+
+func TestFetchKeysStopsForTheReason(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancelCause(t.Context())
+	_, err := fetchKeys(ctx, keyFunc(func(context.Context) (Grant, error) {
+		stop(errTimeLimit)
+		return Grant{}, ErrUnreachable
+	}), KeyRequest{}, time.Hour, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, errTimeLimit) || exitOf(err, 0) != ExitTimeLimit {
+		t.Error(err)
+	}
+}
+
+// TestFetchKeysInVain tells who does not answer, and what to do.
+func TestFetchKeysInVain(t *testing.T) {
+	t.Parallel()
+	m := manifest.Manifest{Service: manifest.Service{URL: "https://keys:1"}, Verifier: manifest.Verifier{Cluster: "box", URL: "https://login:2"}}
+	for _, c := range []struct {
+		err        error
+		says, hint string
+	}{
+		{keyclient.ErrUnavailable, "no keys yet: " + keyclient.ErrUnavailable.Error(), "the key service at https://keys:1 finds"},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
+		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}, "no munged", "the verifier of cluster box"},
+	} {
+		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
+			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
+		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) || !strings.Contains(ui.Hint(err), c.hint) || !strings.Contains(ui.Hint(err), "submit the job again") {
+			t.Errorf("%v\n%s", err, ui.Hint(err))
+		}
+	}
+}
+
+func TestFetchTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			ends, want time.Duration
+		}{{time.Hour, fetchLimit}, {8 * time.Minute, 3 * time.Minute}, {time.Minute, 0}} {
+			if got := fetchTime(allocation{ends: time.Now().Add(c.ends)}, 300); got != c.want {
+				t.Errorf("%v before the end: %v, want %v", c.ends, got, c.want)
+			}
+		}
+		if got := fetchTime(allocation{}, 300); got != fetchLimit {
+			t.Errorf("unknown end: %v", got)
+		}
+	})
+}
+
+func TestKeyErrorsHaveOneMeaning(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ from, want error }{
+		{keyclient.ErrUnavailable, ErrUnreachable},
+		{keyclient.ErrTooMany, ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierRefused), ErrAttestation},
+		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeTooMany}}, ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable}}), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
+		{keyclient.ErrAttestation, ErrAttestation},
+		{keyclient.ErrPolicy, ErrKeyRefused},
+		{keyclient.ErrConflict, ErrKeyRefused},
+		{keyclient.ErrService, ErrKeyRefused},
+	} {
+		err := keyError(c.from)
+		for _, class := range []error{ErrUnreachable, ErrAttestation, ErrKeyRefused} {
+			if errors.Is(err, class) != errors.Is(class, c.want) {
+				t.Errorf("%v became %v", c.from, err)
+			}
+		}
+		if !errors.Is(err, c.from) {
+			t.Errorf("%v was lost", c.from)
+		}
+	}
+}
+
+func TestReadToken(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tokens")
+	check(t, os.WriteFile(path, []byte("first\nsecond\n\nfourth"), 0o600))
+	for node, want := range []string{"first", "second", "", "fourth", ""} {
+		got, err := readToken(path, node)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("node %d: %q, %v", node, got, err)
+		}
+	}
+	if _, err := readToken("", 0); err == nil {
+		t.Error("no file of tokens is no error")
+	}
+}

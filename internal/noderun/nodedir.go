@@ -1,0 +1,136 @@
+package noderun
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// Names in a node's directory.
+const (
+	nodesName     = "nodes" // in the job's directory, holds the nodes' own
+	statementName = "statement.jws"
+	originName    = "origin.jws"
+	keysName      = "keys.age"
+	outputName    = "output"  // cipher directory
+	scratchName   = "scratch" // cipher directory
+	indexName     = outputName + ".index"
+	reserveName   = "reserve"
+	sealedName    = "results.sealed"
+	partialName   = sealedName + ".partial"
+	receiptName   = "receipt.jws"
+)
+
+// nodeDir is a run's directory on the shared storage.
+type nodeDir string
+
+func (d nodeDir) path(name string) string { return filepath.Join(string(d), name) }
+
+// makeNodeDir makes JobDir/nodes/NAME, which must not exist: what an earlier
+// run left there is its owner's only copy.
+func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
+	nodes := filepath.Join(jobDir, nodesName)
+	if err := os.MkdirAll(nodes, 0o700); err != nil {
+		return "", fmt.Errorf("make the nodes' directory: %w", err)
+	}
+	d := nodeDir(filepath.Join(nodes, name))
+	if err := makePrivate(string(d)); err != nil {
+		return "", fmt.Errorf("make the node's directory: %w", err)
+	}
+	return d, writeNew(d.path(statementName), []byte(statement+"\n"))
+}
+
+// makePrivate makes a directory of one's own primary group, 0700, whatever the
+// directory above hands down: a setgid directory's group is not mapped in the
+// private namespace, and nothing could be created there.
+func makePrivate(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chown(dir, -1, os.Getegid()); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700) // clears setgid
+}
+
+// cipherDir is a read-write volume that is being made.
+type cipherDir struct {
+	path string
+	id   volume.ID
+	key  volume.Key
+}
+
+// makeOutput makes the output volume. Its key is wrapped to the recipients and
+// its origin signed before anything can be written to it, so that whatever a
+// killed job leaves can be opened.
+func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed25519.PrivateKey) (cipherDir, error) {
+	c, err := d.makeCipherDir(outputName)
+	if err != nil {
+		return cipherDir{}, err
+	}
+	if err := d.makeReserve(); err != nil {
+		return c, err
+	}
+	var keys bytes.Buffer
+	if err := volume.WrapKey(&keys, c.id, c.key, rcpts...); err != nil {
+		return c, err
+	}
+	if err := writeNew(d.path(keysName), keys.Bytes()); err != nil {
+		return c, fmt.Errorf("write the wrapped key: %w", err)
+	}
+	o.VolumeID, o.Keys, o.Created = c.id.String(), manifest.DigestOf(keys.Bytes()), time.Now().UTC()
+	jws, err := manifest.SignJWS(manifest.TypeOrigin, signer, o)
+	if err != nil {
+		return c, err
+	}
+	if err := writeNew(d.path(originName), []byte(jws+"\n")); err != nil {
+		return c, fmt.Errorf("write the origin statement: %w", err)
+	}
+	return c, syncDir(string(d))
+}
+
+// reserveSize is the room that is kept for an index and the receipt, in bytes.
+const reserveSize = 1 << 20
+
+// makeReserve takes up room that the application cannot fill: without it, one
+// that fills the file system would leave none for what vouches for its outputs.
+// The bytes are random since some file systems store nothing for others.
+func (d nodeDir) makeReserve() error {
+	b := make([]byte, reserveSize)
+	_, _ = rand.Read(b) // never fails
+	if err := writeNew(d.path(reserveName), b); err != nil {
+		return fmt.Errorf("keep room for the receipt: %w", err)
+	}
+	return nil
+}
+
+// freeReserve gives the room back.
+func (d nodeDir) freeReserve() {
+	_ = os.Remove(d.path(reserveName))
+}
+
+// makeCipherDir makes an empty cipher directory and draws its key, which is
+// nowhere but in memory.
+func (d nodeDir) makeCipherDir(name string) (cipherDir, error) {
+	c := cipherDir{path: d.path(name)}
+	if _, err := rand.Read(c.id[:]); err != nil {
+		return c, err
+	}
+	var err error
+	if c.key, err = volume.NewKey(); err != nil {
+		return c, err
+	}
+	if err := makePrivate(c.path); err != nil {
+		return c, fmt.Errorf("make a cipher directory: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,385 @@
+package noderun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// Options say what to run. ManifestPath, Digest and SelfDir are needed.
+type Options struct {
+	ManifestPath string
+	Digest       string // of the manifest, "sha256:HEX"
+	// SelfDir is the node-local 0700 directory with this job's own copies of
+	// sealbatch and gocryptfs. They are removed at the end, and it if nothing
+	// else is in it.
+	SelfDir string
+	// TokensFile has one token a line, the node's being line SLURM_NODEID + 1.
+	// It is read only if the manifest names no cluster.
+	TokensFile string
+	Keys       KeySource // nil: the manifest's key service
+	Environ    []string  // nil: os.Environ()
+	// Mounts is the way to mount; Auto takes the first that works.
+	Mounts fusefs.Way
+	Log    *slog.Logger
+	// Grace is how long the application may take to end after SIGUSR1; 10 s if 0.
+	Grace time.Duration
+}
+
+// Run is the whole life of a node's supervisor. It returns the exit code for
+// the process (the application's, or one of ExitMeanings) and what went wrong,
+// if anything did: an application's own failure is no error.
+//
+// Run is made for a process of its own: it handles signals, forbids core dumps,
+// sets the umask and makes the process undumpable, all for good.
+func Run(ctx context.Context, opt Options) (exit int, err error) {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Environ == nil {
+		opt.Environ = os.Environ()
+	}
+	times := defaultTimes
+	if opt.Grace > 0 {
+		times.grace = opt.Grace
+	}
+	signals := make(chan os.Signal, 16)
+	// SIGPIPE is caught so that a log that nobody reads any more does not end
+	// the run. (Ignored, it would stay ignored in the application.)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	defer signal.Stop(signals)
+	n := &node{opt: opt, log: opt.Log, started: time.Now(), app: neverRan}
+	n.halt = newHalt(ctx, signals, times)
+	defer n.halt.close()
+	defer n.tearDown()
+	return n.run()
+}
+
+// neverRan stands in a receipt for the exit code of an application that was
+// not started.
+const neverRan = -1
+
+// node is one run on one node.
+type node struct {
+	opt     Options
+	log     *slog.Logger
+	halt    *halt
+	started time.Time
+	steps   []manifest.Step
+	ownDir  bool          // SelfDir has been checked
+	lock    *os.File      // says that SelfDir is in use
+	cleared chan struct{} // closed when the leavings of dead runs are away
+
+	m       manifest.Manifest
+	digest  manifest.Digest
+	alloc   allocation
+	args    []string // the application's
+	flags   manifest.Flags
+	rcpts   []age.Recipient
+	scripts map[string][]script // by stage
+	runtime containerRuntime
+
+	space   *fusefs.Space
+	grant   Grant
+	tier    manifest.Tier
+	dir     nodeDir
+	volumes []openVolume // the image first
+
+	output  cipherDir
+	scratch cipherDir // in way 3
+	fuse    []string  // in way 3: what the runtime is told to mount
+	results *os.Root  // the mounted output volume; nil while it is not
+	app     int       // exit code, or neverRan
+}
+
+// script is a verification script whose bytes have been checked.
+type script struct {
+	name string
+	data []byte
+}
+
+// The stages that verification scripts belong to.
+const (
+	stageInput  = "input"
+	stageOutput = "output"
+)
+
+func (n *node) run() (int, error) {
+	err := n.prepare()
+	if err == nil {
+		err = n.conclude(n.work())
+	}
+	if err == nil {
+		return n.app, nil
+	}
+	code := exitOf(err, ExitManifest)
+	// An application that failed by itself keeps its code.
+	own := errors.Is(err, errMountDied) || errors.Is(err, errLostInput) || code == ExitTimeLimit || code == ExitCancelled
+	if n.app > 0 && !own {
+		code = n.app
+	}
+	return code, err
+}
+
+// step does one thing and notes the time that it took, for log and receipt. It
+// does not begin once the run has to stop.
+func (n *node) step(name string, code int, f func(ctx context.Context) error) error {
+	if err := n.halt.reason(); err != nil {
+		return err
+	}
+	return n.timed(name, code, func() error {
+		err := f(n.halt.work)
+		if reason := n.halt.reason(); reason != nil && errors.Is(err, context.Canceled) {
+			err = reason
+		}
+		return err
+	})
+}
+
+// timed is step for what happens whether or not the run has to stop.
+func (n *node) timed(name string, code int, f func() error) error {
+	begin := time.Now()
+	err := f()
+	s := manifest.Step{Name: name, Seconds: time.Since(begin).Seconds()}
+	if err != nil {
+		err = failed(exitOf(err, code), fmt.Errorf("%s: %w", name, err))
+		s.Exit = exitOf(err, code)
+	}
+	n.steps = append(n.steps, s)
+	outcome := "ok"
+	if err != nil {
+		outcome = "failed"
+	}
+	n.log.Info(fmt.Sprintf("%s: %s, %.2f s", name, outcome, s.Seconds))
+	return err
+}
+
+// prepare goes as far as a signed statement in a directory of one's own: from
+// there on there is a receipt, whatever happens.
+func (n *node) prepare() error {
+	if err := n.step("manifest", ExitManifest, n.readJob); err != nil {
+		return err
+	}
+	// The namespaces have to be made before the process is undumpable, and no
+	// key may be in memory before it is.
+	if err := n.step("private space", ExitMount, n.makeSpace); err != nil {
+		return err
+	}
+	return n.step("attestation", ExitAttestation, n.attest)
+}
+
+// harden gives up what a supervisor must not have.
+func harden() error {
+	if os.Getuid() == 0 || os.Geteuid() == 0 {
+		return errors.New("it does not run as root: jobs run as their user")
+	}
+	unix.Umask(0o077)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	return nil
+}
+
+// readJob reads what was submitted and compares it with its digests.
+func (n *node) readJob(ctx context.Context) (err error) {
+	if err := harden(); err != nil {
+		return err
+	}
+	getenv := func(name string) string { return lookup(n.opt.Environ, name) }
+	if getenv("SLURM_JOB_ID") == "" {
+		return errors.New("SLURM_JOB_ID is not set: this command is started by the job script, by srun")
+	}
+	if err := n.checkSelf(); err != nil {
+		return err
+	}
+	if n.alloc, err = readAllocation(getenv); err != nil {
+		return err
+	}
+	if n.m, n.digest, err = readManifest(n.opt.ManifestPath, n.opt.Digest); err != nil {
+		return err
+	}
+	if err := checkBinaries(n.opt.SelfDir, n.m.Binaries); err != nil {
+		return err
+	}
+	if n.rcpts, err = volume.ParseRecipients(n.m.Recipients); err != nil {
+		return fmt.Errorf("recipients of the results: %w", err)
+	}
+	if n.scripts, err = n.readScripts(); err != nil {
+		return err
+	}
+	if n.runtime, err = findRuntime(ctx, n.m.Runtime, n.opt.Environ); err != nil {
+		return failed(ExitMount, err)
+	}
+	return nil
+}
+
+// checkSelf makes sure that SelfDir was made for this run, since what is in it
+// will be removed.
+func (n *node) checkSelf() error {
+	var st unix.Stat_t
+	if err := unix.Lstat(n.opt.SelfDir, &st); err != nil {
+		return fmt.Errorf("the job's own directory: %w", err)
+	}
+	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
+		return errors.New("the job's own directory is not a directory of one's own with mode 0700")
+	}
+	// The runtimes split their lists of binds at these.
+	if strings.ContainsAny(n.opt.SelfDir, ",:\\") || !filepath.IsAbs(n.opt.SelfDir) {
+		return errors.New("the job's own directory must have an absolute name without commas, colons and backslashes")
+	}
+	n.ownDir = true
+	return n.lockDir()
+}
+
+func (n *node) readScripts() (map[string][]script, error) {
+	all := map[string][]script{}
+	for stage, refs := range map[string][]manifest.FileRef{stageInput: n.m.InputScripts, stageOutput: n.m.OutputScripts} {
+		data, err := readScripts(filepath.Join(n.m.JobDir, "scripts", stage), refs)
+		if err != nil {
+			return nil, err
+		}
+		list := make([]script, len(refs))
+		for i, ref := range refs {
+			list[i] = script{ref.Name, data[i]}
+		}
+		all[stage] = list
+	}
+	return all, nil
+}
+
+// spaceName is the mount point of the private tmpfs, below SelfDir.
+const spaceName = "space"
+
+// tmpfsBytes is what the private tmpfs has room for besides the scripts.
+const tmpfsBytes = 16 << 20
+
+func (n *node) makeSpace(ctx context.Context) (err error) {
+	dir := filepath.Join(n.opt.SelfDir, spaceName)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	size := int64(tmpfsBytes)
+	for _, list := range n.scripts {
+		for _, sc := range list {
+			size += int64(len(sc.data)) + 4096
+		}
+	}
+	var why error
+	n.space, why, err = fusefs.Open(ctx, fusefs.SpaceOptions{
+		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
+	})
+	if err != nil {
+		return ui.Fail(ExitMount, err, "on such a node, srun sealbatch doctor --node tells more")
+	}
+	switch way := n.space.Way(); {
+	case why != nil:
+		n.log.Info(fmt.Sprintf("mounts by %s, since %v", describe(way), why))
+	case way != fusefs.Namespace:
+		n.log.Info("mounts by " + describe(way))
+	}
+	return fusefs.Undumpable()
+}
+
+// mounts is how the volumes reach the container, for the receipt.
+func (n *node) mounts() string {
+	if n.space == nil {
+		return ""
+	}
+	return describe(n.space.Way())
+}
+
+// describe is how log and receipt call a way of mounting.
+func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
+
+// attest gets the keys and the statement, and makes the node's directory.
+func (n *node) attest(ctx context.Context) error {
+	src := n.opt.Keys
+	if src == nil {
+		src = serviceKeys{tokensFile: n.opt.TokensFile, log: n.log}
+	}
+	req := KeyRequest{
+		Manifest: n.m, Digest: n.digest, Job: n.alloc.job, Node: n.alloc.node, NodeID: n.alloc.nodeID,
+	}
+	var err error
+	if n.grant, err = fetchKeys(ctx, src, req, fetchTime(n.alloc, n.m.SealSeconds), n.log); err != nil {
+		return err
+	}
+	st, err := n.grant.checkStatement(req)
+	if err != nil {
+		return err
+	}
+	n.tier = st.Tier
+	if err := n.takePrivate(n.grant.Private); err != nil {
+		return failed(ExitIntegrity, err)
+	}
+	if n.dir, err = makeNodeDir(n.m.JobDir, n.alloc.dirName(), n.grant.Statement); err != nil {
+		return failed(ExitManifest, err)
+	}
+	n.noteDir()
+	return nil
+}
+
+// takePrivate takes the arguments and flags from the private part, which must
+// be the one that the manifest pins.
+func (n *node) takePrivate(b []byte) error {
+	if manifest.DigestOf(b) != n.m.Private {
+		return errors.New("the private part is not the one that the manifest pins")
+	}
+	p, err := manifest.ParsePrivate(b)
+	if err != nil {
+		return err
+	}
+	n.args = p.Args
+	n.flags, err = manifest.ParseFlags(p.Flags)
+	return err
+}
+
+// unmount ends the namespaces and what runs in them. The mounts go with them,
+// even where one failed before and an error says so.
+func (n *node) unmount() {
+	n.closeResults()
+	if n.space == nil {
+		return
+	}
+	if err := n.space.Close(); err != nil {
+		n.log.Warn("a mount did not end in order", "error", terse(err))
+	}
+	n.space = nil
+}
+
+// tearDown leaves nothing behind on the node.
+func (n *node) tearDown() {
+	n.unmount()
+	for _, v := range n.volumes {
+		v.close()
+	}
+	n.grant.wipe()
+	n.output.key.Wipe()
+	n.scratch.key.Wipe()
+	clear(n.grant.Signer)
+	if !n.ownDir {
+		return
+	}
+	n.awaitCleared()
+	for _, name := range []string{spaceName, "sealbatch", "gocryptfs", lockName, ""} {
+		err := os.Remove(filepath.Join(n.opt.SelfDir, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			n.log.Warn("node-local directory not removed", "error", err)
+		}
+	}
+}

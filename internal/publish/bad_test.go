@@ -1,0 +1,410 @@
+package publish
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// nothingPublished fails if anything is on the site or at the key service.
+func (s *setting) nothingPublished(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(s.r.RemoteDir)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("on the site: %v, %v", entries, err)
+	}
+	if all, err := s.service.Client(t, s.d.Signer).ListSecrets(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("deposited: %+v, %v", all, err)
+	}
+}
+
+// TestChangingInput changes files while others are sealed: before, while and after they are read.
+func TestChangingInput(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(dir string) error{
+		"read already":  func(dir string) error { return os.WriteFile(dir+"/a", []byte("another"), 0o600) },
+		"being read":    func(dir string) error { return os.Truncate(dir+"/b", 10) },
+		"to come":       func(dir string) error { return os.WriteFile(dir+"/c", []byte("longer than before"), 0o600) },
+		"vanished":      func(dir string) error { return os.Remove(dir + "/c") },
+		"moved away":    func(dir string) error { return os.Rename(dir+"/a", dir+"/z") },
+		"new":           func(dir string) error { return os.WriteFile(dir+"/d", nil, 0o600) },
+		"only the mode": func(dir string) error { return os.Chmod(dir+"/a", 0o640) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSetting(t)
+			dir := filepath.Join(t.TempDir(), "in")
+			err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", []byte("a"), 0o600),
+				os.WriteFile(dir+"/b", make([]byte, 8<<20), 0o600), os.WriteFile(dir+"/c", []byte("c"), 0o600))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.r.Input, s.r.FileName = source.At(dir), ""
+			p := &publishing{Deps: s.d, r: s.r}
+			if p.input, err = s.r.Input.Look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			src := &changing{Source: volume.DirSource(dir), change: func() error { return change(dir) }}
+			_, err = p.seal(t.Context(), src)
+			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(ui.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
+				t.Errorf("%v; hint: %s", err, ui.Hint(err))
+			}
+			if left, _ := filepath.Glob(s.r.SealedPath + "*"); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			s.nothingPublished(t) // although the upload had begun
+		})
+	}
+}
+
+// changing changes the input when the first byte of b is read.
+type changing struct {
+	volume.Source
+	change func() error
+}
+
+func (c *changing) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
+	return c.Source.Walk(ctx, func(e volume.Entry) (uint32, error) {
+		if open := e.Open; e.Name == "b" && open != nil {
+			e.Open = func() (io.ReadCloser, error) {
+				r, err := open()
+				return r, errors.Join(err, c.change())
+			}
+		}
+		return emit(e)
+	})
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		want, hint string
+		code       int
+		change     func(s *setting, dir string) error
+	}{
+		"pipe": {"not a regular file", "move the others out", ui.CodeOther, func(_ *setting, dir string) error { return syscall.Mkfifo(dir+"/p", 0o600) }},
+		"output inside input": {"would lie in the directory that it is made from", "outside", ui.CodeUsage, func(s *setting, dir string) error {
+			s.r.SealedPath = dir + "/sub/../d.sealed"
+			return os.Mkdir(dir+"/sub", 0o700)
+		}},
+		"output inside input by a link": {"would lie in the directory", "outside", ui.CodeUsage, func(s *setting, dir string) error {
+			s.r.SealedPath = dir + "-link/d.sealed"
+			return os.Symlink(dir, dir+"-link")
+		}},
+		"no such input": {"no such file", "", ui.CodeOther, func(s *setting, dir string) error { return os.RemoveAll(dir) }},
+		"long name": {"endings such as .info.yaml", "", ui.CodeUsage, func(s *setting, dir string) error {
+			s.r.SealedPath = filepath.Join(filepath.Dir(s.r.SealedPath), strings.Repeat("n", 240))
+			return nil
+		}},
+		"name with a line end": {"clean absolute path", "", ui.CodeUsage, func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
+		"name that is no text": {"clean absolute path", "", ui.CodeUsage, func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
+		"link in the way": {"is a symbolic link", "", ui.CodeOther, func(s *setting, dir string) error {
+			return os.Symlink("/etc/passwd", s.r.SealedPath+volume.PartialSuffix)
+		}},
+		"no directory for the output": {"no such file", "", ui.CodeOther, func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSetting(t)
+			dir := filepath.Join(t.TempDir(), "in")
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", []byte("a"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			s.r.Input, s.r.FileName = source.At(dir), ""
+			if err := c.change(s, dir); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Run(t.Context(), s.d, s.r)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(ui.Hint(err), c.hint) || ui.ExitCode(err) != c.code {
+				t.Errorf("%v (code %d); hint: %s", err, ui.ExitCode(err), ui.Hint(err))
+			}
+			s.nothingPublished(t)
+		})
+	}
+}
+
+// TestHostileNames go through as they are: nothing is expanded or split.
+func TestHostileNames(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	for _, name := range []string{"-rf", "$(touch x)", "a b", `q"uo'te`, "*?[x]", "~root", "%s%n", "`id`", ";reboot", "ünï", strings.Repeat("n", 200)} {
+		s.r.Name = name
+		s.r.SealedPath = filepath.Join(t.TempDir(), name)
+		s.r.RemoteDir = filepath.Join(t.TempDir(), name)
+		if err := os.Mkdir(s.r.RemoteDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p, err := Run(t.Context(), s.d, s.r)
+		if err != nil {
+			t.Errorf("%q: %v", name, err)
+			continue
+		}
+		s.checkVolume(t, p.Info)
+		if p.Info.PathAtRest != filepath.Join(s.r.RemoteDir, name) || p.Info.Name != name {
+			t.Errorf("%q became %q, %q", name, p.Info.PathAtRest, p.Info.Name)
+		}
+	}
+}
+
+// TestFullHere seals onto a small file system of its own.
+func TestFullHere(t *testing.T) {
+	t.Parallel()
+	small := t.TempDir()
+	if err := syscall.Mount("small", small, "tmpfs", 0, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
+	s := newSetting(t)
+	s.r.Input = source.At(filepath.Join(t.TempDir(), "big"))
+	if err := os.WriteFile(s.r.Input.Paths[0], make([]byte, 20<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.r.SealedPath = filepath.Join(small, "d.sealed")
+	_, err := Run(t.Context(), s.d, s.r)
+	if err == nil || !strings.Contains(err.Error(), "no space on this machine: the sealed file takes about 21 MiB") || !strings.Contains(err.Error(), small+" has 8.0 MiB left") || ui.Hint(err) == "" {
+		t.Errorf("found out beforehand: %v; %s", err, ui.Hint(err))
+	}
+	p := &publishing{Deps: s.d, r: s.r} // as if the space had gone meanwhile
+	if _, err = p.seal(t.Context(), p.r.source()); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(ui.Hint(err), "make space in "+small) {
+		t.Errorf("found out by writing: %v; %s", err, ui.Hint(err))
+	}
+	if left, _ := os.ReadDir(small); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	s.nothingPublished(t)
+}
+
+// flaky is a connection that breaks: each try to make the sealed file there fails until it was replaced
+// often enough.
+type flaky struct {
+	transfer.Local
+	s *flakySite
+}
+
+type flakySite struct {
+	broken  atomic.Int32
+	dialled int
+}
+
+var errCut = &transfer.Error{Kind: transfer.ErrConnect, What: "the connection to the login node broke", Err: errors.New("cut")}
+
+func (f flaky) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
+	if !strings.Contains(p, InfoSuffix) && f.s.broken.Add(-1) >= 0 {
+		return nil, errCut
+	}
+	return f.Local.Create(p, m)
+}
+
+func TestReconnects(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.d.FirstWait = time.Millisecond
+	site := new(flakySite)
+	site.broken.Store(2)
+	s.d.FS = flaky{s: site}
+	s.d.Reconnect = func(context.Context) (transfer.FS, error) {
+		if site.dialled++; site.dialled == 1 {
+			return nil, errCut // not back yet
+		}
+		return flaky{s: site}, nil
+	}
+	p, err := Run(t.Context(), s.d, s.r)
+	if err != nil || site.dialled != 3 {
+		t.Fatalf("%v after %d connections", err, site.dialled)
+	}
+	s.checkVolume(t, p.Info)
+	refused := errors.New("login refused")
+	site.broken.Store(1)
+	s.d.FS, s.d.Reconnect = flaky{s: site}, func(context.Context) (transfer.FS, error) { return nil, refused }
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, refused) {
+		t.Errorf("what will not get better by waiting: %v", err)
+	}
+}
+
+// remembering lets s go on where an earlier run stopped.
+func (s *setting) remembering(t *testing.T) {
+	t.Helper()
+	s.d.State = t.TempDir()
+	s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{s.owner}, nil }
+}
+
+// awayKeys is a key service that can be reached until the upload is done.
+type awayKeys struct{ *keyclient.Client }
+
+func (awayKeys) PutSecret(context.Context, string, keyapi.Secret) (keyapi.SecretInfo, error) {
+	return keyapi.SecretInfo{}, keyclient.ErrUnavailable
+}
+
+// TestKeyServiceGone between upload and deposit: the same command goes on with the same ciphertext.
+func TestKeyServiceGone(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.remembering(t)
+	keys := s.service.Client(t, s.d.Signer)
+	s.d.Keys = awayKeys{keys}
+	_, err := Run(t.Context(), s.d, s.r)
+	if !errors.Is(err, keyclient.ErrUnavailable) || !strings.Contains(ui.Hint(err), "the sealed file has arrived; when the key service answers, the same command goes on") {
+		t.Errorf("%v; %s", err, ui.Hint(err))
+	}
+	sealed, err := os.ReadFile(s.r.SealedPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.d.Keys = keys
+	p, err := Run(t.Context(), s.d, s.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.ReadFile(p.Info.PathAtRest); err != nil || !bytes.Equal(now, sealed) {
+		t.Errorf("it was sealed again, or altered: %v", err)
+	}
+	s.checkVolume(t, p.Info)
+}
+
+// TestGoesOnOnlyWithItsOwn: whatever does not fit the memory of the earlier run is sealed afresh.
+func TestGoesOnOnlyWithItsOwn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(s *setting) error
+		goesOn bool
+	}{
+		"nothing changed":  {func(*setting) error { return nil }, true},
+		"another policy":   {func(s *setting) error { s.r.Policy.Releases = 7; return nil }, true},
+		"input changed":    {func(s *setting) error { return os.WriteFile(s.r.Input.Paths[0], []byte("new"), 0o600) }, false},
+		"other recipients": {func(s *setting) error { s.r.Readers = []string{"age1other"}; return nil }, false},
+		"another file in its place": {func(s *setting) error {
+			b, err := os.ReadFile(s.r.SealedPath)
+			return errors.Join(err, os.WriteFile(s.r.SealedPath, make([]byte, len(b)), 0o600))
+		}, false},
+		"another volume in its place": {func(s *setting) error {
+			other, err := volume.SealFile(context.Background(), s.r.SealedPath, s.r.source(), volume.SealOptions{Recipients: s.r.Recipients})
+			other.Key.Wipe()
+			return err
+		}, false},
+		"sealed file removed": {func(s *setting) error { return os.Remove(s.r.SealedPath) }, false},
+		"no identity":         {func(s *setting) error { s.d.Identities = nil; return nil }, false},
+		"another's identity": {func(s *setting) error {
+			id, err := age.GenerateX25519Identity()
+			s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{id}, nil }
+			return err
+		}, false},
+		"damaged memory": {func(s *setting) error {
+			all, err := filepath.Glob(s.d.State + "/sealed/*.json")
+			if err != nil || len(all) != 1 {
+				return errors.Join(err, errors.New("no memory"))
+			}
+			return os.Truncate(all[0], 30)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSetting(t)
+			s.remembering(t)
+			s.r.Readers = []string{"age1me"}
+			keys := s.service.Client(t, s.d.Signer)
+			s.d.Keys = awayKeys{keys}
+			if _, err := Run(t.Context(), s.d, s.r); err == nil {
+				t.Fatal("no error")
+			}
+			before, err := os.ReadFile(s.r.SealedPath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.d.Keys = keys
+			if err := c.change(s); err != nil {
+				t.Fatal(err)
+			}
+			p, err := Run(t.Context(), s.d, s.r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if now, err := os.ReadFile(p.Info.PathAtRest); err != nil || bytes.Equal(now, before) != c.goesOn {
+				t.Errorf("the same ciphertext: %v, %v", bytes.Equal(now, before), err)
+			}
+			if name != "input changed" {
+				s.checkVolume(t, p.Info)
+			}
+			left, _ := filepath.Glob(s.r.RemoteDir + "/*.partial")
+			if more, _ := filepath.Glob(s.d.State + "/sealed/*.json"); len(left)+len(more) > 0 && name != "damaged memory" {
+				t.Errorf("left behind: %q %q", left, more)
+			}
+		})
+	}
+}
+
+// TestTwoAtOnce: the second run on one sealed file waits for nobody and breaks nothing.
+func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.remembering(t)
+	p := &publishing{Deps: s.d, r: s.r}
+	unlock, err := p.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, volume.ErrBusy) || ui.Hint(err) == "" {
+		t.Errorf("%v; %s", err, ui.Hint(err))
+	}
+	s.nothingPublished(t)
+	unlock()
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestInterrupted ends at each stage with the code of Ctrl-C and the next step.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for suffix, hint := range map[string]string{".partial": "", "info.yaml.partial": hintGoOn} {
+		s := newSetting(t) // the upload begins while the input is sealed, which may be done by then or not
+		s.remembering(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		s.d.FS = cancelling{suffix: suffix, cancel: cancel}
+		_, err := Run(ctx, s.d, s.r)
+		if ui.ExitCode(err) != ui.CodeInterrupted || !strings.Contains(ui.Hint(err), cmp.Or(hint, "the same command")) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v; %s", suffix, err, ui.Hint(err))
+		}
+		if _, err := Run(t.Context(), s.d, s.r); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	}
+	s := newSetting(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, s.d, s.r); ui.ExitCode(err) != ui.CodeInterrupted || ui.Hint(err) != hintAfresh {
+		t.Errorf("at once: %v; %s", err, ui.Hint(err))
+	}
+	s.nothingPublished(t)
+}
+
+type cancelling struct {
+	transfer.Local
+	suffix string
+	cancel func()
+}
+
+func (c cancelling) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
+	if strings.HasSuffix(p, c.suffix) {
+		c.cancel()
+	}
+	return c.Local.Create(p, m)
+}

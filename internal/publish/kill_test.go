@@ -1,0 +1,359 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// victim is what a process that is to die needs; it is told by a file.
+type victim struct {
+	URL, CA            string
+	Seed               []byte // of the account key
+	Owner              string // age identity
+	Input, Out, Remote string
+	State              string
+	At                 int  // dies at this action on the site or the key service
+	After              bool // once it has taken effect, so that only the answer is lost
+}
+
+func (v victim) run(ctx context.Context, wrap func(Deps) Deps) (Published, error) {
+	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(v.Seed))
+	if err != nil {
+		return Published{}, err
+	}
+	keys, err := keyclient.New(keyclient.Options{URL: v.URL, CA: []byte(v.CA), Signer: signer})
+	if err != nil {
+		return Published{}, err
+	}
+	owner, err := age.ParseX25519Identity(v.Owner)
+	if err != nil {
+		return Published{}, err
+	}
+	d := wrap(Deps{FS: transfer.Local{}, Keys: keys, Signer: signer, State: v.State,
+		Identities: func() ([]age.Identity, error) { return []age.Identity{owner}, nil }})
+	return Run(ctx, d, Request{Input: source.At(v.Input), Kind: manifest.KindDataset, Name: "data", SealedPath: v.Out, RemoteDir: v.Remote,
+		Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{owner.Recipient()}, Readers: []string{owner.Recipient().String()}, ServiceURL: v.URL})
+}
+
+// dying counts actions and has the process killed at one of them.
+type dying struct {
+	transfer.Local
+	keys  Keys
+	v     victim
+	count atomic.Int32 // actions are several at a time
+}
+
+func (d *dying) act(do func()) {
+	n := int(d.count.Add(1))
+	if n == d.v.At && !d.v.After {
+		d.die()
+	}
+	do()
+	if n == d.v.At {
+		d.die()
+	}
+}
+
+func (d *dying) die() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+func (d *dying) Create(p string, m fs.FileMode) (f transfer.WriteFile, err error) {
+	d.act(func() { f, err = d.Local.Create(p, m) })
+	return dyingFile{f, d}, err
+}
+
+func (d *dying) Reopen(p string) (f transfer.WriteFile, err error) {
+	d.act(func() { f, err = d.Local.Reopen(p) })
+	return dyingFile{f, d}, err
+}
+
+func (d *dying) Rename(from, to string) (err error) {
+	d.act(func() { err = d.Local.Rename(from, to) })
+	return err
+}
+
+func (d *dying) Chmod(p string, m fs.FileMode) (err error) {
+	d.act(func() { err = d.Local.Chmod(p, m) })
+	return err
+}
+
+func (d *dying) Remove(p string) (err error) {
+	d.act(func() { err = d.Local.Remove(p) })
+	return err
+}
+
+func (d *dying) Lstat(p string) (i fs.FileInfo, err error) {
+	d.act(func() { i, err = d.Local.Lstat(p) })
+	return i, err
+}
+
+func (d *dying) ListSecrets(ctx context.Context) (s []keyapi.SecretInfo, err error) {
+	d.act(func() { s, err = d.keys.ListSecrets(ctx) })
+	return s, err
+}
+
+func (d *dying) PutSecret(ctx context.Context, id string, s keyapi.Secret) (i keyapi.SecretInfo, err error) {
+	d.act(func() { i, err = d.keys.PutSecret(ctx, id, s) })
+	return i, err
+}
+
+// dyingFile dies with half of what should be written.
+type dyingFile struct {
+	transfer.WriteFile
+	d *dying
+}
+
+func (f dyingFile) WriteAt(b []byte, off int64) (n int, err error) {
+	if int(f.d.count.Load())+1 == f.d.v.At && !f.d.v.After {
+		_, _ = f.WriteFile.WriteAt(b[:len(b)/2], off)
+	}
+	f.d.act(func() { n, err = f.WriteFile.WriteAt(b, off) })
+	return n, err
+}
+
+func (f dyingFile) ReadFrom(r io.Reader) (n int64, err error) {
+	f.d.act(func() { n, err = f.WriteFile.ReadFrom(r) })
+	return n, err
+}
+
+const victimEnv = "SEALBATCH_TEST_VICTIM"
+
+// TestKilledAnywhere publishes a new version of a dataset in a process that is
+// killed at each of its actions, before and after it takes effect, looks at what
+// that leaves, and runs it again.
+func TestKilledAnywhere(t *testing.T) {
+	if file := os.Getenv(victimEnv); file != "" {
+		b, err := os.ReadFile(file)
+		var v victim
+		if err = errors.Join(err, json.Unmarshal(b, &v)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.run(t.Context(), func(d Deps) Deps {
+			k := &dying{keys: d.Keys, v: v}
+			d.FS, d.Keys = k, k
+			return d
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Parallel()
+	s := newKillable(t)
+	for n := 1; ; n++ {
+		killed := 0
+		for _, after := range []bool{false, true} {
+			if s.round(t, n, after) {
+				killed++
+			}
+		}
+		if killed == 0 {
+			if n < 15 {
+				t.Errorf("only %d actions were met", n-1)
+			}
+			break
+		}
+	}
+	if s.wentOn == 0 || s.afresh == 0 {
+		t.Errorf("went on %d times, began afresh %d times: both should have been met", s.wentOn, s.afresh)
+	}
+}
+
+type killable struct {
+	v              victim
+	keys           *keyclient.Client
+	owner          *age.X25519Identity
+	content        []byte
+	wentOn, afresh int
+}
+
+func newKillable(t *testing.T) *killable {
+	t.Helper()
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := keyservertest.Start(t, keyservertest.Options{Accounts: map[string]ssh.PublicKey{"alice": key}, Limits: keyserver.Limits{PerSecond: 1e6, Burst: 1e6}})
+	dir := t.TempDir()
+	k := &killable{keys: service.Client(t, signer), owner: owner, v: victim{URL: service.URL, CA: string(service.CA), Seed: priv.Seed(), Owner: owner.String(),
+		Input: filepath.Join(dir, "input"), Out: filepath.Join(dir, "d.sealed"), Remote: t.TempDir(), State: filepath.Join(dir, "state")}}
+	k.change(t)
+	k.again(t)
+	return k
+}
+
+// change makes a new version of the input.
+func (k *killable) change(t *testing.T) {
+	t.Helper()
+	k.content = append(bytes.Repeat([]byte("genome "), 3000), byte('0'+len(k.content)%7))
+	k.content = append(k.content, bytes.Repeat([]byte("x"), len(k.content)%11)...)
+	if err := os.WriteFile(k.v.Input, k.content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// round runs one victim and reports whether it was killed.
+func (k *killable) round(t *testing.T, n int, after bool) bool {
+	t.Helper()
+	k.change(t)
+	v := k.v
+	v.At, v.After = n, after
+	b, err := json.Marshal(v)
+	file := filepath.Join(t.TempDir(), "victim")
+	if err = errors.Join(err, os.WriteFile(file, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAnywhere$")
+	cmd.Env = append(os.Environ(), victimEnv+"="+file)
+	out, err := cmd.CombinedOutput()
+	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	killed := status.Signaled() && status.Signal() == syscall.SIGKILL
+	if err != nil && !killed {
+		t.Fatalf("action %d: %v\n%s", n, err, out)
+	}
+	k.look(t, n, after)
+	before, rerr := os.ReadFile(k.v.Out)
+	k.again(t)
+	now, err := os.ReadFile(k.v.Out)
+	if err = errors.Join(err, rerr); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(before, now) {
+		k.wentOn++
+	} else {
+		k.afresh++
+	}
+	return killed
+}
+
+// look checks what a killed process left.
+func (k *killable) look(t *testing.T, n int, after bool) {
+	t.Helper()
+	deposited := map[string]keyapi.SecretInfo{}
+	all, err := k.keys.ListSecrets(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		deposited[s.VolumeID] = s
+	}
+	remote := filepath.Join(k.v.Remote, "d.sealed")
+	f, err := os.Open(remote)
+	if err != nil {
+		t.Fatalf("action %d, %v: what was published is gone: %v", n, after, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, digest, err := volume.ReadDigest(f, st.Size())
+	if err != nil {
+		t.Fatalf("action %d, %v: something half-made has the final name: %v", n, after, err)
+	}
+	if deposited[id.String()].Digest != digest.String() {
+		t.Errorf("action %d, %v: the volume under the final name has no key at the service", n, after)
+	}
+	b, err := os.ReadFile(remote + InfoSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := manifest.ParseInfo(b)
+	if err != nil || deposited[info.VolumeID].Digest != info.Digest.String() {
+		t.Errorf("action %d, %v: the info file speaks of what is not deposited: %v", n, after, err)
+	}
+	newest := deposited[info.VolumeID].SupersededBy == ""
+	if newest && info.VolumeID != id.String() {
+		t.Errorf("action %d, %v: the older version is not superseded, and its volume is gone", n, after)
+	}
+}
+
+// again runs the command to its end and checks what is published.
+func (k *killable) again(t *testing.T) {
+	t.Helper()
+	p, err := k.v.run(t.Context(), func(d Deps) Deps { return d })
+	if err != nil {
+		t.Fatalf("again: %v", err)
+	}
+	b, err := os.ReadFile(p.InfoPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := os.ReadFile(p.InfoPath + SigSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.VerifySSH(manifest.NamespaceInfo, b, sig); err != nil {
+		t.Error(err)
+	}
+	f, err := os.Open(p.Info.PathAtRest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	key, err := volume.UnwrapKey(f, p.Info.Size, k.owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := volume.Open(f, p.Info.Size, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	into := filepath.Join(t.TempDir(), "out")
+	if err := r.Extract(t.Context(), into, volume.ExtractOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(into, "input")); err != nil || !bytes.Equal(got, k.content) {
+		t.Errorf("published is another version, %v", err)
+	}
+	for _, dir := range []string{k.v.Remote, filepath.Join(k.v.State, "sealed"), filepath.Dir(k.v.Out)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".partial") || strings.HasSuffix(e.Name(), ".json") {
+				t.Errorf("left behind: %s", e.Name())
+			}
+		}
+	}
+}

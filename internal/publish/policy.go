@@ -1,0 +1,88 @@
+package publish
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/slurm"
+)
+
+// PolicyFlags are the flags of data-prep and container-prep that make a policy.
+type PolicyFlags struct {
+	Users, Groups, Nodes, Clusters, Accounts, Partitions []string
+	Tier, Expires                                        string
+	Releases                                             int
+	HostBinds, Pin                                       bool
+}
+
+// Defaults of the policy flags.
+const (
+	DefaultTier    = "B2"
+	DefaultExpires = "365d"
+)
+
+// Add puts the flags into f, HPCS's names first; compute nodes are required, as in HPCS.
+func (p *PolicyFlags) Add(f *ui.Flags) { p.add(f, ui.Required) }
+
+// AddOptional is Add for a command that needs them only sometimes.
+func (p *PolicyFlags) AddOptional(f *ui.Flags) { p.add(f) }
+
+func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
+	p.Tier, p.Expires = DefaultTier, DefaultExpires
+	f.List(&p.Users, "Unix users at the computing site who may open it", []string{"u", "users"})
+	f.List(&p.Groups, "Unix groups at the computing site whose members may open it", []string{"g", "groups"})
+	f.List(&p.Nodes, "compute nodes on which it may be opened: a host list, or * for any", []string{"c", "compute-nodes"}, nodes...)
+	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
+	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})
+	f.Int(&p.Releases, 0, "how often the key is released in all, 0 for no limit", []string{"releases"})
+	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: one's own)", []string{"clusters"})
+	f.List(&p.Accounts, "Slurm accounts whose jobs may open it (default: any)", []string{"accounts"})
+	f.List(&p.Partitions, "Slurm partitions whose jobs may open it (default: any)", []string{"partitions"})
+	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container", []string{"allow-host-binds"})
+	f.Bool(&p.Pin, "keep this version open to jobs after a newer one was published under its name", []string{"pin-version"})
+}
+
+// Policy makes the policy, as of now.
+func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
+	expires, err := ParseExpiry(p.Expires, now)
+	if err != nil {
+		return manifest.Policy{}, ui.Fail(ui.CodeUsage, fmt.Errorf("--expires: %w", err), "")
+	}
+	tier, err := manifest.ParseTier(strings.ToUpper(p.Tier))
+	if err != nil {
+		return manifest.Policy{}, ui.Fail(ui.CodeUsage, fmt.Errorf("--tier: %w", err), "")
+	}
+	out := manifest.Policy{Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
+		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin}
+	if len(p.Users)+len(p.Groups) == 0 {
+		return out, ui.Fail(ui.CodeUsage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
+	}
+	if err := out.Validate(); err != nil {
+		return out, ui.Fail(ui.CodeUsage, err, "")
+	}
+	for _, n := range p.Nodes {
+		if _, err := slurm.ExpandHostlist(n); err != nil && n != "*" {
+			return out, ui.Fail(ui.CodeUsage, fmt.Errorf("--compute-nodes: %w", err), "")
+		}
+	}
+	return out, nil
+}
+
+// ParseExpiry reads a span (ui.ParseSpan) or "2027-01-31" (the end of that day, UTC).
+func ParseExpiry(s string, now time.Time) (time.Time, error) {
+	if day, err := time.Parse(time.DateOnly, s); err == nil {
+		end := day.Add(24*time.Hour - time.Second)
+		if !end.After(now) {
+			return time.Time{}, fmt.Errorf("%s is past", s)
+		}
+		return end, nil
+	}
+	span, err := ui.ParseSpan(s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%.40q is not a span (90d, 12h) or a date (2027-01-31)", s)
+	}
+	return now.Add(span).UTC().Truncate(time.Second), nil
+}

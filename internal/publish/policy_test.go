@@ -1,0 +1,63 @@
+package publish
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+func TestParseExpiry(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	for s, want := range map[string]time.Time{
+		"90d":        now.AddDate(0, 0, 90),
+		"12h":        now.Add(12 * time.Hour),
+		"2027-01-31": time.Date(2027, 1, 31, 23, 59, 59, 0, time.UTC),
+		"2026-11-22": time.Date(2026, 11, 22, 23, 59, 59, 0, time.UTC),
+	} {
+		got, err := ParseExpiry(s, now)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("ParseExpiry(%q) = %v, %v; want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "d", "0d", "-1d", "1.5d", "99999d", "2026-11-21", "31.1.2027", "2027-02-30"} {
+		if got, err := ParseExpiry(s, now); err == nil {
+			t.Errorf("ParseExpiry(%q) = %v", s, got)
+		}
+	}
+}
+
+func TestPolicyFlags(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	var p PolicyFlags
+	f := ui.NewFlags("x", "", "", "")
+	p.Add(f)
+	args := []string{"-u", "alice,bob", "--groups", "project_1", "-c", "cn[1-2],cn7", "--tier=b2", "--releases", "3"}
+	if err := f.Parse(args, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Policy(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Users) != 2 || len(got.Nodes) != 2 || got.Tier != manifest.TierB2 || got.Releases != 3 || !got.Expires.Equal(now.AddDate(0, 0, 365)) {
+		t.Errorf("policy = %+v", got)
+	}
+	for _, bad := range []func(*PolicyFlags){
+		func(p *PolicyFlags) { p.Users, p.Groups = nil, nil },
+		func(p *PolicyFlags) { p.Users = []string{"a b"} },
+		func(p *PolicyFlags) { p.Nodes = []string{"cn1;rm"} },
+		func(p *PolicyFlags) { p.Tier = "D" },
+		func(p *PolicyFlags) { p.Expires = "never" },
+	} {
+		q := p
+		bad(&q)
+		if _, err := q.Policy(now); ui.ExitCode(err) != ui.CodeUsage {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}

@@ -1,0 +1,354 @@
+// Package publish is what data-prep and container-prep share: seal an input,
+// ship the sealed volume, deposit its key with the policy, and sign the info
+// file that tells others about it.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// InfoSuffix and SigSuffix are added to a sealed file's name, as HPCS does.
+const (
+	InfoSuffix = ".info.yaml"
+	SigSuffix  = ".sig"
+)
+
+// maxName leaves room for the longest ending in a file name of 255 bytes.
+const maxName = 255 - len(InfoSuffix+SigSuffix+transfer.PartialSuffix)
+
+// SealedMode is the mode of sealed volumes and info files on the site: they
+// are ciphertext, and others than their owner may run on them.
+const SealedMode = 0o640
+
+// Request says what to publish.
+type Request struct {
+	Input      source.Input
+	FileName   string // inside the volume, for a single file; "" keeps its own
+	Kind       manifest.Kind
+	Name       string // the directory below /sd-container/encrypted
+	SealedPath string // local path of the sealed volume
+	RemoteDir  string // absolute, on the computing site
+	Policy     manifest.Policy
+	Recipients []age.Recipient // who can open the volume without the key service
+	Readers    []string        // the recipients as text, by which another run's are recognised
+	ServiceURL string
+}
+
+// Keys is what the key service does for a volume's owner.
+type Keys interface {
+	ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error)
+	PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error)
+}
+
+// Deps are the parties that take part. FS, Keys and Signer are needed.
+type Deps struct {
+	FS     transfer.FS
+	Keys   Keys
+	Signer ssh.Signer
+	// Reconnect reaches the site again when the connection broke; nil gives up.
+	Reconnect func(ctx context.Context) (transfer.FS, error)
+	// FirstWait is how long to wait before that; it doubles each time. 0 is a second.
+	FirstWait time.Duration
+	// State is a local directory in which a sealed file is remembered until it
+	// is published, so that a later run can go on with it; "" remembers nothing.
+	State string
+	// Identities open the user's own sealed files, for that.
+	Identities func() ([]age.Identity, error)
+	Log        *slog.Logger
+	Progress   func(label string, total int64) *ui.Progress
+}
+
+// Published tells what was made.
+type Published struct {
+	Info       manifest.Info
+	InfoPath   string // on the computing site
+	SealedPath string // local
+}
+
+// Run publishes one volume. The order is what keeps a reader from being misled,
+// wherever it breaks off: the sealed file under a name of its own and whole, the
+// key and policy (from here on the older version is superseded), the file's
+// final name, the signature, and the info file.
+//
+// Running it again goes on if the input has not changed since, and else seals
+// afresh under a new key. A volume that was published whole is sealed afresh.
+func Run(ctx context.Context, d Deps, r Request) (Published, error) {
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := r.check(); err != nil {
+		return Published{}, ui.Fail(ui.CodeUsage, err, "")
+	}
+	input, err := r.look(ctx)
+	if err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	p := &publishing{Deps: d, r: r, input: input}
+	if err := p.reachable(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	unlock, err := p.lock()
+	if err != nil {
+		return Published{}, err
+	}
+	defer unlock()
+	if err := p.sealed(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	defer p.s.Key.Wipe()
+	if err := p.publish(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, r.goOn())
+	}
+	p.forget()
+	return Published{Info: r.info(p.s), InfoPath: r.remotePath() + InfoSuffix, SealedPath: r.SealedPath}, nil
+}
+
+const (
+	hintAfresh = "nothing was published; the same command begins again"
+	hintStill  = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
+	hintGoOn   = "the same command goes on where this one stopped"
+	hintAgain  = "the same command, with the same standard input, begins again"
+)
+
+// goOn is what can be done when the sealed file is there. Standard input cannot
+// be compared with what it was.
+func (r Request) goOn() string {
+	if r.Input.FromStdin() {
+		return hintAgain
+	}
+	return hintGoOn
+}
+
+// interrupted puts what to do next to a Ctrl-C.
+func interrupted(ctx context.Context, err error, hint string) error {
+	if ctx.Err() != nil {
+		return ui.Fail(ui.CodeInterrupted, ctx.Err(), hint)
+	}
+	return err
+}
+
+// publishing is one volume on its way.
+type publishing struct {
+	Deps
+	r     Request
+	input volume.Survey
+	s     volume.Sealed
+	sent  *upload    // nil until it has begun
+	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
+}
+
+func (r Request) remotePath() string { return path.Join(r.RemoteDir, filepath.Base(r.SealedPath)) }
+
+func (r Request) info(s volume.Sealed) manifest.Info {
+	return manifest.Info{
+		PathAtRest: r.remotePath(), SecretPath: keyapi.SecretPath(s.ID.String()),
+		Checksum: s.Checksum.String(), Format: manifest.InfoFormat, Kind: r.Kind, Name: r.Name,
+		VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest), Size: s.Size,
+		Service: r.ServiceURL, Created: time.Now().UTC().Truncate(time.Second), Policy: r.Policy,
+	}
+}
+
+// check finds out early what the info file would be refused for at the end,
+// when the key is deposited and an older version superseded. Digests and size,
+// which only sealing gives, are made up.
+func (r Request) check() error {
+	if n := len(filepath.Base(r.SealedPath)); n > maxName {
+		return fmt.Errorf("the sealed file's name has %d bytes; %d are possible, since endings such as %s are added", n, maxName, InfoSuffix)
+	}
+	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
+}
+
+// look surveys the input, early.
+func (r Request) look(ctx context.Context) (volume.Survey, error) {
+	if err := r.Input.Check(); errors.Is(err, source.ErrInput) {
+		return volume.Survey{}, ui.Fail(ui.CodeUsage, err, "")
+	}
+	for _, path := range r.Input.Paths {
+		if path != source.Stdin && within(r.SealedPath, path) {
+			return volume.Survey{}, ui.Fail(ui.CodeUsage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
+				"choose a directory outside "+path)
+		}
+	}
+	s, err := r.Input.Look(ctx)
+	switch {
+	case errors.Is(err, volume.ErrSpecial):
+		err = ui.Fail(ui.CodeOther, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
+	case errors.Is(err, volume.ErrUnreadable):
+		err = ui.Fail(ui.CodeOther, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
+	case errors.Is(err, volume.ErrChanged):
+		err = ui.Fail(ui.CodeOther, err, hintStill)
+	}
+	if err != nil {
+		return s, fmt.Errorf("input %s: %w", r.Input, err)
+	}
+	return s, nil
+}
+
+// within tells whether a file to be made lies below dir, links resolved.
+func within(file, dir string) bool {
+	parent, err := filepath.Abs(filepath.Dir(file))
+	if err == nil {
+		parent, err = filepath.EvalSymlinks(parent)
+	}
+	root, rerr := filepath.EvalSymlinks(dir)
+	if rerr == nil {
+		root, rerr = filepath.Abs(root)
+	}
+	if err != nil || rerr != nil {
+		return false // found out, and said better, later
+	}
+	rel, err := filepath.Rel(root, parent)
+	return err == nil && (rel == "." || filepath.IsLocal(rel))
+}
+
+// reachable finds out early, before hours of sealing, whether the end can be reached.
+func (p *publishing) reachable(ctx context.Context) error {
+	if _, err := p.Keys.ListSecrets(ctx); err != nil {
+		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
+	}
+	notes, err := transfer.CheckAncestors(p.FS, p.r.RemoteDir)
+	if err != nil {
+		return fmt.Errorf("directory at rest: %w", err)
+	}
+	for _, n := range notes {
+		p.Log.Info(n)
+	}
+	return p.room(p.FS, p.r.RemoteDir, "on the site")
+}
+
+// room fails if a sealed file of the input's size cannot have space in dir.
+func (p *publishing) room(fsys transfer.FS, dir, where string) error {
+	free, err := fsys.Free(dir)
+	if err != nil || free < 0 || free >= p.input.SealedBytes-tolerance {
+		return nil // a guess at the most: writing will tell
+	}
+	return ui.Fail(ui.CodeOther, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.SealedBytes), dir, ui.Size(free)),
+		"make space, or name another directory")
+}
+
+// tolerance is how much too high an estimate of a small volume is.
+const tolerance = 4 << 20
+
+// away puts a hint to a key service that cannot be reached, and none to one that refuses.
+func away(err error, hint string) error {
+	if errors.Is(err, keyclient.ErrUnavailable) || errors.Is(err, keyclient.ErrTooMany) {
+		return ui.Fail(ui.ExitCode(err), err, hint)
+	}
+	return err
+}
+
+// seal makes the sealed file, which is uploaded meanwhile. That its input
+// changed meanwhile is an error, even where each file by itself was whole when it
+// was read.
+func (p *publishing) seal(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+	s, err := p.make(ctx, src)
+	if err != nil {
+		p.sent.abandon(p)
+		p.sent = nil
+	} else {
+		p.sent.finish(s)
+	}
+	return s, err
+}
+
+func (p *publishing) make(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
+		return volume.Sealed{}, err
+	}
+	bar := p.bar("sealing " + p.r.Name)
+	begin := time.Now()
+	s, err := volume.SealFile(ctx, p.r.SealedPath, src, volume.SealOptions{
+		Recipients: p.r.Recipients,
+		Progress:   func(done, total int64) { bar.SetTotal(total); bar.Set(done) },
+		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
+		Written:    func(size int64) { p.sent.grow(size) },
+	})
+	if err != nil {
+		bar.Abandon()
+		return s, p.whySeal(ctx, err)
+	}
+	bar.Finish()
+	if p.r.Input.FromStdin() {
+		return s, nil
+	}
+	after, err := p.r.Input.Look(ctx)
+	if err == nil && after.Fingerprint != p.input.Fingerprint {
+		what := p.r.Input.ChangedSince(ctx, begin)
+		if what == "" {
+			what = p.r.Input.String()
+		}
+		err = fmt.Errorf("%q %w", what, volume.ErrChanged)
+	}
+	if err != nil {
+		s.Key.Wipe()
+		return s, errors.Join(p.whySeal(ctx, err), os.Remove(p.r.SealedPath))
+	}
+	return s, nil
+}
+
+// whySeal says what to do about a failed seal.
+func (p *publishing) whySeal(ctx context.Context, err error) error {
+	hint := ""
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, syscall.EDQUOT):
+		hint = "your quota for " + filepath.Dir(p.r.SealedPath) + " is used up: make space, or let --data-path name another file system"
+	case errors.Is(err, syscall.ENOSPC):
+		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
+	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
+		hint = hintStill
+	case errors.Is(err, source.ErrArchive):
+		hint = source.HintArchive
+	case errors.Is(err, volume.ErrBusy):
+		hint = "wait for the other one, or choose another --data-path"
+	}
+	return ui.Fail(ui.CodeOther, fmt.Errorf("seal %s: %w", p.r.Input, err), hint)
+}
+
+// source is the input, a single file under the name that it is to have.
+func (r Request) source() volume.Source {
+	src := r.Input.Source()
+	if r.FileName == "" {
+		return src
+	}
+	return renamed{src, r.FileName}
+}
+
+// renamed gives the one file of a Source another name.
+type renamed struct {
+	volume.Source
+	name string
+}
+
+// Walk implements volume.Source.
+func (r renamed) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
+	return r.Source.Walk(ctx, func(e volume.Entry) (uint32, error) {
+		if e.Name != "" {
+			e.Name = r.name
+		}
+		return emit(e)
+	})
+}

@@ -1,0 +1,229 @@
+package publish
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// publish brings the sealed file to the site and makes it known, in Run's
+// order. Each step finds out whether it was done before.
+func (p *publishing) publish(ctx context.Context) error {
+	remote := p.r.remotePath()
+	a, err := p.announcement()
+	if err != nil {
+		return fmt.Errorf("sign the info file: %w", err)
+	}
+	staged := make(chan struct{}) // while the sealed file is on its way
+	go func(fsys transfer.FS) {
+		defer close(staged)
+		a.stage(ctx, fsys, remote+InfoSuffix)
+	}(p.site())
+	there, err := p.ship(ctx, remote)
+	<-staged
+	if err != nil {
+		err = fmt.Errorf("ship %s: %w", filepath.Base(p.r.SealedPath), err)
+	} else if err = p.deposit(ctx); err != nil {
+		err = fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.r.goOn()))
+	}
+	if err != nil {
+		a.unstage(p.site(), remote+InfoSuffix)
+		return err
+	}
+	if !there {
+		err := p.over(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
+		// A rename whose answer was lost is not there to be done again.
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && p.arrived(p.site(), remote)) {
+			return fmt.Errorf("name the sealed file: %w", err)
+		}
+	}
+	err = p.over(ctx, nil, func(fsys transfer.FS) error { return a.put(ctx, fsys, remote+InfoSuffix) })
+	if err != nil {
+		return fmt.Errorf("write the info file: %w", err)
+	}
+	return nil
+}
+
+// partial is the remote name of the file until it is whole. No other volume
+// has the same, so that two uploads at once do not mix.
+func (p *publishing) partial() string {
+	return p.r.remotePath() + "." + p.s.ID.String()[:12] + transfer.PartialSuffix
+}
+
+// arrived tells whether the file at remote is this very volume. It got its
+// name only once it was whole.
+func (p *publishing) arrived(fsys transfer.FS, remote string) bool {
+	f, err := fsys.Open(remote)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() != p.s.Size {
+		return false
+	}
+	id, digest, err := volume.ReadDigest(f, st.Size())
+	return err == nil && id == p.s.ID && digest == p.s.Digest
+}
+
+// ship uploads the sealed file to its partial name, unless it is there under
+// its final one already.
+func (p *publishing) ship(ctx context.Context, remote string) (there bool, err error) {
+	if p.sent == nil {
+		err = p.over(ctx, nil, func(fsys transfer.FS) error {
+			_, err := fsys.Lstat(remote)
+			there = err == nil && p.arrived(fsys, remote)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+		if err != nil || there {
+			return there, err
+		}
+		if err := p.sendWhole(ctx); err != nil {
+			return false, err
+		}
+	}
+	err = p.sent.wait(p)
+	if errors.Is(err, transfer.ErrConnect) {
+		err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.r.goOn()))
+	}
+	return false, err
+}
+
+// Reconnecting: how often without anything having moved, and how long to wait.
+const (
+	maxReconnects = 6
+	firstWait     = time.Second // unless Deps say otherwise
+	longestWait   = 30 * time.Second
+)
+
+// over does a step on the site, and again over a new connection when the old
+// one broke. Where moved reports that something got across, it counts anew.
+func (p *publishing) over(ctx context.Context, moved func() bool, step func(transfer.FS) error) error {
+	err := step(p.site())
+	for try := 0; err != nil && errors.Is(err, transfer.ErrConnect) && p.Reconnect != nil && ctx.Err() == nil; try++ {
+		if moved != nil && moved() {
+			try = 0
+		}
+		if try >= maxReconnects {
+			return err
+		}
+		wait := min(cmp.Or(p.FirstWait, firstWait)<<try, longestWait)
+		p.Log.Warn("the connection broke; trying again", "in", wait, "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		fsys, dialErr := p.Reconnect(ctx)
+		if dialErr != nil {
+			err = dialErr
+			continue
+		}
+		p.moveTo(fsys)
+		err = step(fsys)
+	}
+	return err
+}
+
+// site is the file system there, over the connection that is the newest.
+func (p *publishing) site() transfer.FS {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.FS
+}
+
+func (p *publishing) moveTo(fsys transfer.FS) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.FS = fsys
+}
+
+func (p *publishing) deposit(ctx context.Context) error {
+	policy, err := json.Marshal(p.r.Policy)
+	if err != nil {
+		return err
+	}
+	key := p.s.Key.Bytes()
+	defer clear(key)
+	_, err = p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
+		Name: filepath.Base(p.r.SealedPath), Kind: string(p.r.Kind), Digest: p.s.Digest.String(),
+		Size: p.s.Size, Key: key, Policy: policy,
+	})
+	return err
+}
+
+// announcement is the info file and its signature.
+type announcement struct {
+	info, sig []byte
+	staged    bool // both lie on the site under their partial names
+}
+
+func (p *publishing) announcement() (*announcement, error) {
+	b, err := p.r.info(p.s).Encode()
+	if err != nil {
+		return nil, err
+	}
+	sig, err := identity.SignSSH(p.Signer, manifest.NamespaceInfo, b)
+	return &announcement{info: b, sig: sig}, err
+}
+
+// stage brings both to the site, so that they only need their names later. That
+// it did not work does no harm: put does it all.
+func (a *announcement) stage(ctx context.Context, fsys transfer.FS, remote string) {
+	sig, info := make(chan error, 1), make(chan error, 1)
+	go func() { sig <- transfer.StageFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode) }()
+	go func() { info <- transfer.StageFile(ctx, fsys, remote, a.info, SealedMode) }()
+	a.staged = true
+	if err := errors.Join(<-sig, <-info); err != nil {
+		a.unstage(fsys, remote)
+	}
+}
+
+// unstage removes what stage left.
+func (a *announcement) unstage(fsys transfer.FS, remote string) {
+	if a.staged {
+		_ = fsys.Remove(remote + SigSuffix + transfer.PartialSuffix)
+		_ = fsys.Remove(remote + transfer.PartialSuffix)
+	}
+	a.staged = false
+}
+
+// put gives them their names, the info file last.
+func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string) error {
+	if a.staged {
+		a.staged = false // a second try begins afresh
+		err := fsys.Rename(remote+SigSuffix+transfer.PartialSuffix, remote+SigSuffix)
+		if err == nil {
+			err = fsys.Rename(remote+transfer.PartialSuffix, remote)
+		}
+		if err == nil || errors.Is(err, transfer.ErrConnect) {
+			return err
+		}
+	}
+	if err := transfer.PutFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode); err != nil {
+		return err
+	}
+	return transfer.PutFile(ctx, fsys, remote, a.info, SealedMode)
+}
+
+func (p *publishing) bar(label string) *ui.Progress {
+	if p.Progress == nil {
+		return nil
+	}
+	return p.Progress(label, 0)
+}

@@ -1,0 +1,133 @@
+package publish
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// upload is the sealed file on its way to its partial name on the site. It begins
+// while the file is still being made, if it is made now. Its methods may be called
+// on a nil *upload, where they do nothing.
+type upload struct {
+	whole      *transfer.Whole
+	local      io.Closer
+	done, most atomic.Int64 // bytes that have arrived: by now, and ever
+	bar        atomic.Pointer[ui.Progress]
+	ended      chan struct{} // closed when err is known
+	err        error
+}
+
+// sendMeanwhile begins to upload what is being sealed. Only where it cannot be
+// read while it is made, it is uploaded afterwards.
+func (p *publishing) sendMeanwhile(ctx context.Context, id volume.ID, made io.ReaderAt) {
+	f, ok := made.(*os.File)
+	if !ok {
+		return
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // f is closed when it is sealed
+	if err != nil {
+		return
+	}
+	local := os.NewFile(uintptr(fd), f.Name())
+	p.s.ID = id
+	if err := p.remember(); err != nil { // so that a later run removes what this one leaves on the site
+		p.Log.Warn("what is uploaded is not remembered: uploading when it is sealed", "error", err)
+		local.Close()
+		return
+	}
+	p.begin(ctx, transfer.NewGrowing(local, volume.SegmentSize), local)
+}
+
+// sendWhole begins to upload a sealed file of an earlier run.
+func (p *publishing) sendWhole(ctx context.Context) error {
+	w, local, err := transfer.OpenWhole(p.r.SealedPath, volume.SegmentSize, digests(p.s.Segments))
+	if err == nil {
+		p.begin(ctx, w, local)
+	}
+	return err
+}
+
+func digests(segments []volume.Digest) [][sha256.Size]byte {
+	out := make([][sha256.Size]byte, len(segments))
+	for i, s := range segments {
+		out[i] = s
+	}
+	return out
+}
+
+// begin starts the upload, which goes on over new connections when one breaks.
+func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Closer) {
+	u := &upload{whole: w, local: local, ended: make(chan struct{})}
+	p.sent = u
+	w.Progress = func(n int64) {
+		u.done.Store(n)
+		u.bar.Load().Set(n)
+	}
+	moved := func() bool {
+		done := u.done.Load()
+		forward := done > u.most.Load()
+		u.most.Store(max(u.most.Load(), done))
+		return forward
+	}
+	partial := p.partial()
+	go func() {
+		defer close(u.ended)
+		u.err = p.over(ctx, moved, func(fsys transfer.FS) error { return w.Send(ctx, fsys, partial, SealedMode) })
+		moved()
+	}()
+}
+
+// grow says how much there is of the file that is being made.
+func (u *upload) grow(size int64) {
+	if u != nil {
+		u.whole.Grow(size)
+	}
+}
+
+// finish says that the file is made.
+func (u *upload) finish(s volume.Sealed) {
+	if u != nil {
+		u.whole.Finish(s.Size, digests(s.Segments))
+	}
+}
+
+// abandon ends the upload of a file that will never be published, and removes it.
+func (u *upload) abandon(p *publishing) {
+	if u == nil {
+		return
+	}
+	u.whole.Abandon(context.Canceled)
+	<-u.ended
+	_ = u.local.Close()
+	if err := p.site().Remove(p.partial()); err == nil || errors.Is(err, fs.ErrNotExist) {
+		p.forget() // else a later run removes it
+	}
+}
+
+// wait waits for the end of the upload and shows how it goes.
+func (u *upload) wait(p *publishing) error {
+	defer u.local.Close()
+	bar := p.bar("uploading " + filepath.Base(p.r.SealedPath))
+	bar.SetTotal(p.s.Size)
+	bar.StartAt(u.done.Load())
+	u.bar.Store(bar)
+	<-u.ended
+	if u.err != nil {
+		bar.Abandon()
+		return u.err
+	}
+	bar.Finish()
+	return nil
+}

@@ -1,0 +1,106 @@
+package results
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// openIndexed copies a cipher directory into tmp as far as its index knows it,
+// and extracts it by the index, which the receipt vouches for.
+func (f *fetch) openIndexed(tmp, tree string) error {
+	x := f.Receipt.Output.Index
+	if !filepath.IsLocal(x.File) || x.Size <= 0 || x.Size > maxIndex {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("receipt names the index %.80q of %d bytes", x.File, x.Size), "")
+	}
+	index, err := transfer.ReadFile(f.FS, path.Join(f.remote, x.File), x.Size)
+	if isGone(err) {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the index of the results is missing: %w", err), "somebody removed it after the job; results --recover opens the results without it, as nobody vouches for")
+	}
+	if err != nil {
+		return err
+	}
+	id, key, err := f.wrappedKey()
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	cipher := filepath.Join(tmp, "cipher")
+	if err := os.Mkdir(cipher, 0o700); err != nil {
+		return err
+	}
+	r, err := volume.OpenIndexed(cipher, index, id, key)
+	if err == nil && manifest.Digest(r.Digest()) != x.Digest {
+		err = errors.Join(volume.ErrIndex, r.Close())
+	}
+	if err != nil {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the index of the results is not the one that the job signed: %w", err), "it was replaced after the job: do not use it")
+	}
+	defer r.Close()
+	if err := f.copyIndexed(r, cipher); err != nil {
+		return fmt.Errorf("fetch the cipher directory: %w", err)
+	}
+	return f.extractIndexed(r, tree)
+}
+
+func (f *fetch) copyIndexed(r *volume.Reader, cipher string) error {
+	want := r.CipherPaths()
+	var total int64
+	for _, size := range want {
+		total += max(0, size)
+	}
+	c := copier{ctx: f.ctx, fs: f.FS, want: want, progress: f.progress("fetching "+f.Name, total)}
+	if err := c.list(path.Join(f.remote, submission.CipherDirName), cipher, "", 0); err != nil {
+		c.progress.Abandon()
+		return err
+	}
+	c.progress.Finish()
+	f.Changed = c.added
+	return nil
+}
+
+// extractIndexed extracts what is as it was indexed. Differences that cost
+// nothing are only told of.
+func (f *fetch) extractIndexed(r *volume.Reader, tree string) error {
+	f.Unread = r.UnreadPaths(maxNamed)
+	rep, err := r.Verify(f.ctx, volume.VerifyOptions{NamesOnly: true})
+	if err != nil && !errors.Is(err, volume.ErrIntegrity) {
+		return err
+	}
+	opt, collected := f.extractOptions(true)
+	err = r.Extract(f.ctx, tree, opt)
+	collected()
+	if err != nil {
+		return err
+	}
+	for _, d := range rep.Damaged {
+		if !slices.ContainsFunc(f.Damaged, func(o Damage) bool { return o.Path == d.Path }) {
+			f.Changed = append(f.Changed, Damage{d.Path, d.Err})
+		}
+	}
+	return f.unlessDamaged()
+}
+
+// wrappedKey opens keys.age, which Check has compared with the origin statement.
+func (f *fetch) wrappedKey() (volume.ID, volume.Key, error) {
+	v := f.v
+	id, key, err := volume.ReadKey(bytes.NewReader(f.files.Keys), f.Identities...)
+	if err != nil {
+		return id, key, err
+	}
+	if id.String() != v.Origin.VolumeID {
+		key.Wipe()
+		return id, key, ui.Fail(ui.CodeIntegrity, errors.New("the wrapped key is that of another volume"), "")
+	}
+	return id, key, nil
+}

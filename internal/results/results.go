@@ -1,0 +1,268 @@
+// Package results brings a job's results home: it fetches what each node left,
+// holds it against what was remembered at submission, and opens it, one
+// directory a node.
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"syscall"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// Deps are the parties that take part.
+type Deps struct {
+	FS         transfer.FS
+	Identities []age.Identity // one of them opens the results
+	Log        *slog.Logger
+	Progress   func(label string, total int64) *ui.Progress
+	// Recover opens whatever can be: of damaged results what is not; where a
+	// receipt or sealed results are missing or damaged, the working volume; and
+	// that of a job that still runs, as it is now.
+	Recover bool
+}
+
+// Node is what came of one node.
+type Node struct {
+	Name string
+	Dir  string // local directory with the opened results; "" if there are none
+	// Before says that Dir was opened by an earlier run and left as it is.
+	Before bool
+	// Receipt is the node's account; nil when the job was killed before it
+	// could write one.
+	Receipt *manifest.Receipt
+	Tier    manifest.Tier
+	// Sealed says that the tree is as the job sealed it, Indexed that it is as
+	// the job indexed it, but for Unread. If neither, each block is genuine, but
+	// files may be missing, older, or exchanged.
+	Sealed, Indexed bool
+	// Unread are files that the index knows by id and size only, at most 1000:
+	// whoever can write the storage may have put older versions of them back.
+	Unread []string
+	// Damaged files are not in Dir. (Of a recovered volume, what comes before the
+	// damage is.)
+	Damaged []Damage
+	// Changed is what somebody changed on the storage after the job, without
+	// effect on what was opened.
+	Changed []Damage
+	Notes   []string // what else there is to know
+	Err     error    // why this node's results could not be opened
+}
+
+// Damage is a file, or another name in the tree, and what is wrong with it.
+type Damage struct {
+	Path string
+	Err  error
+}
+
+// ErrNothing says that no node has left anything yet.
+var ErrNothing = errors.New("the job has left nothing yet")
+
+// Bounds of a node's signed files and of an index, in bytes.
+const (
+	maxSmall = 1 << 20
+	maxIndex = 1<<31 + 1<<20
+)
+
+// nodeRE is what a node's directory is called (noderun, allocation.dirName):
+// other names come from somebody else, and might steer a terminal.
+var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
+
+// Fetch opens the results of a job below dir, one new directory a node. A node
+// whose results cannot be opened has Err set and does not keep the others from
+// being opened. What exists under a final name is complete; running it again
+// opens the nodes that are still missing.
+func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]Node, error) {
+	entries, err := d.FS.ReadDir(path.Join(rec.JobDir, "nodes"))
+	if err != nil {
+		return nil, fmt.Errorf("job directory: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && nodeRE.MatchString(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil, ErrNothing
+	}
+	sort.Strings(names)
+	out, err := openOutDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer out.close()
+	var all []Node
+	for _, name := range names {
+		f := &fetch{Deps: d, ctx: ctx, rec: rec, out: out, remote: path.Join(rec.JobDir, "nodes", name)}
+		f.Name = name
+		f.Err = f.run()
+		if ctx.Err() != nil {
+			return all, ctx.Err()
+		}
+		if errors.Is(f.Err, syscall.ENOSPC) || errors.Is(f.Err, syscall.EDQUOT) {
+			f.Err = ui.Fail(ui.CodeOther, f.Err, "make room here, or name a directory elsewhere with -o, and run it again")
+		}
+		all = append(all, f.Node)
+	}
+	return all, nil
+}
+
+// fetch is the fetching of one node's results.
+type fetch struct {
+	Deps
+	Node
+	ctx    context.Context
+	rec    submission.Record
+	out    *outDir
+	remote string // the node's directory
+	files  submission.Files
+	v      submission.Vouched
+}
+
+// run finds out what there is, and opens it.
+func (f *fetch) run() (err error) {
+	f.files, err = submission.ReadFiles(func(name string) ([]byte, error) {
+		return transfer.ReadFile(f.FS, path.Join(f.remote, name), maxSmall)
+	})
+	if err != nil {
+		return err
+	}
+	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
+		return ui.Fail(ui.CodeJob, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+f.rec.LogFile)
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	f.Receipt, f.Tier = f.v.Receipt, f.v.Statement.Tier
+	if f.Receipt != nil && f.Receipt.Output.VolumeID == "" {
+		return nil // it failed before there were outputs
+	}
+	source := f.source()
+	if f.Before, err = f.out.has(f.Name, source, !f.Recover); err != nil {
+		return err
+	}
+	if !f.Before {
+		if err := f.open(source); err != nil {
+			f.Sealed, f.Indexed = false, false
+			return err
+		}
+	}
+	f.Dir = f.out.path(f.Name)
+	return nil
+}
+
+// check holds the signed files against the record. Recovering does without a
+// receipt that does not hold.
+func (f *fetch) check() (err error) {
+	f.v, err = submission.Check(f.rec, f.Name, f.files)
+	if err == nil {
+		return nil
+	}
+	hint := "these files were not made by the job that you submitted: do not use them"
+	if errors.Is(err, submission.ErrNoKeys) {
+		hint = "somebody removed it from " + f.remote + " after the job; a copy made earlier will do"
+	}
+	if f.files.Receipt == "" {
+		return ui.Fail(ui.CodeIntegrity, err, hint)
+	}
+	without := f.files
+	without.Receipt = ""
+	v, werr := submission.Check(f.rec, f.Name, without)
+	if werr != nil {
+		return ui.Fail(ui.CodeIntegrity, err, hint)
+	}
+	if !f.Recover {
+		return ui.Fail(ui.CodeIntegrity, err, "all but the receipt is the job's own: results --recover does without it")
+	}
+	f.v = v
+	f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
+	return nil
+}
+
+// source names what will be opened, so that a later run can tell.
+func (f *fetch) source() string {
+	switch r := f.Receipt; {
+	case r != nil && r.Output.Sealed:
+		return "sealed " + r.Output.Digest.String()
+	case r != nil && r.Output.Index != nil:
+		return "index " + r.Output.Index.Digest.String()
+	}
+	return sourceRecovered
+}
+
+func (f *fetch) open(source string) error {
+	tmp, err := f.out.temp(f.Name)
+	if err != nil {
+		return err
+	}
+	tree := filepath.Join(tmp, "tree")
+	switch {
+	case source == sourceRecovered:
+		err = f.recover(tmp, tree)
+	case f.Receipt.Output.Sealed:
+		f.Sealed = true
+		err = f.openSealed(tmp, tree)
+	default:
+		f.Indexed = true
+		err = f.openIndexed(tmp, tree)
+	}
+	if isDamage(err) && source != sourceRecovered && f.Recover {
+		f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
+		f.Sealed, f.Indexed, f.Damaged, f.Changed, f.Unread = false, false, nil, nil, nil
+		source = sourceRecovered
+		if tmp, err = f.out.temp(f.Name); err == nil {
+			tree = filepath.Join(tmp, "tree")
+			err = f.recover(tmp, tree)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return f.out.put(tree, f.Name, source, len(f.Damaged) > 0)
+}
+
+// unlessDamaged fails if there are damaged files, and they are not to be left out.
+func (f *fetch) unlessDamaged() error {
+	if len(f.Damaged) == 0 || f.Recover {
+		return nil
+	}
+	return ui.Fail(ui.CodeIntegrity, fmt.Errorf("%d files are damaged, or were altered after the job: %w", len(f.Damaged), f.Damaged[0].Err),
+		"fetch them again; if that does not help, results --recover opens the others")
+}
+
+// extractOptions collect what is damaged instead of giving up.
+func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
+	c := newCollector()
+	opt := volume.ExtractOptions{Damaged: c.add, LeaveOut: leaveOut}
+	return opt, func() { f.Damaged = c.sorted() }
+}
+
+func (d Deps) progress(label string, total int64) *ui.Progress {
+	if d.Progress == nil {
+		return nil
+	}
+	return d.Progress(label, total)
+}
+
+// isDamage tells what is wrong with results from what is wrong on the way to them.
+func isDamage(err error) bool {
+	return errors.Is(err, volume.ErrIntegrity) || ui.ExitCode(err) == ui.CodeIntegrity
+}
+
+// isGone tells of something on the storage that is away.
+func isGone(err error) bool { return errors.Is(err, os.ErrNotExist) }

@@ -1,0 +1,90 @@
+package results
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// openSealed downloads a sealed volume into tmp, holds it against the receipt,
+// and extracts it.
+func (f *fetch) openSealed(tmp, tree string) error {
+	out := f.Receipt.Output
+	if !filepath.IsLocal(out.File) {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("receipt names the file %.80q", out.File), "")
+	}
+	st, err := f.FS.Stat(path.Join(f.remote, out.File))
+	if isGone(err) {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results are missing: %w", err), "somebody removed them after the job")
+	}
+	if err == nil && st.Size() != out.Size {
+		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
+			"they were cut or replaced after the job; do not use them")
+	}
+	sealed := filepath.Join(tmp, "sealed")
+	if err := f.download(path.Join(f.remote, out.File), sealed, out.Size); err != nil {
+		return fmt.Errorf("download %s: %w", out.File, err)
+	}
+	local, err := os.Open(sealed)
+	if err != nil {
+		return err
+	}
+	defer local.Close()
+	id, digest, err := volume.ReadDigest(local, out.Size)
+	if err != nil {
+		return err
+	}
+	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
+		return ui.Fail(ui.CodeIntegrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
+	}
+	sum, err := volume.ReadChecksum(f.ctx, io.NewSectionReader(local, 0, out.Size))
+	if err != nil {
+		return err
+	}
+	if manifest.Digest(sum) != out.Checksum {
+		err := errors.New("the sealed results were altered after the job sealed them")
+		if !f.Recover {
+			return ui.Fail(ui.CodeIntegrity, err, "fetch them again; if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
+		}
+		f.Notes = append(f.Notes, err.Error())
+	}
+	return f.extractSealed(local, out, tree)
+}
+
+func (f *fetch) extractSealed(local *os.File, out manifest.Output, tree string) error {
+	key, err := volume.UnwrapKey(local, out.Size, f.Identities...)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	r, err := volume.Open(local, out.Size, key)
+	if err != nil {
+		return err
+	}
+	opt, collected := f.extractOptions(true)
+	err = r.Extract(f.ctx, tree, opt)
+	collected()
+	if err != nil {
+		return err
+	}
+	return f.unlessDamaged()
+}
+
+func (f *fetch) download(remote, local string, size int64) error {
+	p := f.progress("fetching "+f.Name, size)
+	_, err := transfer.Download(f.ctx, f.FS, remote, local, size, p.Set)
+	if err != nil {
+		p.Abandon()
+		return err
+	}
+	p.Finish()
+	return nil
+}

@@ -1,0 +1,204 @@
+// Package submission keeps, on the submitter's side, what was submitted: one
+// small file for each job, against which its results are checked later.
+package submission
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Format is the value of a record's format field.
+const Format = "sealbatch-submission/1"
+
+// Record is what a submitter remembers of a job. It holds no secret.
+type Record struct {
+	Format    string           `json:"format"`
+	Run       string           `json:"run"`      // the manifest's
+	Manifest  manifest.Digest  `json:"manifest"` // digest of the signed bytes
+	Name      string           `json:"name"`     // Slurm's job name
+	JobID     string           `json:"job_id"`   // Slurm's; empty until submitted
+	JobDir    string           `json:"job_dir"`  // absolute, on the computing site
+	LogFile   string           `json:"log_file"` // absolute, on the computing site
+	Address   string           `json:"address"`  // login node; empty when used on it
+	Service   manifest.Service `json:"service"`
+	Tier      manifest.Tier    `json:"tier"`
+	Nodes     int              `json:"nodes"`
+	Identity  string           `json:"identity"` // file that opens the results; may be empty
+	Submitted time.Time        `json:"submitted"`
+	Stage     Stage            `json:"stage,omitempty"`
+	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script
+}
+
+// Stage says how far a submission came. Each is recorded before what it names
+// begins, so that a process that is killed leaves the truth behind.
+type Stage string
+
+// The stages.
+const (
+	Preparing  Stage = "preparing"  // its directory is being laid out
+	Ready      Stage = "ready"      // laid out; perhaps submitted by hand
+	Submitting Stage = "submitting" // sbatch may have got it or not
+	Submitted  Stage = ""           // JobID says as what
+)
+
+// Errors of Find.
+var (
+	ErrNotFound  = errors.New("no such job among those submitted from here")
+	ErrAmbiguous = errors.New("several jobs match")
+)
+
+// Store is a directory of records, mode 0700. The zero value is not usable.
+type Store struct{ dir string }
+
+// Open returns the store at dir; an empty dir means $XDG_STATE_HOME/sealbatch,
+// else ~/.local/state/sealbatch. The directory is made when first written to.
+func Open(dir string) (Store, error) {
+	if dir == "" {
+		var err error
+		if dir, err = config.StateDir(); err != nil {
+			return Store{}, err
+		}
+	}
+	return Store{dir: filepath.Join(dir, "jobs")}, nil
+}
+
+// Save writes r, replacing an earlier record of the same run atomically.
+func (s Store) Save(r Record) error {
+	r.Format = Format
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	f, err := os.CreateTemp(s.dir, ".new-*")
+	if err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.dir, r.Run+".json"))
+	}
+	if err != nil {
+		return fmt.Errorf("remember job: %w", err)
+	}
+	return nil
+}
+
+// Remove drops the record of a run that left nothing to come back to.
+func (s Store) Remove(run string) error {
+	err := os.Remove(filepath.Join(s.dir, run+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// ErrBusy says that another process is at work on a run.
+var ErrBusy = errors.New("another sealbatch is at work on this job")
+
+// Lock keeps other processes from working on a run until unlock is called or
+// this process ends.
+func (s Store) Lock(run string) (unlock func(), err error) {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("remember job: %w", err)
+	}
+	name := filepath.Join(s.dir, run+".lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("remember job: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if opened, serr := f.Stat(); err == nil && serr == nil {
+		// The one who held it may have removed it since it was opened.
+		if now, lerr := os.Lstat(name); lerr != nil || !os.SameFile(opened, now) {
+			err = ErrBusy
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, ErrBusy
+	}
+	return func() {
+		os.Remove(name)
+		f.Close()
+	}, nil
+}
+
+// List returns every record, newest first.
+func (s Store) List() ([]Record, error) {
+	names, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Record
+	for _, n := range names {
+		r, err := read(n)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Submitted.After(all[j].Submitted) })
+	return all, nil
+}
+
+func read(path string) (Record, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Record{}, err
+	}
+	var r Record
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("record %s is damaged: %w", path, err)
+	}
+	if r.Format != Format {
+		return Record{}, fmt.Errorf("record %s has format %.40q, not %s", path, r.Format, Format)
+	}
+	return r, nil
+}
+
+// Find returns the record that ref names: a Slurm job id, a run id or the
+// first 8 or more of its digits, or the job's directory. Job ids repeat
+// between clusters and over the years: several matches are an error.
+func (s Store) Find(ref string) (Record, error) {
+	all, err := s.List()
+	if err != nil {
+		return Record{}, err
+	}
+	var found []Record
+	for _, r := range all {
+		byRun := len(ref) >= 8 && strings.HasPrefix(r.Run, ref)
+		if byRun || (ref != "" && (r.JobID == ref || r.JobDir == strings.TrimSuffix(ref, "/"))) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Record{}, fmt.Errorf("%w: %.80q", ErrNotFound, ref)
+	case 1:
+		return found[0], nil
+	}
+	var runs []string
+	for _, r := range found {
+		runs = append(runs, r.Run[:12]+" on "+r.Address)
+	}
+	return Record{}, fmt.Errorf("%w: %s: name one by its run: %s", ErrAmbiguous, ref, strings.Join(runs, ", "))
+}

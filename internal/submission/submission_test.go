@@ -1,0 +1,83 @@
+package submission
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+func record(run, job string) Record {
+	return Record{Run: run, JobID: job, JobDir: "/scratch/p/sealbatch-" + run[:12], Address: "login",
+		Manifest: manifest.DigestOf([]byte(run)), Tier: manifest.TierB2, Nodes: 2,
+		Submitted: time.Unix(1700000000, 0).UTC()}
+}
+
+func TestFind(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := strings.Repeat("a", 32), strings.Repeat("b", 32), strings.Repeat("c", 32)
+	for _, r := range []Record{record(a, "41"), record(b, "42"), record(c, "42")} {
+		if err := s.Save(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
+		r, err := s.Find(ref)
+		if err != nil || r.Run != want {
+			t.Errorf("Find(%q) = %q, %v; want %q", ref, r.Run, err, want)
+		}
+	}
+	for ref, want := range map[string]error{"42": ErrAmbiguous, "43": ErrNotFound, "": ErrNotFound, "aaaaaaa": ErrNotFound} {
+		if _, err := s.Find(ref); !errors.Is(err, want) {
+			t.Errorf("Find(%q): %v, want %v", ref, err, want)
+		}
+	}
+}
+
+func TestSaveReplaces(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, _ := Open(dir)
+	r := record(strings.Repeat("d", 32), "")
+	if err := s.Save(r); err != nil {
+		t.Fatal(err)
+	}
+	r.JobID = "7"
+	if err := s.Save(r); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if err != nil || len(all) != 1 || all[0].JobID != "7" || all[0].Manifest != r.Manifest {
+		t.Fatalf("List() = %+v, %v", all, err)
+	}
+	st, err := os.Stat(filepath.Join(dir, "jobs"))
+	if err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("store's mode: %v, %v", st.Mode(), err)
+	}
+}
+
+func TestDamagedRecordIsReported(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, _ := Open(dir)
+	if err := s.Save(record(strings.Repeat("e", 32), "1")); err != nil {
+		t.Fatal(err)
+	}
+	p := filepath.Join(dir, "jobs", strings.Repeat("e", 32)+".json")
+	for _, damage := range []string{"{}", `{"format":"sealbatch-submission/1","nosuch":1}`, "not json"} {
+		if err := os.WriteFile(p, []byte(damage), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Find("1"); err == nil || !strings.Contains(err.Error(), p) {
+			t.Errorf("%s: %v", damage, err)
+		}
+	}
+}

@@ -1,0 +1,519 @@
+package verifier
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/identity/mungetest"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+const (
+	testService = "keys.example.org"
+	nodeAddress = "10.77.0.4"
+)
+
+// site is a cluster with fake commands: the answers of unmunge and squeue are
+// the values below, which a test may change before it asks.
+type site struct {
+	dir    string
+	munged []string // "KEY: value" lines
+	claim  keyapi.Claim
+	job    map[string]string // squeue's fields
+	exit   map[string]int    // status of unmunge and squeue
+	stderr string            // of squeue
+	user   identity.User
+	noUser error
+	now    time.Time
+	key    ed25519.PrivateKey
+	log    bytes.Buffer
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{
+		dir: t.TempDir(), key: key, exit: map[string]int{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
+		user: identity.User{Name: "alice", Groups: []string{"alice", "project_1"}},
+		munged: []string{"STATUS: 0", "ENCODE_HOST: " + nodeAddress, "ENCODE_TIME: 1795352912", "DECODE_TIME: 1795352912",
+			"TTL: 60", "UID: 2001", "GID: 2001", fmt.Sprintf("UID_RESTRICTION: %d", os.Geteuid())},
+		job: map[string]string{"JobID": "7", "ArrayTaskID": "N/A", "UserID": "2001", "State": "RUNNING", "RestartCnt": "0",
+			"SubmitTime": "2026-03-01T11:00:00", "Partition": "standard", "Account": "project_1", "NodeList": "cn[1-2]"},
+		claim: testClaim(),
+	}
+	return s
+}
+
+func testClaim() keyapi.Claim {
+	return keyapi.Claim{Manifest: "sha256:" + strings.Repeat("0a", 32), Cluster: "box", JobID: 7, ArrayTask: -1, Node: "cn1",
+		Nonce: bytes.Repeat([]byte{1}, keyapi.NonceSize), E: bytes.Repeat([]byte{2}, keyapi.PublicKeyE), S: bytes.Repeat([]byte{3}, 32)}
+}
+
+// setMunged replaces a line of unmunge's answer; an empty value leaves it out.
+func (s *site) setMunged(key, value string) {
+	i := slices.IndexFunc(s.munged, func(l string) bool { return strings.HasPrefix(l, key+":") })
+	if value == "" {
+		s.munged = slices.Delete(s.munged, i, i+1)
+		return
+	}
+	s.munged[i] = key + ": " + value
+}
+
+// command writes a script that prints answer and ends as s.exit says.
+func (s *site) command(t *testing.T, name, answer, stderr string) string {
+	t.Helper()
+	p := filepath.Join(s.dir, name)
+	if err := os.WriteFile(p+".answer", []byte(answer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf("#!/bin/sh\ncat '%s.answer'\necho '%s' >&2\nexit %d\n", p, stderr, s.exit[name])
+	// A process that another test forks meanwhile must not hold it open for writing.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(p, []byte(body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// squeueAnswer renders the job as squeue -O does with the widths asked for.
+func (s *site) squeueAnswer() string {
+	var b strings.Builder
+	for _, f := range []struct {
+		name  string
+		width int
+	}{{"JobID", 20}, {"ArrayTaskID", 20}, {"UserID", 20}, {"State", 20}, {"RestartCnt", 20},
+		{"SubmitTime", 30}, {"Partition", 256}, {"Account", 256}, {"NodeList", 65000}} {
+		fmt.Fprintf(&b, "%*s", f.width, s.job[f.name])
+	}
+	return b.String() + "\n"
+}
+
+func (s *site) config(t *testing.T, payload []byte) Config {
+	t.Helper()
+	answer := strings.Join(s.munged, "\n") + fmt.Sprintf("\nLENGTH: %d\n\n%s", len(payload), payload)
+	return Config{
+		Cluster: "box", Key: s.key,
+		Nodes:      map[string]netip.Addr{"cn1": netip.MustParseAddr(nodeAddress), "cn2": netip.MustParseAddr("10.77.0.5"), "cn3": netip.MustParseAddr("10.77.0.6")},
+		Munge:      identity.Munge{UnmungePath: s.command(t, "unmunge", answer, "unmunge: Error")},
+		Squeue:     identity.Squeue{Path: s.command(t, "squeue", s.squeueAnswer(), s.stderr)},
+		LookupUser: func(context.Context, uint32) (identity.User, error) { return s.user, s.noUser },
+		Now:        func() time.Time { return s.now },
+		Log:        slog.New(slog.NewTextHandler(&s.log, nil)),
+	}
+}
+
+// ask posts a request for a voucher on s.claim and returns the answer.
+func (s *site) ask(t *testing.T, payload []byte) (int, keyapi.VouchResponse, keyapi.Error) {
+	t.Helper()
+	v, err := New(s.config(t, payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return post(t, v.Handler(), keyapi.VouchRequest{Service: testService, Claim: s.claim, Credential: "MUNGE:AAAA:"})
+}
+
+func post(t *testing.T, h http.Handler, q any) (status int, ok keyapi.VouchResponse, refused keyapi.Error) {
+	t.Helper()
+	b, err := json.Marshal(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/vouch", bytes.NewReader(b)))
+	if w.Code == http.StatusOK {
+		err = keyapi.Decode(w.Body.Bytes(), &ok)
+	} else {
+		err = keyapi.Decode(w.Body.Bytes(), &refused)
+	}
+	if err != nil {
+		t.Fatalf("status %d: %v: %s", w.Code, err, w.Body)
+	}
+	return w.Code, ok, refused
+}
+
+func TestVouch(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.job["ArrayTaskID"], s.claim.ArrayTask = "3", 3
+	s.job["RestartCnt"], s.claim.Restart = "2", 2
+	status, ok, refused := s.ask(t, identity.MungePayload(testService, s.claim))
+	if status != http.StatusOK {
+		t.Fatalf("refused: %+v\n%s", refused, &s.log)
+	}
+	var got keyapi.Voucher
+	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), ok.Voucher, &got); err != nil {
+		t.Fatal(err)
+	}
+	digest := keyapi.ClaimDigest(testService, s.claim)
+	want := keyapi.Voucher{Service: testService, Cluster: "box", Claim: digest[:], UID: 2001, User: "alice",
+		Groups: []string{"alice", "project_1"}, Node: "cn1", JobID: 7, ArrayTask: 3, Restart: 2,
+		Account: "project_1", Partition: "standard", Issued: s.now}
+	if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
+		t.Errorf("got  %s\nwant %s", a, b)
+	}
+	for _, want := range []string{"vouched", "node=cn1", "job=7", "uid=2001", "user=alice"} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("the log lacks %q: %s", want, &s.log)
+		}
+	}
+}
+
+func TestVouchRefuses(t *testing.T) {
+	t.Parallel()
+	other := func(change func(*keyapi.Claim)) []byte {
+		c := testClaim()
+		change(&c)
+		return identity.MungePayload(testService, c)
+	}
+	for name, c := range map[string]struct {
+		spoil   func(*site)
+		payload []byte // nil: the claim's own
+		code    string
+		says    string // where another check would refuse, too
+	}{
+		"another cluster":          {spoil: func(s *site) { s.claim.Cluster = "other" }, code: keyapi.CodeAttestation},
+		"node not in the table":    {spoil: func(s *site) { s.claim.Node = "cn9" }, code: keyapi.CodeAttestation, says: "table of nodes"},
+		"short nonce":              {spoil: func(s *site) { s.claim.Nonce = s.claim.Nonce[1:] }, code: keyapi.CodeBadRequest},
+		"replayed":                 {spoil: func(s *site) { s.exit["unmunge"] = 17; s.setMunged("STATUS", "17") }, code: keyapi.CodeAttestation},
+		"expired":                  {spoil: func(s *site) { s.exit["unmunge"] = 15 }, code: keyapi.CodeAttestation},
+		"munged is down":           {spoil: func(s *site) { s.exit["unmunge"] = 6 }, code: keyapi.CodeUnavailable},
+		"status in text only":      {spoil: func(s *site) { s.setMunged("STATUS", "17") }, code: keyapi.CodeUnavailable},
+		"ttl of 61 s":              {spoil: func(s *site) { s.setMunged("TTL", "61") }, code: keyapi.CodeAttestation},
+		"no ttl":                   {spoil: func(s *site) { s.setMunged("TTL", "0") }, code: keyapi.CodeAttestation},
+		"unrestricted":             {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "") }, code: keyapi.CodeAttestation},
+		"restricted to another":    {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "12345") }, code: keyapi.CodeAttestation},
+		"root":                     {spoil: func(s *site) { s.setMunged("UID", "0"); s.job["UserID"] = "0" }, code: keyapi.CodeAttestation},
+		"loopback":                 {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "127.0.1.1") }, code: keyapi.CodeAttestation, says: "every host may"},
+		"null address":             {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "0.0.0.0") }, code: keyapi.CodeAttestation, says: "every host may"},
+		"another node's address":   {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.77.0.5") }, code: keyapi.CodeAttestation},
+		"address of no node":       {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.99.0.1") }, code: keyapi.CodeAttestation},
+		"payload: nonce":           {payload: other(func(c *keyapi.Claim) { c.Nonce[0]++ }), code: keyapi.CodeAttestation},
+		"payload: E":               {payload: other(func(c *keyapi.Claim) { c.E[0]++ }), code: keyapi.CodeAttestation},
+		"payload: S":               {payload: other(func(c *keyapi.Claim) { c.S[0]++ }), code: keyapi.CodeAttestation},
+		"payload: job":             {payload: other(func(c *keyapi.Claim) { c.JobID++ }), code: keyapi.CodeAttestation},
+		"payload: manifest":        {payload: other(func(c *keyapi.Claim) { c.Manifest = "sha256:" + strings.Repeat("0b", 32) }), code: keyapi.CodeAttestation},
+		"payload: service":         {payload: identity.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
+		"payload: empty":           {payload: []byte{}, code: keyapi.CodeAttestation},
+		"payload: and more":        {payload: append(identity.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
+		"job unknown":              {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "slurm_load_jobs error: Invalid job id specified" }, code: keyapi.CodeAttestation},
+		"slurmctld is down":        {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "Unable to contact slurm controller" }, code: keyapi.CodeUnavailable},
+		"job of another id":        {spoil: func(s *site) { s.job["JobID"] = "8" }, code: keyapi.CodeAttestation},
+		"pending":                  {spoil: func(s *site) { s.job["State"] = "PENDING" }, code: keyapi.CodeAttestation},
+		"completing":               {spoil: func(s *site) { s.job["State"] = "COMPLETING" }, code: keyapi.CodeAttestation},
+		"suspended":                {spoil: func(s *site) { s.job["State"] = "SUSPENDED" }, code: keyapi.CodeAttestation},
+		"another user's job":       {spoil: func(s *site) { s.job["UserID"] = "2002" }, code: keyapi.CodeAttestation},
+		"not on this node":         {spoil: func(s *site) { s.job["NodeList"] = "cn[2-3]" }, code: keyapi.CodeAttestation},
+		"a node of a longer name":  {spoil: func(s *site) { s.job["NodeList"] = "cn[11-19]" }, code: keyapi.CodeAttestation},
+		"on no node":               {spoil: func(s *site) { s.job["NodeList"] = "" }, code: keyapi.CodeAttestation},
+		"array task, none claimed": {spoil: func(s *site) { s.job["ArrayTaskID"] = "0" }, code: keyapi.CodeAttestation},
+		"another array task":       {spoil: func(s *site) { s.job["ArrayTaskID"] = "4"; s.claim.ArrayTask = 3 }, code: keyapi.CodeAttestation},
+		"restarted since":          {spoil: func(s *site) { s.job["RestartCnt"] = "1" }, code: keyapi.CodeAttestation},
+		"newline in the account":   {spoil: func(s *site) { s.job["Account"] = "a\nb" }, code: keyapi.CodeUnavailable},
+		"unknown user":             {spoil: func(s *site) { s.noUser = errors.New("no such user") }, code: keyapi.CodeUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			if c.spoil != nil {
+				c.spoil(s)
+			}
+			payload := c.payload
+			if payload == nil {
+				payload = identity.MungePayload(testService, s.claim)
+			}
+			status, _, refused := s.ask(t, payload)
+			if refused.Code != c.code || status != statusOf[c.code] || refused.Message == "" || !strings.Contains(refused.Message, c.says) {
+				t.Errorf("got status %d, %+v, want %s", status, refused, c.code)
+			}
+			if !strings.Contains(s.log.String(), "refused") {
+				t.Errorf("not logged: %s", &s.log)
+			}
+		})
+	}
+}
+
+// TestVouchWithMunge lets real munged daemons stand for two hosts of a
+// cluster; only Slurm's answer is made up.
+func TestVouchWithMunge(t *testing.T) {
+	t.Parallel()
+	realm := mungetest.NewRealm(t)
+	cn1, cn2, login := realm.Host(t, nodeAddress), realm.Host(t, "10.77.0.5"), realm.Host(t, "10.77.0.3")
+	loopback := realm.Host(t, "127.0.1.1")
+	s := newSite(t)
+	payload := identity.MungePayload(testService, s.claim)
+	restrict := fmt.Sprintf("--restrict-uid=%d", os.Geteuid())
+	cred, uid := mungetest.Credential(t, cn1, payload, restrict, "--ttl=60")
+	s.job["UserID"] = fmt.Sprint(uid)
+	c := s.config(t, nil)
+	c.Munge = identity.Munge{Socket: login}
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := v.Handler()
+	ask := func(credential string) (int, keyapi.Error) {
+		status, _, refused := post(t, h, keyapi.VouchRequest{Service: testService, Claim: s.claim, Credential: credential})
+		return status, refused
+	}
+	if status, refused := ask(cred); status != http.StatusOK {
+		t.Fatalf("refused: %+v\n%s", refused, &s.log)
+	}
+	if status, refused := ask(cred); status != http.StatusForbidden || refused.Code != keyapi.CodeAttestation {
+		t.Errorf("replayed: %d %+v", status, refused)
+	}
+	made := func(socket string, payload []byte, args ...string) string {
+		cred, _ := mungetest.Credential(t, socket, payload, args...)
+		return cred
+	}
+	for name, cred := range map[string]string{
+		"made on another node":     made(cn2, payload, restrict, "--ttl=60"),
+		"made on a nameless host":  made(loopback, payload, restrict, "--ttl=60"),
+		"not restricted":           made(cn1, payload, "--ttl=60"),
+		"restricted to another":    made(cn1, payload, "--restrict-uid=12345", "--ttl=60"),
+		"default life of 5 min":    made(cn1, payload, restrict),
+		"another claim":            made(cn1, append(payload, 'x'), restrict, "--ttl=60"),
+		"another realm":            made(mungetest.NewRealm(t).Host(t, nodeAddress), payload, restrict, "--ttl=60"),
+		"not a credential":         "hello",
+		"a shell's favourite text": "MUNGE:$(id)`id`:",
+	} {
+		if status, refused := ask(cred); status != http.StatusForbidden || refused.Code != keyapi.CodeAttestation {
+			t.Errorf("%s: %d %+v", name, status, refused)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	v, err := New(s.config(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := json.Marshal(keyapi.VouchRequest{Service: testService, Claim: s.claim, Credential: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		method, path, body string
+		status             int
+	}{
+		"no JSON":             {"POST", "/v1/vouch", "hello", 400},
+		"empty":               {"POST", "/v1/vouch", "", 400},
+		"unknown field":       {"POST", "/v1/vouch", `{"colour":1}`, 400},
+		"trailing text":       {"POST", "/v1/vouch", string(good) + "x", 400},
+		"field twice":         {"POST", "/v1/vouch", strings.Replace(string(good), `"service"`, `"service":"a","service"`, 1), 400},
+		"no service":          {"POST", "/v1/vouch", strings.Replace(string(good), testService, "", 1), 400},
+		"too large":           {"POST", "/v1/vouch", string(good) + strings.Repeat(" ", maxRequest), 400},
+		"GET":                 {"GET", "/v1/vouch", "", 404},
+		"unknown path":        {"POST", "/v1/secrets", "", 404},
+		"no relay configured": {"POST", "/v1/nonces", "{}", 404},
+	} {
+		w := httptest.NewRecorder()
+		v.Handler().ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
+		var e keyapi.Error
+		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != c.status || statusOf[e.Code] != c.status {
+			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, c.status)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := s.config(t, nil)
+	c.Limits = Limits{PerSecond: 1e-9, Burst: 2}
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := v.Handler()
+	from := func(addr string) int {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = addr
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
+			t.Error("429 without Retry-After")
+		}
+		return w.Code
+	}
+	got := []int{from("10.0.0.1:1"), from("10.0.0.1:2"), from("10.0.0.1:3"), from("[::ffff:10.0.0.1]:4"), from("10.0.0.2:1")}
+	if want := []int{404, 404, 429, 429, 404}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestInTurn fills the only slot; the next request gives up with its client.
+func TestInTurn(t *testing.T) {
+	t.Parallel()
+	started, finish := make(chan struct{}), make(chan struct{})
+	h := inTurn(1, func(w http.ResponseWriter, _ *http.Request) { close(started); <-finish })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
+	}()
+	<-started
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/", nil).WithContext(ctx))
+	if w.Code != http.StatusTooManyRequests {
+		t.Errorf("got %d while the slot was taken", w.Code)
+	}
+	close(finish)
+	<-done
+}
+
+// relayTo returns a verifier that relays to a fake key service.
+func relayTo(t *testing.T, h http.HandlerFunc) http.Handler {
+	t.Helper()
+	ts := httptest.NewTLSServer(h)
+	t.Cleanup(ts.Close)
+	c := newSite(t).config(t, nil)
+	c.ServiceURL = ts.URL + "/"
+	c.ServiceCA = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ts.Certificate().Raw}))
+	v, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Handler()
+}
+
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	h := relayTo(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Set-Cookie", "a=b")
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprintf(w, "%s %s %s", r.Method, r.URL.RequestURI(), b)
+	})
+	for _, c := range []struct{ method, path, body string }{
+		{"GET", "/v1/service", ""}, {"POST", "/v1/nonces", "{}"}, {"POST", "/v1/release", `{"x":1}`},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
+		if want := c.method + " " + c.path + " " + c.body; w.Code != http.StatusConflict || w.Body.String() != want {
+			t.Errorf("%s: %d %q", c.path, w.Code, w.Body)
+		}
+		if w.Header().Get("Retry-After") != "7" || w.Header().Get("Set-Cookie") != "" {
+			t.Errorf("%s: headers %v", c.path, w.Header())
+		}
+	}
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{
+		{"POST", "/v1/manifests", 404}, {"GET", "/v1/secrets", 404}, {"PUT", "/v1/release", 404}, {"POST", "/v1/release/", 404},
+		{"POST", "/v1/release?a=b", 400},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		if w.Code != c.status {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, w.Code, c.status)
+		}
+	}
+}
+
+func TestRelayFails(t *testing.T) {
+	t.Parallel()
+	for name, h := range map[string]http.HandlerFunc{
+		"redirect":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v1/service", http.StatusFound) },
+		"too large": func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, keyapi.MaxBody+1)) },
+		"cut":       func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		w := httptest.NewRecorder()
+		relayTo(t, h).ServeHTTP(w, httptest.NewRequest("POST", "/v1/nonces", strings.NewReader("{}")))
+		var e keyapi.Error
+		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable || e.Code != keyapi.CodeUnavailable {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(*Config){
+		"no cluster":      func(c *Config) { c.Cluster = "" },
+		"no key":          func(c *Config) { c.Key = nil },
+		"no nodes":        func(c *Config) { c.Nodes = nil },
+		"loopback node":   func(c *Config) { c.Nodes = map[string]netip.Addr{"cn1": netip.MustParseAddr("127.0.0.1")} },
+		"invalid address": func(c *Config) { c.Nodes = map[string]netip.Addr{"cn1": {}} },
+		"service, no CA":  func(c *Config) { c.ServiceURL = "https://keys" },
+		"service, no TLS": func(c *Config) { c.ServiceURL = "http://keys" },
+	} {
+		c := newSite(t).config(t, nil)
+		spoil(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestParseNodes(t *testing.T) {
+	t.Parallel()
+	got, err := ParseNodes(strings.NewReader("# nodes\n\ncn1 10.77.0.4\n  cn2\t10.77.0.5 # rack 2\r\n"))
+	if err != nil || len(got) != 2 || got["cn1"] != netip.MustParseAddr("10.77.0.4") || got["cn2"] != netip.MustParseAddr("10.77.0.5") {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for name, text := range map[string]string{
+		"one word": "cn1", "three words": "cn1 10.0.0.1 x", "host list": "cn[1-2] 10.0.0.1", "no address": "cn1 cn2",
+		"IPv6": "cn1 fe80::1", "mapped": "cn1 ::ffff:10.0.0.1", "loopback": "cn1 127.0.1.1", "null": "cn1 0.0.0.0",
+		"broadcast": "cn1 255.255.255.255", "multicast": "cn1 224.0.0.1", "octal": "cn1 010.0.0.1",
+	} {
+		if _, err := ParseNodes(strings.NewReader("x1 10.9.9.9\n" + text + "\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
+			t.Errorf("%s: got %v, want an error for line 2", name, err)
+		}
+	}
+	for name, text := range map[string]string{
+		"name twice": "a 10.0.0.1\na 10.0.0.2", "address twice": "a 10.0.0.1\nb 10.0.0.1", "empty": "# none\n",
+	} {
+		if _, err := ParseNodes(strings.NewReader(text)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := ParseNodes(io.LimitReader(zeros{}, maxNodesFile+10)); err == nil {
+		t.Error("a file over the bound was accepted")
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func FuzzParseNodes(f *testing.F) {
+	f.Add("cn1 10.77.0.4\n# x\ncn2 10.77.0.5\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		nodes, err := ParseNodes(strings.NewReader(s))
+		for name, a := range nodes {
+			if err == nil && (!usable(a) || !nodeRE.MatchString(name)) {
+				t.Errorf("%q gives %q %v", s, name, a)
+			}
+		}
+	})
+}

@@ -1,0 +1,142 @@
+package verifier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+// refusal is what a node is told; the log also has the error behind it.
+type refusal struct {
+	code, message, hint string
+	err                 error
+}
+
+func (r *refusal) Error() string {
+	if r.err == nil {
+		return r.message
+	}
+	return r.message + ": " + r.err.Error()
+}
+
+func (r *refusal) Unwrap() error { return r.err }
+
+// deny refuses evidence.
+func deny(format string, args ...any) *refusal {
+	return &refusal{code: keyapi.CodeAttestation, message: fmt.Sprintf(format, args...)}
+}
+
+func (r *refusal) withHint(h string) *refusal { r.hint = h; return r }
+
+// unavailable says that a check could not be made; the details are for the
+// verifier's log.
+func unavailable(err error, what string) *refusal {
+	return &refusal{code: keyapi.CodeUnavailable, message: what, err: err,
+		hint: "the cluster's administrator finds the reason in the verifier's log"}
+}
+
+// check makes every check there is, cheap ones first, and returns the voucher
+// to be signed. Every error is a *refusal.
+func (v *Verifier) check(ctx context.Context, q keyapi.VouchRequest) (keyapi.Voucher, error) {
+	if err := v.checkClaim(q); err != nil {
+		return keyapi.Voucher{}, err
+	}
+	m, err := v.checkCredential(ctx, q)
+	if err != nil {
+		return keyapi.Voucher{}, err
+	}
+	j, err := v.checkJob(ctx, q.Claim, m.UID)
+	if err != nil {
+		return keyapi.Voucher{}, err
+	}
+	u, err := v.config.LookupUser(ctx, m.UID)
+	if err != nil {
+		return keyapi.Voucher{}, unavailable(err, fmt.Sprintf("the verifier cannot look up uid %d", m.UID))
+	}
+	digest := keyapi.ClaimDigest(q.Service, q.Claim)
+	return keyapi.Voucher{
+		Service: q.Service, Cluster: v.config.Cluster, Claim: digest[:],
+		UID: int64(m.UID), User: u.Name, Groups: u.Groups, Node: q.Claim.Node,
+		JobID: j.JobID, ArrayTask: j.ArrayTask, Restart: j.Restart,
+		Account: j.Account, Partition: j.Partition, Issued: v.config.Now().UTC(),
+	}, nil
+}
+
+func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
+	if err := q.Claim.Validate(); err != nil {
+		return &refusal{code: keyapi.CodeBadRequest, message: "the claim is not valid", err: err}
+	}
+	if q.Service == "" || len(q.Service) > 1024 {
+		return &refusal{code: keyapi.CodeBadRequest, message: "the request names no key service"}
+	}
+	if q.Claim.Cluster != v.config.Cluster {
+		return deny("this verifier vouches for cluster %s, not %.80s", v.config.Cluster, q.Claim.Cluster)
+	}
+	if _, ok := v.config.Nodes[q.Claim.Node]; !ok {
+		return deny("node %.255s is not in the verifier's table of nodes", q.Claim.Node).
+			withHint("the cluster's administrator adds it to the verifier's nodes-file")
+	}
+	return nil
+}
+
+// checkCredential has MUNGE decode the credential and compares all that it
+// says.
+func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (identity.Munged, error) {
+	m, err := v.config.Munge.Decode(ctx, q.Credential)
+	if errors.Is(err, identity.ErrMunge) {
+		// Which of its rules MUNGE refuses by is no secret; clocks that differ are the usual one.
+		why := strings.TrimPrefix(err.Error(), identity.ErrMunge.Error())
+		return m, deny("MUNGE refuses the credential%s", why).withHint("credentials are good for a minute, once, for the verifier's user: compare the node's clock with the verifier's")
+	}
+	if err != nil {
+		return m, unavailable(err, "the verifier cannot check MUNGE credentials")
+	}
+	want := v.config.Nodes[q.Claim.Node]
+	switch {
+	case m.RestrictUID != int64(v.uid):
+		return m, deny("the credential is not restricted to the verifier's user")
+	case m.TTL <= 0 || m.TTL > identity.MungeTTL:
+		return m, deny("the credential lives %s, longer than %s", m.TTL, identity.MungeTTL)
+	case m.UID == 0:
+		return m, deny("the credential was made by root").withHint("jobs run as their users; root gets no key")
+	case !bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim)):
+		return m, deny("the credential covers another claim")
+	case !usable(m.Host):
+		return m, deny("MUNGE calls the node %s, which every host may call itself", m.Host).
+			withHint("the cluster's administrator sets munged's --origin on the node")
+	case m.Host != want:
+		return m, deny("the credential was made at %s, but node %s is %s", m.Host, q.Claim.Node, want)
+	}
+	return m, nil
+}
+
+// checkJob asks slurmctld whether uid's job runs on the claimed node.
+func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (identity.SlurmJobInfo, error) {
+	j, err := identity.SlurmJob(ctx, v.config.Squeue, c.JobID)
+	if errors.Is(err, identity.ErrNoJob) {
+		return j, deny("Slurm does not know job %d", c.JobID).
+			withHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
+	}
+	if err != nil {
+		return j, unavailable(err, "the verifier cannot ask Slurm")
+	}
+	switch {
+	case j.State != "RUNNING":
+		return j, deny("job %d is %s, not running", c.JobID, j.State)
+	case j.UID != uid:
+		return j, deny("job %d is not of the user who made the credential", c.JobID)
+	case !slices.Contains(j.Nodes, c.Node):
+		return j, deny("job %d does not run on node %s", c.JobID, c.Node)
+	case j.ArrayTask != c.ArrayTask:
+		return j, deny("job %d is array task %d, not %d", c.JobID, j.ArrayTask, c.ArrayTask)
+	case j.Restart != c.Restart:
+		return j, deny("job %d was restarted %d times, not %d", c.JobID, j.Restart, c.Restart)
+	}
+	return j, nil
+}
