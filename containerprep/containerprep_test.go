@@ -6,10 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 func TestRequest(t *testing.T) {
@@ -38,7 +38,7 @@ func TestNotAnImage(t *testing.T) {
 	}
 	for _, img := range []string{file, filepath.Dir(file), "docker://talinx/jp2a"} {
 		_, err := Run(t.Context(), publish.Deps{}, Options{Image: img, OutputDir: t.TempDir()})
-		if !errors.Is(err, image.ErrFormat) || ui.ExitCode(err) != ui.CodeUsage {
+		if !errors.Is(err, image.ErrFormat) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v", img, err)
 		}
 	}

@@ -10,10 +10,10 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/source"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // Options are data-prep's flags.
@@ -60,7 +60,7 @@ func (o Options) input() (source.Input, error) {
 func (o Options) request() (publish.Request, error) {
 	in, err := o.input()
 	if err != nil {
-		return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("input data: %w", err), "-i names a directory, a file or a tar archive on this machine, or - for standard input")
+		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("input data: %w", err), "-i names a directory, a file or a tar archive on this machine, or - for standard input")
 	}
 	if o.Name == "" {
 		if o.Name, err = in.DatasetName(); err != nil {
@@ -68,11 +68,11 @@ func (o Options) request() (publish.Request, error) {
 		}
 	}
 	if o.Name == "" {
-		return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("%s needs a name, below which it is found in the job", in), "give --name NAME")
+		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("%s needs a name, below which it is found in the job", in), "give --name NAME")
 	}
 	if o.DataPath == "" {
 		if o.OutputDir == "" {
-			return publish.Request{}, ui.Fail(ui.CodeUsage, fmt.Errorf("where should the sealed dataset go?"), "give --data-path FILE, or -o DIRECTORY")
+			return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("where should the sealed dataset go?"), "give --data-path FILE, or -o DIRECTORY")
 		}
 		o.DataPath = filepath.Join(o.OutputDir, "encrypted_"+o.Name+".sealed")
 	}

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/source"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 func TestRequest(t *testing.T) {
@@ -57,7 +57,7 @@ func TestRequest(t *testing.T) {
 		"where should the sealed dataset": {Input: source.At(input)},
 	} {
 		_, err := Run(t.Context(), publish.Deps{}, o) // refused before any party is asked
-		if err == nil || !strings.Contains(err.Error(), want) || ui.ExitCode(err) != ui.CodeUsage || ui.Hint(err) == "" {
+		if err == nil || !strings.Contains(err.Error(), want) || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}

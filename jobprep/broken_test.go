@@ -11,11 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -173,7 +173,7 @@ func TestKilledAnywhere(t *testing.T) {
 					switch got, err := Continue(t.Context(), s.world(q, 0, false), rec); {
 					case rec.Stage == submission.Preparing:
 						cleared++
-						if err == nil || ui.Hint(err) == "" {
+						if err == nil || fault.Hint(err) == "" {
 							t.Errorf("action %d: continued what was not ready: %+v, %v", n, got, err)
 						}
 					case err != nil || got.JobID != "1":
@@ -223,8 +223,8 @@ func TestSbatchRefuses(t *testing.T) {
 			t.Parallel()
 			s, q := shared.site(t), &c.q
 			rec, err := jobPrep(t.Context(), s.world(q, 0, false), s.o)
-			if (err == nil) != (c.hint == "") || !strings.Contains(ui.Hint(err), c.hint) || (err == nil && rec.JobID != "1") || (err != nil && (ui.ExitCode(err) != ui.CodeSlurm || !strings.Contains(err.Error(), q.refuse))) {
-				t.Errorf("%+v, %v; %s", rec, err, ui.Hint(err))
+			if (err == nil) != (c.hint == "") || !strings.Contains(fault.Hint(err), c.hint) || (err == nil && rec.JobID != "1") || (err != nil && (fault.ClassOf(err) != fault.Slurm || !strings.Contains(err.Error(), q.refuse))) {
+				t.Errorf("%+v, %v; %s", rec, err, fault.Hint(err))
 			}
 			if len(q.outputs) != c.jobs || len(s.jobDirs()) != c.dirs {
 				t.Errorf("%d jobs, directories %q", len(q.outputs), s.jobDirs())
@@ -245,15 +245,15 @@ func TestContinueRefuses(t *testing.T) {
 	shared := newService(t)
 	for name, c := range map[string]struct {
 		want   string
-		code   int
+		code   fault.Class
 		change func(s *site, rec submission.Record) error
 	}{
-		"it has run": {"was submitted and has run", ui.CodeJob, func(_ *site, rec submission.Record) error { return os.WriteFile(rec.LogFile, nil, 0o600) }},
-		"script altered": {"was altered", ui.CodeIntegrity, func(_ *site, rec submission.Record) error {
+		"it has run": {"was submitted and has run", fault.Job, func(_ *site, rec submission.Record) error { return os.WriteFile(rec.LogFile, nil, 0o600) }},
+		"script altered": {"was altered", fault.Integrity, func(_ *site, rec submission.Record) error {
 			return os.WriteFile(filepath.Join(rec.JobDir, scriptName), []byte("#!/bin/sh\n"), 0o600)
 		}},
-		"directory gone": {"is gone", ui.CodeJob, func(_ *site, rec submission.Record) error { return os.RemoveAll(rec.JobDir) }},
-		"at work": {"at work", ui.CodeOther, func(s *site, rec submission.Record) error {
+		"directory gone": {"is gone", fault.Job, func(_ *site, rec submission.Record) error { return os.RemoveAll(rec.JobDir) }},
+		"at work": {"at work", fault.Other, func(s *site, rec submission.Record) error {
 			_, err := s.d.Store.Lock(rec.Run)
 			return err
 		}},
@@ -266,8 +266,8 @@ func TestContinueRefuses(t *testing.T) {
 			check(t, err)
 			p.Close()
 			check(t, c.change(s, p.Record))
-			if _, err := Continue(t.Context(), d, p.Record); err == nil || !strings.Contains(err.Error(), c.want) || ui.ExitCode(err) != c.code || ui.Hint(err) == "" {
-				t.Errorf("%v (code %d); %s", err, ui.ExitCode(err), ui.Hint(err))
+			if _, err := Continue(t.Context(), d, p.Record); err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.code || fault.Hint(err) == "" {
+				t.Errorf("%v (class %s); %s", err, fault.ClassOf(err), fault.Hint(err))
 			}
 			if len(q.outputs) > 0 {
 				t.Error("it was submitted")
@@ -287,8 +287,8 @@ func TestInterruptedSubmit(t *testing.T) {
 	d.Slurm.Runner = stopping{q, cancel}
 	_, err = Submit(ctx, d, p)
 	p.Close()
-	if ui.ExitCode(err) != ui.CodeInterrupted || !strings.Contains(ui.Hint(err), "--continue "+p.Record.Run[:12]) {
-		t.Errorf("%v; %s", err, ui.Hint(err))
+	if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), "--continue "+p.Record.Run[:12]) {
+		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 	rec, err := d.Store.Find(p.Record.Run)
 	check(t, err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -17,7 +18,7 @@ const digestLater = "sha256:KNOWN-WHEN-SIGNED"
 func DryRun(d Deps, o Options) (string, error) {
 	p := &planned{d: d, o: o, run: NewRun()}
 	if _, err := manifest.ParseFlags(o.Flags); err != nil {
-		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("-flags: %w", err), "")
+		return "", fault.New(fault.Usage, fmt.Errorf("-flags: %w", err), "")
 	}
 	if err := p.digestPrograms(); err != nil {
 		return "", err
@@ -25,7 +26,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	tokens := o.Tier == manifest.TierC
 	script, err := p.render(digestLater, tokens)
 	if err != nil {
-		return "", ui.Fail(ui.CodeUsage, err, "")
+		return "", fault.New(fault.Usage, err, "")
 	}
 	var b strings.Builder
 	n := 0

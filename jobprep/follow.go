@@ -10,6 +10,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -34,7 +35,7 @@ type FollowOptions struct {
 
 // Follow reports a job's states, and its log, until the job has ended, and
 // returns the job's exit code: that of its script, 128+signal, or
-// ui.CodeJob where Slurm knows none. When Slurm has forgotten the job, the
+// NoExitCode where Slurm knows none. When Slurm has forgotten the job, the
 // nodes' signed receipts have the last word.
 func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions) (int, error) {
 	f := &follower{d: d, rec: rec, o: o, id: slurm.JobID(rec.JobID)}
@@ -61,7 +62,7 @@ func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, ui.Fail(ui.CodeInterrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it, "+continueHint(rec)+" -f follows it again")
+			return 0, fault.New(fault.Interrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it, "+continueHint(rec)+" -f follows it again")
 		case <-tick.C:
 		}
 	}
@@ -93,7 +94,7 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
 	if err != nil {
 		if f.failures++; f.failures >= maxFailures && ctx.Err() == nil {
-			return false, ui.Fail(ui.ExitCode(err), fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
+			return false, fault.New(fault.ClassOf(err), fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
 		}
 		if errors.Is(err, transfer.ErrConnect) && f.d.Reconnect != nil {
 			f.reconnect(ctx)
@@ -104,7 +105,7 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	s := all[f.id]
 	if s.State == slurm.Unknown {
 		if f.unknown++; f.unknown >= maxUnknown && !receipts {
-			return false, ui.Fail(ui.CodeJob, fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
+			return false, fault.New(fault.Job, fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
 				"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
 		}
 		return receipts, nil
@@ -206,19 +207,22 @@ func (f *follower) receipts() int {
 	return n
 }
 
-// exit gives the code of a job that has ended.
+// NoExitCode is what Follow returns for a job that failed without an exit code of its own.
+const NoExitCode = -1
+
+// exit returns the code of a job that has ended, or NoExitCode.
 func (f *follower) exit() int {
 	switch s := f.last; {
 	case s.State == slurm.Completed:
 		return 0
 	case s.State == slurm.NodeFail:
-		return ui.CodeJob // the script got no chance to end
+		return NoExitCode // the script got no chance to end
 	case s.State.Ended() && s.ExitCode > 0:
 		return s.ExitCode
 	case s.State.Ended() && s.Signal > 0:
 		return 128 + s.Signal
 	case s.State.Ended():
-		return ui.CodeJob
+		return NoExitCode
 	}
 	return f.receiptExit()
 }
@@ -231,21 +235,21 @@ func (f *follower) receiptExit() int {
 	code := 0
 	nodes, err := f.d.FS.ReadDir(path.Join(f.rec.JobDir, "nodes"))
 	if err != nil {
-		return ui.CodeJob
+		return NoExitCode
 	}
 	for _, e := range nodes {
 		files, err := submission.ReadFiles(func(name string) ([]byte, error) {
 			return transfer.ReadFile(f.d.FS, path.Join(f.rec.JobDir, "nodes", e.Name(), name), maxSmall)
 		})
 		if err != nil {
-			return ui.CodeJob
+			return NoExitCode
 		}
 		v, err := submission.Check(f.rec, e.Name(), files)
 		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
-			return ui.CodeJob
+			return NoExitCode
 		}
 		if v.Receipt.Exit == 0 && v.Receipt.Reason != completed {
-			return ui.CodeJob // the application went well, what came after it did not
+			return NoExitCode // the application went well, what came after it did not
 		}
 		code = max(code, v.Receipt.Exit)
 	}

@@ -14,10 +14,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -122,8 +122,8 @@ func TestFollowEndsWithoutAnyAnswer(t *testing.T) {
 			}
 			return "", "", ""
 		})
-		if code != ui.CodeJob && ui.ExitCode(err) != ui.CodeJob || !strings.Contains(ui.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
-			t.Errorf("Follow = %d, %v, hint %q after %v", code, err, ui.Hint(err), f.since())
+		if code != NoExitCode && fault.ClassOf(err) != fault.Job || !strings.Contains(fault.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
+			t.Errorf("Follow = %d, %v, hint %q after %v", code, err, fault.Hint(err), f.since())
 		}
 	})
 }
@@ -152,7 +152,7 @@ func TestFollowSaysWhyAJobEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFollowed(t, 1)
 		code, err := f.follow(t.Context(), func() (string, string, string) { return "NODE_FAIL", "NodeDown", "1" })
-		if code != ui.CodeJob || err != nil || !strings.Contains(f.out.String(), "submit the job again") {
+		if code != NoExitCode || err != nil || !strings.Contains(f.out.String(), "submit the job again") {
 			t.Errorf("Follow = %d, %v: %s", code, err, &f.out)
 		}
 	})
@@ -221,8 +221,8 @@ func TestFollowExit(t *testing.T) {
 		"the application's":    {"FAILED", "1792", 7},
 		"the supervisor's":     {"FAILED", "61696", 241},
 		"a signal's":           {"FAILED", "9", 128 + 9},
-		"cancelled while idle": {"CANCELLED", "0", ui.CodeJob},
-		"node failed":          {"NODE_FAIL", "0", ui.CodeJob},
+		"cancelled while idle": {"CANCELLED", "0", NoExitCode},
+		"node failed":          {"NODE_FAIL", "0", NoExitCode},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -245,9 +245,9 @@ func TestFollowForgotten(t *testing.T) {
 	}{
 		"both went well":          {0, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", 0, "completed") }},
 		"one failed":              {3, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", 3, "exit code 3") }},
-		"never ran":               {ui.CodeJob, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", -1, "input check") }},
-		"an output script failed": {ui.CodeJob, func(f *followed) { f.receipt("cn1", 0, "output script"); f.receipt("cn2", 0, "completed") }},
-		"forged": {ui.CodeJob, func(f *followed) {
+		"never ran":               {NoExitCode, func(f *followed) { f.receipt("cn1", 0, "completed"); f.receipt("cn2", -1, "input check") }},
+		"an output script failed": {NoExitCode, func(f *followed) { f.receipt("cn1", 0, "output script"); f.receipt("cn2", 0, "completed") }},
+		"forged": {NoExitCode, func(f *followed) {
 			_, other, err := ed25519.GenerateKey(nil)
 			check(f.t, err)
 			f.receipt("cn1", 0, "completed")
@@ -304,8 +304,8 @@ func TestFollowInterrupted(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, nil)
 		defer cancel()
 		_, err := f.follow(ctx, func() (string, string, string) { return "RUNNING", "None", "0" })
-		if ui.ExitCode(err) != ui.CodeInterrupted || !strings.Contains(ui.Hint(err), "scancel 41") {
-			t.Errorf("Follow: %v, hint %q", err, ui.Hint(err))
+		if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), "scancel 41") {
+			t.Errorf("Follow: %v, hint %q", err, fault.Hint(err))
 		}
 	})
 }

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -28,11 +28,11 @@ func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind)
 		return info, fmt.Errorf("info file %s: %w", file, err)
 	}
 	if info.Kind != kind {
-		return info, ui.Fail(ui.CodeUsage, fmt.Errorf("info file %s describes %s, not %s", file, article(info.Kind), article(kind)),
+		return info, fault.New(fault.Usage, fmt.Errorf("info file %s describes %s, not %s", file, article(info.Kind), article(kind)),
 			"-ai takes the image's info file, -di the dataset's")
 	}
 	if now := time.Now(); now.After(info.Policy.Expires) {
-		return info, ui.Fail(ui.CodeKey, fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
+		return info, fault.New(fault.Key, fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
 			"ask the owner to renew it")
 	}
 	if err := p.checkVolume(info); err != nil {
@@ -56,16 +56,16 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 	sig, err := transfer.ReadFile(p.d.FS, file+".sig", maxSmall)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, perr := manifest.ParseInfo(b); errors.Is(perr, manifest.ErrHPCSInfo) {
-			return manifest.Info{}, ui.Fail(ui.CodeIntegrity, perr, "prepare the data again with sealbatch: HPCS's files carry no signature")
+			return manifest.Info{}, fault.New(fault.Integrity, perr, "prepare the data again with sealbatch: HPCS's files carry no signature")
 		}
-		return manifest.Info{}, ui.Fail(ui.CodeIntegrity, fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")
+		return manifest.Info{}, fault.New(fault.Integrity, fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")
 	}
 	if err != nil {
 		return manifest.Info{}, err
 	}
 	who, err := p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())
 	if err != nil {
-		return manifest.Info{}, ui.Fail(ui.CodeIntegrity, err, trustHint(err))
+		return manifest.Info{}, fault.New(fault.Integrity, err, trustHint(err))
 	}
 	p.d.Log.Info("info file is signed", "file", path.Base(file), "by", who)
 	return manifest.ParseInfo(b)
@@ -95,14 +95,14 @@ func (p *planned) checkVolume(info manifest.Info) error {
 	}
 	hint := hintBrokenOff + "the volume was altered or replaced since its owner signed the info file"
 	if st.Size() != info.Size {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("it has %d bytes, not the %d that its owner signed", st.Size(), info.Size), hint)
+		return fault.New(fault.Integrity, fmt.Errorf("it has %d bytes, not the %d that its owner signed", st.Size(), info.Size), hint)
 	}
 	id, digest, err := volume.ReadDigest(f, st.Size())
 	if err != nil {
 		return err
 	}
 	if id.String() != info.VolumeID || manifest.Digest(digest) != info.Digest {
-		return ui.Fail(ui.CodeIntegrity, errors.New("it is not the volume that its owner signed"), hint)
+		return fault.New(fault.Integrity, errors.New("it is not the volume that its owner signed"), hint)
 	}
 	return nil
 }
@@ -136,10 +136,10 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 		}
 	}
 	if err != nil {
-		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("verification scripts: %w", err), "name a directory on the supercomputer or on this machine")
+		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %w", err), "name a directory on the supercomputer or on this machine")
 	}
 	if !st.IsDir() {
-		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")
+		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")
 	}
 	entries, err := fsys.ReadDir(dir)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -125,7 +126,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	}
 	script, err := p.render(signed.digest.String(), m.Tier == manifest.TierC)
 	if err != nil {
-		return Prepared{}, ui.Fail(ui.CodeUsage, err, "")
+		return Prepared{}, fault.New(fault.Usage, err, "")
 	}
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, LogFile: p.logFile(),

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -59,10 +60,10 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	p := &planned{d: d, o: o, run: NewRun()}
 	flags, err := manifest.ParseFlags(o.Flags)
 	if err != nil {
-		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("-flags: %w", err), "")
+		return nil, fault.New(fault.Usage, fmt.Errorf("-flags: %w", err), "")
 	}
 	if p.private, err = manifest.NewPrivate(o.Args, o.Flags).Encode(); err != nil {
-		return nil, ui.Fail(ui.CodeUsage, err, "")
+		return nil, fault.New(fault.Usage, err, "")
 	}
 	if p.user, err = siteUser(ctx, d.Slurm.Runner); err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	}
 	for _, i := range append([]manifest.Info{p.image}, p.inputs...) {
 		if flags.HostBinds && !i.Policy.HostBinds {
-			return nil, ui.Fail(ui.CodeKey, fmt.Errorf("-flags binds paths of the node, which the owner of %s does not permit", i.Name),
+			return nil, fault.New(fault.Key, fmt.Errorf("-flags binds paths of the node, which the owner of %s does not permit", i.Name),
 				"leave the bind out, or ask the owner for a policy with host binds")
 		}
 	}
@@ -120,7 +121,7 @@ func (p *planned) digestPrograms() error {
 	for i, file := range p.o.Programs {
 		f, err := os.Open(file)
 		if err != nil {
-			return ui.Fail(ui.CodeOther, fmt.Errorf("program for the nodes: %w", err), "gocryptfs belongs beside sealbatch: make build puts both there")
+			return fault.New(fault.Other, fmt.Errorf("program for the nodes: %w", err), "gocryptfs belongs beside sealbatch: make build puts both there")
 		}
 		h := sha256.New()
 		n, err := io.Copy(h, f)
@@ -161,7 +162,7 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		}
 		m.Inputs = append(m.Inputs, ref)
 	}
-	return m, ui.Fail(ui.CodeUsage, m.Validate(), "")
+	return m, fault.New(fault.Usage, m.Validate(), "")
 }
 
 // verifier picks the cluster's verifier from those that the key service names.
@@ -174,7 +175,7 @@ func (p *planned) verifier() (manifest.Verifier, error) {
 		}
 	}
 	err := fmt.Errorf("the key service knows no verifier of cluster %q (it knows %q)", p.o.Cluster, names)
-	return manifest.Verifier{}, ui.Fail(ui.CodeConfig, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
+	return manifest.Verifier{}, fault.New(fault.Config, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
 }
 
 // signedManifest is a manifest as it is stored and registered.

@@ -17,6 +17,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
@@ -26,7 +27,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -376,59 +376,59 @@ func TestPrepareRefuses(t *testing.T) {
 	t.Parallel()
 	stranger, shared := keyservertest.NewSigner(t), newService(t)
 	for name, c := range map[string]struct {
-		code int
+		code fault.Class
 		want string
 		do   func(s *site)
 	}{
-		"no info file":       {ui.CodeOther, "no such file", func(s *site) { s.o.DataInfo[0] += "x" }},
-		"unsigned":           {ui.CodeIntegrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.DataInfo[0]+".sig")) }},
-		"image unsigned":     {ui.CodeIntegrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.ApplicationInfo+".sig")) }},
-		"signed by stranger": {ui.CodeIntegrity, "", func(s *site) { s.resign(s.o.DataInfo[0], stranger, func(*manifest.Info) {}) }},
-		"altered": {ui.CodeIntegrity, "did not sign", func(s *site) {
+		"no info file":       {fault.Other, "no such file", func(s *site) { s.o.DataInfo[0] += "x" }},
+		"unsigned":           {fault.Integrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.DataInfo[0]+".sig")) }},
+		"image unsigned":     {fault.Integrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.ApplicationInfo+".sig")) }},
+		"signed by stranger": {fault.Integrity, "", func(s *site) { s.resign(s.o.DataInfo[0], stranger, func(*manifest.Info) {}) }},
+		"altered": {fault.Integrity, "did not sign", func(s *site) {
 			b, err := os.ReadFile(s.o.DataInfo[0])
 			check(s.t, err)
 			check(s.t, os.WriteFile(s.o.DataInfo[0], bytes.Replace(b, []byte("alice"), []byte("mallo"), 1), 0o600))
 		}},
-		"another file's signature": {ui.CodeIntegrity, "", func(s *site) {
+		"another file's signature": {fault.Integrity, "", func(s *site) {
 			b, err := os.ReadFile(s.o.ApplicationInfo + ".sig")
 			check(s.t, err)
 			check(s.t, os.WriteFile(s.o.DataInfo[0]+".sig", b, 0o600))
 		}},
-		"signed for another purpose": {ui.CodeIntegrity, "", func(s *site) {
+		"signed for another purpose": {fault.Integrity, "", func(s *site) {
 			b, err := os.ReadFile(s.o.DataInfo[0])
 			check(s.t, err)
 			check(s.t, os.WriteFile(s.o.DataInfo[0]+".sig", keyservertest.Sign(s.t, s.alice, manifest.NamespaceManifest, b), 0o600))
 		}},
-		"HPCS's info file": {ui.CodeIntegrity, "HPCS", func(s *site) {
+		"HPCS's info file": {fault.Integrity, "HPCS", func(s *site) {
 			check(s.t, os.Remove(s.o.DataInfo[0]+".sig"))
 			check(s.t, os.WriteFile(s.o.DataInfo[0], []byte("info:\n  path_at_rest: /s/x\n  secret_path: kv/x\n  access_role: r\n"), 0o600))
 		}},
-		"too large":  {ui.CodeOther, "larger than", func(s *site) { check(s.t, os.Truncate(s.o.DataInfo[0], maxSmall+1)) }},
-		"wrong kind": {ui.CodeUsage, "describes a dataset, not an image", func(s *site) { s.o.ApplicationInfo = s.o.DataInfo[0] }},
-		"expired": {ui.CodeKey, "policy expired", func(s *site) {
+		"too large":  {fault.Other, "larger than", func(s *site) { check(s.t, os.Truncate(s.o.DataInfo[0], maxSmall+1)) }},
+		"wrong kind": {fault.Usage, "describes a dataset, not an image", func(s *site) { s.o.ApplicationInfo = s.o.DataInfo[0] }},
+		"expired": {fault.Key, "policy expired", func(s *site) {
 			s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Policy.Expires = time.Now().Add(-time.Hour).UTC() })
 		}},
-		"volume is gone":     {ui.CodeOther, "no such file", func(s *site) { check(s.t, os.Remove(filepath.Join(s.scratch, "data.sealed"))) }},
-		"volume cut":         {ui.CodeIntegrity, "bytes, not the", func(s *site) { check(s.t, os.Truncate(filepath.Join(s.scratch, "data.sealed"), 5000)) }},
-		"volume replaced":    {ui.CodeIntegrity, "", func(s *site) { s.replaceVolume() }},
-		"another digest":     {ui.CodeIntegrity, "not the volume that its owner signed", func(s *site) { s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 }) }},
-		"host binds":         {ui.CodeKey, "does not permit", func(s *site) { s.o.Flags = []string{"--bind", "/proj:/proj"} }},
-		"forbidden flag":     {ui.CodeUsage, "-flags", func(s *site) { s.o.Flags = []string{"--keep-privs"} }},
-		"damaged argument":   {ui.CodeUsage, "U+FFFD", func(s *site) { s.o.Args = []string{"gen\ufffdme"} }},
-		"invalid UTF-8":      {ui.CodeUsage, "UTF-8", func(s *site) { s.o.Args = []string{"\x80\xff"} }},
-		"two equal names":    {ui.CodeUsage, "two inputs are named", func(s *site) { s.o.DataInfo = append(s.o.DataInfo, s.o.DataInfo[0]) }},
-		"scripts nowhere":    {ui.CodeUsage, "verification scripts", func(s *site) { s.o.InputScripts = s.scratch + "/nowhere" }},
-		"scripts are a file": {ui.CodeUsage, "not a directory", func(s *site) { s.o.InputScripts = s.o.DataInfo[0] }},
-		"no program":         {ui.CodeOther, "program for the nodes", func(s *site) { s.o.Programs[1] += "x" }},
-		"no work directory":  {ui.CodeOther, "work directory", func(s *site) { s.o.Workdir += "/nowhere" }},
-		"open work directory": {ui.CodeSSH, "can be changed by anyone", func(s *site) {
+		"volume is gone":     {fault.Other, "no such file", func(s *site) { check(s.t, os.Remove(filepath.Join(s.scratch, "data.sealed"))) }},
+		"volume cut":         {fault.Integrity, "bytes, not the", func(s *site) { check(s.t, os.Truncate(filepath.Join(s.scratch, "data.sealed"), 5000)) }},
+		"volume replaced":    {fault.Integrity, "", func(s *site) { s.replaceVolume() }},
+		"another digest":     {fault.Integrity, "not the volume that its owner signed", func(s *site) { s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 }) }},
+		"host binds":         {fault.Key, "does not permit", func(s *site) { s.o.Flags = []string{"--bind", "/proj:/proj"} }},
+		"forbidden flag":     {fault.Usage, "-flags", func(s *site) { s.o.Flags = []string{"--keep-privs"} }},
+		"damaged argument":   {fault.Usage, "U+FFFD", func(s *site) { s.o.Args = []string{"gen\ufffdme"} }},
+		"invalid UTF-8":      {fault.Usage, "UTF-8", func(s *site) { s.o.Args = []string{"\x80\xff"} }},
+		"two equal names":    {fault.Usage, "two inputs are named", func(s *site) { s.o.DataInfo = append(s.o.DataInfo, s.o.DataInfo[0]) }},
+		"scripts nowhere":    {fault.Usage, "verification scripts", func(s *site) { s.o.InputScripts = s.scratch + "/nowhere" }},
+		"scripts are a file": {fault.Usage, "not a directory", func(s *site) { s.o.InputScripts = s.o.DataInfo[0] }},
+		"no program":         {fault.Other, "program for the nodes", func(s *site) { s.o.Programs[1] += "x" }},
+		"no work directory":  {fault.Other, "work directory", func(s *site) { s.o.Workdir += "/nowhere" }},
+		"open work directory": {fault.SSH, "can be changed by anyone", func(s *site) {
 			s.o.Workdir = filepath.Join(s.scratch, "open")
 			check(s.t, os.Mkdir(s.o.Workdir, 0o700))
 			check(s.t, os.Chmod(s.o.Workdir, 0o777))
 		}},
-		"unknown cluster": {ui.CodeConfig, "no verifier of cluster", func(s *site) { s.o.Cluster = "elsewhere" }},
-		"bad time limit":  {ui.CodeUsage, "", func(s *site) { s.o.Script.Time = "soon" }},
-		"not enrolled":    {ui.CodeOther, "", func(s *site) { s.d.Keys = s.service.Client(s.t, stranger) }},
+		"unknown cluster": {fault.Config, "no verifier of cluster", func(s *site) { s.o.Cluster = "elsewhere" }},
+		"bad time limit":  {fault.Usage, "", func(s *site) { s.o.Script.Time = "soon" }},
+		"not enrolled":    {fault.Other, "", func(s *site) { s.d.Keys = s.service.Client(s.t, stranger) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -438,8 +438,8 @@ func TestPrepareRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("Prepare: %v; want %q", err, c.want)
 			}
-			if ui.ExitCode(err) != c.code {
-				t.Errorf("code %d for %q, want %d", ui.ExitCode(err), err, c.code)
+			if fault.ClassOf(err) != c.code {
+				t.Errorf("class %s for %q, want %d", fault.ClassOf(err), err, c.code)
 			}
 			s.nothingLeft()
 		})
@@ -465,8 +465,8 @@ func TestBrokenOffPublication(t *testing.T) {
 			s := shared.site(t)
 			leave(s)
 			_, err := Prepare(t.Context(), s.d, s.o)
-			if ui.ExitCode(err) != ui.CodeIntegrity || !strings.Contains(ui.Hint(err), "broke off while it published a newer version, the same command again puts that right") {
-				t.Errorf("%v; hint: %s", err, ui.Hint(err))
+			if fault.ClassOf(err) != fault.Integrity || !strings.Contains(fault.Hint(err), "broke off while it published a newer version, the same command again puts that right") {
+				t.Errorf("%v; hint: %s", err, fault.Hint(err))
 			}
 		})
 	}

@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -38,14 +38,14 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 		d.Log.Warn("sbatch failed, but Slurm has the job", "job", ids[0], "error", err)
 		return d.adopt(rec, ids[0])
 	}
-	return rec, d.withdraw(ctx, rec, ui.Fail(ui.CodeSlurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
+	return rec, d.withdraw(ctx, rec, fault.New(fault.Slurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
 }
 
 // adopt remembers a job's id.
 func (d Deps) adopt(rec submission.Record, id slurm.JobID) (submission.Record, error) {
 	rec.JobID, rec.Stage = string(id), submission.Submitted
 	if err := d.Store.Save(rec); err != nil {
-		return rec, ui.Fail(ui.CodeOther, fmt.Errorf("job %s is submitted, but: %w", id, err), continueHint(rec))
+		return rec, fault.New(fault.Other, fmt.Errorf("job %s is submitted, but: %w", id, err), continueHint(rec))
 	}
 	return rec, nil
 }
@@ -56,11 +56,11 @@ func continueHint(rec submission.Record) string {
 
 // unsure is an error after which nobody knows whether Slurm has the job.
 func unsure(ctx context.Context, rec submission.Record, err error) error {
-	code := ui.ExitCode(err)
+	code := fault.ClassOf(err)
 	if ctx.Err() != nil {
-		code = ui.CodeInterrupted
+		code = fault.Interrupted
 	}
-	return ui.Fail(code, fmt.Errorf("it is not known whether the job was submitted: %w", err),
+	return fault.New(code, fmt.Errorf("it is not known whether the job was submitted: %w", err),
 		continueHint(rec)+" finds out, and submits it only if it was not")
 }
 
@@ -79,18 +79,18 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 	if rmErr == nil {
 		rmErr = d.Store.Remove(rec.Run)
 	}
-	code, hint := ui.ExitCode(err), ui.Hint(err)
+	code, hint := fault.ClassOf(err), fault.Hint(err)
 	if ctx.Err() != nil {
-		code, err = ui.CodeInterrupted, ctx.Err()
+		code, err = fault.Interrupted, ctx.Err()
 	}
 	switch {
 	case rmErr != nil:
 		rec.Stage = submission.Preparing // what is left of it is not to be submitted
-		return ui.Fail(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)), "nothing was submitted; "+continueHint(rec)+" clears what is left")
+		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)), "nothing was submitted; "+continueHint(rec)+" clears what is left")
 	case hint == "":
 		hint = "nothing was submitted, and nothing is left on the site"
 	}
-	return ui.Fail(code, err, hint)
+	return fault.New(code, err, hint)
 }
 
 // Continue takes up a run that was broken off: one that Slurm has, or had, is
@@ -99,7 +99,7 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Record, error) {
 	unlock, err := d.Store.Lock(rec.Run)
 	if err != nil {
-		return rec, ui.Fail(ui.CodeOther, fmt.Errorf("run %s: %w", rec.Run[:12], err), "wait for it to end")
+		return rec, fault.New(fault.Other, fmt.Errorf("run %s: %w", rec.Run[:12], err), "wait for it to end")
 	}
 	defer unlock()
 	if rec.JobID != "" {
@@ -107,7 +107,7 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 	}
 	if rec.Stage == submission.Preparing {
 		err := fmt.Errorf("run %s was broken off before it was ready", rec.Run[:12])
-		return rec, d.withdraw(ctx, rec, ui.Fail(ui.CodeJob, err, "what it left is removed; run job-prep again, with all its flags"))
+		return rec, d.withdraw(ctx, rec, fault.New(fault.Job, err, "what it left is removed; run job-prep again, with all its flags"))
 	}
 	ids, err := d.find(ctx, rec)
 	switch {
@@ -122,10 +122,10 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 	}
 	script, err := transfer.ReadFile(d.FS, path.Join(rec.JobDir, scriptName), maxSmall)
 	if err != nil {
-		return rec, ui.Fail(ui.CodeJob, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
+		return rec, fault.New(fault.Job, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
 	}
 	if manifest.DigestOf(script) != rec.Script {
-		return rec, ui.Fail(ui.CodeIntegrity, errors.New("the job's script was altered since it was prepared"), "run job-prep again, with all its flags")
+		return rec, fault.New(fault.Integrity, errors.New("the job's script was altered since it was prepared"), "run job-prep again, with all its flags")
 	}
 	return Submit(ctx, d, Prepared{Record: rec, Script: script})
 }
@@ -139,6 +139,6 @@ func (d Deps) started(rec submission.Record) error {
 	if err != nil {
 		return err
 	}
-	return ui.Fail(ui.CodeJob, fmt.Errorf("the job of run %s was submitted and has run; Slurm does not know its number any more", rec.Run[:12]),
+	return fault.New(fault.Job, fmt.Errorf("the job of run %s was submitted and has run; Slurm does not know its number any more", rec.Run[:12]),
 		"sealbatch results "+rec.Run[:12])
 }

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -61,8 +62,8 @@ func (e *Error) Error() string {
 // Unwrap makes errors.Is(err, ErrSlurm) true.
 func (e *Error) Unwrap() error { return ErrSlurm }
 
-// ErrorCode is the process's exit code for Slurm errors.
-func (e *Error) ErrorCode() int { return 8 }
+// FaultClass returns fault.Slurm.
+func (e *Error) FaultClass() fault.Class { return fault.Slurm }
 
 // NextStep is a hint for the user.
 func (e *Error) NextStep() string {

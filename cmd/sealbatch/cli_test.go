@@ -11,8 +11,8 @@ import (
 	"testing"
 	"text/template"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/noderun"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md afresh")
@@ -26,16 +26,16 @@ var codeMeanings = []struct {
 	Meaning string
 }{
 	{0, "done"},
-	{ui.CodeOther, "anything not below"},
-	{ui.CodeUsage, "usage: wrong flags, arguments or input"},
-	{ui.CodeConfig, "configuration: a file is missing, or a key in it is wrong"},
-	{ui.CodeSSH, "SSH: connection, login or host key"},
-	{ui.CodeAttestation, "attestation refused: the key service does not believe a node's evidence"},
-	{ui.CodeKey, "key refused: by a policy, by the key service, or because no identity opens the volume"},
-	{ui.CodeIntegrity, "integrity: a signature, digest or authentication tag is wrong"},
-	{ui.CodeSlurm, "Slurm: one of its commands failed"},
-	{ui.CodeJob, "the job failed, or has left nothing yet"},
-	{ui.CodeInterrupted, "interrupted: Ctrl-C or SIGTERM"},
+	{exitCodes[fault.Other], "anything not below"},
+	{exitCodes[fault.Usage], "usage: wrong flags, arguments or input"},
+	{exitCodes[fault.Config], "configuration: a file is missing, or a key in it is wrong"},
+	{exitCodes[fault.SSH], "SSH: connection, login or host key"},
+	{exitCodes[fault.Attestation], "attestation refused: the key service does not believe a node's evidence"},
+	{exitCodes[fault.Key], "key refused: by a policy, by the key service, or because no identity opens the volume"},
+	{exitCodes[fault.Integrity], "integrity: a signature, digest or authentication tag is wrong"},
+	{exitCodes[fault.Slurm], "Slurm: one of its commands failed"},
+	{exitCodes[fault.Job], "the job failed, or has left nothing yet"},
+	{exitCodes[fault.Interrupted], "interrupted: Ctrl-C or SIGTERM"},
 }
 
 type commandHelp struct{ Name, Help string }
@@ -116,7 +116,7 @@ func TestCLIDocument(t *testing.T) {
 	var want bytes.Buffer
 	err = tmpl.Execute(&want, map[string]any{
 		"Commands": helpTexts(t), "Codes": codeMeanings, "Supervisor": noderun.ExitMeanings(),
-		"JobCode": ui.CodeJob, "Input": noderun.ExitInput, "Output": noderun.ExitOutput, "Driver": "run.sh",
+		"JobCode": exitCodes[fault.Job], "Input": noderun.ExitInput, "Output": noderun.ExitOutput, "Driver": "run.sh",
 	})
 	if err != nil {
 		t.Fatal(err)

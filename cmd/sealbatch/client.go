@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -57,18 +58,18 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	}
 	c := &client{a: a, conf: conf, close: func() error { return nil }}
 	if conf.Service.CACert == "" {
-		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
+		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
 			"name the PEM file with the key service's authority; its operator has it")
 	}
 	if c.ca, err = os.ReadFile(conf.Service.CACert); err != nil {
-		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
+		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
 	}
 	c.signer, err = identity.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
 	if err != nil {
-		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("[identity] ssh-key: %w", err), "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
+		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err), "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
 	}
 	c.keys, err = keyclient.New(keyclient.Options{URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Log: a.log})
-	return c, ui.Fail(ui.CodeConfig, err, "")
+	return c, fault.New(fault.Config, err, "")
 }
 
 // connect reaches the computing site: over SSH, or directly on a login node.
@@ -79,7 +80,7 @@ func (c *client) connect(ctx context.Context) error {
 		return nil
 	}
 	if s.Address == "" {
-		return ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path), "name the login node, or set local = yes when you are on it")
+		return fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path), "name the login node, or set local = yes when you are on it")
 	}
 	t, err := transfer.Dial(ctx, transfer.Options{
 		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
@@ -127,7 +128,7 @@ func (c *client) trust() (identity.Trust, error) {
 		defer f.Close()
 		t.Allowed, err = identity.ParseAllowedSigners(f)
 	}
-	return t, ui.Fail(ui.CodeConfig, wrap("[trust] allowed-signers", err), "")
+	return t, fault.New(fault.Config, wrap("[trust] allowed-signers", err), "")
 }
 
 func wrap(what string, err error) error {
@@ -143,7 +144,7 @@ func (c *client) recipients() ([]string, error) {
 	given := c.conf.Results.Recipients
 	if len(given) == 0 {
 		if c.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
-			return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
+			return nil, fault.New(fault.Config, fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
 				"name a recipient under [results] recipients, such as an age1... key of age-keygen")
 		}
 		given = []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.signer.PublicKey())))}
@@ -156,7 +157,7 @@ func (c *client) recipients() ([]string, error) {
 		}
 		b, err := readSmall(g)
 		if err != nil {
-			return nil, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
+			return nil, fault.New(fault.Config, wrap("[results] recipients", err), "")
 		}
 		for line := range strings.Lines(string(b)) {
 			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
@@ -179,7 +180,7 @@ func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipi
 		parse = func(s []string) ([]age.Recipient, error) { return volume.ParseOwnRecipients(s, plugins) }
 	}
 	r, err := parse(text)
-	return text, r, ui.Fail(ui.CodeConfig, wrap("[results] recipients", err), "")
+	return text, r, fault.New(fault.Config, wrap("[results] recipients", err), "")
 }
 
 // identityFile is the file that opens results; "" if there is none here, as

@@ -9,12 +9,7 @@ import (
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
-	"github.com/sealbatch/sealbatch/internal/config"
-	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/slurm"
-	"github.com/sealbatch/sealbatch/volume"
 )
 
 // commands lists every subcommand; entries without run are headings.
@@ -42,36 +37,6 @@ func commands() []command {
 		{name: "node-run", hidden: true, run: runNode},
 		{name: "version", summary: "print the version", run: runVersion},
 	}
-}
-
-// exitCode finds the documented exit code of an error.
-func exitCode(err error) int {
-	if c := ui.ExitCode(err); c != ui.CodeOther {
-		return c
-	}
-	for _, m := range []struct {
-		err  error
-		code int
-	}{
-		{volume.ErrIntegrity, ui.CodeIntegrity},
-		{volume.ErrNoIdentity, ui.CodeKey},
-		{volume.ErrRoom, ui.CodeUsage},
-		{volume.ErrRecipients, ui.CodeUsage},
-		{config.ErrConfig, ui.CodeConfig},
-		{keyclient.ErrAttestation, ui.CodeAttestation},
-		{keyclient.ErrPolicy, ui.CodeKey},
-		{keyclient.ErrForbidden, ui.CodeKey},
-		{keyclient.ErrUnauthorised, ui.CodeKey},
-		{keyclient.ErrAnswer, ui.CodeIntegrity},
-		{keyclient.ErrService, ui.CodeIntegrity},
-		{manifest.ErrSignature, ui.CodeIntegrity},
-		{slurm.ErrSlurm, ui.CodeSlurm},
-	} {
-		if errors.Is(err, m.err) {
-			return m.code
-		}
-	}
-	return ui.CodeOther
 }
 
 // plugins is how the age plugins that the user named talk to them.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/noderun"
@@ -41,7 +42,7 @@ func (d *doctor) ok(what, format string, args ...any) {
 }
 
 func (d *doctor) no(what string, err error) {
-	d.report(ui.Finding{What: what, Bad: true, Detail: err.Error(), Fix: ui.Hint(err)})
+	d.report(ui.Finding{What: what, Bad: true, Detail: err.Error(), Fix: fault.Hint(err)})
 }
 
 func runDoctor(ctx context.Context, a *app, args []string) error {
@@ -89,7 +90,7 @@ func (d *doctor) mounts(ctx context.Context, cf clientFlags) {
 		check.Runtime = conf.Supercomputer.Runtime
 	}
 	if _, err := os.Stat(programs[1]); err != nil {
-		d.no("gocryptfs", ui.Fail(ui.CodeOther, err, "put it beside sealbatch, as make build does"))
+		d.no("gocryptfs", fault.New(fault.Other, err, "put it beside sealbatch, as make build does"))
 		return
 	}
 	noderun.CheckNode(ctx, check)
@@ -139,7 +140,7 @@ func (d *doctor) client(ctx context.Context, cf clientFlags) {
 	if programs, err := travellingPrograms(); err != nil {
 		d.no("programs", err)
 	} else if _, err := os.Stat(programs[1]); err != nil {
-		d.no("gocryptfs", ui.Fail(ui.CodeOther, err, "put it beside sealbatch, as make build does: it travels with every job"))
+		d.no("gocryptfs", fault.New(fault.Other, err, "put it beside sealbatch, as make build does: it travels with every job"))
 	}
 	d.service(ctx, c)
 	d.site(ctx, c)
@@ -215,7 +216,7 @@ func (d *doctor) certificate(ctx context.Context, what, address string, ca []byt
 	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}).
 		DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
-		d.no(what, ui.Fail(ui.CodeOther, err, "does it run, and may this machine connect to it?"))
+		d.no(what, fault.New(fault.Other, err, "does it run, and may this machine connect to it?"))
 		return
 	}
 	defer conn.Close()
@@ -261,7 +262,7 @@ func (d *doctor) sbatch(ctx context.Context, c *client) {
 		err = fmt.Errorf("%s --version ended with status %d: %.200s", program, exit, strings.TrimSpace(string(errOut)))
 	}
 	if err != nil {
-		d.no("Slurm", ui.Fail(ui.CodeSlurm, err, "name the directory of Slurm's commands as [supercomputer] slurm-bin"))
+		d.no("Slurm", fault.New(fault.Slurm, err, "name the directory of Slurm's commands as [supercomputer] slurm-bin"))
 		return
 	}
 	d.ok("Slurm", "%.60s", strings.TrimSpace(string(out)))
@@ -279,9 +280,9 @@ func (d *doctor) workdir(c *client, dir string) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = ui.Fail(ui.CodeOther, err, "make it on the supercomputer, or name another one as [job] workdir")
+		err = fault.New(fault.Other, err, "make it on the supercomputer, or name another one as [job] workdir")
 	case errors.Is(err, fs.ErrPermission):
-		err = ui.Fail(ui.CodeOther, err, "name a directory that you can write to as [job] workdir")
+		err = fault.New(fault.Other, err, "name a directory that you can write to as [job] workdir")
 	}
 	if err != nil {
 		d.no("workdir", err)

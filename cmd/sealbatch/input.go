@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -20,7 +21,7 @@ func (i *inputFlags) add(f *ui.Flags) {
 func (i *inputFlags) input(a *app) (source.Input, error) {
 	patterns, err := volume.ParsePatterns(i.exclude)
 	if err != nil {
-		return source.Input{}, ui.Fail(ui.CodeUsage, err, "--exclude takes patterns such as *.log, tmp/ or /results/**/*.tmp")
+		return source.Input{}, fault.New(fault.Usage, err, "--exclude takes patterns such as *.log, tmp/ or /results/**/*.tmp")
 	}
 	return source.Input{Paths: i.paths, Exclude: patterns, AsFile: i.asFile, Stdin: a.stdin}, nil
 }

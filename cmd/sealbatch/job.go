@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/submission"
@@ -82,21 +83,21 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	}
 	var err error
 	if o.Args, err = ui.SplitArgs(j.args); err != nil {
-		return o, ui.Fail(ui.CodeUsage, wrap("-args", err), "")
+		return o, fault.New(fault.Usage, wrap("-args", err), "")
 	}
 	if o.Flags, err = ui.SplitArgs(j.flags); err != nil {
-		return o, ui.Fail(ui.CodeUsage, wrap("-flags", err), "")
+		return o, fault.New(fault.Usage, wrap("-flags", err), "")
 	}
 	if o.Tier, err = manifest.ParseTier(strings.ToUpper(j.tier)); err != nil {
-		return o, ui.Fail(ui.CodeUsage, wrap("--tier", err), "")
+		return o, fault.New(fault.Usage, wrap("--tier", err), "")
 	}
 	if o.Valid, err = ui.ParseSpan(j.valid); err != nil {
-		return o, ui.Fail(ui.CodeUsage, wrap("--valid", err), "")
+		return o, fault.New(fault.Usage, wrap("--valid", err), "")
 	}
 	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
 	if j.sealTime != "" {
 		if o.Script.SealTime, err = ui.ParseSpan(j.sealTime); err != nil {
-			return o, ui.Fail(ui.CodeUsage, wrap("--seal-time", err), "")
+			return o, fault.New(fault.Usage, wrap("--seal-time", err), "")
 		}
 	}
 	for _, r := range j.raw {
@@ -104,7 +105,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		o.Script.Raw = append(o.Script.Raw, slurm.KV{Key: key, Value: value})
 	}
 	if _, err := fusefs.ParseWay(c.conf.Supercomputer.Mounts); err != nil {
-		return o, ui.Fail(ui.CodeConfig, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
+		return o, fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts
 	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFile()
@@ -130,7 +131,7 @@ func setDefault(dst *string, value string) {
 	}
 }
 
-func usageError(what, hint string) error { return ui.Fail(ui.CodeUsage, errors.New(what), hint) }
+func usageError(what, hint string) error { return fault.New(fault.Usage, errors.New(what), hint) }
 
 func runJobPrep(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch job-prep", "Run a prepared image on a prepared dataset.", "", `
@@ -192,7 +193,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 func continueJob(ctx context.Context, a *app, c *client, d jobprep.Deps, j jobFlags) error {
 	rec, err := d.Store.Find(j.goOn)
 	if err != nil {
-		return ui.Fail(ui.CodeUsage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
 	}
 	if err := c.connect(ctx); err != nil {
 		return err
@@ -217,6 +218,9 @@ func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Recor
 	if err != nil {
 		return err
 	}
+	if code == jobprep.NoExitCode {
+		code = exitCodes[fault.Job]
+	}
 	a.log.Info("ended", "job", rec.JobID, "exit", code, "meaning", meaningOf(code))
 	a.log.Info("its results: sealbatch results " + rec.JobID)
 	if code != 0 {
@@ -235,7 +239,7 @@ func meaningOf(code int) string {
 	switch {
 	case code == 0:
 		return "everything went well"
-	case code == ui.CodeJob:
+	case code == exitCodes[fault.Job]:
 		return "the application's own exit code, or the job ended without one"
 	case code == 128+int(syscall.SIGKILL):
 		return "killed by SIGKILL: the application, or the whole job before it could seal its results"

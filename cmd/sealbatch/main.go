@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -37,8 +38,7 @@ type command struct {
 // exitStatus is an error that ends the process with a code and prints nothing.
 type exitStatus int
 
-func (e exitStatus) Error() string  { return fmt.Sprintf("exit status %d", int(e)) }
-func (e exitStatus) ErrorCode() int { return int(e) }
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func main() {
 	runChild(os.Args)
@@ -55,12 +55,12 @@ func realMain(args []string) int {
 		return 0
 	case errors.As(err, &status):
 		return int(status)
-	case errors.Is(err, context.Canceled) && ui.ExitCode(err) == ui.CodeInterrupted:
+	case errors.Is(err, context.Canceled) && fault.ClassOf(err) == fault.Interrupted:
 		fmt.Fprintln(a.stderr, "interrupted")
-		if h := ui.Hint(err); h != "" {
+		if h := fault.Hint(err); h != "" {
 			fmt.Fprintf(a.stderr, "hint: %s\n", ui.Printable(h))
 		}
-		return ui.CodeInterrupted
+		return exitCodes[fault.Interrupted]
 	}
 	ui.PrintError(a.stderr, err)
 	return exitCode(err)
@@ -69,7 +69,7 @@ func realMain(args []string) int {
 func dispatch(a *app, args []string) error {
 	if len(args) == 0 {
 		usage(a.stderr)
-		return exitStatus(ui.CodeUsage)
+		return exitStatus(exitCodes[fault.Usage])
 	}
 	switch args[0] {
 	case "help", "--help", "-h", "-help":
@@ -93,7 +93,7 @@ func dispatch(a *app, args []string) error {
 	if near := ui.Nearest(args[0], names); near != "" {
 		hint = "did you mean sealbatch " + near + "?"
 	}
-	return ui.Fail(ui.CodeUsage, fmt.Errorf("unknown command %q", args[0]), hint)
+	return fault.New(fault.Usage, fmt.Errorf("unknown command %q", args[0]), hint)
 }
 
 // runCommand cancels the context at the first Ctrl-C or SIGTERM, so that the
@@ -113,7 +113,7 @@ func runCommand(a *app, c command, args []string) error {
 	context.AfterFunc(ctx, stop)
 	err := c.run(ctx, a, args)
 	if ctx.Err() != nil && err != nil {
-		if ui.ExitCode(err) == ui.CodeInterrupted {
+		if fault.ClassOf(err) == fault.Interrupted {
 			return err // it may say what goes on by itself
 		}
 		return context.Canceled

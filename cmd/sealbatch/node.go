@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -26,13 +27,13 @@ sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --s
 	}
 	var err error
 	if o.Mounts, err = fusefs.ParseWay(mounts); err != nil {
-		return ui.Fail(ui.CodeUsage, err, "")
+		return fault.New(fault.Usage, err, "")
 	}
 	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")
 	code, err := noderun.Run(ctx, o)
 	if err != nil {
 		o.Log.Error(err.Error())
-		if h := ui.Hint(err); h != "" {
+		if h := fault.Hint(err); h != "" {
 			o.Log.Info("hint: " + h)
 		}
 	}

@@ -13,8 +13,8 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/submission"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -45,10 +45,10 @@ func TestNodeDirectory(t *testing.T) {
 	if err := os.WriteFile(added, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := do(runVerify, dir); !errors.Is(err, volume.ErrAdded) || exitCode(err) != ui.CodeIntegrity || !strings.Contains(out, "damaged: added") {
+	if out, err := do(runVerify, dir); !errors.Is(err, volume.ErrAdded) || classOf(err) != fault.Integrity || !strings.Contains(out, "damaged: added") {
 		t.Errorf("verify with an added file: %s, %v", out, err)
 	}
-	if _, err := do(runVerify, t.TempDir()); exitCode(err) != ui.CodeUsage || ui.Hint(err) == "" {
+	if _, err := do(runVerify, t.TempDir()); classOf(err) != fault.Usage || fault.Hint(err) == "" {
 		t.Errorf("verify of any directory: %v", err)
 	}
 }

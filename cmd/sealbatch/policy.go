@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
@@ -88,7 +89,7 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 		for _, known := range s.Clusters {
 			names = append(names, known.Name)
 		}
-		return ui.Fail(ui.CodeConfig, fmt.Errorf("the key service knows several clusters (%q), and users of one name may be different people there", names),
+		return fault.New(fault.Config, fmt.Errorf("the key service knows several clusters (%q), and users of one name may be different people there", names),
 			"name the cluster under [supercomputer] cluster, or with --clusters")
 	}
 	for _, only := range s.Clusters {
@@ -105,7 +106,7 @@ func findSecret(all []keyapi.SecretInfo, ref string) (keyapi.SecretInfo, error) 
 			return s, nil
 		}
 	}
-	return keyapi.SecretInfo{}, ui.Fail(ui.CodeUsage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+	return keyapi.SecretInfo{}, fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
 }
 
 func state(s keyapi.SecretInfo) string {

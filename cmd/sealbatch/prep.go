@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/containerprep"
 	"github.com/sealbatch/sealbatch/dataprep"
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -75,7 +76,7 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 		return err
 	}
 	if o.DataPath == "" && o.OutputDir == "" {
-		return ui.Fail(ui.CodeUsage, fmt.Errorf("where should the sealed image go?"), "give --data-path FILE, or -s DIRECTORY")
+		return fault.New(fault.Usage, fmt.Errorf("where should the sealed image go?"), "give --data-path FILE, or -s DIRECTORY")
 	}
 	var err error
 	if o.Policy, err = pf.Policy(time.Now()); err != nil {

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
@@ -47,7 +48,7 @@ sealbatch results 4711 -o results-4711`)
 	}
 	rec, err := store.Find(ref)
 	if err != nil {
-		return ui.Fail(ui.CodeUsage, err, "sealbatch results --list shows them; a job is known on the machine that submitted it")
+		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that submitted it")
 	}
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
@@ -55,7 +56,7 @@ sealbatch results 4711 -o results-4711`)
 	how := fetching{identity: id, out: out, recover: recovering}
 	nodes, err := fetchResults(ctx, a, cf, rec, &how)
 	if errors.Is(err, results.ErrNothing) {
-		return ui.Fail(ui.CodeJob, err, "it waits or has just begun; sealbatch job-prep -f follows a job")
+		return fault.New(fault.Job, err, "it waits or has just begun; sealbatch job-prep -f follows a job")
 	}
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
 	if err != nil {
-		return nil, ui.Fail(ui.CodeConfig, fmt.Errorf("the key that opens the results: %w", err), "name it with -i, or under [results] identity")
+		return nil, fault.New(fault.Config, fmt.Errorf("the key that opens the results: %w", err), "name it with -i, or under [results] identity")
 	}
 	if err := c.connect(ctx); err != nil {
 		return nil, err
@@ -132,14 +133,14 @@ func (c *client) hasEnded(ctx context.Context, rec submission.Record) (ended boo
 	if err != nil || s == slurm.Unknown || s.Ended() {
 		return err == nil && s.Ended(), nil
 	}
-	return false, ui.Fail(ui.CodeJob, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
+	return false, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
 }
 
 // reportNodes says what came of each node; directories go to standard output.
 func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bool) error {
 	var failed error
 	if n := rec.Nodes - len(nodes); n > 0 {
-		failed = ui.Fail(ui.CodeJob, fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes), "the job's log says more: "+rec.LogFile)
+		failed = fault.New(fault.Job, fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes), "the job's log says more: "+rec.LogFile)
 		ui.PrintError(a.stderr, failed)
 	}
 	for _, n := range nodes {

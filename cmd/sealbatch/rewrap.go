@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
@@ -83,18 +84,18 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 	}
 	b, err := readSmall(path)
 	if err != nil {
-		return nil, ui.Fail(ui.CodeUsage, err, "--info names the info file on this machine, with its signature beside it")
+		return nil, fault.New(fault.Usage, err, "--info names the info file on this machine, with its signature beside it")
 	}
 	sig, err := readSmall(path + publish.SigSuffix)
 	if err != nil {
-		return nil, ui.Fail(ui.CodeUsage, err, "fetch the signature, too")
+		return nil, fault.New(fault.Usage, err, "fetch the signature, too")
 	}
 	key, err := identity.VerifySSH(manifest.NamespaceInfo, b, sig)
 	if err != nil {
 		return nil, fmt.Errorf("info file %s: %w", path, err)
 	}
 	if !bytes.Equal(key.Marshal(), c.signer.PublicKey().Marshal()) {
-		return nil, ui.Fail(ui.CodeIntegrity, fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
+		return nil, fault.New(fault.Integrity, fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
 	}
 	info, err := manifest.ParseInfo(b)
 	if err != nil {
@@ -105,7 +106,7 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 		return nil, err
 	}
 	if info.Checksum != sum.String() {
-		return nil, ui.Fail(ui.CodeIntegrity, fmt.Errorf("%s is not the file that %s describes: its checksum is %s", sealed, path, sum),
+		return nil, fault.New(fault.Integrity, fmt.Errorf("%s is not the file that %s describes: its checksum is %s", sealed, path, sum),
 			"fetch both anew, or seal the data anew")
 	}
 	return &reinfo{path, info, c.signer}, nil

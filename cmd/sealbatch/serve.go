@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -58,7 +59,7 @@ func initServer(a *app, dir string, hosts []string, listen string) error {
 		return usageError("sealbatch serve --init: --host is needed", "name the host as clients will reach it")
 	}
 	if _, _, err := net.SplitHostPort(listen); err != nil {
-		return ui.Fail(ui.CodeUsage, wrap("--listen", err), "write ADDRESS:PORT")
+		return fault.New(fault.Usage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
 	conf, statementPub := filepath.Join(dir, "server.conf"), filepath.Join(dir, "statement.pub")
 	if err := noneExists(conf, statementPub); err != nil {
@@ -118,19 +119,19 @@ func writeNewFile(path, text string, mode os.FileMode) error {
 func serve(ctx context.Context, a *app, c *config.Server) error {
 	master, err := keyserver.LoadMasterKey(c.MasterKeyFile)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	verifiers, err := enrolled(c.Clusters)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, fmt.Errorf("TLS certificate: %w", err), "")
+		return fault.New(fault.Config, fmt.Errorf("TLS certificate: %w", err), "")
 	}
 	tier, err := manifest.ParseTier(c.MinTier)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	store, err := keyserver.OpenBolt(filepath.Join(c.DataDir, filepath.Base(keyserver.LayoutOf("").StoreFile)), master)
 	if err != nil {
@@ -256,7 +257,7 @@ func auditHead(ctx context.Context, a *app, cf clientFlags) error {
 func auditVerify(a *app, path, key string, heads []string) error {
 	pub, err := manifest.DecodeKey(strings.TrimSpace(key))
 	if err != nil {
-		return ui.Fail(ui.CodeUsage, wrap("--key", err), "")
+		return fault.New(fault.Usage, wrap("--key", err), "")
 	}
 	var remembered []keyapi.AuditHead
 	for _, h := range heads {
@@ -266,7 +267,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 		}
 		head, err := keyserver.ParseAuditHead(pub, strings.TrimSpace(string(b)))
 		if err != nil {
-			return ui.Fail(ui.CodeIntegrity, wrap(h, err), "")
+			return fault.New(fault.Integrity, wrap(h, err), "")
 		}
 		remembered = append(remembered, head)
 	}
@@ -277,7 +278,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 	defer log.Close()
 	n, head, err := keyserver.VerifyAudit(log, pub, remembered...)
 	if err != nil {
-		return ui.Fail(ui.CodeIntegrity, wrap(path, err), "compare with a copy of the log from a backup: entries were edited or lost")
+		return fault.New(fault.Integrity, wrap(path, err), "compare with a copy of the log from a backup: entries were edited or lost")
 	}
 	fmt.Fprintf(a.stdout, "%d entries, unbroken; the last is %d, %s\n", n, head.Seq, head.Hash)
 	return nil

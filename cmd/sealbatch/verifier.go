@@ -15,6 +15,7 @@ import (
 	"strconv"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -69,7 +70,7 @@ func (s verifierSetup) run(a *app) error {
 	}
 	_, port, err := net.SplitHostPort(s.listen)
 	if err != nil {
-		return ui.Fail(ui.CodeUsage, wrap("--listen", err), "write ADDRESS:PORT")
+		return fault.New(fault.Usage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
 	in := func(name string) string { return filepath.Join(s.dir, name) }
 	l := keyserver.Layout{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"), TLSKey: in("verifier.key")}
@@ -131,26 +132,26 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	}
 	key, err := ed25519PrivateKey(c.SigningKey)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, wrap("signing-key", err), "")
+		return fault.New(fault.Config, wrap("signing-key", err), "")
 	}
 	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, wrap("TLS certificate", err), "")
+		return fault.New(fault.Config, wrap("TLS certificate", err), "")
 	}
 	nf, err := os.Open(c.NodesFile)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	defer nf.Close()
 	nodes, err := verifier.ParseNodes(nf)
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	ca := ""
 	if c.ServiceCA != "" {
 		b, err := readSmall(c.ServiceCA)
 		if err != nil {
-			return ui.Fail(ui.CodeConfig, err, "")
+			return fault.New(fault.Config, err, "")
 		}
 		ca = string(b)
 	}
@@ -160,7 +161,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 		ServiceURL: c.ServiceURL, ServiceCA: ca, Log: a.log,
 	})
 	if err != nil {
-		return ui.Fail(ui.CodeConfig, err, "")
+		return fault.New(fault.Config, err, "")
 	}
 	ln, err := net.Listen("tcp", c.Listen)
 	if err != nil {
@@ -180,7 +181,7 @@ func checkMungeUser(name string) error {
 	if err == nil && u.Uid != strconv.Itoa(os.Geteuid()) {
 		err = fmt.Errorf("this process has uid %d, user %s has %s", os.Geteuid(), name, u.Uid)
 	}
-	return ui.Fail(ui.CodeConfig, wrap("[verifier] munge-user", err), "start the verifier as the user "+name)
+	return fault.New(fault.Config, wrap("[verifier] munge-user", err), "start the verifier as the user "+name)
 }
 
 func ed25519PrivateKey(path string) (ed25519.PrivateKey, error) {

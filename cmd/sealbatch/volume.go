@@ -11,6 +11,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -56,7 +57,7 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 
 func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts []age.Recipient) (volume.Sealed, error) {
 	if err := input.Check(); errors.Is(err, source.ErrInput) {
-		return volume.Sealed{}, ui.Fail(ui.CodeUsage, err, "")
+		return volume.Sealed{}, fault.New(fault.Usage, err, "")
 	}
 	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0)
 	defer p.Abandon()
@@ -64,7 +65,7 @@ func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts
 	if err != nil {
 		err = fmt.Errorf("seal %s: %w", input, err)
 		if errors.Is(err, source.ErrArchive) {
-			err = ui.Fail(ui.CodeOther, err, source.HintArchive)
+			err = fault.New(fault.Other, err, source.HintArchive)
 		}
 		return s, err
 	}
@@ -128,7 +129,7 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	defer r.Close()
 	file := f.Args()[0]
 	if digest != "" && r.Digest() != wantDigest {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("%s: it is another version: its digest is %s", file, r.Digest()), "")
+		return fault.New(fault.Integrity, fmt.Errorf("%s: it is another version: its digest is %s", file, r.Digest()), "")
 	}
 	p := ui.NewProgress(a.stderr, "verifying "+filepath.Base(file), r.Size())
 	defer p.Abandon()
@@ -156,7 +157,7 @@ func optionalDigest(s string) (volume.Digest, error) {
 		return volume.Digest{}, nil
 	}
 	d, err := volume.ParseDigest(s)
-	return d, ui.Fail(ui.CodeUsage, err, "")
+	return d, fault.New(fault.Usage, err, "")
 }
 
 // inspection is what inspect --json prints. The fields below Digest need an identity.
@@ -277,9 +278,9 @@ func oneArg(f *ui.Flags, what string) (string, error) {
 	case 1:
 		return args[0], nil
 	case 0:
-		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("%s: %s is missing", f.Name, what), f.Name+" --help shows an example")
+		return "", fault.New(fault.Usage, fmt.Errorf("%s: %s is missing", f.Name, what), f.Name+" --help shows an example")
 	default:
-		return "", ui.Fail(ui.CodeUsage, fmt.Errorf("%s: one %s, not %d", f.Name, what, len(args)), f.Name+" --help shows an example")
+		return "", fault.New(fault.Usage, fmt.Errorf("%s: one %s, not %d", f.Name, what, len(args)), f.Name+" --help shows an example")
 	}
 }
 
@@ -291,12 +292,12 @@ func parseRecipients(a *app, given []string) ([]age.Recipient, error) {
 			return nil, err
 		}
 		if _, err := os.Stat(p); err != nil {
-			return nil, ui.Fail(ui.CodeUsage, errors.New("no recipient: nobody could open the volume"), "name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
+			return nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"), "name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
 		}
 		given = []string{p}
 	}
 	rcpts, err := volume.ParseOwnRecipients(given, a.plugins())
-	return rcpts, ui.Fail(ui.CodeUsage, err, "")
+	return rcpts, fault.New(fault.Usage, err, "")
 }
 
 // openVolume opens the command's FILE with an identity.
@@ -321,7 +322,7 @@ func identities(a *app, id string) ([]age.Identity, error) {
 		}
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
-	return ids, ui.Fail(ui.CodeUsage, err, "name the right one with -i")
+	return ids, fault.New(fault.Usage, err, "name the right one with -i")
 }
 
 func openWith(a *app, path, id string) (*volume.Reader, error) {
@@ -345,7 +346,7 @@ func openWith(a *app, path, id string) (*volume.Reader, error) {
 func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
 	index, err := os.ReadFile(filepath.Join(dir, submission.IndexName))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, ui.Fail(ui.CodeUsage, fmt.Errorf("it is a directory without %s", submission.IndexName),
+		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", submission.IndexName),
 			"name a sealed volume, or a node's directory whose outputs were indexed; sealbatch results opens what a job left otherwise")
 	}
 	if err != nil {

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // ErrConfig is wrapped by every error of this package.
@@ -27,8 +29,8 @@ func (e *Error) Error() string {
 // Unwrap makes errors.Is(err, ErrConfig) true.
 func (e *Error) Unwrap() error { return ErrConfig }
 
-// ErrorCode is the process's exit code for configuration errors.
-func (e *Error) ErrorCode() int { return 3 }
+// FaultClass returns fault.Config.
+func (e *Error) FaultClass() fault.Class { return fault.Config }
 
-// NextStep is a hint for the user.
+// NextStep returns a hint for the user.
 func (e *Error) NextStep() string { return e.Next }

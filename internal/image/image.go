@@ -13,7 +13,7 @@ import (
 
 	"github.com/sylabs/sif/v2/pkg/sif"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // Info is what Inspect finds.
@@ -35,7 +35,7 @@ func Inspect(path string) (Info, error) {
 	case err != nil && isReference(path):
 		return Info{}, refuse(path, "it names a registry", "make a .sif of it first: apptainer build IMAGE.sif "+path)
 	case err != nil:
-		return Info{}, ui.Fail(ui.CodeUsage, fmt.Errorf("image: %w", err), "name a .sif file on this machine; apptainer build makes one")
+		return Info{}, fault.New(fault.Usage, fmt.Errorf("image: %w", err), "name a .sif file on this machine; apptainer build makes one")
 	case st.IsDir():
 		return Info{}, inspectDir(path)
 	case !st.Mode().IsRegular():
@@ -43,7 +43,7 @@ func Inspect(path string) (Info, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return Info{}, ui.Fail(ui.CodeUsage, fmt.Errorf("image: %w", err), "")
+		return Info{}, fault.New(fault.Usage, fmt.Errorf("image: %w", err), "")
 	}
 	defer f.Close()
 	info, err := inspectFile(f, st.Size())
@@ -60,7 +60,7 @@ func isReference(s string) bool {
 }
 
 func refuse(path, why, hint string) error {
-	return ui.Fail(ui.CodeUsage, fmt.Errorf("image %s: %w: %s", path, ErrFormat, why), hint)
+	return fault.New(fault.Usage, fmt.Errorf("image %s: %w: %s", path, ErrFormat, why), hint)
 }
 
 func inspectDir(path string) error {

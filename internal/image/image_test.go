@@ -13,7 +13,7 @@ import (
 
 	"github.com/sylabs/sif/v2/pkg/sif"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // makeSIF writes a SIF file with one partition.
@@ -93,8 +93,8 @@ func TestInspectRefuses(t *testing.T) {
 		"encrypted already": {makeSIF(t, sif.FsEncryptedSquashfs, sif.PartPrimSys, "amd64"), "encrypted by its runtime", ""},
 	} {
 		_, err := Inspect(c.path)
-		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) || !strings.Contains(ui.Hint(err), c.hint) || ui.ExitCode(err) != ui.CodeUsage {
-			t.Errorf("%s: %v (hint %q)", name, err, ui.Hint(err))
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%s: %v (hint %q)", name, err, fault.Hint(err))
 		}
 	}
 	if _, err := Inspect(dir + "/none.sif"); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat) {

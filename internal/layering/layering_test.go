@@ -21,7 +21,9 @@ var floors = [][]string{
 	{"internal/publish", "internal/submission"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier"},
 	{"fusefs", "slurm", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
-	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/ui", "internal/gate"},
+	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate"},
+	{"internal/ui"},
+	{"internal/fault"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
@@ -93,11 +95,11 @@ func TestImportsPointDown(t *testing.T) {
 func TestCheckImportBites(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ from, to string }{
-		{"volume", "internal/transfer"},      // upwards
-		{"volume", "internal/manifest"},      // sideways
-		{"internal/keyserver", "jobprep"},    // upwards
-		{"nosuch", "volume"},        // unknown importer
-		{"cmd/sealbatch", "nosuch"}, // unknown import
+		{"volume", "internal/transfer"},   // upwards
+		{"volume", "internal/manifest"},   // sideways
+		{"internal/keyserver", "jobprep"}, // upwards
+		{"nosuch", "volume"},              // unknown importer
+		{"cmd/sealbatch", "nosuch"},       // unknown import
 		{"volume", "volume/vectors"},
 	} {
 		if checkImport(c.from, c.to) == nil {

@@ -12,11 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // keyFunc is a KeySource.
@@ -80,8 +80,8 @@ func TestFetchKeysInVain(t *testing.T) {
 	} {
 		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
 			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
-		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) || !strings.Contains(ui.Hint(err), c.hint) || !strings.Contains(ui.Hint(err), "submit the job again") {
-			t.Errorf("%v\n%s", err, ui.Hint(err))
+		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) || !strings.Contains(fault.Hint(err), c.hint) || !strings.Contains(fault.Hint(err), "submit the job again") {
+			t.Errorf("%v\n%s", err, fault.Hint(err))
 		}
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -284,7 +284,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
-		return ui.Fail(ExitMount, err, "on such a node, srun sealbatch doctor --node tells more")
+		return fault.New(ExitMount, err, "on such a node, srun sealbatch doctor --node tells more")
 	}
 	switch way := n.space.Way(); {
 	case why != nil:

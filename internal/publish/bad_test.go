@@ -17,11 +17,11 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -65,8 +65,8 @@ func TestChangingInput(t *testing.T) {
 			}
 			src := &changing{Source: volume.DirSource(dir), change: func() error { return change(dir) }}
 			_, err = p.seal(t.Context(), src)
-			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(ui.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
-				t.Errorf("%v; hint: %s", err, ui.Hint(err))
+			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(fault.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
+				t.Errorf("%v; hint: %s", err, fault.Hint(err))
 			}
 			if left, _ := filepath.Glob(s.r.SealedPath + "*"); len(left) > 0 {
 				t.Errorf("left behind: %q", left)
@@ -98,29 +98,29 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		want, hint string
-		code       int
+		code       fault.Class
 		change     func(s *setting, dir string) error
 	}{
-		"pipe": {"not a regular file", "move the others out", ui.CodeOther, func(_ *setting, dir string) error { return syscall.Mkfifo(dir+"/p", 0o600) }},
-		"output inside input": {"would lie in the directory that it is made from", "outside", ui.CodeUsage, func(s *setting, dir string) error {
+		"pipe": {"not a regular file", "move the others out", fault.Other, func(_ *setting, dir string) error { return syscall.Mkfifo(dir+"/p", 0o600) }},
+		"output inside input": {"would lie in the directory that it is made from", "outside", fault.Usage, func(s *setting, dir string) error {
 			s.r.SealedPath = dir + "/sub/../d.sealed"
 			return os.Mkdir(dir+"/sub", 0o700)
 		}},
-		"output inside input by a link": {"would lie in the directory", "outside", ui.CodeUsage, func(s *setting, dir string) error {
+		"output inside input by a link": {"would lie in the directory", "outside", fault.Usage, func(s *setting, dir string) error {
 			s.r.SealedPath = dir + "-link/d.sealed"
 			return os.Symlink(dir, dir+"-link")
 		}},
-		"no such input": {"no such file", "", ui.CodeOther, func(s *setting, dir string) error { return os.RemoveAll(dir) }},
-		"long name": {"endings such as .info.yaml", "", ui.CodeUsage, func(s *setting, dir string) error {
+		"no such input": {"no such file", "", fault.Other, func(s *setting, dir string) error { return os.RemoveAll(dir) }},
+		"long name": {"endings such as .info.yaml", "", fault.Usage, func(s *setting, dir string) error {
 			s.r.SealedPath = filepath.Join(filepath.Dir(s.r.SealedPath), strings.Repeat("n", 240))
 			return nil
 		}},
-		"name with a line end": {"clean absolute path", "", ui.CodeUsage, func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
-		"name that is no text": {"clean absolute path", "", ui.CodeUsage, func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
-		"link in the way": {"is a symbolic link", "", ui.CodeOther, func(s *setting, dir string) error {
+		"name with a line end": {"clean absolute path", "", fault.Usage, func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
+		"name that is no text": {"clean absolute path", "", fault.Usage, func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
+		"link in the way": {"is a symbolic link", "", fault.Other, func(s *setting, dir string) error {
 			return os.Symlink("/etc/passwd", s.r.SealedPath+volume.PartialSuffix)
 		}},
-		"no directory for the output": {"no such file", "", ui.CodeOther, func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
+		"no directory for the output": {"no such file", "", fault.Other, func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,8 +134,8 @@ func TestBadInput(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := Run(t.Context(), s.d, s.r)
-			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(ui.Hint(err), c.hint) || ui.ExitCode(err) != c.code {
-				t.Errorf("%v (code %d); hint: %s", err, ui.ExitCode(err), ui.Hint(err))
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != c.code {
+				t.Errorf("%v (class %s); hint: %s", err, fault.ClassOf(err), fault.Hint(err))
 			}
 			s.nothingPublished(t)
 		})
@@ -180,12 +180,12 @@ func TestFullHere(t *testing.T) {
 	}
 	s.r.SealedPath = filepath.Join(small, "d.sealed")
 	_, err := Run(t.Context(), s.d, s.r)
-	if err == nil || !strings.Contains(err.Error(), "no space on this machine: the sealed file takes about 21 MiB") || !strings.Contains(err.Error(), small+" has 8.0 MiB left") || ui.Hint(err) == "" {
-		t.Errorf("found out beforehand: %v; %s", err, ui.Hint(err))
+	if err == nil || !strings.Contains(err.Error(), "no space on this machine: the sealed file takes about 21 MiB") || !strings.Contains(err.Error(), small+" has 8.0 MiB left") || fault.Hint(err) == "" {
+		t.Errorf("found out beforehand: %v; %s", err, fault.Hint(err))
 	}
 	p := &publishing{Deps: s.d, r: s.r} // as if the space had gone meanwhile
-	if _, err = p.seal(t.Context(), p.r.source()); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(ui.Hint(err), "make space in "+small) {
-		t.Errorf("found out by writing: %v; %s", err, ui.Hint(err))
+	if _, err = p.seal(t.Context(), p.r.source()); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(fault.Hint(err), "make space in "+small) {
+		t.Errorf("found out by writing: %v; %s", err, fault.Hint(err))
 	}
 	if left, _ := os.ReadDir(small); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
@@ -262,8 +262,8 @@ func TestKeyServiceGone(t *testing.T) {
 	keys := s.service.Client(t, s.d.Signer)
 	s.d.Keys = awayKeys{keys}
 	_, err := Run(t.Context(), s.d, s.r)
-	if !errors.Is(err, keyclient.ErrUnavailable) || !strings.Contains(ui.Hint(err), "the sealed file has arrived; when the key service answers, the same command goes on") {
-		t.Errorf("%v; %s", err, ui.Hint(err))
+	if !errors.Is(err, keyclient.ErrUnavailable) || !strings.Contains(fault.Hint(err), "the sealed file has arrived; when the key service answers, the same command goes on") {
+		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 	sealed, err := os.ReadFile(s.r.SealedPath)
 	if err != nil {
@@ -361,8 +361,8 @@ func TestTwoAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, volume.ErrBusy) || ui.Hint(err) == "" {
-		t.Errorf("%v; %s", err, ui.Hint(err))
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, volume.ErrBusy) || fault.Hint(err) == "" {
+		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 	s.nothingPublished(t)
 	unlock()
@@ -380,8 +380,8 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s.d.FS = cancelling{suffix: suffix, cancel: cancel}
 		_, err := Run(ctx, s.d, s.r)
-		if ui.ExitCode(err) != ui.CodeInterrupted || !strings.Contains(ui.Hint(err), cmp.Or(hint, "the same command")) || !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v; %s", suffix, err, ui.Hint(err))
+		if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), cmp.Or(hint, "the same command")) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v; %s", suffix, err, fault.Hint(err))
 		}
 		if _, err := Run(t.Context(), s.d, s.r); err != nil {
 			t.Errorf("afterwards: %v", err)
@@ -390,8 +390,8 @@ func TestInterrupted(t *testing.T) {
 	s := newSetting(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Run(ctx, s.d, s.r); ui.ExitCode(err) != ui.CodeInterrupted || ui.Hint(err) != hintAfresh {
-		t.Errorf("at once: %v; %s", err, ui.Hint(err))
+	if _, err := Run(ctx, s.d, s.r); fault.ClassOf(err) != fault.Interrupted || fault.Hint(err) != hintAfresh {
+		t.Errorf("at once: %v; %s", err, fault.Hint(err))
 	}
 	s.nothingPublished(t)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -49,23 +50,23 @@ func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	expires, err := ParseExpiry(p.Expires, now)
 	if err != nil {
-		return manifest.Policy{}, ui.Fail(ui.CodeUsage, fmt.Errorf("--expires: %w", err), "")
+		return manifest.Policy{}, fault.New(fault.Usage, fmt.Errorf("--expires: %w", err), "")
 	}
 	tier, err := manifest.ParseTier(strings.ToUpper(p.Tier))
 	if err != nil {
-		return manifest.Policy{}, ui.Fail(ui.CodeUsage, fmt.Errorf("--tier: %w", err), "")
+		return manifest.Policy{}, fault.New(fault.Usage, fmt.Errorf("--tier: %w", err), "")
 	}
 	out := manifest.Policy{Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
 		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin}
 	if len(p.Users)+len(p.Groups) == 0 {
-		return out, ui.Fail(ui.CodeUsage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
+		return out, fault.New(fault.Usage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
 	}
 	if err := out.Validate(); err != nil {
-		return out, ui.Fail(ui.CodeUsage, err, "")
+		return out, fault.New(fault.Usage, err, "")
 	}
 	for _, n := range p.Nodes {
 		if _, err := slurm.ExpandHostlist(n); err != nil && n != "*" {
-			return out, ui.Fail(ui.CodeUsage, fmt.Errorf("--compute-nodes: %w", err), "")
+			return out, fault.New(fault.Usage, fmt.Errorf("--compute-nodes: %w", err), "")
 		}
 	}
 	return out, nil

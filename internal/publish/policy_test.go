@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -56,7 +57,7 @@ func TestPolicyFlags(t *testing.T) {
 	} {
 		q := p
 		bad(&q)
-		if _, err := q.Policy(now); ui.ExitCode(err) != ui.CodeUsage {
+		if _, err := q.Policy(now); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}

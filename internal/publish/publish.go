@@ -20,6 +20,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -99,7 +100,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	if err := r.check(); err != nil {
-		return Published{}, ui.Fail(ui.CodeUsage, err, "")
+		return Published{}, fault.New(fault.Usage, err, "")
 	}
 	input, err := r.look(ctx)
 	if err != nil {
@@ -144,7 +145,7 @@ func (r Request) goOn() string {
 // interrupted puts what to do next to a Ctrl-C.
 func interrupted(ctx context.Context, err error, hint string) error {
 	if ctx.Err() != nil {
-		return ui.Fail(ui.CodeInterrupted, ctx.Err(), hint)
+		return fault.New(fault.Interrupted, ctx.Err(), hint)
 	}
 	return err
 }
@@ -183,22 +184,22 @@ func (r Request) check() error {
 // look surveys the input, early.
 func (r Request) look(ctx context.Context) (volume.Survey, error) {
 	if err := r.Input.Check(); errors.Is(err, source.ErrInput) {
-		return volume.Survey{}, ui.Fail(ui.CodeUsage, err, "")
+		return volume.Survey{}, fault.New(fault.Usage, err, "")
 	}
 	for _, path := range r.Input.Paths {
 		if path != source.Stdin && within(r.SealedPath, path) {
-			return volume.Survey{}, ui.Fail(ui.CodeUsage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
+			return volume.Survey{}, fault.New(fault.Usage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
 				"choose a directory outside "+path)
 		}
 	}
 	s, err := r.Input.Look(ctx)
 	switch {
 	case errors.Is(err, volume.ErrSpecial):
-		err = ui.Fail(ui.CodeOther, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
+		err = fault.New(fault.Other, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
 	case errors.Is(err, volume.ErrUnreadable):
-		err = ui.Fail(ui.CodeOther, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
+		err = fault.New(fault.Other, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
 	case errors.Is(err, volume.ErrChanged):
-		err = ui.Fail(ui.CodeOther, err, hintStill)
+		err = fault.New(fault.Other, err, hintStill)
 	}
 	if err != nil {
 		return s, fmt.Errorf("input %s: %w", r.Input, err)
@@ -244,7 +245,7 @@ func (p *publishing) room(fsys transfer.FS, dir, where string) error {
 	if err != nil || free < 0 || free >= p.input.SealedBytes-tolerance {
 		return nil // a guess at the most: writing will tell
 	}
-	return ui.Fail(ui.CodeOther, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.SealedBytes), dir, ui.Size(free)),
+	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.SealedBytes), dir, ui.Size(free)),
 		"make space, or name another directory")
 }
 
@@ -254,7 +255,7 @@ const tolerance = 4 << 20
 // away puts a hint to a key service that cannot be reached, and none to one that refuses.
 func away(err error, hint string) error {
 	if errors.Is(err, keyclient.ErrUnavailable) || errors.Is(err, keyclient.ErrTooMany) {
-		return ui.Fail(ui.ExitCode(err), err, hint)
+		return fault.New(fault.ClassOf(err), err, hint)
 	}
 	return err
 }
@@ -325,7 +326,7 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 	case errors.Is(err, volume.ErrBusy):
 		hint = "wait for the other one, or choose another --data-path"
 	}
-	return ui.Fail(ui.CodeOther, fmt.Errorf("seal %s: %w", p.r.Input, err), hint)
+	return fault.New(fault.Other, fmt.Errorf("seal %s: %w", p.r.Input, err), hint)
 }
 
 // source is the input, a single file under the name that it is to have.

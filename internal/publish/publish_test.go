@@ -13,12 +13,12 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -169,15 +169,15 @@ func TestRefusedEarly(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		want   string
-		code   int
+		code   fault.Class
 		change func(t *testing.T, s *setting)
 	}{
-		"name":          {"not a file name", ui.CodeUsage, func(_ *testing.T, s *setting) { s.r.Name = "a/b" }},
-		"relative path": {"clean absolute path", ui.CodeUsage, func(_ *testing.T, s *setting) { s.r.RemoteDir = "scratch" }},
-		"no policy":     {"policy", ui.CodeUsage, func(_ *testing.T, s *setting) { s.r.Policy = manifest.Policy{} }},
-		"no directory":  {"directory at rest", ui.CodeOther, func(_ *testing.T, s *setting) { s.r.RemoteDir += "/nowhere" }},
-		"not enrolled":  {"key service", ui.CodeOther, func(t *testing.T, s *setting) { s.d.Keys = s.service.Client(t, keyservertest.NewSigner(t)) }},
-		"open directory": {"can be changed by anyone", ui.CodeSSH, func(t *testing.T, s *setting) {
+		"name":          {"not a file name", fault.Usage, func(_ *testing.T, s *setting) { s.r.Name = "a/b" }},
+		"relative path": {"clean absolute path", fault.Usage, func(_ *testing.T, s *setting) { s.r.RemoteDir = "scratch" }},
+		"no policy":     {"policy", fault.Usage, func(_ *testing.T, s *setting) { s.r.Policy = manifest.Policy{} }},
+		"no directory":  {"directory at rest", fault.Other, func(_ *testing.T, s *setting) { s.r.RemoteDir += "/nowhere" }},
+		"not enrolled":  {"key service", fault.Other, func(t *testing.T, s *setting) { s.d.Keys = s.service.Client(t, keyservertest.NewSigner(t)) }},
+		"open directory": {"can be changed by anyone", fault.SSH, func(t *testing.T, s *setting) {
 			if err := os.Chmod(s.r.RemoteDir, 0o777); err != nil {
 				t.Fatal(err)
 			}
@@ -189,8 +189,8 @@ func TestRefusedEarly(t *testing.T) {
 			keys := s.d.Keys
 			c.change(t, s)
 			_, err := Run(t.Context(), s.d, s.r)
-			if err == nil || !strings.Contains(err.Error(), c.want) || ui.ExitCode(err) != c.code {
-				t.Errorf("Run: %v (code %d)", err, ui.ExitCode(err))
+			if err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.code {
+				t.Errorf("Run: %v (class %s)", err, fault.ClassOf(err))
 			}
 			if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("sealed all the same: %v", err)
@@ -208,7 +208,7 @@ func TestHostLists(t *testing.T) {
 	p := PolicyFlags{Users: []string{"alice"}, Tier: DefaultTier, Expires: DefaultExpires}
 	for nodes, ok := range map[string]bool{"cn1": true, "cn[1-3,7]": true, "*": true, "cn[1": false, "cn[3-1]": false} {
 		p.Nodes = []string{nodes}
-		if _, err := p.Policy(time.Now()); (err == nil) != ok || (err != nil && ui.ExitCode(err) != ui.CodeUsage) {
+		if _, err := p.Policy(time.Now()); (err == nil) != ok || (err != nil && fault.ClassOf(err) != fault.Usage) {
 			t.Errorf("%s: %v", nodes, err)
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -80,7 +80,7 @@ func (p *publishing) lock() (func(), error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, ui.Fail(ui.CodeOther, fmt.Errorf("%s: %w", p.r.SealedPath, volume.ErrBusy), "wait for the other one, or choose another --data-path")
+		return nil, fault.New(fault.Other, fmt.Errorf("%s: %w", p.r.SealedPath, volume.ErrBusy), "wait for the other one, or choose another --data-path")
 	}
 	return func() { f.Close() }, nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -99,7 +100,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 	}
 	err = p.sent.wait(p)
 	if errors.Is(err, transfer.ErrConnect) {
-		err = ui.Fail(ui.ExitCode(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.r.goOn()))
+		err = fault.New(fault.ClassOf(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.r.goOn()))
 	}
 	return false, err
 }

@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -21,11 +21,11 @@ import (
 func (f *fetch) openIndexed(tmp, tree string) error {
 	x := f.Receipt.Output.Index
 	if !filepath.IsLocal(x.File) || x.Size <= 0 || x.Size > maxIndex {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("receipt names the index %.80q of %d bytes", x.File, x.Size), "")
+		return fault.New(fault.Integrity, fmt.Errorf("receipt names the index %.80q of %d bytes", x.File, x.Size), "")
 	}
 	index, err := transfer.ReadFile(f.FS, path.Join(f.remote, x.File), x.Size)
 	if isGone(err) {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the index of the results is missing: %w", err), "somebody removed it after the job; results --recover opens the results without it, as nobody vouches for")
+		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is missing: %w", err), "somebody removed it after the job; results --recover opens the results without it, as nobody vouches for")
 	}
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func (f *fetch) openIndexed(tmp, tree string) error {
 		err = errors.Join(volume.ErrIndex, r.Close())
 	}
 	if err != nil {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the index of the results is not the one that the job signed: %w", err), "it was replaced after the job: do not use it")
+		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is not the one that the job signed: %w", err), "it was replaced after the job: do not use it")
 	}
 	defer r.Close()
 	if err := f.copyIndexed(r, cipher); err != nil {
@@ -100,7 +100,7 @@ func (f *fetch) wrappedKey() (volume.ID, volume.Key, error) {
 	}
 	if id.String() != v.Origin.VolumeID {
 		key.Wipe()
-		return id, key, ui.Fail(ui.CodeIntegrity, errors.New("the wrapped key is that of another volume"), "")
+		return id, key, fault.New(fault.Integrity, errors.New("the wrapped key is that of another volume"), "")
 	}
 	return id, key, nil
 }

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -127,8 +127,8 @@ func TestIndexedAltered(t *testing.T) {
 			out := t.TempDir()
 			nodes, err := j.fetch(transfer.Local{}, out)
 			n := one(t, nodes, err)
-			if n.Err == nil || !strings.Contains(n.Err.Error(), c.want) || ui.ExitCode(n.Err) != ui.CodeIntegrity || !(c.all || strings.Contains(ui.Hint(n.Err), "--recover")) {
-				t.Errorf("%v, hint %q", n.Err, ui.Hint(n.Err))
+			if n.Err == nil || !strings.Contains(n.Err.Error(), c.want) || fault.ClassOf(n.Err) != fault.Integrity || !(c.all || strings.Contains(fault.Hint(n.Err), "--recover")) {
+				t.Errorf("%v, hint %q", n.Err, fault.Hint(n.Err))
 			}
 			if left, err := os.ReadDir(out); err != nil || len(left) > 0 {
 				t.Errorf("left behind: %v, %v", left, err)
@@ -364,7 +364,7 @@ func TestOutDir(t *testing.T) {
 	second := newJob(t)
 	second.write(second.newNode("cn1"))
 	nodes, err = second.fetch(transfer.Local{}, out)
-	if n := one(t, nodes, err); !errors.Is(n.Err, volume.ErrPath) || n.Dir != "" || ui.ExitCode(n.Err) != ui.CodeUsage {
+	if n := one(t, nodes, err); !errors.Is(n.Err, volume.ErrPath) || n.Dir != "" || fault.ClassOf(n.Err) != fault.Usage {
 		t.Errorf("%+v", n)
 	}
 	// A file or a link where the working directory should be.

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -78,7 +78,7 @@ func (o *outDir) lock() (ok bool, err error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		_ = f.Close()
-		return false, ui.Fail(ui.CodeOther, o.busy(), "wait for it, or name another directory with -o")
+		return false, fault.New(fault.Other, o.busy(), "wait for it, or name another directory with -o")
 	}
 	mine, serr := f.Stat()
 	now, lerr := os.Lstat(name)
@@ -140,7 +140,7 @@ func (o *outDir) has(node, source string, recovered bool) (bool, error) {
 	if err == nil && json.Unmarshal(b, &m) == nil && m == (mark{Source: source}) && (recovered || source != sourceRecovered) {
 		return true, nil
 	}
-	return false, ui.Fail(ui.CodeUsage, fmt.Errorf("%w: %s is not empty and holds something else than what would be opened now", volume.ErrPath, o.path(node)),
+	return false, fault.New(fault.Usage, fmt.Errorf("%w: %s is not empty and holds something else than what would be opened now", volume.ErrPath, o.path(node)),
 		"name another directory with -o")
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -28,7 +29,7 @@ const (
 // Nothing vouches for the tree as a whole.
 func (f *fetch) recover(tmp, tree string) error {
 	if f.Receipt != nil && f.Receipt.Output.Sealed && manifest.DigestOf(f.files.Keys) != f.v.Origin.Keys {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("wrapped keys of the outputs: %w", submission.ErrNotOurs), "")
+		return fault.New(fault.Integrity, fmt.Errorf("wrapped keys of the outputs: %w", submission.ErrNotOurs), "")
 	}
 	_, key, err := f.wrappedKey()
 	if err != nil {
@@ -64,7 +65,7 @@ func (f *fetch) noCipherDir(err error) error {
 	if !isGone(err) {
 		return fmt.Errorf("fetch the cipher directory: %w", err)
 	}
-	return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the job's working volume is gone: %w", err),
+	return fault.New(fault.Integrity, fmt.Errorf("the job's working volume is gone: %w", err),
 		"results.sealed beside it, if it is there, opens with sealbatch open; but without its receipt nothing proves that the job made it")
 }
 

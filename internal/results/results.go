@@ -17,6 +17,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -115,7 +116,7 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 			return all, ctx.Err()
 		}
 		if errors.Is(f.Err, syscall.ENOSPC) || errors.Is(f.Err, syscall.EDQUOT) {
-			f.Err = ui.Fail(ui.CodeOther, f.Err, "make room here, or name a directory elsewhere with -o, and run it again")
+			f.Err = fault.New(fault.Other, f.Err, "make room here, or name a directory elsewhere with -o, and run it again")
 		}
 		all = append(all, f.Node)
 	}
@@ -143,7 +144,7 @@ func (f *fetch) run() (err error) {
 		return err
 	}
 	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
-		return ui.Fail(ui.CodeJob, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+f.rec.LogFile)
+		return fault.New(fault.Job, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+f.rec.LogFile)
 	}
 	if err := f.check(); err != nil {
 		return err
@@ -178,16 +179,16 @@ func (f *fetch) check() (err error) {
 		hint = "somebody removed it from " + f.remote + " after the job; a copy made earlier will do"
 	}
 	if f.files.Receipt == "" {
-		return ui.Fail(ui.CodeIntegrity, err, hint)
+		return fault.New(fault.Integrity, err, hint)
 	}
 	without := f.files
 	without.Receipt = ""
 	v, werr := submission.Check(f.rec, f.Name, without)
 	if werr != nil {
-		return ui.Fail(ui.CodeIntegrity, err, hint)
+		return fault.New(fault.Integrity, err, hint)
 	}
 	if !f.Recover {
-		return ui.Fail(ui.CodeIntegrity, err, "all but the receipt is the job's own: results --recover does without it")
+		return fault.New(fault.Integrity, err, "all but the receipt is the job's own: results --recover does without it")
 	}
 	f.v = v
 	f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
@@ -241,7 +242,7 @@ func (f *fetch) unlessDamaged() error {
 	if len(f.Damaged) == 0 || f.Recover {
 		return nil
 	}
-	return ui.Fail(ui.CodeIntegrity, fmt.Errorf("%d files are damaged, or were altered after the job: %w", len(f.Damaged), f.Damaged[0].Err),
+	return fault.New(fault.Integrity, fmt.Errorf("%d files are damaged, or were altered after the job: %w", len(f.Damaged), f.Damaged[0].Err),
 		"fetch them again; if that does not help, results --recover opens the others")
 }
 
@@ -261,7 +262,7 @@ func (d Deps) progress(label string, total int64) *ui.Progress {
 
 // isDamage tells what is wrong with results from what is wrong on the way to them.
 func isDamage(err error) bool {
-	return errors.Is(err, volume.ErrIntegrity) || ui.ExitCode(err) == ui.CodeIntegrity
+	return errors.Is(err, volume.ErrIntegrity) || fault.ClassOf(err) == fault.Integrity
 }
 
 // isGone tells of something on the storage that is away.

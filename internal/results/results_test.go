@@ -15,10 +15,10 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -265,7 +265,7 @@ func TestFetchUnbegun(t *testing.T) {
 	check(t, os.Remove(filepath.Join(dir, submission.ReceiptName)))
 	j.write(j.newNode("cn2"))
 	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
-	if err != nil || len(nodes) != 2 || !errors.Is(nodes[0].Err, ErrNothing) || ui.ExitCode(nodes[0].Err) != ui.CodeJob || nodes[1].Err != nil {
+	if err != nil || len(nodes) != 2 || !errors.Is(nodes[0].Err, ErrNothing) || fault.ClassOf(nodes[0].Err) != fault.Job || nodes[1].Err != nil {
 		t.Errorf("Fetch = %+v, %v", nodes, err)
 	}
 }
@@ -309,63 +309,63 @@ func TestFetchRefuses(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		want string
-		code int
+		code fault.Class
 		do   func(t *testing.T, j *job, n *node)
 	}{
-		"sealed file altered": {"altered after the job sealed them", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file altered": {"altered after the job sealed them", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			flip(t, filepath.Join(j.write(n), sealedFile), 2000)
 		}},
-		"sealed file cut": {"that the job signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file cut": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Truncate(filepath.Join(j.write(n), sealedFile), int64(len(n.sealed)-512)))
 		}},
-		"sealed file lengthened": {"that the job signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file lengthened": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.sealed = append(n.sealed, 0)
 			j.write(n)
 		}},
-		"sealed file replaced by another of the owner's": {"not those that the job signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file replaced by another of the owner's": {"not those that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.sealed = j.newNode("cn1").sealed
 			j.write(n)
 		}},
-		"sealed file is gone": {"no such file", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"sealed file is gone": {"no such file", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Remove(filepath.Join(j.write(n), sealedFile)))
 		}},
-		"receipt names a file elsewhere": {"receipt names the file", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"receipt names a file elsewhere": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.receipt.Output.File = "../../../" + sealedFile
 			j.write(n)
 		}},
-		"receipt names an absolute file": {"receipt names the file", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"receipt names an absolute file": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.receipt.Output.File = "/etc/passwd"
 			j.write(n)
 		}},
-		"statement by another key": {"signature does not hold", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"statement by another key": {"signature does not hold", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			j.service = newKey(t)
 			j.write(n)
 		}},
-		"another job's results": {"submitted job", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"another job's results": {"submitted job", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.statement.Job.ID, n.origin.Job.ID, n.receipt.Job.ID = 40, 40, 40
 			j.write(n)
 		}},
-		"a signed file too large to be one": {"larger than", ui.CodeOther, func(t *testing.T, j *job, n *node) {
+		"a signed file too large to be one": {"larger than", fault.Other, func(t *testing.T, j *job, n *node) {
 			check(t, os.Truncate(filepath.Join(j.write(n), submission.ReceiptName), maxSmall+1))
 		}},
-		"killed, other wrapped keys": {"not those that the node signed", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"killed, other wrapped keys": {"not those that the node signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.keys = j.newNode("cn1").keys
 			j.killed(n)
 		}},
-		"killed, keys of another volume": {"another volume", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"killed, keys of another volume": {"another volume", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.origin.VolumeID = strings.Repeat("0", 32)
 			j.killed(n)
 		}},
-		"killed, keys are missing": {"keys.age is missing", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"killed, keys are missing": {"keys.age is missing", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Remove(filepath.Join(j.killed(n), submission.KeysName)))
 		}},
-		"killed, working volume is gone": {"working volume is gone", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"killed, working volume is gone": {"working volume is gone", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.RemoveAll(filepath.Join(j.killed(n), submission.CipherDirName)))
 		}},
-		"receipt cut short": {"receipt: ", ui.CodeIntegrity, func(t *testing.T, j *job, n *node) {
+		"receipt cut short": {"receipt: ", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			check(t, os.Truncate(filepath.Join(j.write(n), submission.ReceiptName), 100))
 		}},
-		"sealed for somebody else": {"none of the identities", ui.CodeOther, func(t *testing.T, j *job, n *node) {
+		"sealed for somebody else": {"none of the identities", fault.Other, func(t *testing.T, j *job, n *node) {
 			j.write(n)
 			other, err := age.GenerateX25519Identity()
 			check(t, err)
@@ -383,8 +383,8 @@ func TestFetchRefuses(t *testing.T) {
 			}
 			if n := nodes[0]; n.Err == nil || n.Dir != "" {
 				t.Errorf("opened: %+v", n)
-			} else if ui.ExitCode(n.Err) != c.code || !(strings.Contains(n.Err.Error(), c.want) || c.want == "integrity" && errors.Is(n.Err, volume.ErrIntegrity)) {
-				t.Errorf("error %q, code %d; want %q, %d", n.Err, ui.ExitCode(n.Err), c.want, c.code)
+			} else if fault.ClassOf(n.Err) != c.code || !(strings.Contains(n.Err.Error(), c.want) || c.want == "integrity" && errors.Is(n.Err, volume.ErrIntegrity)) {
+				t.Errorf("error %q, class %s; want %q, %d", n.Err, fault.ClassOf(n.Err), c.want, c.code)
 			}
 			left, err := os.ReadDir(out)
 			if err != nil || len(left) > 0 {

@@ -8,9 +8,9 @@ import (
 	"path"
 	"path/filepath"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -19,14 +19,14 @@ import (
 func (f *fetch) openSealed(tmp, tree string) error {
 	out := f.Receipt.Output
 	if !filepath.IsLocal(out.File) {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("receipt names the file %.80q", out.File), "")
+		return fault.New(fault.Integrity, fmt.Errorf("receipt names the file %.80q", out.File), "")
 	}
 	st, err := f.FS.Stat(path.Join(f.remote, out.File))
 	if isGone(err) {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results are missing: %w", err), "somebody removed them after the job")
+		return fault.New(fault.Integrity, fmt.Errorf("the sealed results are missing: %w", err), "somebody removed them after the job")
 	}
 	if err == nil && st.Size() != out.Size {
-		return ui.Fail(ui.CodeIntegrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
+		return fault.New(fault.Integrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
 			"they were cut or replaced after the job; do not use them")
 	}
 	sealed := filepath.Join(tmp, "sealed")
@@ -43,7 +43,7 @@ func (f *fetch) openSealed(tmp, tree string) error {
 		return err
 	}
 	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
-		return ui.Fail(ui.CodeIntegrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
+		return fault.New(fault.Integrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
 	}
 	sum, err := volume.ReadChecksum(f.ctx, io.NewSectionReader(local, 0, out.Size))
 	if err != nil {
@@ -52,7 +52,7 @@ func (f *fetch) openSealed(tmp, tree string) error {
 	if manifest.Digest(sum) != out.Checksum {
 		err := errors.New("the sealed results were altered after the job sealed them")
 		if !f.Recover {
-			return ui.Fail(ui.CodeIntegrity, err, "fetch them again; if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
+			return fault.New(fault.Integrity, err, "fetch them again; if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
 		}
 		f.Notes = append(f.Notes, err.Error())
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // A known Ed25519 key is found although the server has, and prefers, other types.
@@ -47,7 +49,7 @@ func TestHostKeyErrors(t *testing.T) {
 	} {
 		_, err := Dial(t.Context(), s.login(t, c.known))
 		var own *Error
-		if !errors.Is(err, c.kind) || !errors.As(err, &own) || own.ErrorCode() != 4 || !strings.Contains(own.NextStep(), c.next) {
+		if !errors.Is(err, c.kind) || !errors.As(err, &own) || own.FaultClass() != fault.SSH || !strings.Contains(own.NextStep(), c.next) {
 			t.Errorf("%s: got %v", name, err)
 			continue
 		}

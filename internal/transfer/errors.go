@@ -1,6 +1,10 @@
 package transfer
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+)
 
 // Kinds of errors; test with errors.Is. All errors of Dial are of one of the first five.
 var (
@@ -40,12 +44,12 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// ErrorCode is the process's exit code: SSH or host key, unless it is about a file.
-func (e *Error) ErrorCode() int {
+// FaultClass returns fault.SSH, unless the error is about a file.
+func (e *Error) FaultClass() fault.Class {
 	if e.Kind == ErrFull || e.Kind == ErrSource {
-		return 1
+		return fault.Other
 	}
-	return 4
+	return fault.SSH
 }
 
 // NextStep is a hint for the user.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"sort"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // ErrUsage is wrapped by every error about flags and arguments.
@@ -279,5 +281,5 @@ func (f *Flags) errorf(hint, format string, args ...any) error {
 	if hint == "" {
 		hint = f.Name + " --help shows all flags and an example"
 	}
-	return Fail(CodeUsage, fmt.Errorf("%w: %s: %s", ErrUsage, f.Name, fmt.Sprintf(format, args...)), hint)
+	return fault.New(fault.Usage, fmt.Errorf("%w: %s: %s", ErrUsage, f.Name, fmt.Sprintf(format, args...)), hint)
 }

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // jobFlags are those of HPCS's job-prep, in part.
@@ -105,8 +107,8 @@ func TestFlagsErrors(t *testing.T) {
 	} {
 		f, _ := newJobFlags()
 		err := f.Parse(strings.Fields(c.line), io.Discard)
-		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) || !strings.Contains(Hint(err), c.hint) || ExitCode(err) != CodeUsage {
-			t.Errorf("%s: got %v (hint %q, code %d), want %s (hint %s)", c.line, err, Hint(err), ExitCode(err), c.want, c.hint)
+		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%s: got %v (hint %q, class %s), want %s (hint %s)", c.line, err, fault.Hint(err), fault.ClassOf(err), c.want, c.hint)
 		}
 	}
 	f := NewFlags("x", "", "", "")

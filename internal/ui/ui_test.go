@@ -2,14 +2,14 @@ package ui
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // readmeArgs is the -args value of HPCS's README once YAML's own quoting is off.
@@ -105,37 +105,10 @@ func FuzzSplitArgs(f *testing.F) {
 	})
 }
 
-type coded struct{ error }
-
-func (coded) ErrorCode() int   { return CodeKey }
-func (coded) NextStep() string { return "ask its owner" }
-
-func TestErrors(t *testing.T) {
+func TestPrintError(t *testing.T) {
 	t.Parallel()
-	base := errors.New("boom")
-	for _, c := range []struct {
-		err  error
-		code int
-		hint string
-	}{
-		{nil, 0, ""},
-		{base, CodeOther, ""},
-		{Fail(CodeSlurm, base, "wait"), CodeSlurm, "wait"},
-		{fmt.Errorf("x: %w", Fail(CodeSlurm, base, "wait")), CodeSlurm, "wait"},
-		{fmt.Errorf("x: %w", context.Canceled), CodeInterrupted, ""},
-		{coded{base}, CodeKey, "ask its owner"},
-		{Fail(CodeJob, coded{base}, ""), CodeJob, "ask its owner"},
-		{Fail(CodeJob, nil, "x"), 0, ""},
-	} {
-		if ExitCode(c.err) != c.code || Hint(c.err) != c.hint {
-			t.Errorf("%v: code %d, hint %q; want %d, %q", c.err, ExitCode(c.err), Hint(c.err), c.code, c.hint)
-		}
-	}
-	if !errors.Is(Fail(CodeSlurm, base, ""), base) {
-		t.Error("Fail hides the error")
-	}
 	var out bytes.Buffer
-	PrintError(&out, Fail(CodeSlurm, errors.New("a\x1b[31m\nb\u202e"), "do\x07 c"))
+	PrintError(&out, fault.New(fault.Slurm, errors.New("a\x1b[31m\nb\u202e"), "do\x07 c"))
 	if want := "error: a\\u001b[31m\n  b\\u202e\nhint: do\\u0007 c\n"; out.String() != want {
 		t.Errorf("printed %q, want %q", out.String(), want)
 	}
