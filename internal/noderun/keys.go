@@ -119,7 +119,7 @@ func unanswered(err error, m manifest.Manifest) error {
 	if refused || errors.Is(err, identity.ErrVerifierUnreachable) {
 		who = fmt.Sprintf("the administrator of the verifier of cluster %s at %s", m.Verifier.Cluster, m.Verifier.URL)
 	}
-	return fault.New(ExitKey, err, who+" finds the reason there; when it answers again, submit the job again with job-prep")
+	return fault.New(fault.Key, err, who+" finds the reason there; when it answers again, submit the job again with job-prep")
 }
 
 // fetchTime is how long this job can wait for its keys: a run that could only

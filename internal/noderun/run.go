@@ -284,7 +284,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
-		return fault.New(ExitMount, err, "on such a node, srun sealbatch doctor --node tells more")
+		return fault.New(fault.Other, err, "on such a node, srun sealbatch doctor --node tells more")
 	}
 	switch way := n.space.Way(); {
 	case why != nil:
