@@ -1,0 +1,154 @@
+// Package fsx adds to package os what files need that others rely on: bounded
+// reading, locks, and writing that is whole or not there.
+//
+// A file is written in these steps, of which a crash may come between any two:
+//
+//	create PATH.partial (must not exist)
+//	write, fsync PATH.partial          durable, under a name that nobody reads
+//	rename PATH.partial to PATH        atomic: a reader has the old file or the new
+//	fsync the directory                the name is durable
+//
+// WriteNew is the first two under the final name, Commit the last two, Replace
+// all four.
+package fsx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors that callers tell apart.
+var (
+	ErrTooLarge   = errors.New("too large")
+	ErrNotRegular = errors.New("not a regular file")
+	ErrLocked     = errors.New("locked by another process")
+)
+
+// partialSuffix ends the name of a file that Replace has not completed.
+const partialSuffix = ".partial"
+
+// ReadAll reads r to its end. More than limit bytes are ErrTooLarge; no more
+// than one byte beyond limit is read.
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+	}
+	return b, nil
+}
+
+// ReadFile reads a file of at most limit bytes, which may be a pipe.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return readClose(f, limit)
+}
+
+// ReadRegular is ReadFile for regular files only, ErrNotRegular otherwise.
+func ReadRegular(path string, limit int64) ([]byte, error) {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	return readClose(f, limit)
+}
+
+func readClose(f *os.File, limit int64) ([]byte, error) {
+	defer f.Close()
+	b, err := ReadAll(f, limit)
+	if errors.Is(err, ErrTooLarge) {
+		return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: err}
+	}
+	return b, err // a PathError of os.File's
+}
+
+// OpenRegular opens a regular file for reading, ErrNotRegular for anything else;
+// a named pipe does not block it.
+func OpenRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// TryLock takes the exclusive lock of an open file (flock(2)) without waiting:
+// ErrLocked if another process holds it, and the system's error where the file
+// system knows no locks. The kernel gives the lock up when the file is closed,
+// so also when the process ends, however it ends.
+func TryLock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// WriteNew writes a file that must not exist yet (fs.ErrExist), and makes its
+// content durable; its name is durable after SyncDir. On failure the file may be
+// there in part.
+func WriteNew(path string, data []byte, perm os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Replace writes data to path, atomically and durably: whatever happens, path is
+// as it was or holds all of data. One process at a time may replace a path, since
+// what a killed one left at path.partial is removed first.
+func Replace(path string, data []byte, perm os.FileMode) error {
+	partial := path + partialSuffix
+	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := WriteNew(partial, data, perm)
+	if err == nil {
+		err = Commit(partial, path)
+	}
+	if err != nil {
+		_ = os.Remove(partial)
+	}
+	return err
+}
+
+// Commit renames partial, whose content is durable already, to path, which is in
+// the same directory, and makes the name durable.
+func Commit(partial, path string) error {
+	if err := os.Rename(partial, path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes durable which names are in a directory.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
