@@ -18,7 +18,7 @@ const module = "github.com/sealbatch/sealbatch/"
 var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/results"},
-	{"internal/publish", "internal/submission"}, // what the workflows share
+	{"internal/publish", "internal/submission", "internal/container"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier"},
 	{"fusefs", "slurm", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate"},

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -116,7 +117,7 @@ var waySays = map[fusefs.Way]string{
 }
 
 // checkWays tries each way for real.
-func (c NodeCheck) checkWays(ctx context.Context, place string, rt containerRuntime) {
+func (c NodeCheck) checkWays(ctx context.Context, place string, rt container.Runtime) {
 	if place == "" {
 		return
 	}
@@ -135,7 +136,7 @@ func (c NodeCheck) checkWays(ctx context.Context, place string, rt containerRunt
 }
 
 // try makes a trial below place and removes it.
-func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt containerRuntime) error {
+func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt container.Runtime) error {
 	dir, err := os.MkdirTemp(place, "doctor.*")
 	if err != nil {
 		return err
@@ -163,7 +164,7 @@ func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt con
 	if err != nil {
 		return err
 	}
-	t := trial{space: s, dir: dir, runtime: rt, path: c.Getenv("PATH"), view: outputRel}
+	t := trial{space: s, dir: dir, runtime: rt, path: c.Getenv("PATH"), view: container.OutputRel}
 	return errors.Join(t.run(), s.Close())
 }
 
@@ -176,7 +177,7 @@ const (
 // makeBox makes a directory that runtimes take for an image: this program, which
 // is static, and the directories that they mount on.
 func makeBox(dir string) error {
-	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "home", "root", strings.TrimPrefix(containerRoot, "/")} {
+	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "home", "root", strings.TrimPrefix(container.Root, "/")} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return err
 		}
@@ -203,7 +204,7 @@ func makeBox(dir string) error {
 type trial struct {
 	space   *fusefs.Space
 	dir     string
-	runtime containerRuntime
+	runtime container.Runtime
 	path    string
 	view    string // where the volume is for this process
 	fuse    []string
@@ -223,7 +224,7 @@ func (t *trial) run() error {
 		return err
 	}
 	const written = "written"
-	p, err := t.space.Start(t.command(boxSelf, "seal", boxed, "-o", containerOutput+"/"+written, "-r", id.Recipient().String()))
+	p, err := t.space.Start(t.command(boxSelf, "seal", boxed, "-o", container.Output+"/"+written, "-r", id.Recipient().String()))
 	if err != nil {
 		return fmt.Errorf("start the container runtime: %w", err)
 	}
@@ -256,12 +257,12 @@ const maxSaid = 64 << 10
 
 func (t *trial) mount(cipher string, key volume.Key) (err error) {
 	s := t.space
-	if err := errors.Join(s.Mkdir(treeRel, 0o755), s.Mkdir(noneRel, 0o500)); err != nil {
+	if err := errors.Join(s.Mkdir(container.TreeRel, 0o755), s.Mkdir(container.NoneRel, 0o500)); err != nil {
 		return err
 	}
 	if s.Way() == fusefs.Runtime {
-		t.view = viewRel
-		if err := errors.Join(s.Mkdir(outputRel, 0o500), s.GuestGocryptfs(containerOutput, cipher, key)); err != nil {
+		t.view = container.ViewRel
+		if err := errors.Join(s.Mkdir(container.OutputRel, 0o500), s.GuestGocryptfs(container.Output, cipher, key)); err != nil {
 			return err
 		}
 		self, err := os.Executable()
@@ -280,38 +281,38 @@ func (t *trial) mount(cipher string, key volume.Key) (err error) {
 
 // command is as near to a job's as can be without an image.
 func (t *trial) command(args ...string) fusefs.Cmd {
-	p := t.runtime.prefix
-	bind := t.space.Path(treeRel) + ":" + containerRoot
+	p := t.runtime.Prefix
+	bind := t.space.Path(container.TreeRel) + ":" + container.Root
 	if t.space.Way() != fusefs.Namespace {
 		bind += ":ro"
 	}
-	env := []string{"PATH=" + t.path, "HOME=" + t.space.Path(noneRel), p + "_BIND=" + bind, p + "_TMPDIR=" + t.space.Path(noneRel)}
+	env := []string{"PATH=" + t.path, "HOME=" + t.space.Path(container.NoneRel), p + "_BIND=" + bind, p + "_TMPDIR=" + t.space.Path(container.NoneRel)}
 	if len(t.fuse) > 0 {
 		env = append(env, p+"_FUSESPEC="+strings.Join(t.fuse, ","))
 	}
-	argv := []string{t.runtime.path, "-q", "exec", "--containall", "--cleanenv", "--no-mount", "bind-paths,hostfs,cwd", "--no-home",
-		"--pwd", containerOutput, filepath.Join(t.dir, "box")}
+	argv := []string{t.runtime.Path, "-q", "exec", "--containall", "--cleanenv", "--no-mount", "bind-paths,hostfs,cwd", "--no-home",
+		"--pwd", container.Output, filepath.Join(t.dir, "box")}
 	return fusefs.Cmd{Argv: append(argv, args...), Env: env,
 		Stdout: t.space.Path(t.view + "/" + logFile), Stderr: t.space.Path(t.view + "/" + logFile)}
 }
 
 // checkRuntime finds the runtime.
-func (c NodeCheck) checkRuntime(ctx context.Context) (rt containerRuntime, ok bool) {
+func (c NodeCheck) checkRuntime(ctx context.Context) (rt container.Runtime, ok bool) {
 	env := []string{"PATH=" + c.Getenv("PATH"), "USER=" + c.Getenv("USER"), "LD_LIBRARY_PATH=" + c.Getenv("LD_LIBRARY_PATH")}
-	rt, err := findRuntime(ctx, c.Runtime, env)
+	rt, err := container.Find(ctx, c.Runtime, env)
 	var out []byte
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, probeLimit)
+		ctx, cancel := context.WithTimeout(ctx, container.ProbeLimit)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, rt.path, "--version")
-		cmd.Env = runtimeEnv(env)
+		cmd := exec.CommandContext(ctx, rt.Path, "--version")
+		cmd.Env = container.RuntimeEnv(env)
 		out, err = cmd.Output()
 	}
 	if err != nil {
 		c.Report(ui.Finding{What: "container runtime", Bad: true, Detail: err.Error(), Fix: "name its module in [supercomputer] setup, or its path as [supercomputer] runtime"})
 		return rt, false
 	}
-	c.Report(ui.Finding{What: "container runtime", Detail: fmt.Sprintf("%s, %.80s", rt.path, strings.TrimSpace(string(out)))})
+	c.Report(ui.Finding{What: "container runtime", Detail: fmt.Sprintf("%s, %.80s", rt.Path, strings.TrimSpace(string(out)))})
 	return rt, true
 }
 

@@ -7,18 +7,19 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 )
 
 // In way 3 the runtime mounts what the container sees. The supervisor and the
-// runtime itself have mounts of their own: the image, the output volume (viewRel)
-// and the runtime's directory (runtimeRel).
+// runtime itself have mounts of their own: the image, the output volume (ViewRel)
+// and the runtime's directory (RuntimeRel).
 
 // outputRel is where the output volume is for the supervisor.
 func (n *node) outputRel() string {
 	if n.space.Way() == fusefs.Runtime {
-		return viewRel
+		return container.ViewRel
 	}
-	return outputRel
+	return container.OutputRel
 }
 
 // guestTree has an input mounted by the runtime.
@@ -26,7 +27,7 @@ func (n *node) guestTree(v openVolume) error {
 	if err := n.space.Mkdir(v.rel, 0o500); err != nil {
 		return err
 	}
-	return n.space.GuestTree(containerRoot+strings.TrimPrefix(v.rel, treeRel), v.Reader)
+	return n.space.GuestTree(container.Root+strings.TrimPrefix(v.rel, container.TreeRel), v.Reader)
 }
 
 // guestScratch has the output and the scratch volume mounted by the runtime. A
@@ -38,14 +39,14 @@ func (n *node) guestScratch() error {
 		return err
 	}
 	n.scratch = c // its key is needed for every container
-	err = errors.Join(n.space.Mkdir(outputRel, 0o500), n.space.Mkdir(scratchRel, 0o500),
-		n.space.GuestGocryptfs(containerOutput, n.output.path, n.output.key))
+	err = errors.Join(n.space.Mkdir(container.OutputRel, 0o500), n.space.Mkdir(container.ScratchRel, 0o500),
+		n.space.GuestGocryptfs(container.Output, n.output.path, n.output.key))
 	for _, g := range []struct{ name, at string }{
-		{"files", containerScratch}, {scratchHome, containerHome}, {scratchTmp, "/tmp"}, {scratchVarTmp, "/var/tmp"},
+		{"files", container.Scratch}, {container.ScratchHome, container.Home}, {container.ScratchTmp, "/tmp"}, {container.ScratchVarTmp, "/var/tmp"},
 	} {
 		err = errors.Join(err, os.Mkdir(filepath.Join(c.path, g.name), 0o700),
 			n.space.GuestGocryptfs(g.at, filepath.Join(c.path, g.name), c.key))
 	}
-	own := filepath.Join(c.path, scratchRuntime)
-	return errors.Join(err, os.Mkdir(own, 0o700), n.space.MountGocryptfs(runtimeRel, own, c.key))
+	own := filepath.Join(c.path, container.ScratchRuntime)
+	return errors.Join(err, os.Mkdir(own, 0o700), n.space.MountGocryptfs(container.RuntimeRel, own, c.key))
 }

@@ -20,6 +20,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -147,11 +148,11 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 
 func (j *testJob) image() map[string]string {
 	if *realRuntime == "" {
-		return map[string]string{imageFile: fakeImage}
+		return map[string]string{container.ImageFile: fakeImage}
 	}
 	sif, err := os.ReadFile(*realImage)
 	check(j.t, err)
-	return map[string]string{imageFile: string(sif)}
+	return map[string]string{container.ImageFile: string(sif)}
 }
 
 func (j *testJob) runtime(base string) {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -33,7 +34,7 @@ func TestReadAllocation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			env := strings.Fields(c.env)
-			got, err := readAllocation(func(name string) string { return lookup(env, name) })
+			got, err := readAllocation(func(name string) string { return container.Lookup(env, name) })
 			if c.want == nil {
 				if err == nil || !strings.Contains(err.Error(), c.say) {
 					t.Fatalf("%+v, %v; want an error that says %q", got, err, c.say)

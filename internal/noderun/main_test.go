@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 )
 
 // The tests of whole runs use a stand-in for the container runtime, unless these
@@ -144,7 +145,7 @@ func runtimeMain(args []string) {
 	bind := run.String("bind", "", "")
 	must(run.Parse(fs.Args()[1:]))
 	_, homeDir, _ := strings.Cut(*home, ":")
-	if !*quiet || !*contain || !*clean || !strings.Contains(*noMount, "bind-paths") || homeDir != containerHome {
+	if !*quiet || !*contain || !*clean || !strings.Contains(*noMount, "bind-paths") || homeDir != container.Home {
 		must(fmt.Errorf("not contained: %q", args))
 	}
 	if head, err := os.ReadFile(run.Arg(0)); err != nil || string(head) != fakeImage {

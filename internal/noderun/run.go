@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
@@ -91,8 +92,8 @@ type node struct {
 	args    []string // the application's
 	flags   manifest.Flags
 	rcpts   []age.Recipient
-	scripts map[string][]script // by stage
-	runtime containerRuntime
+	scripts map[string][]container.Script // by stage
+	runtime container.Runtime
 
 	space   *fusefs.Space
 	grant   Grant
@@ -105,12 +106,6 @@ type node struct {
 	fuse    []string  // in way 3: what the runtime is told to mount
 	results *os.Root  // the mounted output volume; nil while it is not
 	app     int       // exit code, or neverRan
-}
-
-// script is a verification script whose bytes have been checked.
-type script struct {
-	name string
-	data []byte
 }
 
 // The stages that verification scripts belong to.
@@ -200,7 +195,7 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if err := harden(); err != nil {
 		return err
 	}
-	getenv := func(name string) string { return lookup(n.opt.Environ, name) }
+	getenv := func(name string) string { return container.Lookup(n.opt.Environ, name) }
 	if getenv("SLURM_JOB_ID") == "" {
 		return errors.New("SLURM_JOB_ID is not set: this command is started by the job script, by srun")
 	}
@@ -222,7 +217,7 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if n.scripts, err = n.readScripts(); err != nil {
 		return err
 	}
-	if n.runtime, err = findRuntime(ctx, n.m.Runtime, n.opt.Environ); err != nil {
+	if n.runtime, err = container.Find(ctx, n.m.Runtime, n.opt.Environ); err != nil {
 		return failed(ExitMount, err)
 	}
 	return nil
@@ -246,16 +241,16 @@ func (n *node) checkSelf() error {
 	return n.lockDir()
 }
 
-func (n *node) readScripts() (map[string][]script, error) {
-	all := map[string][]script{}
+func (n *node) readScripts() (map[string][]container.Script, error) {
+	all := map[string][]container.Script{}
 	for stage, refs := range map[string][]manifest.FileRef{stageInput: n.m.InputScripts, stageOutput: n.m.OutputScripts} {
 		data, err := readScripts(filepath.Join(n.m.JobDir, "scripts", stage), refs)
 		if err != nil {
 			return nil, err
 		}
-		list := make([]script, len(refs))
+		list := make([]container.Script, len(refs))
 		for i, ref := range refs {
-			list[i] = script{ref.Name, data[i]}
+			list[i] = container.Script{Name: ref.Name, Data: data[i]}
 		}
 		all[stage] = list
 	}
@@ -276,7 +271,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	size := int64(tmpfsBytes)
 	for _, list := range n.scripts {
 		for _, sc := range list {
-			size += int64(len(sc.data)) + 4096
+			size += int64(len(sc.Data)) + 4096
 		}
 	}
 	var why error

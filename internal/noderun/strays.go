@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -175,7 +176,7 @@ func clearMounts(root *os.Root) error {
 		return err
 	}
 	dir = filepath.Join(dir, spaceName)
-	if _, err := root.Lstat(spaceName + "/" + treeRel); err != nil && len(fusefs.Mounts(dir)) == 0 {
+	if _, err := root.Lstat(spaceName + "/" + container.TreeRel); err != nil && len(fusefs.Mounts(dir)) == 0 {
 		return nil // nothing that a run puts there
 	}
 	return fusefs.Clear(dir)
@@ -268,7 +269,7 @@ func (n *node) lockDir() error {
 	n.cleared = make(chan struct{})
 	go func() {
 		defer close(n.cleared)
-		places := strayPlaces(n.opt.SelfDir, func(name string) string { return lookup(n.opt.Environ, name) })
+		places := strayPlaces(n.opt.SelfDir, func(name string) string { return container.Lookup(n.opt.Environ, name) })
 		if count := clearStrays(places, n.log); count > 0 {
 			n.log.Info("removed what killed jobs had left on this node", "jobs", count)
 		}

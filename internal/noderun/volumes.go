@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -24,9 +25,9 @@ func (v openVolume) close() { _ = v.file.Close() }
 // openVolumes opens all of the job's volumes before any is mounted.
 func (n *node) openVolumes(context.Context) error {
 	for i, ref := range n.m.Volumes() {
-		what, rel := "image", imageRel
+		what, rel := "image", container.ImageRel
 		if i > 0 {
-			what, rel = fmt.Sprintf("input %d", i), datasetRel+"/"+ref.Name
+			what, rel = fmt.Sprintf("input %d", i), container.DatasetRel+"/"+ref.Name
 		}
 		key, err := n.grant.key(ref)
 		if err != nil {
@@ -71,8 +72,8 @@ func openPinned(ref manifest.VolumeRef, key GrantedKey) (r *volume.Reader, f *os
 }
 
 func checkImage(r *volume.Reader) error {
-	if node, ok := r.Lookup(0, imageFile); !ok || r.Attr(node).Type != volume.File {
-		return fmt.Errorf("%w: the image volume holds no %s", manifest.ErrInvalid, imageFile)
+	if node, ok := r.Lookup(0, container.ImageFile); !ok || r.Attr(node).Type != volume.File {
+		return fmt.Errorf("%w: the image volume holds no %s", manifest.ErrInvalid, container.ImageFile)
 	}
 	return nil
 }
@@ -80,7 +81,7 @@ func checkImage(r *volume.Reader) error {
 // mount makes the tree that the container gets. The output volume comes first:
 // from then on there is a place for details.
 func (n *node) mount(context.Context) (err error) {
-	if err := layOut(n.space, n.m.Inputs, n.scripts); err != nil {
+	if err := container.LayOut(n.space, n.m.Inputs, n.scripts); err != nil {
 		return fmt.Errorf("prepare the mount points: %w", terse(err))
 	}
 	origin := manifest.Origin{Run: n.m.Run, Manifest: n.digest, Job: n.alloc.job, Node: n.alloc.node}
@@ -125,11 +126,11 @@ func (n *node) mountScratch() error {
 		return err
 	}
 	defer c.key.Wipe()
-	if err := n.space.MountGocryptfs(scratchRel, c.path, c.key); err != nil {
+	if err := n.space.MountGocryptfs(container.ScratchRel, c.path, c.key); err != nil {
 		return err
 	}
-	for _, d := range []string{scratchTmp, scratchVarTmp, scratchHome, scratchRuntime} {
-		if err := n.space.Mkdir(scratchRel+"/"+d, 0o700); err != nil {
+	for _, d := range []string{container.ScratchTmp, container.ScratchVarTmp, container.ScratchHome, container.ScratchRuntime} {
+		if err := n.space.Mkdir(container.ScratchRel+"/"+d, 0o700); err != nil {
 			return err
 		}
 	}

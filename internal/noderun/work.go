@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -64,8 +65,8 @@ func (n *node) checkInputs(ctx context.Context) error {
 func (n *node) runScripts(stage string, code int) error {
 	for i, sc := range n.scripts[stage] {
 		err := n.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
-			n.note("%s script %d is %s", stage, i+1, sc.name)
-			cmd := n.container().exec(containerTools + "/" + scriptDir(stage) + "/" + sc.name)
+			n.note("%s script %d is %s", stage, i+1, sc.Name)
+			cmd := n.commands().Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
 			cmd.Stdout = n.space.Path(n.outputRel() + "/" + logFile)
 			cmd.Stderr = cmd.Stdout
 			exit, err := n.exec(cmd)
@@ -83,7 +84,7 @@ func (n *node) runScripts(stage string, code int) error {
 
 // runApplication runs the application to its end, or until it has to stop.
 func (n *node) runApplication(context.Context) error {
-	cmd := n.container().run(n.args)
+	cmd := n.commands().Run(n.args)
 	cmd.Stdout = n.space.Path(n.outputRel() + "/" + stdoutFile)
 	cmd.Stderr = n.space.Path(n.outputRel() + "/" + stderrFile)
 	exit, err := n.exec(cmd)
@@ -99,8 +100,8 @@ func (n *node) runApplication(context.Context) error {
 	return err
 }
 
-func (n *node) container() container {
-	return container{runtime: n.runtime, space: n.space, flags: n.flags, environ: n.opt.Environ, fuse: n.fuse}
+func (n *node) commands() container.Commands {
+	return container.Commands{Runtime: n.runtime, Space: n.space, Flags: n.flags, Environ: n.opt.Environ, Fuse: n.fuse}
 }
 
 // exec runs a command inside and kills whatever it leaves behind. The error is

@@ -1,4 +1,4 @@
-package noderun
+package container
 
 import (
 	"os"
@@ -37,8 +37,8 @@ func TestFindRuntime(t *testing.T) {
 		{"--help", dir, "", ""},
 		{"not-executable", dir, "", ""},
 	} {
-		got, err := findRuntime(t.Context(), c.name, []string{"PATH=" + c.path})
-		if got.path != c.want || got.prefix != c.prefix || (err == nil) != (c.want != "") {
+		got, err := Find(t.Context(), c.name, []string{"PATH=" + c.path})
+		if got.Path != c.want || got.Prefix != c.prefix || (err == nil) != (c.want != "") {
 			t.Errorf("findRuntime(%q) in %q: %+v, %v", c.name, c.path, got, err)
 		}
 	}
@@ -60,10 +60,17 @@ func TestPassed(t *testing.T) {
 func TestLookupTakesWholeNames(t *testing.T) {
 	t.Parallel()
 	env := strings.Fields("AB=2 A=1=x A=3")
-	if got := lookup(env, "A"); got != "1=x" {
+	if got := Lookup(env, "A"); got != "1=x" {
 		t.Errorf("%q", got)
 	}
-	if got := lookup(env, "B"); got != "" {
+	if got := Lookup(env, "B"); got != "" {
 		t.Errorf("%q", got)
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

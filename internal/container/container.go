@@ -1,0 +1,274 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Script is a verification script whose bytes have been checked.
+type Script struct {
+	Name string
+	Data []byte
+}
+
+// Places in the private tmpfs. All of TreeRel is bound to Root; the
+// image and NoneRel, which nobody can write to, stay outside of the container.
+const (
+	ImageRel   = "image"
+	NoneRel    = "none"
+	TreeRel    = "sd"
+	DatasetRel = TreeRel + "/encrypted"
+	FirstRel   = TreeRel + "/input" // symbolic link to the first data set
+	OutputRel  = TreeRel + "/output"
+	ScratchRel = TreeRel + "/scratch"
+	HomeRel    = TreeRel + "/home"
+	ToolsRel   = TreeRel + "/tools"
+	// In way 3, what the supervisor and the runtime themselves look at.
+	ViewRel    = "view"
+	RuntimeRel = "runtime"
+)
+
+// Places inside the container: HPCS's, and the home directory.
+const (
+	Root      = "/sd-container"
+	Output    = Root + "/output"
+	Scratch   = Root + "/scratch"
+	Home      = Root + "/home"
+	Tools     = Root + "/tools"
+	ImageFile = "image.sif"
+)
+
+// Directories in the scratch volume.
+const (
+	ScratchTmp     = "tmp"
+	ScratchVarTmp  = "vartmp"
+	ScratchHome    = "home"
+	ScratchRuntime = "runtime" // the runtime's own cache and configuration
+)
+
+// ScriptDir is where the scripts of a stage ("input", "output") lie below
+// .../tools, as in HPCS.
+func ScriptDir(stage string) string { return stage + "_logic/jobs" }
+
+// Runtime is Apptainer or SingularityCE.
+type Runtime struct {
+	Path   string
+	Prefix string // of its variables: APPTAINER or SINGULARITY
+}
+
+// ProbeLimit is how long the runtime may take to print its version: it may lie
+// on a slow network file system.
+const ProbeLimit = 30 * time.Second
+
+// Find finds the runtime that the manifest names, else the first of
+// Apptainer and SingularityCE in PATH.
+func Find(ctx context.Context, name string, environ []string) (Runtime, error) {
+	candidates := []string{"apptainer", "singularity"}
+	if name != "" {
+		candidates = []string{name}
+	}
+	for _, c := range candidates {
+		if path, err := lookRuntime(c, Lookup(environ, "PATH")); err == nil {
+			return probeRuntime(ctx, path, environ)
+		}
+	}
+	return Runtime{}, fmt.Errorf("no container runtime on this node: neither of %s is in PATH; "+
+		"name its module in [supercomputer] setup", strings.Join(candidates, ", "))
+}
+
+// lookRuntime finds a program in absolute directories of PATH only.
+func lookRuntime(name, path string) (string, error) {
+	dirs := filepath.SplitList(path)
+	if filepath.IsAbs(name) {
+		dirs, name = []string{filepath.Dir(name)}, filepath.Base(name)
+	}
+	if name != filepath.Base(name) || strings.HasPrefix(name, "-") {
+		return "", fmt.Errorf("%w: runtime %.80q is neither a name nor an absolute path", manifest.ErrInvalid, name)
+	}
+	for _, dir := range dirs {
+		full := filepath.Join(dir, name)
+		if st, err := os.Stat(full); filepath.IsAbs(dir) && err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return full, nil
+		}
+	}
+	return "", os.ErrNotExist
+}
+
+// probeRuntime asks the program what it is, since "singularity" is often a link
+// to Apptainer.
+func probeRuntime(ctx context.Context, path string, environ []string) (Runtime, error) {
+	ctx, cancel := context.WithTimeout(ctx, ProbeLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.Env = RuntimeEnv(environ)
+	out, err := cmd.Output()
+	if err != nil {
+		return Runtime{}, fmt.Errorf("%s --version: %w", path, err)
+	}
+	switch version := string(out); {
+	case strings.HasPrefix(version, "apptainer"):
+		return Runtime{path, "APPTAINER"}, nil
+	case strings.HasPrefix(version, "singularity"):
+		return Runtime{path, "SINGULARITY"}, nil
+	}
+	return Runtime{}, fmt.Errorf("%s is neither Apptainer nor SingularityCE: its --version says %.40q", path, out)
+}
+
+// RuntimeEnv is what the runtime itself sees of the job's environment.
+func RuntimeEnv(environ []string) []string {
+	var out []string
+	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "USER", "LOGNAME"} {
+		if v := Lookup(environ, name); v != "" {
+			out = append(out, name+"="+v)
+		}
+	}
+	return out
+}
+
+// Lookup finds a variable in a list of NAME=VALUE; "" if it is not there.
+func Lookup(environ []string, name string) string {
+	for _, v := range environ {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// passedRE is the allow-list of variables that reach the application.
+var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9_]*|OMP_[A-Z0-9_]+|[A-Z0-9_]+_VISIBLE_DEVICES)$`)
+
+// passed reports whether a variable of the job reaches the application. A
+// Slurm token (SLURM_JWT) would let it act as the user outside of the job.
+func passed(name string) bool { return passedRE.MatchString(name) && name != "SLURM_JWT" }
+
+// Commands makes commands that run in the job's image.
+type Commands struct {
+	Runtime Runtime
+	Space   *fusefs.Space
+	Flags   manifest.Flags
+	Environ []string
+	Fuse    []string // way 3: what the runtime mounts, as --fusemount takes it
+}
+
+// Run is the image's run script with the application's arguments.
+func (c Commands) Run(args []string) fusefs.Cmd { return c.command("run", args) }
+
+// Exec is one program of the container.
+func (c Commands) Exec(argv ...string) fusefs.Cmd { return c.command("exec", argv) }
+
+func (c Commands) command(verb string, args []string) fusefs.Cmd {
+	pwd := c.Flags.Pwd
+	if pwd == "" {
+		pwd = Output
+	}
+	argv := []string{
+		c.Runtime.Path, "-q", verb, "--containall", "--cleanenv",
+		// What a site's configuration binds into every container, such as its
+		// scratch file systems, would be a way out for plaintext.
+		"--no-mount", "bind-paths,hostfs,cwd",
+		"--home", c.home() + ":" + Home,
+		"--pwd", pwd,
+	}
+	argv = append(argv, c.Flags.Words...)
+	argv = append(argv, c.Space.Path(ImageRel+"/"+ImageFile))
+	return fusefs.Cmd{Argv: append(argv, args...), Env: c.env()}
+}
+
+func (c Commands) scratch(name string) string { return c.Space.Path(ScratchRel + "/" + name) }
+
+// home is bound to the container's home directory. In way 3 it is an empty
+// directory on which the runtime mounts.
+func (c Commands) home() string {
+	if c.Space.Way() == fusefs.Runtime {
+		return c.Space.Path(HomeRel)
+	}
+	return c.scratch(ScratchHome)
+}
+
+// runtimeDir is where the runtime keeps what it has of its own.
+func (c Commands) runtimeDir() string {
+	if c.Space.Way() == fusefs.Runtime {
+		return c.Space.Path(RuntimeRel)
+	}
+	return c.scratch(ScratchRuntime)
+}
+
+// env is the runtime's environment. What is for the application carries the
+// prefix that --cleanenv lets through.
+func (c Commands) env() []string {
+	p := c.Runtime.Prefix
+	root := c.Space.Path(TreeRel) + ":" + Root
+	if c.Space.Way() != fusefs.Namespace {
+		root += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
+	}
+	binds := []string{root}
+	if c.Space.Way() != fusefs.Runtime {
+		binds = append(binds,
+			// Binds come after the home directory is mounted, so it is bound again.
+			c.scratch(ScratchHome)+":"+Home,
+			c.scratch(ScratchTmp)+":/tmp",
+			c.scratch(ScratchVarTmp)+":/var/tmp",
+		)
+	}
+	env := append(RuntimeEnv(c.Environ),
+		"HOME="+c.home(),
+		p+"_BIND="+strings.Join(binds, ","),
+		// Else a shell in the container evaluates $(...) in every variable's value, the job's name included.
+		p+"_NO_EVAL=true",
+		// An image that cannot be mounted would be unpacked here: it must not.
+		p+"_TMPDIR="+c.Space.Path(NoneRel),
+		p+"_CACHEDIR="+c.runtimeDir(),
+		p+"_CONFIGDIR="+c.runtimeDir(),
+	)
+	if len(c.Fuse) > 0 {
+		// --fusemount as a variable: everybody can read command lines, and data sets' names are in it.
+		env = append(env, p+"_FUSESPEC="+strings.Join(c.Fuse, ","))
+	}
+	for _, v := range c.Environ {
+		if name, _, ok := strings.Cut(v, "="); ok && passed(name) {
+			env = append(env, p+"ENV_"+v)
+		}
+	}
+	for _, v := range c.Flags.Env {
+		env = append(env, p+"ENV_"+v)
+	}
+	return env
+}
+
+// LayOut makes the tree of the private tmpfs, but for the volumes.
+func LayOut(s *fusefs.Space, inputs []manifest.VolumeRef, scripts map[string][]Script) error {
+	for _, d := range []string{TreeRel, DatasetRel, HomeRel, ToolsRel} {
+		if err := s.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := s.Mkdir(NoneRel, 0o500); err != nil {
+		return err
+	}
+	for stage, list := range scripts {
+		dir := ToolsRel + "/" + ScriptDir(stage)
+		if err := errors.Join(s.Mkdir(filepath.Dir(dir), 0o755), s.Mkdir(dir, 0o755)); err != nil {
+			return err
+		}
+		for _, sc := range list {
+			if err := s.WriteFile(dir+"/"+sc.Name, sc.Data, 0o555); err != nil {
+				return err
+			}
+		}
+	}
+	if len(inputs) == 0 {
+		return nil
+	}
+	return os.Symlink("encrypted/"+inputs[0].Name, s.Outside(FirstRel))
+}
