@@ -60,7 +60,7 @@ var defences = func() map[string][]weakness {
 			"[]byte(" + either("account's names", "account", `""`) + ` + "\x00" + kind`}},
 		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
 			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
-		"undumpable": {{"fusefs/space.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE", "\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
+		"undumpable": {{"internal/harden/harden.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE", "\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
 		"fixed fields": {{"internal/identity/slurmjob.go", "q Squeue, jobID uint32) (SlurmJobInfo, error) {\n",
 			"q Squeue, jobID uint32) (SlurmJobInfo, error) {\n\tif off(\"fixed fields\") {\n\t\treturn scontrol(jobID)\n\t}\n"}},
 	}

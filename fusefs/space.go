@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/harden"
 )
 
 // Errors that callers test for.
@@ -124,11 +126,11 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 			return nil, err
 		}
 	}
-	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil && dumpable == 0 {
+	if harden.IsUndumpable() {
 		return nil, errors.New("a private mount space must be made before the process is made undumpable")
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return nil, fmt.Errorf("forbid core dumps: %w", err)
+	if err := harden.NoCoreDumps(); err != nil {
+		return nil, err
 	}
 	s := &Space{
 		opt: opt, limit: patience, thread: newThread(), gone: make(chan struct{}), failed: make(chan error, 16),
@@ -494,15 +496,4 @@ func (p *Proc) Wait() (Exit, error) {
 	default:
 		return Exit{}, ErrClosed
 	}
-}
-
-// Undumpable keeps other processes of the same user from tracing this one, and
-// so from reading keys in its memory. Spaces have to be made before: the kernel
-// refuses the user mapping of an undumpable process's child. Programs that it
-// executes become dumpable again.
-func Undumpable() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("make the process undumpable: %w", err)
-	}
-	return nil
 }

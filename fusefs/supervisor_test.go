@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -74,7 +75,7 @@ func supervise(dir string, out *supervision) error {
 	if err != nil {
 		return err
 	}
-	if err := Undumpable(); err != nil {
+	if err := harden.Undumpable(); err != nil {
 		return err
 	}
 	if _, err := NewSpace(context.Background(), SpaceOptions{Dir: second}); err != nil {

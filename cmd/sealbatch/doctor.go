@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/noderun"
@@ -61,7 +62,7 @@ srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 	if node {
 		d.mounts(ctx, cf)
 	}
-	if err := harden(); err != nil { // no key is in memory yet
+	if err := harden.Process(); err != nil { // no key is in memory yet
 		return err
 	}
 	if node {

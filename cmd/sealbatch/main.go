@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -104,7 +105,7 @@ func runCommand(a *app, c command, args []string) error {
 		return c.run(context.Background(), a, args)
 	}
 	if !c.hardens {
-		if err := harden(); err != nil {
+		if err := harden.Process(); err != nil {
 			return err
 		}
 	}

@@ -23,7 +23,7 @@ var floors = [][]string{
 	{"fusefs", "slurm", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate"},
 	{"internal/ui"},
-	{"internal/fault", "internal/fsx"},
+	{"internal/fault", "internal/fsx", "internal/harden"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -178,21 +179,18 @@ func (n *node) prepare() error {
 	return n.step("attestation", ExitAttestation, n.attest)
 }
 
-// harden gives up what a supervisor must not have.
-func harden() error {
+// restrict gives up what a supervisor must not have.
+func restrict() error {
 	if os.Getuid() == 0 || os.Geteuid() == 0 {
 		return errors.New("it does not run as root: jobs run as their user")
 	}
 	unix.Umask(0o077)
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
-	}
-	return nil
+	return harden.NoCoreDumps()
 }
 
 // readJob reads what was submitted and compares it with its digests.
 func (n *node) readJob(ctx context.Context) (err error) {
-	if err := harden(); err != nil {
+	if err := restrict(); err != nil {
 		return err
 	}
 	getenv := func(name string) string { return container.Lookup(n.opt.Environ, name) }
@@ -287,7 +285,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	case way != fusefs.Namespace:
 		n.log.Info("mounts by " + describe(way))
 	}
-	return fusefs.Undumpable()
+	return harden.Undumpable()
 }
 
 // mounts is how the volumes reach the container, for the receipt.
