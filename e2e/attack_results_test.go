@@ -264,10 +264,10 @@ func TestAttackForgedResults(t *testing.T) {
 			},
 			// Each paper names its job: the check is there three times.
 			weak: []weakness{
-				{checks, "st.Service != rec.Service.ID || st.Manifest != rec.Manifest", "st.Service == rec.Run"},
-				{checks, `rec.JobID != "" && fmt.Sprint(st.Job.ID) != rec.JobID`, "false"},
-				{checks, "o.Run != rec.Run || o.Manifest != rec.Manifest", "o.Run == rec.JobID"},
-				{checks, "r.Run != rec.Run || r.Manifest != rec.Manifest", "r.Run == rec.JobID"},
+				{checks, "st.Service != want.Service || st.Manifest != want.Manifest", "st.Service == want.Run"},
+				{checks, `want.JobID != "" && fmt.Sprint(st.Job.ID) != want.JobID`, "false"},
+				{checks, "o.Run != want.Run || o.Manifest != want.Manifest", "o.Run == want.JobID"},
+				{checks, "r.Run != want.Run || r.Manifest != want.Manifest", "r.Run == want.JobID"},
 			},
 			fake: "genuine " + other.id + " cn1\n", want: "another manifest",
 		},

@@ -244,7 +244,7 @@ func (f *follower) receiptExit() int {
 		if err != nil {
 			return NoExitCode
 		}
-		v, err := submission.Check(f.rec, e.Name(), files)
+		v, err := submission.Check(f.rec.Expected(), e.Name(), files)
 		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
 			return NoExitCode
 		}

@@ -170,7 +170,7 @@ func (f *fetch) run() (err error) {
 // check holds the signed files against the record. Recovering does without a
 // receipt that does not hold.
 func (f *fetch) check() (err error) {
-	f.v, err = submission.Check(f.rec, f.Name, f.files)
+	f.v, err = submission.Check(f.rec.Expected(), f.Name, f.files)
 	if err == nil {
 		return nil
 	}
@@ -183,7 +183,7 @@ func (f *fetch) check() (err error) {
 	}
 	without := f.files
 	without.Receipt = ""
-	v, werr := submission.Check(f.rec, f.Name, without)
+	v, werr := submission.Check(f.rec.Expected(), f.Name, without)
 	if werr != nil {
 		return fault.New(fault.Integrity, err, hint)
 	}

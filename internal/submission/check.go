@@ -10,6 +10,17 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
+// Expected is what a submitter remembers of a job, for its results to be held
+// against.
+type Expected struct {
+	Run          string
+	Manifest     manifest.Digest // of the signed bytes
+	JobID        string          // Slurm's; empty where it is not known
+	Service      string          // the key service's identity
+	StatementKey string          // with which the key service signs statements
+	Tier         manifest.Tier   // that was asked for
+}
+
 // Files are those of a node's directory that say where its results come from; absent
 // ones are empty. They are a few kilobytes each.
 type Files struct {
@@ -33,13 +44,13 @@ var ErrNotOurs = errors.New("does not come from the submitted job")
 // ErrNoKeys says that the wrapped key of a node's outputs is away.
 var ErrNoKeys = errors.New(KeysName + " is missing: the outputs' key was wrapped into it, and without it nobody can open them")
 
-// Check holds a node's files against what was remembered at submission: the
+// Check holds a node's files against what is expected of the job: the
 // statement must be the pinned key service's, for this manifest and job; the
 // origin and the receipt must be signed by the key that the statement
 // certifies. node is the name of the directory.
-func Check(rec Record, node string, f Files) (Vouched, error) {
+func Check(want Expected, node string, f Files) (Vouched, error) {
 	v := Vouched{Node: node}
-	pub, err := manifest.DecodeKey(rec.Service.StatementKey)
+	pub, err := manifest.DecodeKey(want.StatementKey)
 	if err != nil {
 		return v, fmt.Errorf("recorded key of the key service: %w", err)
 	}
@@ -48,16 +59,16 @@ func Check(rec Record, node string, f Files) (Vouched, error) {
 	}
 	st := v.Statement
 	switch {
-	case st.Service != rec.Service.ID || st.Manifest != rec.Manifest:
+	case st.Service != want.Service || st.Manifest != want.Manifest:
 		return v, fmt.Errorf("attestation statement: %w: it is for another manifest or service", ErrNotOurs)
-	case rec.JobID != "" && fmt.Sprint(st.Job.ID) != rec.JobID:
+	case want.JobID != "" && fmt.Sprint(st.Job.ID) != want.JobID:
 		return v, fmt.Errorf("attestation statement: %w: it is for job %d", ErrNotOurs, st.Job.ID)
 	case st.Node != node && !restartOf(node, st):
 		return v, fmt.Errorf("attestation statement: %w: it is for node %.64q", ErrNotOurs, st.Node)
-	case st.Tier < rec.Tier:
-		return v, fmt.Errorf("attestation statement: %w: tier %s is below the %s that was asked for", ErrNotOurs, st.Tier, rec.Tier)
+	case st.Tier < want.Tier:
+		return v, fmt.Errorf("attestation statement: %w: tier %s is below the %s that was asked for", ErrNotOurs, st.Tier, want.Tier)
 	}
-	if err := checkSigned(rec, f, &v); err != nil {
+	if err := checkSigned(want, f, &v); err != nil {
 		return Vouched{Node: node}, err
 	}
 	return v, nil
@@ -69,12 +80,12 @@ func restartOf(dir string, st manifest.Statement) bool {
 }
 
 // checkSigned checks what the node signed with S.
-func checkSigned(rec Record, f Files, v *Vouched) error {
+func checkSigned(want Expected, f Files, v *Vouched) error {
 	s, err := manifest.DecodeKey(v.Statement.S)
 	if err != nil {
 		return fmt.Errorf("attestation statement: %w", err)
 	}
-	r, err := checkReceipt(rec, s, f.Receipt, v.Statement)
+	r, err := checkReceipt(want, s, f.Receipt, v.Statement)
 	if err != nil {
 		return fmt.Errorf("receipt: %w", err)
 	}
@@ -86,7 +97,7 @@ func checkSigned(rec Record, f Files, v *Vouched) error {
 		return fmt.Errorf("origin statement: %w", err)
 	}
 	o := v.Origin
-	if o.Run != rec.Run || o.Manifest != rec.Manifest || o.Job != v.Statement.Job || o.Node != v.Statement.Node {
+	if o.Run != want.Run || o.Manifest != want.Manifest || o.Job != v.Statement.Job || o.Node != v.Statement.Node {
 		return fmt.Errorf("origin statement: %w", ErrNotOurs)
 	}
 	// Without a sealed volume, the results are opened with these keys.
@@ -100,8 +111,8 @@ func checkSigned(rec Record, f Files, v *Vouched) error {
 	return nil
 }
 
-// checkReceipt gives nil for an empty receipt.
-func checkReceipt(rec Record, s ed25519.PublicKey, jws string, st manifest.Statement) (*manifest.Receipt, error) {
+// checkReceipt returns nil for an empty receipt.
+func checkReceipt(want Expected, s ed25519.PublicKey, jws string, st manifest.Statement) (*manifest.Receipt, error) {
 	if jws == "" {
 		return nil, nil
 	}
@@ -109,7 +120,7 @@ func checkReceipt(rec Record, s ed25519.PublicKey, jws string, st manifest.State
 	if err := manifest.VerifyJWS(manifest.TypeReceipt, s, jws, &r); err != nil {
 		return nil, err
 	}
-	if r.Run != rec.Run || r.Manifest != rec.Manifest || r.Job != st.Job || r.Node != st.Node {
+	if r.Run != want.Run || r.Manifest != want.Manifest || r.Job != st.Job || r.Node != st.Node {
 		return nil, ErrNotOurs
 	}
 	return &r, nil

@@ -34,14 +34,15 @@ func encoded(k ed25519.PrivateKey) string {
 	return manifest.EncodeKey(k.Public().(ed25519.PublicKey))
 }
 
-// genuine is what a job that went well leaves, and the record of its submission.
-func genuine(t *testing.T) (Record, signed) {
+// genuine is what a job that went well leaves, and what is expected of it.
+func genuine(t *testing.T) (Expected, signed) {
 	t.Helper()
 	s := signed{service: newKey(t), node: newKey(t), keys: []byte("wrapped")}
-	rec := record(strings.Repeat("a", 32), "41")
-	rec.Service = manifest.Service{ID: "keys.example.org", StatementKey: encoded(s.service)}
+	run := strings.Repeat("a", 32)
+	rec := Expected{Run: run, JobID: "41", Manifest: manifest.DigestOf([]byte(run)), Tier: manifest.TierB2,
+		Service: "keys.example.org", StatementKey: encoded(s.service)}
 	job := manifest.Job{Cluster: "c", ID: 41, ArrayTask: -1}
-	s.statement = manifest.Statement{Service: rec.Service.ID, Manifest: rec.Manifest, Job: job, Node: "cn1", UID: 1000,
+	s.statement = manifest.Statement{Service: rec.Service, Manifest: rec.Manifest, Job: job, Node: "cn1", UID: 1000,
 		User: "alice", Tier: manifest.TierB2, Attestor: "slurm", S: encoded(s.node), Issued: time.Unix(1700000000, 0).UTC()}
 	s.origin = manifest.Origin{Run: rec.Run, Manifest: rec.Manifest, Job: job, Node: "cn1", VolumeID: strings.Repeat("1", 32),
 		Keys: manifest.DigestOf(s.keys)}
@@ -75,12 +76,12 @@ func TestCheck(t *testing.T) {
 	if err != nil || v.Node != "cn1" || v.Receipt == nil || !v.Receipt.Output.Sealed || v.Statement.Tier != manifest.TierB2 {
 		t.Errorf("a genuine job: %+v, %v", v, err)
 	}
-	for name, change := range map[string]func(*Record, *signed){
-		"more assurance than asked":     func(_ *Record, s *signed) { s.statement.Tier = manifest.TierA },
-		"submitted by hand":             func(r *Record, _ *signed) { r.JobID = "" },
-		"killed: no receipt":            func(_ *Record, s *signed) { s.receipt = nil },
-		"not sealed, with its own keys": func(_ *Record, s *signed) { s.receipt.Output.Sealed = false },
-		"sealed, wrapped keys are gone": func(_ *Record, s *signed) { s.keys = nil },
+	for name, change := range map[string]func(*Expected, *signed){
+		"more assurance than asked":     func(_ *Expected, s *signed) { s.statement.Tier = manifest.TierA },
+		"submitted by hand":             func(r *Expected, _ *signed) { r.JobID = "" },
+		"killed: no receipt":            func(_ *Expected, s *signed) { s.receipt = nil },
+		"not sealed, with its own keys": func(_ *Expected, s *signed) { s.receipt.Output.Sealed = false },
+		"sealed, wrapped keys are gone": func(_ *Expected, s *signed) { s.keys = nil },
 	} {
 		rec, s := genuine(t)
 		change(&rec, &s)
@@ -123,7 +124,7 @@ func TestCheckBeforeOutputs(t *testing.T) {
 	_, s = genuine(t)
 	f = s.files(t)
 	f.Origin = ""
-	rec.Service.StatementKey = encoded(s.service)
+	rec.StatementKey = encoded(s.service)
 	if _, err := Check(rec, "cn1", f); err == nil {
 		t.Error("sealed results without an origin statement pass")
 	}
@@ -134,80 +135,80 @@ func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		want   error
-		change func(*testing.T, *Record, *signed, *Files)
+		change func(*testing.T, *Expected, *signed, *Files)
 	}{
-		"statement of another service's key": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"statement of another service's key": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Statement = jws(t, manifest.TypeStatement, newKey(t), s.statement)
 		}},
-		"statement signed by the node itself": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"statement signed by the node itself": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Statement = jws(t, manifest.TypeStatement, s.node, s.statement)
 		}},
-		"statement of another type": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"statement of another type": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Statement = jws(t, manifest.TypeAuditHead, s.service, s.statement)
 		}},
-		"no statement": {manifest.ErrInvalid, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Statement = "" }},
-		"other service": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"no statement": {manifest.ErrInvalid, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Statement = "" }},
+		"other service": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.Service = "other"
 			*f = s.files(t)
 		}},
-		"other manifest": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"other manifest": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.Manifest = manifest.DigestOf([]byte("x"))
 			*f = s.files(t)
 		}},
-		"other job": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"other job": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.Job.ID, s.origin.Job.ID, s.receipt.Job.ID = 42, 42, 42
 			*f = s.files(t)
 		}},
-		"other node": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"other node": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.Node, s.origin.Node, s.receipt.Node = "cn2", "cn2", "cn2"
 			*f = s.files(t)
 		}},
-		"tier below the one asked for": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"tier below the one asked for": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.Tier = manifest.TierC
 			*f = s.files(t)
 		}},
-		"key that is none": {manifest.ErrInvalid, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"key that is none": {manifest.ErrInvalid, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.statement.S = "x"
 			*f = s.files(t)
 		}},
-		"recorded key that is none": {manifest.ErrInvalid, func(_ *testing.T, r *Record, _ *signed, _ *Files) { r.Service.StatementKey = "" }},
-		"origin by another key": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"recorded key that is none": {manifest.ErrInvalid, func(_ *testing.T, r *Expected, _ *signed, _ *Files) { r.StatementKey = "" }},
+		"origin by another key": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Origin = jws(t, manifest.TypeOrigin, newKey(t), s.origin)
 		}},
-		"origin by the service": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"origin by the service": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Origin = jws(t, manifest.TypeOrigin, s.service, s.origin)
 		}},
-		"receipt for an origin": {manifest.ErrSignature, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Origin = f.Receipt }},
-		"receipt by another key": {manifest.ErrSignature, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"receipt for an origin": {manifest.ErrSignature, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Origin = f.Receipt }},
+		"receipt by another key": {manifest.ErrSignature, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			f.Receipt = jws(t, manifest.TypeReceipt, newKey(t), s.receipt)
 		}},
-		"receipt cut": {manifest.ErrInvalid, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt = f.Receipt[:40] }},
-		"origin of another run": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"receipt cut": {manifest.ErrInvalid, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Receipt = f.Receipt[:40] }},
+		"origin of another run": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.origin.Run = strings.Repeat("b", 32)
 			*f = s.files(t)
 		}},
-		"origin of another restart": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) { s.origin.Job.Restart = 1; *f = s.files(t) }},
-		"origin of another node":    {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) { s.origin.Node = "cn2"; *f = s.files(t) }},
-		"receipt of another run": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"origin of another restart": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.origin.Job.Restart = 1; *f = s.files(t) }},
+		"origin of another node":    {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.origin.Node = "cn2"; *f = s.files(t) }},
+		"receipt of another run": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt.Run = strings.Repeat("b", 32)
 			*f = s.files(t)
 		}},
-		"receipt of another manifest": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"receipt of another manifest": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt.Manifest = manifest.Digest{9}
 			*f = s.files(t)
 		}},
-		"receipt of another cluster": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) { s.receipt.Job.Cluster = "d"; *f = s.files(t) }},
-		"killed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"receipt of another cluster": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.receipt.Job.Cluster = "d"; *f = s.files(t) }},
+		"killed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt, s.keys = nil, []byte("x")
 			*f = s.files(t)
 		}},
-		"killed, no wrapped keys": {ErrNoKeys, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt, f.Keys = "", nil }},
-		"unsealed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Record, s *signed, f *Files) {
+		"killed, no wrapped keys": {ErrNoKeys, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Receipt, f.Keys = "", nil }},
+		"unsealed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt.Output.Sealed = false
 			s.keys = []byte("x")
 			*f = s.files(t)
 		}},
-		"killed before it had anything": {manifest.ErrInvalid, func(_ *testing.T, _ *Record, _ *signed, f *Files) { f.Receipt, f.Origin = "", "" }},
+		"killed before it had anything": {manifest.ErrInvalid, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Receipt, f.Origin = "", "" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

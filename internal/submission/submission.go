@@ -41,6 +41,14 @@ type Record struct {
 	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script
 }
 
+// Expected returns what the job's results are held against.
+func (r Record) Expected() Expected {
+	return Expected{
+		Run: r.Run, Manifest: r.Manifest, JobID: r.JobID, Tier: r.Tier,
+		Service: r.Service.ID, StatementKey: r.Service.StatementKey,
+	}
+}
+
 // Stage says how far a submission came. Each is recorded before what it names
 // begins, so that a process that is killed leaves the truth behind.
 type Stage string
