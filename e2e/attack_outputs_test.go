@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
 // keepsWriting writes files of known sizes, says so by one more, and waits.
@@ -29,7 +29,7 @@ func writing(t *testing.T, name string) (j *job, files map[int64][]string) {
 	t.Helper()
 	data := alice.dataset(t, name, map[string]string{"run.sh": keepsWriting})
 	j = alice.submit(t, shell(t), data, "-w", "cn1")
-	out := filepath.Join(onDisk(t, "login", j.dir), "nodes/cn1", submission.CipherDirName)
+	out := filepath.Join(onDisk(t, "login", j.dir), "nodes/cn1", jobdir.CipherDirName)
 	eventually(t, 90*time.Second, "the application has written", func() bool {
 		files = map[int64][]string{}
 		entries, _ := os.ReadDir(out)
@@ -154,7 +154,7 @@ func TestAttackKilledOutputs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := copyOf(t, j, "killed-"+strings.NewReplacer(" ", "-", "'", "").Replace(name))
-			if err := alter(t, c.node("cn1", submission.CipherDirName)); err != nil {
+			if err := alter(t, c.node("cn1", jobdir.CipherDirName)); err != nil {
 				t.Fatal(err)
 			}
 			c.own()

@@ -14,6 +14,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/volume"
@@ -123,7 +124,7 @@ func sealForged(t *testing.T, to []age.Recipient) ([]byte, volume.Sealed) {
 
 func statementOf(t *testing.T, c *copied, node string) manifest.Statement {
 	t.Helper()
-	b, err := os.ReadFile(c.node(node, submission.StatementName))
+	b, err := os.ReadFile(c.node(node, jobdir.StatementName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,14 +159,14 @@ func forge(c *copied, node string, ownStatement bool) {
 	}
 	if ownStatement {
 		st.S = manifest.EncodeKey(pub)
-		c.write(node, submission.StatementName, sign(manifest.TypeStatement, st))
+		c.write(node, jobdir.StatementName, sign(manifest.TypeStatement, st))
 	}
 	now := time.Now().UTC()
-	c.write(node, submission.OriginName, sign(manifest.TypeOrigin, manifest.Origin{
+	c.write(node, jobdir.OriginName, sign(manifest.TypeOrigin, manifest.Origin{
 		Run: c.rec.Run, Manifest: c.rec.Manifest, Job: st.Job, Node: st.Node, VolumeID: s.ID.String(),
 		Keys: manifest.DigestOf(sealed), Created: now,
 	}))
-	c.write(node, submission.ReceiptName, sign(manifest.TypeReceipt, manifest.Receipt{
+	c.write(node, jobdir.ReceiptName, sign(manifest.TypeReceipt, manifest.Receipt{
 		Run: c.rec.Run, Manifest: c.rec.Manifest, Job: st.Job, Node: st.Node, Tier: st.Tier,
 		Started: now, Ended: now, Reason: "completed", Mounts: "way 1", Steps: []manifest.Step{},
 		Output: manifest.Output{Sealed: true, File: "results.sealed", VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
@@ -185,9 +186,9 @@ func plantCipherDir(c *copied, node string, id volume.ID) {
 	if err := volume.WrapKey(&keys, id, s.Key, to...); err != nil {
 		t.Fatal(err)
 	}
-	c.remove(node, submission.ReceiptName, "results.sealed", submission.CipherDirName)
-	c.write(node, submission.KeysName, keys.String())
-	untar(t, sealed, "volume", c.node(node, submission.CipherDirName))
+	c.remove(node, jobdir.ReceiptName, "results.sealed", jobdir.CipherDirName)
+	c.write(node, jobdir.KeysName, keys.String())
+	untar(t, sealed, "volume", c.node(node, jobdir.CipherDirName))
 }
 
 // untar unpacks a directory of a sealed volume, as anybody can.
@@ -242,7 +243,7 @@ func TestAttackForgedResults(t *testing.T) {
 	both, other := twoJobs(t)
 	unsigned := weakness{"internal/manifest/statement.go", "b, err := o.Verify(pub)", "b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
 	const (
-		checks = "internal/submission/check.go"
+		checks = "internal/jobdir/check.go"
 		fetch  = "internal/results/sealed.go"
 	)
 	for name, c := range map[string]struct {

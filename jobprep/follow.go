@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -200,7 +201,7 @@ func (f *follower) receipts() int {
 	}
 	n := 0
 	for _, e := range nodes {
-		if _, err := f.d.FS.Stat(path.Join(f.rec.JobDir, "nodes", e.Name(), submission.ReceiptName)); err == nil {
+		if _, err := f.d.FS.Stat(path.Join(f.rec.JobDir, "nodes", e.Name(), jobdir.ReceiptName)); err == nil {
 			n++
 		}
 	}
@@ -238,13 +239,13 @@ func (f *follower) receiptExit() int {
 		return NoExitCode
 	}
 	for _, e := range nodes {
-		files, err := submission.ReadFiles(func(name string) ([]byte, error) {
+		files, err := jobdir.ReadFiles(func(name string) ([]byte, error) {
 			return transfer.ReadFile(f.d.FS, path.Join(f.rec.JobDir, "nodes", e.Name(), name), maxSmall)
 		})
 		if err != nil {
 			return NoExitCode
 		}
-		v, err := submission.Check(f.rec.Expected(), e.Name(), files)
+		v, err := jobdir.Check(f.rec.Expected(), e.Name(), files)
 		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
 			return NoExitCode
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -65,10 +66,10 @@ func (f *followed) receipt(node string, exit int, reason string) {
 		key ed25519.PrivateKey
 		v   any
 	}{
-		submission.StatementName: {manifest.TypeStatement, f.key, manifest.Statement{Service: "keys", Manifest: f.rec.Manifest, Job: job, Node: node,
+		jobdir.StatementName: {manifest.TypeStatement, f.key, manifest.Statement{Service: "keys", Manifest: f.rec.Manifest, Job: job, Node: node,
 			Tier: manifest.TierC, S: manifest.EncodeKey(s.Public().(ed25519.PublicKey))}},
-		submission.OriginName: {manifest.TypeOrigin, s, manifest.Origin{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node}},
-		submission.ReceiptName: {manifest.TypeReceipt, s, manifest.Receipt{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node,
+		jobdir.OriginName: {manifest.TypeOrigin, s, manifest.Origin{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node}},
+		jobdir.ReceiptName: {manifest.TypeReceipt, s, manifest.Receipt{Run: f.rec.Run, Manifest: f.rec.Manifest, Job: job, Node: node,
 			Tier: manifest.TierC, Exit: exit, Reason: reason}},
 	} {
 		jws, err := manifest.SignJWS(d.typ, d.key, d.v)

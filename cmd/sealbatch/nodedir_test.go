@@ -14,7 +14,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -41,7 +41,7 @@ func TestNodeDirectory(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(opened, "sub", "file")); err != nil || string(b) != "content" {
 		t.Errorf("opened: %q, %v", b, err)
 	}
-	added := filepath.Join(dir, submission.CipherDirName, "added")
+	added := filepath.Join(dir, jobdir.CipherDirName, "added")
 	if err := os.WriteFile(added, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func indexedNodeDir(t *testing.T) (dir, identity string) {
 	var sealed, keys, index bytes.Buffer
 	s, err := volume.Seal(t.Context(), &sealed, filepath.Join(base, "src"), volume.SealOptions{Recipients: []age.Recipient{who.Recipient()}})
 	check(err)
-	cipher := filepath.Join(dir, submission.CipherDirName)
+	cipher := filepath.Join(dir, jobdir.CipherDirName)
 	for tr := tar.NewReader(&sealed); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -95,7 +95,7 @@ func indexedNodeDir(t *testing.T) (dir, identity string) {
 	check(err)
 	_, err = c.WriteIndex(t.Context(), &index, s.ID, volume.DirIndexOptions{})
 	check(err)
-	check(os.WriteFile(filepath.Join(dir, submission.KeysName), keys.Bytes(), 0o600))
-	check(os.WriteFile(filepath.Join(dir, submission.IndexName), index.Bytes(), 0o600))
+	check(os.WriteFile(filepath.Join(dir, jobdir.KeysName), keys.Bytes(), 0o600))
+	check(os.WriteFile(filepath.Join(dir, jobdir.IndexName), index.Bytes(), 0o600))
 	return dir, identity
 }

@@ -12,8 +12,8 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/source"
-	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -344,15 +344,15 @@ func openWith(a *app, path, id string) (*volume.Reader, error) {
 // openNodeDir opens what a job left that indexed its outputs instead of sealing
 // them: a directory with keys.age, the cipher directory and its index.
 func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
-	index, err := os.ReadFile(filepath.Join(dir, submission.IndexName))
+	index, err := os.ReadFile(filepath.Join(dir, jobdir.IndexName))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", submission.IndexName),
+		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", jobdir.IndexName),
 			"name a sealed volume, or a node's directory whose outputs were indexed; sealbatch results opens what a job left otherwise")
 	}
 	if err != nil {
 		return nil, err
 	}
-	keys, err := os.Open(filepath.Join(dir, submission.KeysName))
+	keys, err := os.Open(filepath.Join(dir, jobdir.KeysName))
 	if err != nil {
 		return nil, err
 	}
@@ -362,7 +362,7 @@ func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
 		return nil, err
 	}
 	defer key.Wipe()
-	return volume.OpenIndexed(filepath.Join(dir, submission.CipherDirName), index, id, key)
+	return volume.OpenIndexed(filepath.Join(dir, jobdir.CipherDirName), index, id, key)
 }
 
 func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {

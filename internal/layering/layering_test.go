@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/container"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier"},
-	{"fusefs", "slurm", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
+	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate"},
 	{"internal/ui"},
 	{"internal/fault", "internal/fsx", "internal/harden"},

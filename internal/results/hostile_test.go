@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
@@ -22,14 +22,14 @@ type hostile struct {
 }
 
 func (h hostile) ReadDir(path string) ([]fs.FileInfo, error) {
-	if filepath.Base(path) == submission.CipherDirName {
+	if filepath.Base(path) == jobdir.CipherDirName {
 		return h.list, nil
 	}
 	return h.Local.ReadDir(path)
 }
 
 func (h hostile) Open(path string) (transfer.File, error) {
-	if strings.Contains(path, "/"+submission.CipherDirName+"/") {
+	if strings.Contains(path, "/"+jobdir.CipherDirName+"/") {
 		path = h.readable
 	}
 	return h.Local.Open(path)
@@ -81,7 +81,7 @@ func TestHostileListing(t *testing.T) {
 			check(t, os.WriteFile(precious, []byte("mine"), 0o600))
 			st, err := os.Stat(precious)
 			check(t, err)
-			h := hostile{target: precious, readable: filepath.Join(dir, submission.KeysName)}
+			h := hostile{target: precious, readable: filepath.Join(dir, jobdir.KeysName)}
 			if name == unreadable {
 				h.readable = filepath.Join(dir, "nothing")
 			}
@@ -150,7 +150,7 @@ func TestHugeHole(t *testing.T) {
 	t.Parallel()
 	j := newJob(t)
 	dir := j.killed(j.newNode("cn1"))
-	hole := filepath.Join(dir, submission.CipherDirName, "hole")
+	hole := filepath.Join(dir, jobdir.CipherDirName, "hole")
 	check(t, os.WriteFile(hole, nil, 0o600))
 	check(t, os.Truncate(hole, 1<<43))
 	nodes, err := j.fetch(transfer.Local{}, filepath.Join(t.TempDir(), "out"))

@@ -10,8 +10,8 @@ import (
 	"slices"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -60,7 +60,7 @@ func (f *fetch) copyIndexed(r *volume.Reader, cipher string) error {
 		total += max(0, size)
 	}
 	c := copier{ctx: f.ctx, fs: f.FS, want: want, progress: f.progress("fetching "+f.Name, total)}
-	if err := c.list(path.Join(f.remote, submission.CipherDirName), cipher, "", 0); err != nil {
+	if err := c.list(path.Join(f.remote, jobdir.CipherDirName), cipher, "", 0); err != nil {
 		c.progress.Abandon()
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -26,13 +26,13 @@ func (j *job) indexed(n *node, more func() bool) string {
 	id, key, err := volume.ReadKey(bytes.NewReader(n.keys), j.owner)
 	check(j.t, err)
 	dir := j.killed(n)
-	c, err := volume.OpenCipherDir(filepath.Join(dir, submission.CipherDirName), key)
+	c, err := volume.OpenCipherDir(filepath.Join(dir, jobdir.CipherDirName), key)
 	check(j.t, err)
 	var index bytes.Buffer
 	x, err := c.WriteIndex(j.t.Context(), &index, id, volume.DirIndexOptions{More: more})
 	check(j.t, err)
 	check(j.t, os.WriteFile(filepath.Join(dir, "output.index"), index.Bytes(), 0o600))
-	receipt.Output = manifest.Output{File: submission.CipherDirName, VolumeID: n.origin.VolumeID, Until: "scratch",
+	receipt.Output = manifest.Output{File: jobdir.CipherDirName, VolumeID: n.origin.VolumeID, Until: "scratch",
 		Index: &manifest.Index{File: "output.index", Digest: manifest.Digest(x.Digest), Size: x.Size, Files: x.Files, Unread: x.Unread}}
 	j.sign(n, dir, &receipt)
 	return dir
@@ -42,18 +42,18 @@ func (j *job) sign(n *node, dir string, receipt *manifest.Receipt) {
 	j.t.Helper()
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, n.key, receipt)
 	check(j.t, err)
-	check(j.t, os.WriteFile(filepath.Join(dir, submission.ReceiptName), []byte(jws), 0o600))
+	check(j.t, os.WriteFile(filepath.Join(dir, jobdir.ReceiptName), []byte(jws), 0o600))
 }
 
 // cipherFile is the only file in the root of a node's cipher directory: result.
 func cipherFile(t *testing.T, dir string) string {
 	t.Helper()
 	var found string
-	list, err := os.ReadDir(filepath.Join(dir, submission.CipherDirName))
+	list, err := os.ReadDir(filepath.Join(dir, jobdir.CipherDirName))
 	check(t, err)
 	for _, e := range list {
 		if e.Type().IsRegular() && !volume.IsInternalName(e.Name()) {
-			found = filepath.Join(dir, submission.CipherDirName, e.Name())
+			found = filepath.Join(dir, jobdir.CipherDirName, e.Name())
 		}
 	}
 	check(t, os.Chmod(found, 0o600))
@@ -72,7 +72,7 @@ func TestIndexed(t *testing.T) {
 	t.Parallel()
 	j := newJob(t)
 	dir := j.indexed(j.newNode("cn1"), nil)
-	check(t, os.WriteFile(filepath.Join(dir, submission.CipherDirName, "added"), []byte("x"), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, jobdir.CipherDirName, "added"), []byte("x"), 0o600))
 	out := t.TempDir()
 	nodes, err := j.fetch(transfer.Local{}, out)
 	n := one(t, nodes, err)
@@ -249,7 +249,7 @@ func TestRecoverWithoutReceipt(t *testing.T) {
 	t.Parallel()
 	j := newJob(t)
 	dir := j.indexed(j.newNode("cn1"), nil)
-	check(t, os.Truncate(filepath.Join(dir, submission.ReceiptName), 50))
+	check(t, os.Truncate(filepath.Join(dir, jobdir.ReceiptName), 50))
 	nodes, err := j.recovering(t.TempDir())
 	n := one(t, nodes, err)
 	if n.Err != nil || n.Receipt != nil || n.Indexed || len(n.Notes) != 1 || !strings.Contains(n.Notes[0], "receipt") {
@@ -313,7 +313,7 @@ type vanishing struct {
 
 func (v vanishing) ReadDir(path string) ([]fs.FileInfo, error) {
 	list, err := v.Local.ReadDir(path)
-	if filepath.Base(path) == submission.CipherDirName && len(list) > 0 {
+	if filepath.Base(path) == jobdir.CipherDirName && len(list) > 0 {
 		for _, e := range list {
 			if e.Mode().IsRegular() {
 				return append(list, entry{e, v.name, 0o600}), err

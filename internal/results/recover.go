@@ -10,8 +10,8 @@ import (
 	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -29,7 +29,7 @@ const (
 // Nothing vouches for the tree as a whole.
 func (f *fetch) recover(tmp, tree string) error {
 	if f.Receipt != nil && f.Receipt.Output.Sealed && manifest.DigestOf(f.files.Keys) != f.v.Origin.Keys {
-		return fault.New(fault.Integrity, fmt.Errorf("wrapped keys of the outputs: %w", submission.ErrNotOurs), "")
+		return fault.New(fault.Integrity, fmt.Errorf("wrapped keys of the outputs: %w", jobdir.ErrNotOurs), "")
 	}
 	_, key, err := f.wrappedKey()
 	if err != nil {
@@ -40,7 +40,7 @@ func (f *fetch) recover(tmp, tree string) error {
 	c := copier{ctx: f.ctx, fs: f.FS, tolerant: f.Recover, progress: f.progress("fetching "+f.Name, 0)}
 	err = os.Mkdir(cipher, 0o700)
 	if err == nil {
-		err = c.list(path.Join(f.remote, submission.CipherDirName), cipher, "", 0)
+		err = c.list(path.Join(f.remote, jobdir.CipherDirName), cipher, "", 0)
 	}
 	if err != nil {
 		c.progress.Abandon()

@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -131,13 +132,13 @@ type fetch struct {
 	rec    submission.Record
 	out    *outDir
 	remote string // the node's directory
-	files  submission.Files
-	v      submission.Vouched
+	files  jobdir.Files
+	v      jobdir.Vouched
 }
 
 // run finds out what there is, and opens it.
 func (f *fetch) run() (err error) {
-	f.files, err = submission.ReadFiles(func(name string) ([]byte, error) {
+	f.files, err = jobdir.ReadFiles(func(name string) ([]byte, error) {
 		return transfer.ReadFile(f.FS, path.Join(f.remote, name), maxSmall)
 	})
 	if err != nil {
@@ -170,12 +171,12 @@ func (f *fetch) run() (err error) {
 // check holds the signed files against the record. Recovering does without a
 // receipt that does not hold.
 func (f *fetch) check() (err error) {
-	f.v, err = submission.Check(f.rec.Expected(), f.Name, f.files)
+	f.v, err = jobdir.Check(f.rec.Expected(), f.Name, f.files)
 	if err == nil {
 		return nil
 	}
 	hint := "these files were not made by the job that you submitted: do not use them"
-	if errors.Is(err, submission.ErrNoKeys) {
+	if errors.Is(err, jobdir.ErrNoKeys) {
 		hint = "somebody removed it from " + f.remote + " after the job; a copy made earlier will do"
 	}
 	if f.files.Receipt == "" {
@@ -183,7 +184,7 @@ func (f *fetch) check() (err error) {
 	}
 	without := f.files
 	without.Receipt = ""
-	v, werr := submission.Check(f.rec.Expected(), f.Name, without)
+	v, werr := jobdir.Check(f.rec.Expected(), f.Name, without)
 	if werr != nil {
 		return fault.New(fault.Integrity, err, hint)
 	}

@@ -16,6 +16,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -112,12 +113,12 @@ func (j *job) write(n *node) string {
 		check(j.t, err)
 		put(name, []byte(jws+"\n"))
 	}
-	sign(submission.StatementName, manifest.TypeStatement, j.service, n.statement)
-	sign(submission.OriginName, manifest.TypeOrigin, n.key, n.origin)
+	sign(jobdir.StatementName, manifest.TypeStatement, j.service, n.statement)
+	sign(jobdir.OriginName, manifest.TypeOrigin, n.key, n.origin)
 	if n.receipt != nil {
-		sign(submission.ReceiptName, manifest.TypeReceipt, n.key, n.receipt)
+		sign(jobdir.ReceiptName, manifest.TypeReceipt, n.key, n.receipt)
 	}
-	put(submission.KeysName, n.keys)
+	put(jobdir.KeysName, n.keys)
 	if n.sealed != nil {
 		put(sealedFile, n.sealed)
 	}
@@ -142,7 +143,7 @@ func (j *job) killed(n *node) string {
 		if !ok {
 			continue
 		}
-		to := filepath.Join(dir, submission.CipherDirName, rel)
+		to := filepath.Join(dir, jobdir.CipherDirName, rel)
 		check(j.t, os.MkdirAll(filepath.Dir(to), 0o700))
 		switch h.Typeflag {
 		case tar.TypeDir:
@@ -248,8 +249,8 @@ func TestFetchBeforeOutputs(t *testing.T) {
 	n := j.newNode("cn1")
 	n.receipt.Exit, n.receipt.Reason, n.receipt.Output, n.sealed = -1, "integrity", manifest.Output{}, nil
 	dir := j.write(n)
-	check(t, os.Remove(filepath.Join(dir, submission.OriginName)))
-	check(t, os.Remove(filepath.Join(dir, submission.KeysName)))
+	check(t, os.Remove(filepath.Join(dir, jobdir.OriginName)))
+	check(t, os.Remove(filepath.Join(dir, jobdir.KeysName)))
 	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
 	if err != nil || len(nodes) != 1 || nodes[0].Err != nil || nodes[0].Dir != "" || nodes[0].Receipt.Reason != "integrity" {
 		t.Errorf("Fetch = %+v, %v", nodes, err)
@@ -261,8 +262,8 @@ func TestFetchUnbegun(t *testing.T) {
 	t.Parallel()
 	j := newJob(t)
 	dir := j.write(j.newNode("cn1"))
-	check(t, os.Remove(filepath.Join(dir, submission.OriginName)))
-	check(t, os.Remove(filepath.Join(dir, submission.ReceiptName)))
+	check(t, os.Remove(filepath.Join(dir, jobdir.OriginName)))
+	check(t, os.Remove(filepath.Join(dir, jobdir.ReceiptName)))
 	j.write(j.newNode("cn2"))
 	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
 	if err != nil || len(nodes) != 2 || !errors.Is(nodes[0].Err, ErrNothing) || fault.ClassOf(nodes[0].Err) != fault.Job || nodes[1].Err != nil {
@@ -276,11 +277,11 @@ func TestRecover(t *testing.T) {
 	j.killed(j.newNode("cn1"))
 	unsealed := j.newNode("cn2") // has a receipt that says: not sealed
 	receipt := *unsealed.receipt
-	receipt.Reason, receipt.Output = "sealing", manifest.Output{File: submission.CipherDirName, VolumeID: unsealed.origin.VolumeID, Until: "scratch"}
+	receipt.Reason, receipt.Output = "sealing", manifest.Output{File: jobdir.CipherDirName, VolumeID: unsealed.origin.VolumeID, Until: "scratch"}
 	dir := j.killed(unsealed)
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, unsealed.key, receipt)
 	check(t, err)
-	check(t, os.WriteFile(filepath.Join(dir, submission.ReceiptName), []byte(jws), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, jobdir.ReceiptName), []byte(jws), 0o600))
 	out := t.TempDir()
 	nodes, err := j.fetch(transfer.Local{}, out)
 	if err != nil || len(nodes) != 2 {
@@ -346,7 +347,7 @@ func TestFetchRefuses(t *testing.T) {
 			j.write(n)
 		}},
 		"a signed file too large to be one": {"larger than", fault.Other, func(t *testing.T, j *job, n *node) {
-			check(t, os.Truncate(filepath.Join(j.write(n), submission.ReceiptName), maxSmall+1))
+			check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), maxSmall+1))
 		}},
 		"killed, other wrapped keys": {"not those that the node signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
 			n.keys = j.newNode("cn1").keys
@@ -357,13 +358,13 @@ func TestFetchRefuses(t *testing.T) {
 			j.killed(n)
 		}},
 		"killed, keys are missing": {"keys.age is missing", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Remove(filepath.Join(j.killed(n), submission.KeysName)))
+			check(t, os.Remove(filepath.Join(j.killed(n), jobdir.KeysName)))
 		}},
 		"killed, working volume is gone": {"working volume is gone", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.RemoveAll(filepath.Join(j.killed(n), submission.CipherDirName)))
+			check(t, os.RemoveAll(filepath.Join(j.killed(n), jobdir.CipherDirName)))
 		}},
 		"receipt cut short": {"receipt: ", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Truncate(filepath.Join(j.write(n), submission.ReceiptName), 100))
+			check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), 100))
 		}},
 		"sealed for somebody else": {"none of the identities", fault.Other, func(t *testing.T, j *job, n *node) {
 			j.write(n)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -42,8 +43,8 @@ type Record struct {
 }
 
 // Expected returns what the job's results are held against.
-func (r Record) Expected() Expected {
-	return Expected{
+func (r Record) Expected() jobdir.Expected {
+	return jobdir.Expected{
 		Run: r.Run, Manifest: r.Manifest, JobID: r.JobID, Tier: r.Tier,
 		Service: r.Service.ID, StatementKey: r.Service.StatementKey,
 	}
