@@ -20,6 +20,23 @@ import (
 // maxSmall bounds info files, signatures and verification scripts, in bytes.
 const maxSmall = 1 << 20
 
+// readInfos reads the info files of the image and of the datasets.
+func (p *planned) readInfos(ctx context.Context) error {
+	image, err := p.readInfo(ctx, p.o.ApplicationInfo, manifest.KindImage)
+	if err != nil {
+		return err
+	}
+	p.volumes = []manifest.Info{image}
+	for _, f := range p.o.DataInfo {
+		in, err := p.readInfo(ctx, f, manifest.KindDataset)
+		if err != nil {
+			return err
+		}
+		p.volumes = append(p.volumes, in)
+	}
+	return nil
+}
+
 // readInfo reads an info file, checks its signature against the trust anchors
 // and the volume it speaks of against what it says.
 func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind) (manifest.Info, error) {
@@ -107,9 +124,16 @@ func (p *planned) checkVolume(info manifest.Info) error {
 	return nil
 }
 
-func volumeRef(name string, i manifest.Info) (manifest.VolumeRef, error) {
+// volumeRef pins the volume that an info file describes.
+func volumeRef(i manifest.Info) (manifest.VolumeRef, error) {
+	name := i.Name
+	if i.Kind == manifest.KindImage {
+		name = "image"
+	}
 	sum, err := manifest.ParseDigest(i.Checksum)
-	return manifest.VolumeRef{Name: name, Path: i.PathAtRest, VolumeID: i.VolumeID, Digest: i.Digest, Checksum: sum, Size: i.Size}, err
+	return manifest.VolumeRef{
+		Kind: i.Kind, Name: name, Path: i.PathAtRest, VolumeID: i.VolumeID, Digest: i.Digest, Checksum: sum, Size: i.Size,
+	}, err
 }
 
 // checkScript is one verification script with its pinned content.

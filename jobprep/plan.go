@@ -28,8 +28,7 @@ type planned struct {
 	o   Options
 	run string
 
-	image    manifest.Info
-	inputs   []manifest.Info
+	volumes  []manifest.Info // the image, then the inputs
 	inputSh  []checkScript
 	outputSh []checkScript
 	binaries []manifest.FileRef
@@ -68,17 +67,10 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	if p.user, err = siteUser(ctx, d.Slurm.Runner); err != nil {
 		return nil, err
 	}
-	if p.image, err = p.readInfo(ctx, o.ApplicationInfo, manifest.KindImage); err != nil {
+	if err := p.readInfos(ctx); err != nil {
 		return nil, err
 	}
-	for _, f := range o.DataInfo {
-		in, err := p.readInfo(ctx, f, manifest.KindDataset)
-		if err != nil {
-			return nil, err
-		}
-		p.inputs = append(p.inputs, in)
-	}
-	for _, i := range append([]manifest.Info{p.image}, p.inputs...) {
+	for _, i := range p.volumes {
 		if flags.HostBinds && !i.Policy.HostBinds {
 			return nil, fault.New(fault.Key, fmt.Errorf("-flags binds paths of the node, which the owner of %s does not permit", i.Name),
 				"leave the bind out, or ask the owner for a policy with host binds")
@@ -142,7 +134,7 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		Service: manifest.Service{URL: p.d.Service.URL, ID: p.service.ID, CA: p.d.Service.CA, StatementKey: p.service.StatementKey},
 		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
 		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime, Recipients: p.o.Recipients,
-		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second), Inputs: []manifest.VolumeRef{},
+		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
 	}
 	if p.o.Tier > manifest.TierC {
 		v, err := p.verifier()
@@ -151,16 +143,12 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		}
 		m.Verifier = v
 	}
-	var err error
-	if m.Image, err = volumeRef("image", p.image); err != nil {
-		return m, err
-	}
-	for _, i := range p.inputs {
-		ref, err := volumeRef(i.Name, i)
+	for _, i := range p.volumes {
+		ref, err := volumeRef(i)
 		if err != nil {
 			return m, err
 		}
-		m.Inputs = append(m.Inputs, ref)
+		m.Volumes = append(m.Volumes, ref)
 	}
 	return m, fault.New(fault.Usage, m.Validate(), "")
 }

@@ -217,7 +217,7 @@ func (s *site) checkManifest(p Prepared) {
 	if err != nil || digest != p.Record.Manifest {
 		t.Fatalf("manifest: digest %s, recorded %s, %v", digest, p.Record.Manifest, err)
 	}
-	if m.Image.Name != "image" || len(m.Inputs) != 1 || m.Inputs[0].Name != "data" || m.Inputs[0].Path != filepath.Join(s.scratch, "data.sealed") ||
+	if m.Volumes[0].Name != "image" || len(m.Inputs()) != 1 || m.Inputs()[0].Name != "data" || m.Inputs()[0].Path != filepath.Join(s.scratch, "data.sealed") ||
 		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" || m.Service.ID != s.service.ID {
 		t.Errorf("manifest: %+v", m)
 	}

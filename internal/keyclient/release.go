@@ -169,7 +169,7 @@ func (c *Client) open(ctx context.Context, r ReleaseRequest, a attested, answer 
 // take checks that the bundle holds exactly the manifest's volumes.
 func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
 	digests := map[string]string{}
-	for _, v := range m.Volumes() {
+	for _, v := range m.Volumes {
 		digests[v.VolumeID] = v.Digest.String()
 	}
 	for _, k := range b.Keys {

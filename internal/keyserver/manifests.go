@@ -96,7 +96,7 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, accoun
 		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
 	seen := map[string]bool{}
-	for _, v := range m.Volumes() {
+	for _, v := range m.Volumes {
 		u := volumeUse{v.VolumeID, v.Digest.String()}
 		if !seen[u.ID+u.Digest] { // one volume may be mounted under two names
 			rec.Volumes = append(rec.Volumes, u)

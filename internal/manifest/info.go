@@ -20,7 +20,8 @@ type Kind string
 // The kinds of volumes.
 const (
 	KindDataset Kind = "dataset"
-	KindImage   Kind = "image" // one file, image.sif
+	KindImage   Kind = "image"   // one file, image.sif
+	KindResults Kind = "results" // what a job sealed; an input of the next one
 )
 
 // Info is what an info file (NAME.info.yaml) says of a sealed volume. The

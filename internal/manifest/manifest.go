@@ -13,6 +13,7 @@ const Format = "sealbatch-manifest/1"
 
 // VolumeRef pins one sealed volume that a job opens.
 type VolumeRef struct {
+	Kind     Kind   `json:"kind"`
 	Name     string `json:"name"`      // below /sd-container/encrypted; "image" for the image
 	Path     string `json:"path"`      // absolute, on the computing site
 	VolumeID string `json:"volume_id"` // 32 hex digits
@@ -60,8 +61,7 @@ type Manifest struct {
 	Verifier Verifier `json:"verifier"`
 	Tier     Tier     `json:"tier"` // at least this, or the node does not start
 
-	Image         VolumeRef   `json:"image"`
-	Inputs        []VolumeRef `json:"inputs"`
+	Volumes       []VolumeRef `json:"volumes"`        // the image, then the inputs
 	InputScripts  []FileRef   `json:"input_scripts"`  // run in this order
 	OutputScripts []FileRef   `json:"output_scripts"` // run in this order
 	Binaries      []FileRef   `json:"binaries"`       // "sealbatch" and "gocryptfs"
@@ -111,10 +111,9 @@ func (m Manifest) Encode() ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// Volumes returns the image and the inputs: the volumes whose keys the job needs.
-func (m Manifest) Volumes() []VolumeRef {
-	return append([]VolumeRef{m.Image}, m.Inputs...)
-}
+// Inputs returns the volumes that the application reads, in the submitter's order:
+// all but the image.
+func (m Manifest) Inputs() []VolumeRef { return m.Volumes[min(1, len(m.Volumes)):] }
 
 // Validate reports the first field that is out of its domain.
 func (m Manifest) Validate() error {
@@ -141,8 +140,10 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: no private part", ErrInvalid)
 	case !nameRE.MatchString(m.User):
 		return fmt.Errorf("%w: %.80q is not a Unix user", ErrInvalid, m.User)
-	case len(m.Inputs) > 64:
-		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs))
+	case len(m.Volumes) == 0 || m.Volumes[0].Kind != KindImage:
+		return fmt.Errorf("%w: the first volume is not the image", ErrInvalid)
+	case len(m.Volumes) > 1+64:
+		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs()))
 	}
 	if err := validPath(m.JobDir); err != nil {
 		return fmt.Errorf("job_dir: %w", err)
@@ -157,8 +158,7 @@ func (m Manifest) Validate() error {
 }
 
 func (m Manifest) validateVolumes() error {
-	seen := map[string]bool{}
-	for _, v := range m.Volumes() {
+	for _, v := range m.Volumes {
 		if err := validName(v.Name); err != nil {
 			return fmt.Errorf("volume name: %w", err)
 		}
@@ -169,7 +169,11 @@ func (m Manifest) validateVolumes() error {
 			return fmt.Errorf("%w: volume %q lacks id, digest, checksum or size", ErrInvalid, v.Name)
 		}
 	}
-	for _, v := range m.Inputs {
+	seen := map[string]bool{}
+	for _, v := range m.Inputs() {
+		if v.Kind != KindDataset && v.Kind != KindResults {
+			return fmt.Errorf("%w: input %q is of kind %.40q", ErrInvalid, v.Name, v.Kind)
+		}
 		if seen[v.Name] {
 			return fmt.Errorf("%w: two inputs are named %q", ErrInvalid, v.Name)
 		}

@@ -25,8 +25,8 @@ func TestManifestRoundTrip(t *testing.T) {
 	if d != DigestOf(b) {
 		t.Error("digest is not that of the bytes")
 	}
-	if v := got.Volumes(); len(v) != 2 || v[0].Name != "image" || v[1].Name != "jp2a_input" {
-		t.Errorf("volumes: %+v", v)
+	if v := got.Inputs(); len(v) != 1 || v[0].Name != "jp2a_input" {
+		t.Errorf("inputs: %+v", v)
 	}
 }
 
@@ -48,17 +48,21 @@ func TestManifestValidateRefuses(t *testing.T) {
 		"too many nodes":        func(m *Manifest) { m.Nodes = 65537 },
 		"negative seal time":    func(m *Manifest) { m.SealSeconds = -1 },
 		"seal time over a day":  func(m *Manifest) { m.SealSeconds = 86401 },
-		"too many inputs":       func(m *Manifest) { m.Inputs = make([]VolumeRef, 65) },
+		"too many inputs":       func(m *Manifest) { m.Volumes = append(m.Volumes, make([]VolumeRef, 64)...) },
 		"relative job dir":      func(m *Manifest) { m.JobDir = "jobs/x" },
-		"no image":              func(m *Manifest) { m.Image = VolumeRef{} },
-		"image name":            func(m *Manifest) { m.Image.Name = "../x" },
-		"image path":            func(m *Manifest) { m.Image.Path = "/a/../b" },
-		"image id":              func(m *Manifest) { m.Image.VolumeID = "x" },
-		"image digest":          func(m *Manifest) { m.Image.Digest = Digest{} },
-		"image checksum":        func(m *Manifest) { m.Image.Checksum = Digest{} },
-		"image size":            func(m *Manifest) { m.Image.Size = 0 },
-		"input name":            func(m *Manifest) { m.Inputs[0].Name = "a/b" },
-		"input given twice":     func(m *Manifest) { m.Inputs = append(m.Inputs, m.Inputs[0]) },
+		"no volume":             func(m *Manifest) { m.Volumes = nil },
+		"no image":              func(m *Manifest) { m.Volumes = m.Volumes[1:] },
+		"image behind":          func(m *Manifest) { m.Volumes[0], m.Volumes[1] = m.Volumes[1], m.Volumes[0] },
+		"two images":            func(m *Manifest) { m.Volumes[1].Kind = KindImage },
+		"input of no kind":      func(m *Manifest) { m.Volumes[1].Kind = "" },
+		"image name":            func(m *Manifest) { m.Volumes[0].Name = "../x" },
+		"image path":            func(m *Manifest) { m.Volumes[0].Path = "/a/../b" },
+		"image id":              func(m *Manifest) { m.Volumes[0].VolumeID = "x" },
+		"image digest":          func(m *Manifest) { m.Volumes[0].Digest = Digest{} },
+		"image checksum":        func(m *Manifest) { m.Volumes[0].Checksum = Digest{} },
+		"image size":            func(m *Manifest) { m.Volumes[0].Size = 0 },
+		"input name":            func(m *Manifest) { m.Volumes[1].Name = "a/b" },
+		"input given twice":     func(m *Manifest) { m.Volumes = append(m.Volumes, m.Volumes[1]) },
 		"script name":           func(m *Manifest) { m.InputScripts[0].Name = ".." },
 		"script digest":         func(m *Manifest) { m.OutputScripts[0].Digest = Digest{} },
 		"script size":           func(m *Manifest) { m.OutputScripts[0].Size = -1 },
@@ -86,6 +90,11 @@ func TestManifestValidateRefuses(t *testing.T) {
 	m.Recipients = []string{strings.Repeat("a", maxDocument)}
 	if _, err := m.Encode(); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a manifest over the bound: %v", err)
+	}
+	m = testManifest()
+	m.Volumes[1].Kind = KindResults
+	if err := m.Validate(); err != nil {
+		t.Errorf("an earlier job's results as an input: %v", err)
 	}
 	m = testManifest()
 	m.Verifier = Verifier{}

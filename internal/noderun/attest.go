@@ -124,7 +124,7 @@ func grantOf(m manifest.Manifest, r keyclient.Released) (Grant, error) {
 			clear(k)
 		}
 	}()
-	for _, v := range m.Volumes() {
+	for _, v := range m.Volumes {
 		key, err := volume.KeyFromBytes(r.Keys[v.VolumeID])
 		if err != nil {
 			return Grant{}, fmt.Errorf("%w: volume %s: %w", ErrKeyRefused, v.VolumeID, err)

@@ -139,8 +139,7 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 	}
 	j.private = manifest.NewPrivate(args, []string{"--bind", j.host + ":/host"})
 	j.in = supervisorInput{Service: j.service, Tier: manifest.TierC}
-	j.m.Image = j.seal("image", j.image())
-	j.m.Inputs = []manifest.VolumeRef{j.seal("input", files)}
+	j.m.Volumes = []manifest.VolumeRef{j.seal(manifest.KindImage, "image", j.image()), j.seal(manifest.KindDataset, "input", files)}
 	j.runtime(base)
 	j.binaries()
 	return j
@@ -172,7 +171,7 @@ func (j *testJob) runtime(base string) {
 }
 
 // seal makes a sealed volume and gives its key to the key service.
-func (j *testJob) seal(name string, files map[string]string) manifest.VolumeRef {
+func (j *testJob) seal(kind manifest.Kind, name string, files map[string]string) manifest.VolumeRef {
 	j.t.Helper()
 	src := j.t.TempDir()
 	for name, data := range files {
@@ -185,7 +184,7 @@ func (j *testJob) seal(name string, files map[string]string) manifest.VolumeRef 
 	s, err := volume.Seal(j.t.Context(), f, src, volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}})
 	check(j.t, err)
 	ref := manifest.VolumeRef{
-		Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
+		Kind: kind, Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
 		Checksum: manifest.Digest(s.Checksum), Size: s.Size,
 	}
 	j.in.Keys = append(j.in.Keys, testKey{ref.VolumeID, ref.Digest, s.Key.Bytes()})

@@ -39,10 +39,10 @@ func TestInputsThatChangeUnderTheMount(t *testing.T) {
 			j := newJob(t, map[string]string{"f": big}, "sh", "-c", readOn+c.then)
 			cmd := j.start()
 			defer j.ready().Close()
-			f, err := os.OpenFile(j.m.Inputs[0].Path, os.O_RDWR, 0)
+			f, err := os.OpenFile(j.m.Volumes[1].Path, os.O_RDWR, 0)
 			check(t, err)
 			defer f.Close()
-			check(t, c.spoil(t, f, j.m.Inputs[0].Size))
+			check(t, c.spoil(t, f, j.m.Volumes[1].Size))
 			check(t, os.WriteFile(j.host+"/go", nil, 0o600))
 			if code := j.wait(cmd); code != c.code {
 				t.Fatalf("exit code %d, want %d", code, c.code)

@@ -34,7 +34,8 @@ func TestRunSealsTheResults(t *testing.T) {
 		done > writable
 		mkdir d; touch d/sealed; chmod 0 d/sealed d
 		mkfifo pipe`, "sh", "a,b:c d")
-	j.m.Inputs = append(j.m.Inputs, j.seal("a,b:c d", map[string]string{"name": "second data set"}))
+	// What an earlier job sealed is an input like any other.
+	j.m.Volumes = append(j.m.Volumes, j.seal(manifest.KindResults, "a,b:c d", map[string]string{"name": "second data set"}))
 	j.private.Flags = append(j.private.Flags, "--env", "MINE=own=1, 2")
 	j.script(stageInput, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
 	j.script(stageOutput, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
@@ -383,11 +384,16 @@ func TestRefusals(t *testing.T) {
 		}, ExitManifest, "", false},
 		"key missing":     {func(_ *testing.T, j *testJob) { j.in.Keys = j.in.Keys[:1] }, ExitKey, "keys", false},
 		"released digest": {func(_ *testing.T, j *testJob) { j.in.Keys[1].Digest[0] ^= 1 }, ExitIntegrity, "integrity", false},
-		"pinned digest":   {func(_ *testing.T, j *testJob) { j.m.Inputs[0].Digest[0] ^= 1 }, ExitIntegrity, "integrity", false},
-		"image cut":       {func(t *testing.T, j *testJob) { check(t, os.Truncate(j.m.Image.Path, j.m.Image.Size-512)) }, ExitIntegrity, "integrity", false},
-		"index flipped":   {func(t *testing.T, j *testJob) { flip(t, j.m.Inputs[0].Path, inIndex) }, ExitIntegrity, "integrity", false},
-		"not an image":    {func(_ *testing.T, j *testJob) { j.m.Image = j.m.Inputs[0]; j.m.Inputs = nil }, ExitManifest, "manifest", false},
-		"data flipped":    {func(t *testing.T, j *testJob) { flip(t, j.m.Inputs[0].Path, inData) }, ExitIntegrity, "integrity", true},
+		"pinned digest":   {func(_ *testing.T, j *testJob) { j.m.Volumes[1].Digest[0] ^= 1 }, ExitIntegrity, "integrity", false},
+		"image cut": {func(t *testing.T, j *testJob) {
+			check(t, os.Truncate(j.m.Volumes[0].Path, j.m.Volumes[0].Size-512))
+		}, ExitIntegrity, "integrity", false},
+		"index flipped": {func(t *testing.T, j *testJob) { flip(t, j.m.Volumes[1].Path, inIndex) }, ExitIntegrity, "integrity", false},
+		"not an image": {func(_ *testing.T, j *testJob) {
+			j.m.Volumes = j.m.Volumes[1:]
+			j.m.Volumes[0].Kind = manifest.KindImage
+		}, ExitManifest, "manifest", false},
+		"data flipped": {func(t *testing.T, j *testJob) { flip(t, j.m.Volumes[1].Path, inData) }, ExitIntegrity, "integrity", true},
 		"sum differs": {func(_ *testing.T, j *testJob) {
 			j.replaceInput(map[string]string{"f": "x", sumsName: sum("y") + "  f\n"})
 		}, ExitInput, "input check", true},
@@ -419,5 +425,5 @@ func TestRefusals(t *testing.T) {
 
 // replaceInput seals another data set in the first one's place.
 func (j *testJob) replaceInput(files map[string]string) {
-	j.m.Inputs[0] = j.seal("input", files)
+	j.m.Volumes[1] = j.seal(manifest.KindDataset, "input", files)
 }

@@ -15,6 +15,7 @@ import (
 // openVolume is a sealed volume that has been opened and is the pinned one.
 type openVolume struct {
 	*volume.Reader
+	kind manifest.Kind
 	file *os.File
 	rel  string // where it is mounted
 	what string // how logs call it: "image", "input 1"
@@ -24,9 +25,9 @@ func (v openVolume) close() { _ = v.file.Close() }
 
 // openVolumes opens all of the job's volumes before any is mounted.
 func (n *node) openVolumes(context.Context) error {
-	for i, ref := range n.m.Volumes() {
+	for i, ref := range n.m.Volumes {
 		what, rel := "image", container.ImageRel
-		if i > 0 {
+		if ref.Kind != manifest.KindImage {
 			what, rel = fmt.Sprintf("input %d", i), container.DatasetRel+"/"+ref.Name
 		}
 		key, err := n.grant.key(ref)
@@ -37,7 +38,7 @@ func (n *node) openVolumes(context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, terse(err))
 		}
-		n.volumes = append(n.volumes, openVolume{r, f, rel, what})
+		n.volumes = append(n.volumes, openVolume{r, ref.Kind, f, rel, what})
 	}
 	n.grant.wipe()
 	return checkImage(n.volumes[0].Reader)
@@ -81,7 +82,7 @@ func checkImage(r *volume.Reader) error {
 // mount makes the tree that the container gets. The output volume comes first:
 // from then on there is a place for details.
 func (n *node) mount(context.Context) (err error) {
-	if err := container.LayOut(n.space, n.m.Inputs, n.scripts); err != nil {
+	if err := container.LayOut(n.space, n.m.Inputs(), n.scripts); err != nil {
 		return fmt.Errorf("prepare the mount points: %w", terse(err))
 	}
 	origin := manifest.Origin{Run: n.m.Run, Manifest: n.digest, Job: n.alloc.job, Node: n.alloc.node}
@@ -101,9 +102,9 @@ func (n *node) mount(context.Context) (err error) {
 	if err := mountScratch(); err != nil {
 		return fmt.Errorf("scratch volume: %w", err)
 	}
-	for i, v := range n.volumes {
+	for _, v := range n.volumes {
 		mount := mountInput
-		if i == 0 {
+		if v.kind == manifest.KindImage {
 			mount = n.mountTree // no runtime can mount its own image
 		}
 		if err := mount(v); err != nil {

@@ -295,13 +295,12 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil), JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
 	}
 	for i, v := range volumes {
-		ref := manifest.VolumeRef{Name: fmt.Sprintf("volume%d", i), Path: fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
-			VolumeID: v.ID, Digest: v.Digest, Checksum: v.Digest, Size: 4096}
+		kind := manifest.KindDataset
 		if i == 0 {
-			m.Image = ref
-		} else {
-			m.Inputs = append(m.Inputs, ref)
+			kind = manifest.KindImage
 		}
+		m.Volumes = append(m.Volumes, manifest.VolumeRef{Kind: kind, Name: fmt.Sprintf("volume%d", i), Path: fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
+			VolumeID: v.ID, Digest: v.Digest, Checksum: v.Digest, Size: 4096})
 	}
 	if change != nil {
 		change(&m)
