@@ -46,7 +46,7 @@ var defences = func() map[string][]weakness {
 	}`}},
 		"nonce's age":     {{"internal/keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
 		"request's nonce": {{"internal/keyserver/replay.go", "_, ok := s.until[nonce]; ok", `_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
-		"address's rate":  {{"internal/gate/remotes.go", "return r.bucket(", "return off(\"address's rate\") || r.bucket("}},
+		"address's rate":  {{"internal/gate/addrlimiter.go", "return l.bucket(", "return off(\"address's rate\") || l.bucket("}},
 		"signed path":     {signedParts},
 		"signed service":  {signedParts},
 		"namespace": {

@@ -23,7 +23,7 @@ func newConnections(most int) connections {
 	return connections{most: most, open: map[*conn]bool{}, from: map[netip.Prefix]int{}, waiting: list.New()}
 }
 
-// add takes a connection in, if need be in place of one that waits, which it
+// add counts a connection, if need be in place of one that waits, which it
 // returns; ok is false if there is no room.
 func (c *connections) add(n *conn) (instead *conn, ok bool) {
 	c.mu.Lock()
@@ -41,8 +41,8 @@ func (c *connections) add(n *conn) (instead *conn, ok bool) {
 	return instead, true
 }
 
-// longest is the connection that has waited for longest, of one address or of
-// all; nil if none waits. It needs the lock.
+// longest returns the connection that has waited for longest, of one address or
+// of all; nil if none waits. The caller holds the lock.
 func (c *connections) longest(p netip.Prefix, ofOne bool) *conn {
 	for e := c.waiting.Front(); e != nil; e = e.Next() {
 		if n, ok := e.Value.(*conn); ok && (!ofOne || n.prefix == p) {
@@ -52,7 +52,7 @@ func (c *connections) longest(p netip.Prefix, ofOne bool) *conn {
 	return nil
 }
 
-// forget needs the lock.
+// forget takes n out of the counts. The caller holds the lock.
 func (c *connections) forget(n *conn) {
 	if !c.open[n] {
 		return
@@ -64,7 +64,7 @@ func (c *connections) forget(n *conn) {
 	c.rest(n, false)
 }
 
-// rest notes whether n waits; it needs the lock.
+// rest notes whether n waits. The caller holds the lock.
 func (c *connections) rest(n *conn, waits bool) {
 	if n.place != nil {
 		c.waiting.Remove(n.place)
@@ -83,7 +83,7 @@ type conn struct {
 	place  *list.Element // among those that wait; nil while at work
 }
 
-// Close closes the connection and makes its room free.
+// Close closes the connection and frees its place.
 func (c *conn) Close() error {
 	o := &c.gate.open
 	o.mu.Lock()
@@ -92,8 +92,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// ConnState is for http.Server.ConnState: it tells connections that wait from
-// those at work.
+// ConnState is for http.Server.ConnState: it keeps track of which connections
+// wait and which are at work.
 func (g *Gate) ConnState(c net.Conn, s http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()

@@ -27,7 +27,7 @@ type Limits struct {
 	// has been idle, or in its handshake, for longest.
 	Connections int
 	// PerSecond and Burst bound an address's requests. Of new connections it
-	// may make twice as many, so that one too many requests can be told so.
+	// may make twice as many, so that whoever makes too many requests can be told so.
 	PerSecond float64
 	Burst     int
 	// Memory bounds the bodies that are held at once, in bytes; one address
@@ -38,17 +38,17 @@ type Limits struct {
 // Gate holds the counts of one service.
 type Gate struct {
 	limits      Limits
-	requests    *Remotes
-	connections *Remotes
+	requests    *AddrLimiter
+	connections *AddrLimiter
 	open        connections
 	mu          sync.Mutex // of what follows
 	held        int64
 	heldBy      map[netip.Prefix]int64
 }
 
-// New makes a gate.
+// New returns a gate with limits l.
 func New(l Limits) *Gate {
-	return &Gate{limits: l, requests: NewRemotes(l.PerSecond, l.Burst), connections: NewRemotes(2*l.PerSecond, 2*l.Burst),
+	return &Gate{limits: l, requests: NewAddrLimiter(l.PerSecond, l.Burst), connections: NewAddrLimiter(2*l.PerSecond, 2*l.Burst),
 		open: newConnections(l.Connections), heldBy: map[netip.Prefix]int64{}}
 }
 

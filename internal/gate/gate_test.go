@@ -16,9 +16,9 @@ import (
 	"testing/iotest"
 )
 
-func TestRemotes(t *testing.T) {
+func TestAddrLimiter(t *testing.T) {
 	t.Parallel()
-	r := NewRemotes(1e-9, 1)
+	r := NewAddrLimiter(1e-9, 1)
 	for _, tc := range []struct {
 		addr string
 		want bool
@@ -30,13 +30,13 @@ func TestRemotes(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tc.addr, got, tc.want)
 		}
 	}
-	for i := range maxRemotes {
+	for i := range maxAddrs {
 		r.Allow(fmt.Sprintf("[2001:db8:2:%x::1]:1", i))
 		if i%1000 == 0 && r.Allow("10.0.0.1:1") {
 			t.Error("an address that keeps knocking was forgotten")
 		}
 	}
-	if n := len(r.young) + len(r.old); n > maxRemotes || n < maxRemotes/2 {
+	if n := len(r.young) + len(r.old); n > maxAddrs || n < maxAddrs/2 {
 		t.Errorf("%d addresses are remembered", n)
 	}
 }
@@ -94,11 +94,11 @@ func TestBody(t *testing.T) {
 	}
 }
 
-// TestTurns queues ten requests of one address, then one of another: that one
+// TestFairQueue queues ten requests of one address, then one of another: that one
 // is the second to work.
-func TestTurns(t *testing.T) {
+func TestFairQueue(t *testing.T) {
 	t.Parallel()
-	turns := NewTurns(1, 40)
+	turns := NewFairQueue(1, 40)
 	first, err := turns.Enter(t.Context(), "10.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)

@@ -81,13 +81,13 @@ const (
 // strangers decides which refusals of callers who showed nothing are written
 // down: anybody may cause them, and must not fill the disk under the audit log.
 type strangers struct {
-	each    *gate.Remotes
+	each    *gate.AddrLimiter
 	all     *rate.Limiter
 	omitted atomic.Int64 // refusals since the last line that says so
 }
 
 func newStrangers() *strangers {
-	return &strangers{each: gate.NewRemotes(1, 300), all: rate.NewLimiter(20, 5000)}
+	return &strangers{each: gate.NewAddrLimiter(1, 300), all: rate.NewLimiter(20, 5000)}
 }
 
 // note reports whether a refusal of remote's is written down, and how many

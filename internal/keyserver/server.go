@@ -57,7 +57,7 @@ type Server struct {
 	replays   *replayCache
 	flights   *flights
 	gate      *gate.Gate
-	turns     *gate.Turns
+	turns     *gate.FairQueue
 	strangers *strangers
 	limits    Limits
 	minTier   manifest.Tier
@@ -136,7 +136,7 @@ func New(cfg Config) (*Server, error) {
 	s.started = s.now()
 	s.nonces = newNonces(s.limits.Nonces)
 	s.gate = gate.New(gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory})
-	s.turns = gate.NewTurns(s.limits.Concurrent, 8*s.limits.Concurrent)
+	s.turns = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
 	s.strangers = newStrangers()
 	var head Head
 	var err error

@@ -101,7 +101,7 @@ func (v *Verifier) limited(next http.Handler) http.Handler {
 // inTurn runs next when it has its turn, atWork at once, within the time that
 // a request has.
 func inTurn(atWork int, next http.HandlerFunc) http.Handler {
-	turns := gate.NewTurns(atWork, waiting*atWork)
+	turns := gate.NewFairQueue(atWork, waiting*atWork)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
 		defer cancel()
