@@ -15,7 +15,7 @@ type FairQueue struct {
 	free    int
 	waiting int
 	queues  map[netip.Prefix][]chan struct{} // closed when admitted
-	next    []netip.Prefix // addresses with a queue, in the order of their turns
+	next    []netip.Prefix                   // addresses with a queue, in the order of their turns
 }
 
 // NewFairQueue returns a queue that admits atWork requests at once and keeps at
