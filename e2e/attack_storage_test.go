@@ -210,7 +210,7 @@ func TestAttackJobFiles(t *testing.T) {
 		},
 		"manifest once checked": {
 			before: at("manifest.json", true, toAttacker), gained: attackerReads, code: 0,
-			weak: []weakness{{files, "return manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\tb, _ = readBounded(path, maxManifest)\n\tm, _, err := manifest.Parse(b)\n\treturn m, want, err"}},
+			weak: []weakness{{files, "return manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\tb, _ = fsx.ReadRegular(path, maxManifest)\n\tm, _, err := manifest.Parse(b)\n\treturn m, want, err"}},
 		},
 		"verification script": {
 			flags:  []string{"-o", alice.scratch() + "/output-checks"},
@@ -222,7 +222,7 @@ func TestAttackJobFiles(t *testing.T) {
 			flags:  []string{"-o", alice.scratch() + "/output-checks"},
 			before: at("scripts/output/10-check.sh", true, always("#!/bin/sh\ncp /sd-container/input/secret /sd-container/output/spied\n")),
 			gained: spied, code: 0,
-			weak: []weakness{{files, "out[i] = b", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t\tout[i], _ = readBounded(filepath.Join(dir, ref.Name), maxScript)"}},
+			weak: []weakness{{files, "out[i] = b", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t\tout[i], _ = fsx.ReadRegular(filepath.Join(dir, ref.Name), maxScript)"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

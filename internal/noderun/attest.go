@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -59,7 +60,7 @@ func readToken(path string, node int) (string, error) {
 	if path == "" {
 		return "", errors.New("the manifest names no cluster, and no file of tokens is given")
 	}
-	b, err := readBounded(path, maxTokens)
+	b, err := fsx.ReadRegular(path, maxTokens)
 	if err != nil {
 		return "", fmt.Errorf("read the tokens: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -234,7 +235,7 @@ func (t *trial) run() error {
 	}
 	out := t.space.Outside(t.view)
 	if exit.Code != 0 {
-		said, _ := readBounded(filepath.Join(out, logFile), maxSaid)
+		said, _ := fsx.ReadRegular(filepath.Join(out, logFile), maxSaid)
 		return fmt.Errorf("the container ended with exit code %d: %.600s", exit.Code, strings.TrimSpace(string(said)))
 	}
 	f, err := os.Open(filepath.Join(out, written))

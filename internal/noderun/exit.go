@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -97,6 +98,8 @@ func exitOf(err error, fallback int) int {
 		{fusefs.ErrNoNamespace, ExitMount},
 		{fusefs.ErrClosed, ExitMount},
 		{manifest.ErrInvalid, ExitManifest},
+		{fsx.ErrNotRegular, ExitManifest},
+		{fsx.ErrTooLarge, ExitManifest},
 	} {
 		if errors.Is(err, m.err) {
 			return m.code

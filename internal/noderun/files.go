@@ -4,11 +4,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -26,7 +24,7 @@ func readManifest(path, digest string) (manifest.Manifest, manifest.Digest, erro
 	if err != nil {
 		return manifest.Manifest{}, zero, err
 	}
-	b, err := readBounded(path, maxManifest)
+	b, err := fsx.ReadRegular(path, maxManifest)
 	if err != nil {
 		return manifest.Manifest{}, zero, fmt.Errorf("read the job manifest: %w", err)
 	}
@@ -56,7 +54,7 @@ func checkBinaries(dir string, refs []manifest.FileRef) error {
 }
 
 func checkFile(path string, ref manifest.FileRef) error {
-	f, err := openRegular(path)
+	f, err := fsx.OpenRegular(path)
 	if err != nil {
 		return err
 	}
@@ -77,7 +75,7 @@ func checkFile(path string, ref manifest.FileRef) error {
 func readScripts(dir string, refs []manifest.FileRef) ([][]byte, error) {
 	out := make([][]byte, len(refs))
 	for i, ref := range refs {
-		b, err := readBounded(filepath.Join(dir, ref.Name), maxScript)
+		b, err := fsx.ReadRegular(filepath.Join(dir, ref.Name), maxScript)
 		if err != nil {
 			return nil, fmt.Errorf("read verification script %d: %w", i+1, err)
 		}
@@ -87,81 +85,4 @@ func readScripts(dir string, refs []manifest.FileRef) ([][]byte, error) {
 		out[i] = b
 	}
 	return out, nil
-}
-
-// readBounded reads a regular file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes", manifest.ErrInvalid, limit)
-	}
-	return b, nil
-}
-
-// openRegular opens a regular file; a pipe in its place does not block.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		_ = f.Close()
-		return nil, fmt.Errorf("%w: not a regular file", manifest.ErrInvalid)
-	}
-	return f, nil
-}
-
-// writeNew writes a file that must not exist yet, and makes it durable.
-func writeNew(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if serr := f.Sync(); err == nil {
-		err = serr
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// replace writes a file under a temporary name, makes it durable, and gives it
-// its name.
-func replace(path string, data []byte) error {
-	tmp := path + ".partial"
-	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	if err := writeNew(tmp, data); err != nil {
-		_ = os.Remove(tmp)
-		return err
-	}
-	return commit(tmp, path)
-}
-
-// commit renames tmp, whose content is durable, to path, durably.
-func commit(tmp, path string) error {
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

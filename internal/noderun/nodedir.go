@@ -11,6 +11,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -46,7 +47,7 @@ func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
 	if err := makePrivate(string(d)); err != nil {
 		return "", fmt.Errorf("make the node's directory: %w", err)
 	}
-	return d, writeNew(d.path(statementName), []byte(statement+"\n"))
+	return d, fsx.WriteNew(d.path(statementName), []byte(statement+"\n"), 0o600)
 }
 
 // makePrivate makes a directory of one's own primary group, 0700, whatever the
@@ -84,7 +85,7 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err := volume.WrapKey(&keys, c.id, c.key, rcpts...); err != nil {
 		return c, err
 	}
-	if err := writeNew(d.path(keysName), keys.Bytes()); err != nil {
+	if err := fsx.WriteNew(d.path(keysName), keys.Bytes(), 0o600); err != nil {
 		return c, fmt.Errorf("write the wrapped key: %w", err)
 	}
 	o.VolumeID, o.Keys, o.Created = c.id.String(), manifest.DigestOf(keys.Bytes()), time.Now().UTC()
@@ -92,10 +93,10 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err != nil {
 		return c, err
 	}
-	if err := writeNew(d.path(originName), []byte(jws+"\n")); err != nil {
+	if err := fsx.WriteNew(d.path(originName), []byte(jws+"\n"), 0o600); err != nil {
 		return c, fmt.Errorf("write the origin statement: %w", err)
 	}
-	return c, syncDir(string(d))
+	return c, fsx.SyncDir(string(d))
 }
 
 // reserveSize is the room that is kept for an index and the receipt, in bytes.
@@ -107,7 +108,7 @@ const reserveSize = 1 << 20
 func (d nodeDir) makeReserve() error {
 	b := make([]byte, reserveSize)
 	_, _ = rand.Read(b) // never fails
-	if err := writeNew(d.path(reserveName), b); err != nil {
+	if err := fsx.WriteNew(d.path(reserveName), b, 0o600); err != nil {
 		return fmt.Errorf("keep room for the receipt: %w", err)
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -176,7 +177,7 @@ func (n *node) writePartial(partial, name string, fill func(*os.File) error) err
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = commit(n.dir.path(partial), n.dir.path(name))
+		err = fsx.Commit(n.dir.path(partial), n.dir.path(name))
 	}
 	if err != nil {
 		_ = os.Remove(n.dir.path(partial))
@@ -223,7 +224,7 @@ func (n *node) writeReceipt(out manifest.Output, err error) error {
 	if err != nil {
 		return err
 	}
-	return replace(n.dir.path(receiptName), []byte(jws+"\n"))
+	return fsx.Replace(n.dir.path(receiptName), []byte(jws+"\n"), 0o600)
 }
 
 // removeCipherDirs unmounts, then removes the scratch volume, and the output

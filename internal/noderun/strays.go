@@ -15,6 +15,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -54,7 +55,7 @@ func lockSelf(dir string) (*os.File, error) {
 		return nil, err
 	}
 	// Where the file system knows no locks, nobody can take this one either.
-	if err = flock(f); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
+	if err = fsx.TryLock(f); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
 		err = nil
 	}
 	if err == nil {
@@ -68,8 +69,6 @@ func lockSelf(dir string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 // strayPlaces are the directories in which the job script makes its own.
 func strayPlaces(self string, getenv func(string) string) []string {
@@ -139,7 +138,7 @@ func clearStray(dir string) (dead bool, err error) {
 		return false, err
 	}
 	defer lock.Close()
-	if flock(lock) != nil {
+	if fsx.TryLock(lock) != nil {
 		return false, nil // it lives, or nobody can tell
 	}
 	host, nodeDir, err := readLock(lock)

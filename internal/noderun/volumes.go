@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -47,7 +48,7 @@ func (n *node) openVolumes(context.Context) error {
 // openPinned opens a volume and compares it with what the manifest pins and
 // with what the key service released the key for.
 func openPinned(ref manifest.VolumeRef, key GrantedKey) (r *volume.Reader, f *os.File, err error) {
-	if f, err = openRegular(ref.Path); err != nil {
+	if f, err = fsx.OpenRegular(ref.Path); err != nil {
 		return nil, nil, err
 	}
 	defer func() {
