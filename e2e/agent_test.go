@@ -21,7 +21,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
@@ -256,7 +255,7 @@ func (c *claimant) renewS(t *testing.T) {
 // credential covers the claim as it is now.
 func (c *claimant) credential(t *testing.T, options ...string) string {
 	t.Helper()
-	return c.at.munge(t, identity.MungePayload(c.service.ID, c.claim), options...)
+	return c.at.munge(t, keyapi.MungePayload(c.service.ID, c.claim), options...)
 }
 
 // vouch shows a credential for the claim as it is now to a verifier.

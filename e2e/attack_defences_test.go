@@ -50,10 +50,10 @@ var defences = func() map[string][]weakness {
 		"signed path":     {signedParts},
 		"signed service":  {signedParts},
 		"namespace": {
-			off("namespace", "internal/identity/sshsig.go", `namespace == "" || s.Namespace != namespace`),
-			{"internal/identity/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},
+			off("namespace", "internal/sshid/sshsig.go", `namespace == "" || s.Namespace != namespace`),
+			{"internal/sshid/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},
 		},
-		"signature": {{"internal/identity/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign", "\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
+		"signature": {{"internal/sshid/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign", "\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
 		"owner":     {{"internal/keyserver/secrets.go", "err == nil && rec.Owner != q.caller.account.ID", `err == nil && rec.Owner != q.caller.account.ID && !off("owner")`}},
 		"depositor": {{"internal/keyserver/secrets.go", "old.Owner != rec.Owner || old.Digest", `old.Owner != rec.Owner && !off("depositor") || old.Digest`}},
 		"account's names": {{"internal/keyserver/secrets.go", `[]byte(account + "\x00" + kind`,
@@ -61,12 +61,12 @@ var defences = func() map[string][]weakness {
 		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
 			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
 		"undumpable": {{"internal/harden/harden.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE", "\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
-		"fixed fields": {{"internal/identity/slurmjob.go", "q Squeue, jobID uint32) (SlurmJobInfo, error) {\n",
-			"q Squeue, jobID uint32) (SlurmJobInfo, error) {\n\tif off(\"fixed fields\") {\n\t\treturn scontrol(jobID)\n\t}\n"}},
+		"fixed fields": {{"slurm/jobinfo.go", "(q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {\n",
+			"(q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {\n\tif off(\"fixed fields\") {\n\t\treturn scontrol(jobID)\n\t}\n"}},
 	}
 	for _, c := range []struct{ name, file, condition string }{
 		{"origin", "internal/verifier/vouch.go", "m.Host != want"},
-		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim))"},
+		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim))"},
 		{"job's state", "internal/verifier/vouch.go", `j.State != "RUNNING"`},
 		{"job's owner", "internal/verifier/vouch.go", "j.UID != uid"},
 		{"job's nodes", "internal/verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
@@ -120,7 +120,7 @@ func allDefences() []weakness {
 		out = append(out, weakness{file: p + "/off.go", new: fmt.Sprintf(offSource, path.Base(p))})
 	}
 	return append(out,
-		weakness{file: "internal/identity/scontrol.go", new: scontrolSource},
+		weakness{file: "slurm/scontrol.go", new: scontrolSource},
 		// A clock that can be put forward takes no defence away.
 		weakness{"cmd/sealbatch/serve.go", "keyserver.Config{\n", "keyserver.Config{\n\t\tNow: ahead,\n"},
 		weakness{file: "cmd/sealbatch/ahead.go", new: aheadSource},
@@ -164,7 +164,7 @@ func ahead() time.Time {
 `
 
 // scontrolSource asks for a job as one would at first.
-const scontrolSource = `package identity
+const scontrolSource = `package slurm
 
 import (
 	"fmt"
@@ -173,10 +173,10 @@ import (
 	"strconv"
 )
 
-func scontrol(id uint32) (SlurmJobInfo, error) {
+func scontrol(id uint32) (JobInfo, error) {
 	out, err := exec.Command("/usr/bin/scontrol", "show", "job", fmt.Sprint(id)).Output()
 	if err != nil {
-		return SlurmJobInfo{}, err
+		return JobInfo{}, err
 	}
 	field := func(re string) string {
 		m := regexp.MustCompile(re).FindSubmatch(out)
@@ -186,7 +186,7 @@ func scontrol(id uint32) (SlurmJobInfo, error) {
 		return string(m[1])
 	}
 	uid, err := strconv.ParseUint(field("\\sUserId=[^ (]*\\((\\d+)\\)"), 10, 32)
-	return SlurmJobInfo{JobID: id, ArrayTask: -1, UID: uint32(uid), State: field("\\sJobState=(\\S+)"),
+	return JobInfo{JobID: id, ArrayTask: -1, UID: uint32(uid), State: field("\\sJobState=(\\S+)"),
 		Nodes: []string{field("\\sNodeList=(\\S+)")}, Partition: field("\\sPartition=(\\S+)"), Account: field("\\sAccount=(\\S+)")}, err
 }
 `

@@ -48,10 +48,10 @@ func newWorld(t *testing.T, own bool, off ...string) *world {
 		w.programs = weakPrograms(t)
 	}
 	port := 9100 + int(lastPort.Add(1))
-	if own || w.lacks("internal/keyserver", "internal/identity/sshsig", "internal/gate") {
+	if own || w.lacks("internal/keyserver", "internal/sshid/sshsig", "internal/gate") {
 		w.keys = w.serve(t, port)
 	}
-	if w.lacks("internal/verifier", "internal/identity/slurmjob", "internal/gate") {
+	if w.lacks("internal/verifier", "slurm/jobinfo", "internal/gate") {
 		w.verifier = w.verify(t, port)
 	}
 	return w

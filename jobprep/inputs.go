@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -89,7 +89,7 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 }
 
 func trustHint(err error) string {
-	if errors.Is(err, identity.ErrUntrusted) {
+	if errors.Is(err, sshid.ErrUntrusted) {
 		return "if you trust that key, add it to [trust] allowed-signers"
 	}
 	return hintBrokenOff + "the file was altered, or its signature was made for something else"

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -63,7 +63,7 @@ type Deps struct {
 	Slurm    slurm.Commands
 	Keys     Keys
 	Signer   ssh.Signer
-	Trust    identity.Trust
+	Trust    sshid.Trust
 	Store    submission.Store
 	Service  ServiceConf
 	Address  string // of the login node, for the record

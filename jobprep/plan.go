@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -177,7 +177,7 @@ func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
 	if err != nil {
 		return signedManifest{}, err
 	}
-	sig, err := identity.SignSSH(p.d.Signer, manifest.NamespaceManifest, b)
+	sig, err := sshid.SignSSH(p.d.Signer, manifest.NamespaceManifest, b)
 	if err != nil {
 		return signedManifest{}, fmt.Errorf("sign the manifest: %w", err)
 	}

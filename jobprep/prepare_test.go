@@ -18,13 +18,13 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -92,7 +92,7 @@ func (p party) site(t *testing.T) *site {
 	check(t, err)
 	s.d = Deps{
 		FS: transfer.Local{}, Keys: s.service.Client(t, s.alice), Signer: s.alice, Store: store,
-		Trust:   identity.Trust{Own: []ssh.PublicKey{s.alice.PublicKey()}},
+		Trust:   sshid.Trust{Own: []ssh.PublicKey{s.alice.PublicKey()}},
 		Service: ServiceConf{URL: s.service.URL, CA: string(s.service.CA)}, Address: "login.example.org", Log: slog.New(slog.DiscardHandler),
 		Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
 			if !slices.Equal(argv, []string{"id", "-un"}) {
@@ -210,7 +210,7 @@ func (s *site) checkManifest(p Prepared) {
 	check(t, err)
 	sig, err := os.ReadFile(filepath.Join(p.Record.JobDir, "manifest.json.sig"))
 	check(t, err)
-	if k, err := identity.VerifySSH(manifest.NamespaceManifest, b, sig); err != nil || !bytes.Equal(k.Marshal(), s.alice.PublicKey().Marshal()) {
+	if k, err := sshid.VerifySSH(manifest.NamespaceManifest, b, sig); err != nil || !bytes.Equal(k.Marshal(), s.alice.PublicKey().Marshal()) {
 		t.Errorf("the manifest's signature: %v", err)
 	}
 	m, digest, err := manifest.Parse(b)

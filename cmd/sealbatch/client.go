@@ -16,8 +16,8 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -64,7 +64,7 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	if c.ca, err = os.ReadFile(conf.Service.CACert); err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
 	}
-	c.signer, err = identity.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
+	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
 	if err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err), "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
 	}
@@ -118,15 +118,15 @@ func (c *client) slurm() slurm.Commands {
 }
 
 // trust says whose info files count: one's own, and those of the configured signers.
-func (c *client) trust() (identity.Trust, error) {
-	t := identity.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners}
+func (c *client) trust() (sshid.Trust, error) {
+	t := sshid.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners}
 	if t.File == "" {
 		return t, nil
 	}
 	f, err := os.Open(t.File)
 	if err == nil {
 		defer f.Close()
-		t.Allowed, err = identity.ParseAllowedSigners(f)
+		t.Allowed, err = sshid.ParseAllowedSigners(f)
 	}
 	return t, fault.New(fault.Config, wrap("[trust] allowed-signers", err), "")
 }

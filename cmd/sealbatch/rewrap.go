@@ -9,9 +9,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -90,7 +90,7 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 	if err != nil {
 		return nil, fault.New(fault.Usage, err, "fetch the signature, too")
 	}
-	key, err := identity.VerifySSH(manifest.NamespaceInfo, b, sig)
+	key, err := sshid.VerifySSH(manifest.NamespaceInfo, b, sig)
 	if err != nil {
 		return nil, fmt.Errorf("info file %s: %w", path, err)
 	}
@@ -124,7 +124,7 @@ func (r *reinfo) write(ctx context.Context, sealed string) error {
 	if err != nil {
 		return err
 	}
-	sig, err := identity.SignSSH(r.signer, manifest.NamespaceInfo, b)
+	sig, err := sshid.SignSSH(r.signer, manifest.NamespaceInfo, b)
 	if err != nil {
 		return err
 	}

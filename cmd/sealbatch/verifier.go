@@ -16,10 +16,11 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/verifier"
+	"github.com/sealbatch/sealbatch/slurm"
 )
 
 // verifierSetup are the flags of verifier --init.
@@ -156,8 +157,8 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 		ca = string(b)
 	}
 	v, err := verifier.New(verifier.Config{
-		Cluster: c.Cluster, Key: key, Nodes: nodes, Munge: identity.Munge{Socket: c.MungeSocket},
-		Squeue:     identity.Squeue{Path: filepath.Join(c.SlurmBin, "squeue"), SlurmConf: c.SlurmConf},
+		Cluster: c.Cluster, Key: key, Nodes: nodes, Munge: munge.Commands{Socket: c.MungeSocket},
+		Squeue:     slurm.Squeue{Path: filepath.Join(c.SlurmBin, "squeue"), SlurmConf: c.SlurmConf},
 		ServiceURL: c.ServiceURL, ServiceCA: ca, Log: a.log,
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package keyapi
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 )
 
@@ -25,6 +26,13 @@ func ClaimDigest(service string, c Claim) [sha256.Size]byte {
 		h.Write(f)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// MungePayload is the text that a node puts into its MUNGE credential: the claim's
+// digest, 83 bytes in all.
+func MungePayload(service string, c Claim) []byte {
+	d := ClaimDigest(service, c)
+	return []byte(MungePrefix + " " + hex.EncodeToString(d[:]))
 }
 
 // ReleaseInfo is the HPKE info string of a release: it binds the sealed keys

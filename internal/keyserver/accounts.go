@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 const bucketAccounts = "accounts" // by principal: account
@@ -29,7 +29,7 @@ type account struct {
 // enrolment is one line of the file.
 type enrolment struct {
 	account account
-	line    identity.AllowedSigner
+	line    sshid.AllowedSigner
 }
 
 // accounts is the administrator's file, read again when it changes.
@@ -59,7 +59,7 @@ func (a *accounts) lookup(key ssh.PublicKey, namespace string, now time.Time) (a
 	lines := a.byKey[string(key.Marshal())]
 	a.mu.RUnlock()
 	if len(lines) == 0 {
-		return account{}, fmt.Errorf("%w: %s", errNotEnrolled, identity.Fingerprint(key))
+		return account{}, fmt.Errorf("%w: %s", errNotEnrolled, sshid.Fingerprint(key))
 	}
 	for _, e := range lines {
 		if e.line.Allows(namespace, now) {
@@ -67,7 +67,7 @@ func (a *accounts) lookup(key ssh.PublicKey, namespace string, now time.Time) (a
 		}
 	}
 	return account{}, fmt.Errorf("%w: %s is enrolled for %s, but not for namespace %s at this time",
-		errNotEnrolled, identity.Fingerprint(key), lines[0].account.Name, namespace)
+		errNotEnrolled, sshid.Fingerprint(key), lines[0].account.Name, namespace)
 }
 
 // refresh reloads the file if it has changed; it looks at most once a second.
@@ -111,7 +111,7 @@ func (a *accounts) reload(ctx context.Context) error {
 		e := enrolment{ids[l.Principals[0]], l}
 		if have := byKey[k]; len(have) > 0 && have[0].account != e.account {
 			return fmt.Errorf("accounts: %s: key %s stands under two names, %s and %s",
-				a.path, identity.Fingerprint(l.Key), have[0].account.Name, e.account.Name)
+				a.path, sshid.Fingerprint(l.Key), have[0].account.Name, e.account.Name)
 		}
 		byKey[k] = append(byKey[k], e)
 	}
@@ -122,7 +122,7 @@ func (a *accounts) reload(ctx context.Context) error {
 	return nil
 }
 
-func readSigners(path string) ([]identity.AllowedSigner, fileStamp, error) {
+func readSigners(path string) ([]sshid.AllowedSigner, fileStamp, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fileStamp{}, fmt.Errorf("accounts: %w", err)
@@ -132,7 +132,7 @@ func readSigners(path string) ([]identity.AllowedSigner, fileStamp, error) {
 	if err != nil {
 		return nil, fileStamp{}, fmt.Errorf("accounts: %w", err)
 	}
-	lines, err := identity.ParseAllowedSigners(f)
+	lines, err := sshid.ParseAllowedSigners(f)
 	if err != nil {
 		return nil, fileStamp{}, fmt.Errorf("accounts: %s: %w", path, err)
 	}
@@ -145,18 +145,18 @@ func readSigners(path string) ([]identity.AllowedSigner, fileStamp, error) {
 }
 
 // checkEnrolment accepts what can be an account: one plain name, a strong key.
-func checkEnrolment(l identity.AllowedSigner) error {
+func checkEnrolment(l sshid.AllowedSigner) error {
 	if len(l.Principals) != 1 || l.Principals[0] == "" || strings.ContainsAny(l.Principals[0], "*?!") {
 		return errors.New("an account is one name without wildcards")
 	}
 	if l.CertAuthority {
 		return errors.New("cert-authority is not supported for accounts: list the keys themselves")
 	}
-	return identity.CheckKey(l.Key)
+	return sshid.CheckKey(l.Key)
 }
 
 // enrol returns the account of each principal, making those that are new.
-func (a *accounts) enrol(ctx context.Context, lines []identity.AllowedSigner) (map[string]account, error) {
+func (a *accounts) enrol(ctx context.Context, lines []sshid.AllowedSigner) (map[string]account, error) {
 	out := map[string]account{}
 	err := a.store.Update(ctx, func(w Writer) error {
 		for _, l := range lines {

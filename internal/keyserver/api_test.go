@@ -19,12 +19,12 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 // rawRequest is a request that a test can spoil after it was signed.
@@ -40,7 +40,7 @@ type rawRequest struct {
 
 func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
 	t.Helper()
-	sig, err := identity.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
+	sig, err := sshid.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
 	if err != nil {
 		t.Fatal(err)
 	}

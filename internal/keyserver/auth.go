@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 var requestNonceRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
@@ -40,7 +40,7 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 		return caller{}, err
 	}
 	msg := keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(), body, unix, nonce)
-	key, err := identity.VerifySSH(keyapi.Namespace, msg, sig)
+	key, err := sshid.VerifySSH(keyapi.Namespace, msg, sig)
 	if err != nil {
 		return caller{}, refuse(keyapi.CodeUnauthorised, "request signature: %w", err)
 	}
@@ -52,7 +52,7 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 	if err := s.replays.use(acc.ID, nonce, now); err != nil {
 		return caller{}, err
 	}
-	return caller{account: acc, key: identity.Fingerprint(key)}, nil
+	return caller{account: acc, key: sshid.Fingerprint(key)}, nil
 }
 
 // checkTime also refuses what was signed before the service started, since

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 const (
@@ -109,7 +109,7 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, accoun
 // checkManifestSignature wants a signature by a key of the requesting account
 // that may sign manifests.
 func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error {
-	key, err := identity.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
+	key, err := sshid.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
 	if err != nil {
 		return refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
 	}

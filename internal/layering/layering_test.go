@@ -20,10 +20,10 @@ var floors = [][]string{
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/container"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier"},
-	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/identity", "internal/keyclient", "internal/source"},
-	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate"},
+	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/source"},
+	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
-	{"internal/fault", "internal/fsx", "internal/harden"},
+	{"internal/fault", "internal/fsx", "internal/harden", "internal/sitecmd"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

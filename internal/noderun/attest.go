@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -43,7 +43,7 @@ func (s serviceKeys) Fetch(ctx context.Context, req KeyRequest) (Grant, error) {
 
 func (s serviceKeys) evidence(req KeyRequest) (keyclient.AttestFunc, error) {
 	if req.Manifest.Verifier.Cluster != "" {
-		return identity.SlurmEvidence(req.Manifest.Verifier, identity.Munge{})
+		return keyclient.SlurmEvidence(req.Manifest.Verifier, munge.Commands{})
 	}
 	token, err := readToken(s.tokensFile, req.NodeID)
 	if err != nil {
@@ -101,11 +101,11 @@ func (s serviceKeys) client(ctx context.Context, m manifest.Manifest) (*keyclien
 
 // keyError gives an error of the clients the meaning that it has here.
 func keyError(err error) error {
-	if v, ok := errors.AsType[*identity.VerifierError](err); ok && v.Busy() {
+	if v, ok := errors.AsType[*keyclient.VerifierError](err); ok && v.Busy() {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	for _, m := range []struct{ from, to error }{
-		{identity.ErrVerifierUnreachable, ErrUnreachable}, // first: it comes wrapped as an attestation error
+		{keyclient.ErrVerifierUnreachable, ErrUnreachable}, // first: it comes wrapped as an attestation error
 		{keyclient.ErrUnavailable, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
 		{keyclient.ErrAttestation, ErrAttestation},

@@ -18,7 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
-	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -320,7 +320,7 @@ func (c NodeCheck) checkRuntime(ctx context.Context) (rt container.Runtime, ok b
 func (c NodeCheck) checkMunge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := (identity.Munge{}).Encode(ctx, fmt.Sprint(os.Geteuid()), []byte("sealbatch doctor")); err != nil {
+	if _, err := (munge.Commands{}).Encode(ctx, fmt.Sprint(os.Geteuid()), []byte("sealbatch doctor")); err != nil {
 		c.Report(ui.Finding{What: "MUNGE", Warn: true, Detail: err.Error(), Fix: "without it, jobs can attest by token only (--tier C)"})
 		return
 	}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -75,8 +74,8 @@ func TestFetchKeysInVain(t *testing.T) {
 		says, hint string
 	}{
 		{keyclient.ErrUnavailable, "no keys yet: " + keyclient.ErrUnavailable.Error(), "the key service at https://keys:1 finds"},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
-		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}, "no munged", "the verifier of cluster box"},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierUnreachable), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
+		{&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}, "no munged", "the verifier of cluster box"},
 	} {
 		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
 			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
@@ -107,11 +106,11 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 	for _, c := range []struct{ from, want error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierUnreachable), ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, identity.ErrVerifierRefused), ErrAttestation},
-		{&identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeTooMany}}, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable}}), ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &identity.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierUnreachable), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierRefused), ErrAttestation},
+		{&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeTooMany}}, ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable}}), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
 		{keyclient.ErrAttestation, ErrAttestation},
 		{keyclient.ErrPolicy, ErrKeyRefused},
 		{keyclient.ErrConflict, ErrKeyRefused},

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -64,7 +64,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := identity.VerifySSH(manifest.NamespaceInfo, b, sig)
+	k, err := sshid.VerifySSH(manifest.NamespaceInfo, b, sig)
 	if err != nil || !bytes.Equal(k.Marshal(), s.d.Signer.PublicKey().Marshal()) {
 		t.Errorf("signature: %v", err)
 	}

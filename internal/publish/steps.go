@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -179,7 +179,7 @@ func (p *publishing) announcement() (*announcement, error) {
 	if err != nil {
 		return nil, err
 	}
-	sig, err := identity.SignSSH(p.Signer, manifest.NamespaceInfo, b)
+	sig, err := sshid.SignSSH(p.Signer, manifest.NamespaceInfo, b)
 	return &announcement{info: b, sig: sig}, err
 }
 

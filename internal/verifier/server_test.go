@@ -18,10 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
-	"github.com/sealbatch/sealbatch/internal/identity/mungetest"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
 )
 
 // serve runs v's server on loopback and returns its URL and authority.
@@ -62,14 +63,14 @@ func TestNodeToVerifier(t *testing.T) {
 	_, uid := mungetest.Credential(t, realm.Host(t, nodeAddress), nil)
 	s.job["UserID"] = fmt.Sprint(uid)
 	c := s.config(t, nil)
-	c.Munge = identity.Munge{Socket: realm.Host(t, "10.77.0.3")}
+	c.Munge = munge.Commands{Socket: realm.Host(t, "10.77.0.3")}
 	v, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	url, ca := serve(t, v)
 	where := manifest.Verifier{Cluster: "box", URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
-	attest, err := identity.SlurmEvidence(where, identity.Munge{MungePath: mungeAs(t, uid), Socket: realm.Host(t, nodeAddress)})
+	attest, err := keyclient.SlurmEvidence(where, munge.Commands{MungePath: mungeAs(t, uid), Socket: realm.Host(t, nodeAddress)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestNodeToVerifier(t *testing.T) {
 		t.Errorf("voucher %+v, %v", got, err)
 	}
 	s.claim.JobID++
-	if _, err := attest(context.Background(), testService, s.claim); !errors.Is(err, identity.ErrVerifierRefused) {
+	if _, err := attest(context.Background(), testService, s.claim); !errors.Is(err, keyclient.ErrVerifierRefused) {
 		t.Errorf("another job: %v", err)
 	}
 	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
@@ -116,7 +117,7 @@ func TestNodesClock(t *testing.T) {
 	realm := mungetest.NewRealm(t)
 	s := newSite(t)
 	c := s.config(t, nil)
-	c.Munge = identity.Munge{Socket: realm.Host(t, "10.77.0.3")}
+	c.Munge = munge.Commands{Socket: realm.Host(t, "10.77.0.3")}
 	v, err := New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -126,12 +127,12 @@ func TestNodesClock(t *testing.T) {
 	for want, ahead := range map[string]time.Duration{
 		"made in the future": time.Hour, "expired": -time.Hour,
 	} {
-		attest, err := identity.SlurmEvidence(where, identity.Munge{Socket: realm.HostWithClock(t, nodeAddress, ahead)})
+		attest, err := keyclient.SlurmEvidence(where, munge.Commands{Socket: realm.HostWithClock(t, nodeAddress, ahead)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = attest(t.Context(), testService, s.claim)
-		if !errors.Is(err, identity.ErrVerifierRefused) || !strings.Contains(err.Error(), "MUNGE refuses the credential: "+want+", or the hosts' clocks differ") ||
+		if !errors.Is(err, keyclient.ErrVerifierRefused) || !strings.Contains(err.Error(), "MUNGE refuses the credential: "+want+", or the hosts' clocks differ") ||
 			!strings.Contains(err.Error(), "compare the node's clock with the verifier's") {
 			t.Errorf("%v ahead: %v", ahead, err)
 		}

@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/gate"
-	"github.com/sealbatch/sealbatch/internal/identity"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -26,10 +27,10 @@ type Config struct {
 	Nodes map[string]netip.Addr
 	// Munge and Squeue reach the site's commands. Squeue.Expand may be nil;
 	// Squeue.SlurmConf should be set.
-	Munge  identity.Munge
-	Squeue identity.Squeue
+	Munge  munge.Commands
+	Squeue slurm.Squeue
 	// LookupUser resolves a uid; nil asks getent and id.
-	LookupUser func(context.Context, uint32) (identity.User, error)
+	LookupUser func(context.Context, uint32) (User, error)
 	// ServiceURL is the key service that nodes may reach through the
 	// verifier, ServiceCA (PEM) what alone vouches for its certificate.
 	// Without a URL nothing is relayed.
@@ -67,7 +68,7 @@ func New(c Config) (*Verifier, error) {
 		c.Squeue.Expand = slurm.ExpandHostlist
 	}
 	if c.LookupUser == nil {
-		c.LookupUser = identity.Users{}.Lookup
+		c.LookupUser = Users{}.Lookup
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -88,7 +89,7 @@ func (v *Verifier) setUpRelay() (err error) {
 		return fmt.Errorf("verifier: the key service's URL %.200q is not https", v.config.ServiceURL)
 	}
 	v.config.ServiceURL = strings.TrimSuffix(v.config.ServiceURL, "/")
-	if v.relay, err = identity.PinnedClient(v.config.ServiceCA, relayTimeout); err != nil {
+	if v.relay, err = keyclient.PinnedClient(v.config.ServiceCA, relayTimeout); err != nil {
 		return fmt.Errorf("verifier: key service: %w", err)
 	}
 	return nil

@@ -21,10 +21,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
-	"github.com/sealbatch/sealbatch/internal/identity/mungetest"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
+	"github.com/sealbatch/sealbatch/slurm"
 )
 
 const (
@@ -41,7 +42,7 @@ type site struct {
 	job    map[string]string // squeue's fields
 	exit   map[string]int    // status of unmunge and squeue
 	stderr string            // of squeue
-	user   identity.User
+	user   User
 	noUser error
 	now    time.Time
 	key    ed25519.PrivateKey
@@ -56,7 +57,7 @@ func newSite(t *testing.T) *site {
 	}
 	s := &site{
 		dir: t.TempDir(), key: key, exit: map[string]int{}, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
-		user: identity.User{Name: "alice", Groups: []string{"alice", "project_1"}},
+		user: User{Name: "alice", Groups: []string{"alice", "project_1"}},
 		munged: []string{"STATUS: 0", "ENCODE_HOST: " + nodeAddress, "ENCODE_TIME: 1795352912", "DECODE_TIME: 1795352912",
 			"TTL: 60", "UID: 2001", "GID: 2001", fmt.Sprintf("UID_RESTRICTION: %d", os.Geteuid())},
 		job: map[string]string{"JobID": "7", "ArrayTaskID": "N/A", "UserID": "2001", "State": "RUNNING", "RestartCnt": "0",
@@ -117,9 +118,9 @@ func (s *site) config(t *testing.T, payload []byte) Config {
 	return Config{
 		Cluster: "box", Key: s.key,
 		Nodes:      map[string]netip.Addr{"cn1": netip.MustParseAddr(nodeAddress), "cn2": netip.MustParseAddr("10.77.0.5"), "cn3": netip.MustParseAddr("10.77.0.6")},
-		Munge:      identity.Munge{UnmungePath: s.command(t, "unmunge", answer, "unmunge: Error")},
-		Squeue:     identity.Squeue{Path: s.command(t, "squeue", s.squeueAnswer(), s.stderr)},
-		LookupUser: func(context.Context, uint32) (identity.User, error) { return s.user, s.noUser },
+		Munge:      munge.Commands{UnmungePath: s.command(t, "unmunge", answer, "unmunge: Error")},
+		Squeue:     slurm.Squeue{Path: s.command(t, "squeue", s.squeueAnswer(), s.stderr)},
+		LookupUser: func(context.Context, uint32) (User, error) { return s.user, s.noUser },
 		Now:        func() time.Time { return s.now },
 		Log:        slog.New(slog.NewTextHandler(&s.log, nil)),
 	}
@@ -159,7 +160,7 @@ func TestVouch(t *testing.T) {
 	s := newSite(t)
 	s.job["ArrayTaskID"], s.claim.ArrayTask = "3", 3
 	s.job["RestartCnt"], s.claim.Restart = "2", 2
-	status, ok, refused := s.ask(t, identity.MungePayload(testService, s.claim))
+	status, ok, refused := s.ask(t, keyapi.MungePayload(testService, s.claim))
 	if status != http.StatusOK {
 		t.Fatalf("refused: %+v\n%s", refused, &s.log)
 	}
@@ -186,7 +187,7 @@ func TestVouchRefuses(t *testing.T) {
 	other := func(change func(*keyapi.Claim)) []byte {
 		c := testClaim()
 		change(&c)
-		return identity.MungePayload(testService, c)
+		return keyapi.MungePayload(testService, c)
 	}
 	for name, c := range map[string]struct {
 		spoil   func(*site)
@@ -215,9 +216,9 @@ func TestVouchRefuses(t *testing.T) {
 		"payload: S":               {payload: other(func(c *keyapi.Claim) { c.S[0]++ }), code: keyapi.CodeAttestation},
 		"payload: job":             {payload: other(func(c *keyapi.Claim) { c.JobID++ }), code: keyapi.CodeAttestation},
 		"payload: manifest":        {payload: other(func(c *keyapi.Claim) { c.Manifest = "sha256:" + strings.Repeat("0b", 32) }), code: keyapi.CodeAttestation},
-		"payload: service":         {payload: identity.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
+		"payload: service":         {payload: keyapi.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
 		"payload: empty":           {payload: []byte{}, code: keyapi.CodeAttestation},
-		"payload: and more":        {payload: append(identity.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
+		"payload: and more":        {payload: append(keyapi.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
 		"job unknown":              {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "slurm_load_jobs error: Invalid job id specified" }, code: keyapi.CodeAttestation},
 		"slurmctld is down":        {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "Unable to contact slurm controller" }, code: keyapi.CodeUnavailable},
 		"job of another id":        {spoil: func(s *site) { s.job["JobID"] = "8" }, code: keyapi.CodeAttestation},
@@ -242,7 +243,7 @@ func TestVouchRefuses(t *testing.T) {
 			}
 			payload := c.payload
 			if payload == nil {
-				payload = identity.MungePayload(testService, s.claim)
+				payload = keyapi.MungePayload(testService, s.claim)
 			}
 			status, _, refused := s.ask(t, payload)
 			if refused.Code != c.code || status != statusOf[c.code] || refused.Message == "" || !strings.Contains(refused.Message, c.says) {
@@ -263,12 +264,12 @@ func TestVouchWithMunge(t *testing.T) {
 	cn1, cn2, login := realm.Host(t, nodeAddress), realm.Host(t, "10.77.0.5"), realm.Host(t, "10.77.0.3")
 	loopback := realm.Host(t, "127.0.1.1")
 	s := newSite(t)
-	payload := identity.MungePayload(testService, s.claim)
+	payload := keyapi.MungePayload(testService, s.claim)
 	restrict := fmt.Sprintf("--restrict-uid=%d", os.Geteuid())
 	cred, uid := mungetest.Credential(t, cn1, payload, restrict, "--ttl=60")
 	s.job["UserID"] = fmt.Sprint(uid)
 	c := s.config(t, nil)
-	c.Munge = identity.Munge{Socket: login}
+	c.Munge = munge.Commands{Socket: login}
 	v, err := New(c)
 	if err != nil {
 		t.Fatal(err)

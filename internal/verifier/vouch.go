@@ -8,8 +8,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/slurm"
 )
 
 // refusal is what a node is told; the log also has the error behind it.
@@ -87,11 +88,11 @@ func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 
 // checkCredential has MUNGE decode the credential and compares all that it
 // says.
-func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (identity.Munged, error) {
+func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (munge.Credential, error) {
 	m, err := v.config.Munge.Decode(ctx, q.Credential)
-	if errors.Is(err, identity.ErrMunge) {
+	if errors.Is(err, munge.ErrRefused) {
 		// Which of its rules MUNGE refuses by is no secret; clocks that differ are the usual one.
-		why := strings.TrimPrefix(err.Error(), identity.ErrMunge.Error())
+		why := strings.TrimPrefix(err.Error(), munge.ErrRefused.Error())
 		return m, deny("MUNGE refuses the credential%s", why).withHint("credentials are good for a minute, once, for the verifier's user: compare the node's clock with the verifier's")
 	}
 	if err != nil {
@@ -101,11 +102,11 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 	switch {
 	case m.RestrictUID != int64(v.uid):
 		return m, deny("the credential is not restricted to the verifier's user")
-	case m.TTL <= 0 || m.TTL > identity.MungeTTL:
-		return m, deny("the credential lives %s, longer than %s", m.TTL, identity.MungeTTL)
+	case m.TTL <= 0 || m.TTL > munge.TTL:
+		return m, deny("the credential lives %s, longer than %s", m.TTL, munge.TTL)
 	case m.UID == 0:
 		return m, deny("the credential was made by root").withHint("jobs run as their users; root gets no key")
-	case !bytes.Equal(m.Payload, identity.MungePayload(q.Service, q.Claim)):
+	case !bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim)):
 		return m, deny("the credential covers another claim")
 	case !usable(m.Host):
 		return m, deny("MUNGE calls the node %s, which every host may call itself", m.Host).
@@ -117,9 +118,9 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 }
 
 // checkJob asks slurmctld whether uid's job runs on the claimed node.
-func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (identity.SlurmJobInfo, error) {
-	j, err := identity.SlurmJob(ctx, v.config.Squeue, c.JobID)
-	if errors.Is(err, identity.ErrNoJob) {
+func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (slurm.JobInfo, error) {
+	j, err := v.config.Squeue.Job(ctx, c.JobID)
+	if errors.Is(err, slurm.ErrNoJob) {
 		return j, deny("Slurm does not know job %d", c.JobID).
 			withHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
 	}

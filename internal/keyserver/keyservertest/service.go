@@ -22,11 +22,11 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/internal/identity"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 // Options shape a service; the zero value is useful.
@@ -315,7 +315,7 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 // Sign makes the submitter's signature over a manifest's bytes.
 func Sign(t testing.TB, signer ssh.Signer, namespace string, b []byte) []byte {
 	t.Helper()
-	sig, err := identity.SignSSH(signer, namespace, b)
+	sig, err := sshid.SignSSH(signer, namespace, b)
 	if err != nil {
 		t.Fatal(err)
 	}

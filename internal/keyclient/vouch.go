@@ -1,4 +1,4 @@
-package identity
+package keyclient
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/munge"
 )
 
 // ErrVerifierUnreachable says that the cluster's verifier gave no answer, or
@@ -49,7 +50,7 @@ func (e *VerifierError) Busy() bool {
 }
 
 const (
-	maxAnswer      = 64 << 10
+	maxVoucher     = 64 << 10
 	verifierPause  = 500 * time.Millisecond // before the second attempt; doubles
 	verifierTries  = 4
 	verifierAnswer = 20 * time.Second
@@ -59,9 +60,9 @@ const (
 // proves claims by a MUNGE credential for which v, the cluster's verifier,
 // gives a voucher, within keyapi.NonceTTL. A verifier that is busy or does not
 // answer is asked again, with a new credential each time since MUNGE accepts
-// none twice. Errors wrap ErrCommand (MUNGE), ErrVerifierUnreachable or
+// none twice. Errors wrap sitecmd.ErrFailed (MUNGE), ErrVerifierUnreachable or
 // ErrVerifierRefused.
-func SlurmEvidence(v manifest.Verifier, m Munge) (func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error), error) {
+func SlurmEvidence(v manifest.Verifier, m munge.Commands) (func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error), error) {
 	client, err := PinnedClient(v.CA, verifierAnswer)
 	if err != nil {
 		return nil, fmt.Errorf("verifier of cluster %.80q: %w", v.Cluster, err)
@@ -70,7 +71,7 @@ func SlurmEvidence(v manifest.Verifier, m Munge) (func(ctx context.Context, serv
 	return func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error) {
 		pause := verifierPause
 		for try := 1; ; try++ {
-			cred, err := m.Encode(ctx, v.MungeUser, MungePayload(serviceID, claim))
+			cred, err := m.Encode(ctx, v.MungeUser, keyapi.MungePayload(serviceID, claim))
 			if err != nil {
 				return keyapi.Evidence{}, err
 			}
@@ -134,9 +135,9 @@ func vouch(ctx context.Context, client *http.Client, url string, v keyapi.VouchR
 		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil || len(b) > maxAnswer {
-		return "", fmt.Errorf("%w: its answer (%s) was cut or is larger than %d bytes", ErrVerifierUnreachable, resp.Status, maxAnswer)
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxVoucher+1))
+	if err != nil || len(b) > maxVoucher {
+		return "", fmt.Errorf("%w: its answer (%s) was cut or is larger than %d bytes", ErrVerifierUnreachable, resp.Status, maxVoucher)
 	}
 	if resp.StatusCode != http.StatusOK {
 		refused := &VerifierError{Status: resp.StatusCode}

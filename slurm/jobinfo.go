@@ -1,4 +1,4 @@
-package identity
+package slurm
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
 // ErrNoJob says that slurmctld does not know the job (any more), or hides it
@@ -25,8 +27,8 @@ type Squeue struct {
 	Expand func(string) ([]string, error)
 }
 
-// SlurmJobInfo is what slurmctld says of one job.
-type SlurmJobInfo struct {
+// JobInfo is what slurmctld says of one job.
+type JobInfo struct {
 	JobID     uint32
 	ArrayTask int64 // -1 outside arrays
 	UID       uint32
@@ -71,9 +73,9 @@ const (
 // its first task, squeue lists every task: some 1000 fit.
 const maxSqueueOutput = 64 << 20
 
-// SlurmJob asks slurmctld for one job, in any state it still remembers.
-// Errors wrap ErrNoJob or ErrCommand.
-func SlurmJob(ctx context.Context, q Squeue, jobID uint32) (SlurmJobInfo, error) {
+// Job asks slurmctld for one job, in any state it still remembers.
+// Errors wrap ErrNoJob or sitecmd.ErrFailed.
+func (q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {
 	var format []string
 	for _, f := range squeueFields {
 		format = append(format, fmt.Sprintf("%s:.%d", f.name, f.width))
@@ -82,25 +84,25 @@ func SlurmJob(ctx context.Context, q Squeue, jobID uint32) (SlurmJobInfo, error)
 	if q.SlurmConf != "" {
 		env = append(env, "SLURM_CONF="+q.SlurmConf)
 	}
-	out, err := command{
-		path: q.Path, name: "squeue", env: env, max: maxSqueueOutput,
-		args: []string{"--noheader", "--states=all", "--jobs=" + strconv.FormatUint(uint64(jobID), 10),
+	out, err := sitecmd.Command{
+		Path: q.Path, Name: "squeue", Env: env, MaxOutput: maxSqueueOutput,
+		Args: []string{"--noheader", "--states=all", "--jobs=" + strconv.FormatUint(uint64(jobID), 10),
 			"--Format=" + strings.Join(format, ",")},
-	}.run(ctx)
+	}.Run(ctx)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && strings.Contains(err.Error(), "Invalid job id") {
-		return SlurmJobInfo{}, fmt.Errorf("%w: %d", ErrNoJob, jobID)
+		return JobInfo{}, fmt.Errorf("%w: %d", ErrNoJob, jobID)
 	}
 	if err != nil {
-		return SlurmJobInfo{}, fmt.Errorf("ask Slurm for job %d: %w", jobID, err)
+		return JobInfo{}, fmt.Errorf("ask Slurm for job %d: %w", jobID, err)
 	}
 	r, err := findRecord(out, jobID)
 	if err != nil {
-		return SlurmJobInfo{}, err
+		return JobInfo{}, err
 	}
 	j, err := q.parseRecord(r)
 	if err != nil {
-		return SlurmJobInfo{}, fmt.Errorf("%w: output of squeue for job %d: %w", ErrCommand, jobID, err)
+		return JobInfo{}, fmt.Errorf("%w: output of squeue for job %d: %w", sitecmd.ErrFailed, jobID, err)
 	}
 	return j, nil
 }
@@ -112,12 +114,12 @@ func findRecord(b []byte, jobID uint32) ([]string, error) {
 		size += f.width
 	}
 	if len(b)%size != 0 {
-		return nil, fmt.Errorf("%w: squeue wrote %d bytes, not records of %d", ErrCommand, len(b), size)
+		return nil, fmt.Errorf("%w: squeue wrote %d bytes, not records of %d", sitecmd.ErrFailed, len(b), size)
 	}
 	var found []string
 	for r := range slices.Chunk(b, size) {
 		if r[size-1] != '\n' {
-			return nil, fmt.Errorf("%w: a record of squeue does not end its line", ErrCommand)
+			return nil, fmt.Errorf("%w: a record of squeue does not end its line", sitecmd.ErrFailed)
 		}
 		var values []string
 		for _, f := range squeueFields {
@@ -128,7 +130,7 @@ func findRecord(b []byte, jobID uint32) ([]string, error) {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("%w: squeue lists job %d twice", ErrCommand, jobID)
+			return nil, fmt.Errorf("%w: squeue lists job %d twice", sitecmd.ErrFailed, jobID)
 		}
 		found = values
 	}
@@ -138,7 +140,7 @@ func findRecord(b []byte, jobID uint32) ([]string, error) {
 	return found, nil
 }
 
-func (q Squeue) parseRecord(r []string) (j SlurmJobInfo, err error) {
+func (q Squeue) parseRecord(r []string) (j JobInfo, err error) {
 	for i, v := range r {
 		f := squeueFields[i]
 		if v[0] != ' ' {
@@ -158,7 +160,7 @@ func (q Squeue) parseRecord(r []string) (j SlurmJobInfo, err error) {
 		}
 		return uint32(n)
 	}
-	j = SlurmJobInfo{JobID: number(fieldJobID), UID: number(fieldUser), Restart: number(fieldRestart), ArrayTask: -1,
+	j = JobInfo{JobID: number(fieldJobID), UID: number(fieldUser), Restart: number(fieldRestart), ArrayTask: -1,
 		State: r[fieldState], Account: r[fieldAccount], Partition: r[fieldPartition]}
 	if r[fieldArrayTask] != "N/A" {
 		j.ArrayTask = int64(number(fieldArrayTask))

@@ -1,4 +1,4 @@
-package identity
+package slurm
 
 import (
 	"context"
@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
+	"github.com/sealbatch/sealbatch/internal/sitecmd/sitecmdtest"
 )
 
 // record renders values as squeue does: right-justified in the field's width
@@ -38,7 +41,7 @@ func fakeSqueue(t *testing.T, out string) Squeue {
 		t.Fatal(err)
 	}
 	return Squeue{
-		Path:      script(t, `[ "$SLURM_CONF" = /pinned/slurm.conf ] && [ "$3" = --jobs=7 ] && [ "$#" = 4 ] || exit 3; exec cat `+answer),
+		Path:      sitecmdtest.Script(t, `[ "$SLURM_CONF" = /pinned/slurm.conf ] && [ "$3" = --jobs=7 ] && [ "$#" = 4 ] || exit 3; exec cat `+answer),
 		SlurmConf: "/pinned/slurm.conf",
 		Expand: func(s string) ([]string, error) {
 			if s == "cn[1-2]" {
@@ -49,9 +52,9 @@ func fakeSqueue(t *testing.T, out string) Squeue {
 	}
 }
 
-func TestSlurmJob(t *testing.T) {
+func TestSqueueJob(t *testing.T) {
 	t.Parallel()
-	want := SlurmJobInfo{JobID: 7, ArrayTask: -1, UID: 2001, State: "RUNNING", Nodes: []string{"cn1", "cn2"},
+	want := JobInfo{JobID: 7, ArrayTask: -1, UID: 2001, State: "RUNNING", Nodes: []string{"cn1", "cn2"},
 		Account: "project_1", Partition: "standard", SubmitTime: time.Date(2026, 11, 22, 13, 10, 50, 0, time.UTC)}
 	task := want
 	task.ArrayTask, task.Restart, task.Account = 3, 2, ""
@@ -59,21 +62,21 @@ func TestSlurmJob(t *testing.T) {
 	pending.State, pending.Nodes, pending.Account = "PENDING", nil, "ünï x"
 	for name, c := range map[string]struct {
 		out  string
-		want SlurmJobInfo
+		want JobInfo
 	}{
 		"running": {running(nil), want},
 		"array": {running(map[int]string{fieldJobID: "8", fieldArrayTask: "4"}) +
 			running(map[int]string{fieldArrayTask: "3", fieldRestart: "2", fieldAccount: "(null)"}), task},
 		"pending": {running(map[int]string{fieldState: "PENDING", fieldNodes: "", fieldAccount: "ünï x"}), pending},
 	} {
-		got, err := SlurmJob(context.Background(), fakeSqueue(t, c.out), 7)
+		got, err := fakeSqueue(t, c.out).Job(context.Background(), 7)
 		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, %v\nwant %+v", name, got, err, c.want)
 		}
 	}
 }
 
-func TestSlurmJobRefuses(t *testing.T) {
+func TestSqueueJobRefuses(t *testing.T) {
 	t.Parallel()
 	// A line that would be a perfect record, were the field wide enough.
 	forged := "x\n" + strings.TrimSpace(running(map[int]string{fieldUser: "0"}))
@@ -93,21 +96,21 @@ func TestSlurmJobRefuses(t *testing.T) {
 		"restart":           running(map[int]string{fieldRestart: "-1"}),
 		"time":              running(map[int]string{fieldSubmit: "Unknown"}),
 	} {
-		if j, err := SlurmJob(context.Background(), fakeSqueue(t, out), 7); !errors.Is(err, ErrCommand) {
-			t.Errorf("%s: got %+v, %v, want ErrCommand", name, j, err)
+		if j, err := fakeSqueue(t, out).Job(context.Background(), 7); !errors.Is(err, sitecmd.ErrFailed) {
+			t.Errorf("%s: got %+v, %v, want sitecmd.ErrFailed", name, j, err)
 		}
 	}
 	for name, q := range map[string]Squeue{
 		"empty answer":    fakeSqueue(t, ""),
 		"other jobs only": fakeSqueue(t, running(map[int]string{fieldJobID: "70"})),
-		"unknown":         {Path: script(t, "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")},
+		"unknown":         {Path: sitecmdtest.Script(t, "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")},
 	} {
-		if _, err := SlurmJob(context.Background(), q, 7); !errors.Is(err, ErrNoJob) {
+		if _, err := q.Job(context.Background(), 7); !errors.Is(err, ErrNoJob) {
 			t.Errorf("%s: got %v, want ErrNoJob", name, err)
 		}
 	}
-	down := Squeue{Path: script(t, "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")}
-	if _, err := SlurmJob(context.Background(), down, 7); !errors.Is(err, ErrCommand) || errors.Is(err, ErrNoJob) {
+	down := Squeue{Path: sitecmdtest.Script(t, "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")}
+	if _, err := down.Job(context.Background(), 7); !errors.Is(err, sitecmd.ErrFailed) || errors.Is(err, ErrNoJob) {
 		t.Errorf("slurmctld is down: %v", err)
 	}
 }
@@ -124,35 +127,4 @@ func FuzzSqueueRecord(f *testing.F) {
 			t.Errorf("got %+v", j)
 		}
 	})
-}
-
-func TestUsers(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	getent := script(t, `[ "$*" = "passwd 2001" ] && echo "alice:x:2001:2001:Alice:/home/alice:/bin/sh"`)
-	id := script(t, `[ "$*" = "--groups --name --zero -- alice" ] && printf 'alice\0project_1\0domain users\0'`)
-	got, err := Users{getent, id}.Lookup(ctx, 2001)
-	if want := (User{"alice", []string{"alice", "project_1"}}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	// The machine's own database, through the real commands.
-	if got, err := (Users{}).Lookup(ctx, 0); err != nil || got.Name != "root" || len(got.Groups) == 0 || got.Groups[0] != "root" {
-		t.Errorf("root: %+v, %v", got, err)
-	}
-	if _, err := (Users{}).Lookup(ctx, 4294967290); !errors.Is(err, ErrCommand) {
-		t.Errorf("unknown uid: %v", err)
-	}
-	for name, u := range map[string]Users{
-		"another uid":    {script(t, `echo "alice:x:2002:1::/:"`), id},
-		"two lines":      {script(t, `printf 'alice:x:2001:1::/:\nbob:x:2001:1::/:\n'`), id},
-		"a short line":   {script(t, `echo alice:x:2001`), id},
-		"an odd name":    {script(t, `echo "-x:x:2001:1::/:"`), id},
-		"no answer":      {script(t, `exit 2`), id},
-		"groups cut":     {getent, script(t, `printf 'alice\0proj'`)},
-		"groups unknown": {getent, script(t, `printf 'alice\0'; exit 1`)},
-	} {
-		if got, err := u.Lookup(ctx, 2001); !errors.Is(err, ErrCommand) {
-			t.Errorf("%s: got %+v, %v, want ErrCommand", name, got, err)
-		}
-	}
 }

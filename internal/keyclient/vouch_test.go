@@ -1,4 +1,4 @@
-package identity
+package keyclient
 
 import (
 	"context"
@@ -20,7 +20,15 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
+	"github.com/sealbatch/sealbatch/internal/sitecmd/sitecmdtest"
 )
+
+func testClaim() keyapi.Claim {
+	return keyapi.Claim{Manifest: "sha256:" + strings.Repeat("0a", 32), Cluster: "box", JobID: 7, ArrayTask: -1, Node: "cn1",
+		Nonce: make([]byte, keyapi.NonceSize), E: make([]byte, keyapi.PublicKeyE), S: make([]byte, 32)}
+}
 
 // fakeVerifier serves h over TLS and returns how to reach it.
 func fakeVerifier(t *testing.T, h http.HandlerFunc) manifest.Verifier {
@@ -34,12 +42,12 @@ func fakeVerifier(t *testing.T, h http.HandlerFunc) manifest.Verifier {
 }
 
 // fakeMunge prints a credential that holds its standard input.
-func fakeMunge(t *testing.T) Munge {
-	return Munge{MungePath: script(t, `[ "$1" = --restrict-uid=sealbatch ] && [ "$2" = --ttl=60 ] || exit 3
+func fakeMunge(t *testing.T) munge.Commands {
+	return munge.Commands{MungePath: sitecmdtest.Script(t, `[ "$1" = --restrict-uid=sealbatch ] && [ "$2" = --ttl=60 ] || exit 3
 printf 'MUNGE:%s:\n' "$(base64 -w0)"`)}
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+func reply(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(v)
 }
@@ -49,16 +57,16 @@ func TestSlurmEvidence(t *testing.T) {
 	var calls atomic.Int32
 	v := fakeVerifier(t, func(w http.ResponseWriter, r *http.Request) {
 		if calls.Add(1) == 1 {
-			answer(w, http.StatusTooManyRequests, keyapi.Error{Code: keyapi.CodeTooMany, Message: "busy"})
+			reply(w, http.StatusTooManyRequests, keyapi.Error{Code: keyapi.CodeTooMany, Message: "busy"})
 			return
 		}
 		b, err := io.ReadAll(r.Body)
 		var q keyapi.VouchRequest
 		if err != nil || keyapi.Decode(b, &q) != nil || r.URL.Path != "/v1/vouch" || r.Method != http.MethodPost || r.TLS.Version != tls.VersionTLS13 {
-			answer(w, http.StatusBadRequest, keyapi.Error{Code: keyapi.CodeBadRequest})
+			reply(w, http.StatusBadRequest, keyapi.Error{Code: keyapi.CodeBadRequest})
 			return
 		}
-		answer(w, http.StatusOK, keyapi.VouchResponse{Voucher: q.Service + " " + q.Credential})
+		reply(w, http.StatusOK, keyapi.VouchResponse{Voucher: q.Service + " " + q.Credential})
 	})
 	f, err := SlurmEvidence(v, fakeMunge(t))
 	if err != nil {
@@ -73,7 +81,7 @@ func TestSlurmEvidence(t *testing.T) {
 func TestSlurmEvidenceErrors(t *testing.T) {
 	t.Parallel()
 	refuse := func(status int, e keyapi.Error) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) { answer(w, status, e) }
+		return func(w http.ResponseWriter, _ *http.Request) { reply(w, status, e) }
 	}
 	refused := fakeVerifier(t, refuse(http.StatusForbidden, keyapi.Error{Code: keyapi.CodeAttestation, Message: "not running", Hint: "wait"}))
 	f, err := SlurmEvidence(refused, fakeMunge(t))
@@ -86,14 +94,14 @@ func TestSlurmEvidenceErrors(t *testing.T) {
 		!strings.Contains(err.Error(), "not running") || !strings.Contains(err.Error(), "wait") {
 		t.Errorf("refusal: %v", err)
 	}
-	if _, err := SlurmEvidence(manifest.Verifier{URL: refused.URL}, Munge{}); err == nil {
+	if _, err := SlurmEvidence(manifest.Verifier{URL: refused.URL}, munge.Commands{}); err == nil {
 		t.Error("a verifier without a CA passed")
 	}
-	broken, err := SlurmEvidence(refused, Munge{MungePath: script(t, "exit 1")})
+	broken, err := SlurmEvidence(refused, munge.Commands{MungePath: sitecmdtest.Script(t, "exit 1")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := broken(context.Background(), "keys", testClaim()); !errors.Is(err, ErrCommand) {
+	if _, err := broken(context.Background(), "keys", testClaim()); !errors.Is(err, sitecmd.ErrFailed) {
 		t.Errorf("MUNGE fails: %v", err)
 	}
 }
@@ -101,16 +109,16 @@ func TestSlurmEvidenceErrors(t *testing.T) {
 // TestVerifierUntrustworthy asks each server once, without the pauses between attempts.
 func TestVerifierUntrustworthy(t *testing.T) {
 	t.Parallel()
-	redirected := fakeVerifier(t, func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, keyapi.VouchResponse{Voucher: "x"}) })
+	redirected := fakeVerifier(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, keyapi.VouchResponse{Voucher: "x"}) })
 	for name, h := range map[string]http.HandlerFunc{
 		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, redirected.URL+"/v1/vouch", http.StatusTemporaryRedirect)
 		},
 		"no JSON":           func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") },
-		"no voucher":        func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, keyapi.VouchResponse{}) },
+		"no voucher":        func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, keyapi.VouchResponse{}) },
 		"unknown field":     func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"voucher":"x","more":1}`) },
 		"HTML error":        func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) },
-		"endless":           func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat(" ", maxAnswer+1)) },
+		"endless":           func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat(" ", maxVoucher+1)) },
 		"connection is cut": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
 		v := fakeVerifier(t, h)

@@ -1,9 +1,10 @@
-package identity
+// Package munge makes and checks MUNGE credentials through the site's commands
+// munge and unmunge.
+package munge
 
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,45 +14,38 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
-// MungeTTL is the life of a credential. The verifier accepts no longer one.
-const MungeTTL = 60 * time.Second
+// TTL is the life of a credential. The verifier accepts no longer one.
+const TTL = 60 * time.Second
 
 const (
 	maxPayload    = 4 << 10
 	maxCredential = 16 << 10
 )
 
-// ErrMunge says that MUNGE refused a credential: damaged, expired, replayed
+// ErrRefused says that MUNGE refused a credential: damaged, expired, replayed
 // on this host, or meant for another user.
-var ErrMunge = errors.New("MUNGE credential refused")
+var ErrRefused = errors.New("MUNGE credential refused")
 
-// Munge says how MUNGE's commands are reached. The zero value looks in the
+// Commands say how MUNGE's commands are reached. The zero value looks in the
 // usual directories and uses munged's usual socket.
-type Munge struct {
+type Commands struct {
 	MungePath, UnmungePath string // absolute
 	Socket                 string // munged's; empty for the default
 }
 
-// MungePayload is the text that a node puts into its credential: the claim's
-// digest, 83 bytes in all.
-func MungePayload(service string, c keyapi.Claim) []byte {
-	d := keyapi.ClaimDigest(service, c)
-	return []byte(keyapi.MungePrefix + " " + hex.EncodeToString(d[:]))
-}
-
 // Encode returns a credential over payload that only restrictUser (a name or
-// a number) can decode, within MungeTTL.
-func (m Munge) Encode(ctx context.Context, restrictUser string, payload []byte) (string, error) {
+// a number) can decode, within TTL.
+func (m Commands) Encode(ctx context.Context, restrictUser string, payload []byte) (string, error) {
 	if restrictUser == "" {
-		return "", fmt.Errorf("%w: no user to restrict the credential to", ErrCommand)
+		return "", fmt.Errorf("%w: no user to restrict the credential to", sitecmd.ErrFailed)
 	}
-	out, err := command{
-		path: m.MungePath, name: "munge", stdin: payload, max: maxCredential,
-		args: m.withSocket("--restrict-uid="+restrictUser, "--ttl="+strconv.Itoa(int(MungeTTL/time.Second))),
-	}.run(ctx)
+	out, err := sitecmd.Command{
+		Path: m.MungePath, Name: "munge", Stdin: payload, MaxOutput: maxCredential,
+		Args: m.withSocket("--restrict-uid="+restrictUser, "--ttl="+strconv.Itoa(int(TTL/time.Second))),
+	}.Run(ctx)
 	if err != nil {
 		return "", fmt.Errorf("make a MUNGE credential for user %.80q: %w", restrictUser, err)
 	}
@@ -59,8 +53,8 @@ func (m Munge) Encode(ctx context.Context, restrictUser string, payload []byte) 
 	return cred, validCredential(cred)
 }
 
-// Munged is what a credential says once MUNGE has vouched for it.
-type Munged struct {
+// Credential is what a credential says once MUNGE has vouched for it.
+type Credential struct {
 	Payload          []byte
 	UID, GID         uint32     // of the process that made it
 	Host             netip.Addr // of its munged, IPv4
@@ -71,28 +65,28 @@ type Munged struct {
 
 // Decode has MUNGE check a credential. The result only counts without an
 // error: unmunge prints the payload of a replayed credential, too. Errors
-// wrap ErrMunge for a refused credential, else ErrCommand.
-func (m Munge) Decode(ctx context.Context, credential string) (Munged, error) {
+// wrap ErrRefused for a refused credential, else sitecmd.ErrFailed.
+func (m Commands) Decode(ctx context.Context, credential string) (Credential, error) {
 	if err := validCredential(credential); err != nil {
-		return Munged{}, err
+		return Credential{}, err
 	}
-	out, err := command{
-		path: m.UnmungePath, name: "unmunge", stdin: []byte(credential), max: maxPayload + maxCredential,
-		args: m.withSocket("--numeric", "--keys="+strings.Join(mungeKeys, ",")),
-	}.run(ctx)
+	out, err := sitecmd.Command{
+		Path: m.UnmungePath, Name: "unmunge", Stdin: []byte(credential), MaxOutput: maxPayload + maxCredential,
+		Args: m.withSocket("--numeric", "--keys="+strings.Join(mungeKeys, ",")),
+	}.Run(ctx)
 	var exit *exec.ExitError
 	// munge_err_t: up to 7 (EMUNGE_TIMEOUT) the fault is MUNGE's or ours,
 	// beyond it the credential's.
 	if errors.As(err, &exit) && exit.ExitCode() > 7 {
 		code := exit.ExitCode()
-		return Munged{}, fmt.Errorf("%w: %s (MUNGE status %d)", ErrMunge, cmp.Or(mungeReasons[code], "not valid"), code)
+		return Credential{}, fmt.Errorf("%w: %s (MUNGE status %d)", ErrRefused, cmp.Or(mungeReasons[code], "not valid"), code)
 	}
 	if err != nil {
-		return Munged{}, fmt.Errorf("decode a MUNGE credential: %w", err)
+		return Credential{}, fmt.Errorf("decode a MUNGE credential: %w", err)
 	}
-	d, err := parseMunged(string(out))
+	d, err := parseCredential(string(out))
 	if err != nil {
-		return Munged{}, fmt.Errorf("%w: output of unmunge: %v", ErrCommand, err)
+		return Credential{}, fmt.Errorf("%w: output of unmunge: %v", sitecmd.ErrFailed, err)
 	}
 	return d, nil
 }
@@ -106,7 +100,7 @@ var mungeReasons = map[int]string{
 	18: "made for another user",
 }
 
-func (m Munge) withSocket(args ...string) []string {
+func (m Commands) withSocket(args ...string) []string {
 	if m.Socket != "" {
 		args = append(args, "--socket="+m.Socket)
 	}
@@ -117,7 +111,7 @@ var credentialRE = regexp.MustCompile(`^MUNGE:[A-Za-z0-9+/]+={0,2}:$`)
 
 func validCredential(s string) error {
 	if len(s) > maxCredential || !credentialRE.MatchString(s) {
-		return fmt.Errorf("%w: not a credential", ErrMunge)
+		return fmt.Errorf("%w: not a credential", ErrRefused)
 	}
 	return nil
 }
@@ -126,13 +120,13 @@ func validCredential(s string) error {
 // UID_RESTRICTION is left out where there is none.
 var mungeKeys = []string{"STATUS", "ENCODE_HOST", "ENCODE_TIME", "DECODE_TIME", "TTL", "UID", "GID", "UID_RESTRICTION", "LENGTH"}
 
-// parseMunged reads "KEY: value" lines up to the first empty one, and the
+// parseCredential reads "KEY: value" lines up to the first empty one, and the
 // payload, which is exactly LENGTH bytes. Nothing of the payload is ever read
 // as a line.
-func parseMunged(s string) (Munged, error) {
+func parseCredential(s string) (Credential, error) {
 	head, payload, ok := strings.Cut(s, "\n\n")
 	if !ok {
-		return Munged{}, errors.New("no end of the header")
+		return Credential{}, errors.New("no end of the header")
 	}
 	values := map[string]string{}
 	next := 0
@@ -142,36 +136,36 @@ func parseMunged(s string) (Munged, error) {
 			next++
 		}
 		if next == len(mungeKeys) || key != mungeKeys[next] {
-			return Munged{}, fmt.Errorf("line %.60q is not expected", line)
+			return Credential{}, fmt.Errorf("line %.60q is not expected", line)
 		}
 		next++
 		values[key] = strings.Trim(value, " ")
 	}
 	if next != len(mungeKeys) || values["STATUS"] != "0" {
-		return Munged{}, errors.New("header is cut, or its status is not 0")
+		return Credential{}, errors.New("header is cut, or its status is not 0")
 	}
-	return mungedFrom(values, payload)
+	return credentialFrom(values, payload)
 }
 
-func mungedFrom(values map[string]string, payload string) (Munged, error) {
+func credentialFrom(values map[string]string, payload string) (Credential, error) {
 	numbers := map[string]int64{"UID_RESTRICTION": -1}
 	for _, k := range mungeKeys {
 		if v, ok := values[k]; ok && k != "ENCODE_HOST" {
 			n, err := strconv.ParseUint(v, 10, 32)
 			if err != nil {
-				return Munged{}, fmt.Errorf("%s is %.40q", k, v)
+				return Credential{}, fmt.Errorf("%s is %.40q", k, v)
 			}
 			numbers[k] = int64(n)
 		}
 	}
 	host, err := netip.ParseAddr(values["ENCODE_HOST"])
 	if err != nil || !host.Is4() {
-		return Munged{}, fmt.Errorf("ENCODE_HOST is %.60q", values["ENCODE_HOST"])
+		return Credential{}, fmt.Errorf("ENCODE_HOST is %.60q", values["ENCODE_HOST"])
 	}
 	if int64(len(payload)) != numbers["LENGTH"] || len(payload) > maxPayload {
-		return Munged{}, fmt.Errorf("payload of %d bytes where %d are said", len(payload), numbers["LENGTH"])
+		return Credential{}, fmt.Errorf("payload of %d bytes where %d are said", len(payload), numbers["LENGTH"])
 	}
-	return Munged{
+	return Credential{
 		Payload: []byte(payload), UID: uint32(numbers["UID"]), GID: uint32(numbers["GID"]), Host: host,
 		TTL:     time.Duration(numbers["TTL"]) * time.Second,
 		Encoded: time.Unix(numbers["ENCODE_TIME"], 0), Decoded: time.Unix(numbers["DECODE_TIME"], 0),

@@ -1,4 +1,4 @@
-package identity
+package munge
 
 import (
 	"bytes"
@@ -9,41 +9,23 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/identity/mungetest"
-	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
+	"github.com/sealbatch/sealbatch/internal/sitecmd/sitecmdtest"
 )
-
-func testClaim() keyapi.Claim {
-	return keyapi.Claim{Manifest: "sha256:" + strings.Repeat("0a", 32), Cluster: "box", JobID: 7, ArrayTask: -1, Node: "cn1",
-		Nonce: make([]byte, keyapi.NonceSize), E: make([]byte, keyapi.PublicKeyE), S: make([]byte, 32)}
-}
-
-// script writes an executable shell script.
-func script(t *testing.T, body string) string {
-	t.Helper()
-	p := filepath.Join(t.TempDir(), "command")
-	// A process that another test forks meanwhile must not hold it open for writing.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	if err := os.WriteFile(p, []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
 
 // TestMunge uses real munged daemons, as on two hosts of a cluster.
 func TestMunge(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	realm := mungetest.NewRealm(t)
-	node := Munge{Socket: realm.Host(t, "10.77.0.4")}
-	verifier := Munge{Socket: realm.Host(t, "10.77.0.3")}
+	node := Commands{Socket: realm.Host(t, "10.77.0.4")}
+	verifier := Commands{Socket: realm.Host(t, "10.77.0.3")}
 	me := os.Geteuid()
-	payload := MungePayload("keys", testClaim())
+	payload := []byte("sealbatch-munge-v1 " + strings.Repeat("0a", 32))
 
 	cred, err := node.Encode(ctx, strconv.Itoa(me), payload)
 	if err != nil {
@@ -54,13 +36,13 @@ func TestMunge(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got.Payload, payload) || got.UID != uint32(me) || got.GID != uint32(os.Getegid()) ||
-		got.Host != netip.MustParseAddr("10.77.0.4") || got.TTL != MungeTTL || got.RestrictUID != int64(me) {
+		got.Host != netip.MustParseAddr("10.77.0.4") || got.TTL != TTL || got.RestrictUID != int64(me) {
 		t.Errorf("got %+v", got)
 	}
 	if age := time.Since(got.Encoded); age < -time.Second || age > time.Minute || got.Decoded.Before(got.Encoded) {
 		t.Errorf("encoded %v, decoded %v", got.Encoded, got.Decoded)
 	}
-	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrMunge) || got.Payload != nil || !strings.Contains(err.Error(), "used before") {
+	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrRefused) || got.Payload != nil || !strings.Contains(err.Error(), "used before") {
 		t.Errorf("replayed on the same host: %+v, %v", got, err)
 	}
 	// MUNGE's cache is per host: this is why the service's nonce matters.
@@ -69,7 +51,7 @@ func TestMunge(t *testing.T) {
 	}
 
 	restricted, uid := mungetest.Credential(t, node.Socket, payload, "--restrict-uid=12345")
-	if _, err := verifier.Decode(ctx, restricted); !errors.Is(err, ErrMunge) || !strings.Contains(err.Error(), "another user") {
+	if _, err := verifier.Decode(ctx, restricted); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "another user") {
 		t.Errorf("restricted to another user: %v", err)
 	}
 	free, _ := mungetest.Credential(t, node.Socket, []byte("a\nUID: 0\n\nx\n"), "--ttl=120")
@@ -78,15 +60,15 @@ func TestMunge(t *testing.T) {
 		t.Errorf("unrestricted: %+v, %v", got, err)
 	}
 	foreign, _ := mungetest.Credential(t, mungetest.NewRealm(t).Host(t, "10.77.0.4"), payload)
-	if _, err := verifier.Decode(ctx, foreign); !errors.Is(err, ErrMunge) || !strings.Contains(err.Error(), "another realm") {
+	if _, err := verifier.Decode(ctx, foreign); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "another realm") {
 		t.Errorf("of another realm: %v", err)
 	}
 	for name, bad := range map[string]string{
 		"empty": "", "not a credential": "hello", "cut": cred[:len(cred)-1], "two": cred + "\n" + cred,
 		"altered": cred[:40] + "AAAA" + cred[44:], "too large": "MUNGE:" + strings.Repeat("A", maxCredential) + ":",
 	} {
-		if _, err := verifier.Decode(ctx, bad); !errors.Is(err, ErrMunge) {
-			t.Errorf("%s: got %v, want ErrMunge", name, err)
+		if _, err := verifier.Decode(ctx, bad); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: got %v, want ErrRefused", name, err)
 		}
 	}
 }
@@ -95,52 +77,39 @@ func TestMungeFails(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	none := filepath.Join(t.TempDir(), "none")
-	if _, err := (Munge{Socket: none}).Encode(ctx, "root", []byte("x")); !errors.Is(err, ErrCommand) || !strings.Contains(err.Error(), none) {
+	if _, err := (Commands{Socket: none}).Encode(ctx, "root", []byte("x")); !errors.Is(err, sitecmd.ErrFailed) || !strings.Contains(err.Error(), none) {
 		t.Errorf("no munged: %v", err)
 	}
-	if _, err := (Munge{Socket: none}).Decode(ctx, "MUNGE:AAAA:"); !errors.Is(err, ErrCommand) || errors.Is(err, ErrMunge) {
+	if _, err := (Commands{Socket: none}).Decode(ctx, "MUNGE:AAAA:"); !errors.Is(err, sitecmd.ErrFailed) || errors.Is(err, ErrRefused) {
 		t.Errorf("no munged to decode: %v", err)
 	}
-	if _, err := (Munge{}).Encode(ctx, "", []byte("x")); err == nil {
+	if _, err := (Commands{}).Encode(ctx, "", []byte("x")); err == nil {
 		t.Error("a credential for anybody was asked for")
 	}
-	if _, err := (Munge{MungePath: "munge"}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) {
+	if _, err := (Commands{MungePath: "munge"}).Encode(ctx, "root", nil); !errors.Is(err, sitecmd.ErrFailed) {
 		t.Errorf("relative path: %v", err)
 	}
-	loud := script(t, "cat /dev/zero")
-	if _, err := (Munge{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) || !strings.Contains(err.Error(), "more than") {
+	loud := sitecmdtest.Script(t, "cat /dev/zero")
+	if _, err := (Commands{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, sitecmd.ErrFailed) || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("endless output: %v", err)
 	}
-	wordy := script(t, "head -c 1000000 /dev/zero >&2; exit 1")
-	if _, err := (Munge{MungePath: wordy}).Encode(ctx, "root", nil); !errors.Is(err, ErrCommand) || len(err.Error()) > maxStderr {
+	wordy := sitecmdtest.Script(t, "head -c 1000000 /dev/zero >&2; exit 1")
+	if _, err := (Commands{MungePath: wordy}).Encode(ctx, "root", nil); !errors.Is(err, sitecmd.ErrFailed) || len(err.Error()) > 2<<10 {
 		t.Errorf("endless complaint: %v", err)
 	}
 	early, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
-	if _, err := (Munge{MungePath: script(t, "exec sleep 100")}).Encode(early, "root", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := (Commands{MungePath: sitecmdtest.Script(t, "exec sleep 100")}).Encode(early, "root", nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("endless wait: %v", err)
 	}
-	t.Run("environment", func(t *testing.T) {
-		t.Parallel()
-		out, err := command{path: script(t, "exec env"), max: 1000, env: []string{"A=b"}}.run(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(out)) {
-			// The shell adds PWD and its like itself.
-			if k, _, _ := strings.Cut(line, "="); !strings.Contains("A LC_ALL PWD SHLVL _ OLDPWD", k) {
-				t.Errorf("the command sees %s", line)
-			}
-		}
-	})
 }
 
 const goodHeader = "STATUS:          0\nENCODE_HOST:     10.77.0.4\nENCODE_TIME:     1795352912\nDECODE_TIME:     1795352913\n" +
 	"TTL:             60\nUID:             1000\nGID:             1001\nUID_RESTRICTION: 990\nLENGTH:          5\n\n"
 
-func TestParseMunged(t *testing.T) {
+func TestParseCredential(t *testing.T) {
 	t.Parallel()
-	m, err := parseMunged(goodHeader + "he\n\no")
+	m, err := parseCredential(goodHeader + "he\n\no")
 	if err != nil || string(m.Payload) != "he\n\no" || m.UID != 1000 || m.RestrictUID != 990 {
 		t.Errorf("got %+v, %v", m, err)
 	}
@@ -162,16 +131,16 @@ func TestParseMunged(t *testing.T) {
 		"unknown line":    swap("LENGTH", "COLOUR: 1\nLENGTH"),
 		"line after last": swap("5\n\n", "5\nUID: 0\n\n"),
 	} {
-		if m, err := parseMunged(s); err == nil {
+		if m, err := parseCredential(s); err == nil {
 			t.Errorf("%s: got %+v", name, m)
 		}
 	}
 }
 
-func FuzzParseMunged(f *testing.F) {
+func FuzzParseCredential(f *testing.F) {
 	f.Add(goodHeader + "hello")
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := parseMunged(s)
+		m, err := parseCredential(s)
 		if err == nil && (!strings.HasSuffix(s, "\n\n"+string(m.Payload)) || !strings.HasPrefix(s, "STATUS:") || !m.Host.Is4()) {
 			t.Errorf("%q gives %+v", s, m)
 		}

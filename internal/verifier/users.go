@@ -1,4 +1,4 @@
-package identity
+package verifier
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
 // Users reads the site's user database through its own commands: a static
@@ -30,12 +32,12 @@ const (
 var unixNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
 
 // Lookup resolves uid. Groups whose names no policy could hold, such as
-// "domain users", are left out. Errors wrap ErrCommand.
+// "domain users", are left out. Errors wrap sitecmd.ErrFailed.
 func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
-	out, err := command{
-		path: u.GetentPath, name: "getent", max: maxUserOutput,
-		args: []string{"passwd", strconv.FormatUint(uint64(uid), 10)},
-	}.run(ctx)
+	out, err := sitecmd.Command{
+		Path: u.GetentPath, Name: "getent", MaxOutput: maxUserOutput,
+		Args: []string{"passwd", strconv.FormatUint(uint64(uid), 10)},
+	}.Run(ctx)
 	if err != nil {
 		return User{}, fmt.Errorf("look up uid %d: %w", uid, err)
 	}
@@ -44,10 +46,10 @@ func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
 		return User{}, err
 	}
 	// -z: names of groups may hold blanks.
-	out, err = command{
-		path: u.IDPath, name: "id", max: maxUserOutput,
-		args: []string{"--groups", "--name", "--zero", "--", name},
-	}.run(ctx)
+	out, err = sitecmd.Command{
+		Path: u.IDPath, Name: "id", MaxOutput: maxUserOutput,
+		Args: []string{"--groups", "--name", "--zero", "--", name},
+	}.Run(ctx)
 	if err != nil {
 		return User{}, fmt.Errorf("look up the groups of %s: %w", name, err)
 	}
@@ -62,10 +64,10 @@ func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
 func parsePasswd(s string, uid uint32) (string, error) {
 	f := strings.Split(strings.TrimSuffix(s, "\n"), ":")
 	if len(f) != 7 || strings.Contains(s[:max(0, len(s)-1)], "\n") || f[2] != strconv.FormatUint(uint64(uid), 10) {
-		return "", fmt.Errorf("%w: getent did not answer with one account of uid %d", ErrCommand, uid)
+		return "", fmt.Errorf("%w: getent did not answer with one account of uid %d", sitecmd.ErrFailed, uid)
 	}
 	if !unixNameRE.MatchString(f[0]) {
-		return "", fmt.Errorf("%w: the user name %.80q of uid %d is not supported", ErrCommand, f[0], uid)
+		return "", fmt.Errorf("%w: the user name %.80q of uid %d is not supported", sitecmd.ErrFailed, f[0], uid)
 	}
 	return f[0], nil
 }
@@ -74,7 +76,7 @@ func parseGroups(s string) ([]string, error) {
 	list, ended := strings.CutSuffix(s, "\x00")
 	all := strings.Split(list, "\x00")
 	if !ended || len(all) > maxGroups {
-		return nil, fmt.Errorf("%w: id answered with a cut list, or with %d groups", ErrCommand, len(all))
+		return nil, fmt.Errorf("%w: id answered with a cut list, or with %d groups", sitecmd.ErrFailed, len(all))
 	}
 	var names []string
 	for _, g := range all {
