@@ -19,6 +19,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -39,7 +40,7 @@ func CheckNode(ctx context.Context, c NodeCheck) {
 		c.Report(ui.Finding{What: "user", Bad: true, Detail: "this is root: jobs run as their user, and so should this"})
 		return
 	}
-	if n := ClearStrays(c.Getenv, c.Log); n > 0 {
+	if n := nodelocal.Clear(nodelocal.Places("/tmp/self", c.Getenv), c.Log); n > 0 {
 		c.Report(ui.Finding{What: "dead jobs", Detail: fmt.Sprintf("what %d of them had left on this node is removed, mounts included", n)})
 	}
 	dir := c.checkDirectories()
@@ -58,7 +59,7 @@ const leastFree = 64 << 20
 // checkDirectories finds the directory that the job script would take.
 func (c NodeCheck) checkDirectories() (first string) {
 	seen := 0
-	for _, place := range strayPlaces("/tmp/self", c.Getenv) {
+	for _, place := range nodelocal.Places("/tmp/self", c.Getenv) {
 		dir, err := os.MkdirTemp(place, "doctor.*")
 		if err != nil {
 			continue // there need not be all of them
@@ -86,7 +87,7 @@ func (c NodeCheck) checkDirectories() (first string) {
 
 // tryProgram runs a script in dir, as the job script does.
 func tryProgram(dir string) error {
-	try := filepath.Join(dir, tryName)
+	try := filepath.Join(dir, nodelocal.TryName)
 	if err := os.WriteFile(try, []byte("#!/bin/sh\n"), 0o700); err != nil {
 		return err
 	}
@@ -145,12 +146,12 @@ func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt con
 	// What the space left, should it not have closed, is not removed with it.
 	defer func() {
 		for _, name := range []string{"cipher", "box"} {
-			_ = removeTree(filepath.Join(dir, name))
+			_ = fsx.RemoveTree(filepath.Join(dir, name))
 		}
-		_ = os.Remove(filepath.Join(dir, spaceName))
+		_ = os.Remove(filepath.Join(dir, nodelocal.SpaceName))
 		_ = os.Remove(dir)
 	}()
-	for _, name := range []string{spaceName, "cipher", "box"} {
+	for _, name := range []string{nodelocal.SpaceName, "cipher", "box"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			return err
 		}
@@ -161,7 +162,7 @@ func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt con
 	if err := makeBox(filepath.Join(dir, "box")); err != nil {
 		return fmt.Errorf("make an image to try with: %w", err)
 	}
-	s, err := fusefs.NewSpace(ctx, fusefs.SpaceOptions{Way: way, Dir: filepath.Join(dir, spaceName), Gocryptfs: c.Gocryptfs, Log: c.Log})
+	s, err := fusefs.NewSpace(ctx, fusefs.SpaceOptions{Way: way, Dir: filepath.Join(dir, nodelocal.SpaceName), Gocryptfs: c.Gocryptfs, Log: c.Log})
 	if err != nil {
 		return err
 	}

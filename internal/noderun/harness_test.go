@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -324,7 +325,7 @@ func (j *testJob) results() map[string]string {
 	}
 	dir := filepath.Join(j.t.TempDir(), "opened")
 	check(j.t, r.Extract(j.t.Context(), dir, volume.ExtractOptions{}))
-	j.t.Cleanup(func() { check(j.t, removeTree(dir)) }) // some of it is read-only
+	j.t.Cleanup(func() { check(j.t, fsx.RemoveTree(dir)) }) // some of it is read-only
 	return readTree(j.t, dir)
 }
 

@@ -13,17 +13,18 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 // Names in a node's directory.
 const (
-	nodesName     = "nodes" // in the job's directory, holds the nodes' own
+	nodesName     = nodelocal.NodesName // in the job's directory, holds the nodes' own
 	statementName = "statement.jws"
 	originName    = "origin.jws"
 	keysName      = "keys.age"
-	outputName    = "output"  // cipher directory
-	scratchName   = "scratch" // cipher directory
+	outputName    = "output"              // cipher directory
+	scratchName   = nodelocal.ScratchName // cipher directory
 	indexName     = outputName + ".index"
 	reserveName   = "reserve"
 	sealedName    = "results.sealed"

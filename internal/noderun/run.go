@@ -20,6 +20,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -255,14 +256,11 @@ func (n *node) readScripts() (map[string][]container.Script, error) {
 	return all, nil
 }
 
-// spaceName is the mount point of the private tmpfs, below SelfDir.
-const spaceName = "space"
-
 // tmpfsBytes is what the private tmpfs has room for besides the scripts.
 const tmpfsBytes = 16 << 20
 
 func (n *node) makeSpace(ctx context.Context) (err error) {
-	dir := filepath.Join(n.opt.SelfDir, spaceName)
+	dir := filepath.Join(n.opt.SelfDir, nodelocal.SpaceName)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -369,7 +367,7 @@ func (n *node) tearDown() {
 		return
 	}
 	n.awaitCleared()
-	for _, name := range []string{spaceName, "sealbatch", "gocryptfs", lockName, ""} {
+	for _, name := range []string{nodelocal.SpaceName, "sealbatch", "gocryptfs", nodelocal.LockName, ""} {
 		err := os.Remove(filepath.Join(n.opt.SelfDir, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			n.log.Warn("node-local directory not removed", "error", err)

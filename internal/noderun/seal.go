@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,7 +125,7 @@ func (n *node) canSeal(use usage) error {
 	}
 	free, err := n.dir.free()
 	if err == nil && free < use.sealedBytes() {
-		if err := removeTree(n.dir.path(scratchName)); err != nil {
+		if err := fsx.RemoveTree(n.dir.path(scratchName)); err != nil {
 			n.log.Warn("cipher directory not removed", "directory", scratchName, "error", terse(err))
 		}
 		free, err = n.dir.free()
@@ -236,24 +234,8 @@ func (n *node) removeCipherDirs(sealed bool) {
 		names = append(names, outputName)
 	}
 	for _, name := range names {
-		if err := removeTree(n.dir.path(name)); err != nil {
+		if err := fsx.RemoveTree(n.dir.path(name)); err != nil {
 			n.log.Warn("cipher directory not removed", "directory", name, "error", terse(err))
 		}
 	}
-}
-
-// removeTree removes a tree of one's own, directories that the application made
-// read-only among it.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			err = os.Chmod(path, 0o700)
-		}
-		return err
-	})
-	return errors.Join(err, os.RemoveAll(dir))
 }

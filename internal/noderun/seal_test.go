@@ -14,6 +14,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -46,7 +47,7 @@ func TestTidy(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, st.Mode(), err)
 		}
 	}
-	check(t, removeTree(dir))
+	check(t, fsx.RemoveTree(dir))
 	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
 		t.Error("it was not removed")
 	}

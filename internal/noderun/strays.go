@@ -3,232 +3,15 @@ package noderun
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
-	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/nodelocal"
 )
-
-// A supervisor that is killed by SIGKILL removes nothing: its node-local
-// directory stays, and on the shared storage the scratch volume, whose key died
-// with it. The user's next job on that node removes both.
-//
-// Whether a directory's owner lives is told by a lock (flock(2)) that the
-// supervisor holds on a file in it. The kernel gives it up when the process
-// ends, however it ends. The file has two lines: the host's name, since such a
-// directory may lie on a file system that hosts share while locks are each
-// host's own, and the node's directory on the shared storage once there is one.
-
-// Names of node-local directories (the job script's mktemp) and of the lock.
-const (
-	selfPrefix = "sealbatch."
-	lockName   = "lock"
-	tryName    = "try" // the job script's, to see whether programs run there
-)
-
-// youngest is the age from which a directory without a lock is dead: the job
-// script copies the programs before the supervisor can lock.
-const youngest = time.Hour
-
-// maxLock bounds the lock file, in bytes: two names.
-const maxLock = 8 << 10
-
-// lockSelf takes the lock of one's own directory. It appears under its name when
-// it is held, so that nobody else can take it in between.
-func lockSelf(dir string) (*os.File, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
-	partial := filepath.Join(dir, lockName+".partial")
-	f, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	// Where the file system knows no locks, nobody can take this one either.
-	if err = fsx.TryLock(f); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		err = nil
-	}
-	if err == nil {
-		_, err = f.WriteString(host + "\n")
-	}
-	if err == nil {
-		err = os.Rename(partial, filepath.Join(dir, lockName))
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-// strayPlaces are the directories in which the job script makes its own.
-func strayPlaces(self string, getenv func(string) string) []string {
-	seen := map[string]bool{}
-	var out []string
-	for _, dir := range []string{
-		filepath.Dir(self), getenv("SLURM_TMPDIR"), getenv("TMPDIR"), "/tmp", "/dev/shm", "/var/tmp",
-		"/run/user/" + strconv.Itoa(os.Getuid()),
-	} {
-		if filepath.IsAbs(dir) && !seen[filepath.Clean(dir)] {
-			seen[filepath.Clean(dir)] = true
-			out = append(out, filepath.Clean(dir))
-		}
-	}
-	return out
-}
-
-// ClearStrays removes what killed jobs of this user left on this node, and
-// returns how many there were. Of directories that a live supervisor holds, of
-// other users' and of other hosts' it leaves the hands off. What cannot be
-// removed is logged. getenv reads the job's environment.
-func ClearStrays(getenv func(string) string, log *slog.Logger) (cleared int) {
-	return clearStrays(strayPlaces("/tmp/self", getenv), log)
-}
-
-func clearStrays(places []string, log *slog.Logger) (cleared int) {
-	for _, place := range places {
-		entries, err := os.ReadDir(place)
-		if err != nil {
-			continue // there need not be all of them
-		}
-		for _, e := range entries {
-			if !e.IsDir() || !strings.HasPrefix(e.Name(), selfPrefix) {
-				continue
-			}
-			dead, err := clearStray(filepath.Join(place, e.Name()))
-			if err != nil {
-				log.Warn("what a killed job left is not removed", "directory", filepath.Join(place, e.Name()), "error", err)
-			} else if dead {
-				cleared++
-			}
-		}
-	}
-	return cleared
-}
-
-// clearStray removes dir if its supervisor is dead.
-func clearStray(dir string) (dead bool, err error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return false, nil // another user's, or gone
-	}
-	defer root.Close()
-	// From here on nothing depends on what the name leads to.
-	own, age, err := inspectStray(root)
-	if err != nil || !own {
-		return false, err
-	}
-	lock, err := root.OpenFile(lockName, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		if age < youngest {
-			return false, nil
-		}
-		return true, removeStray(root, dir)
-	case err != nil:
-		return false, err
-	}
-	defer lock.Close()
-	if fsx.TryLock(lock) != nil {
-		return false, nil // it lives, or nobody can tell
-	}
-	host, nodeDir, err := readLock(lock)
-	if err != nil {
-		return false, err
-	}
-	if here, err := os.Hostname(); err != nil || host != here {
-		return false, err
-	}
-	// The directory goes last: as long as it is there, the next job goes on.
-	if err := clearScratch(nodeDir); err != nil {
-		return false, err
-	}
-	if err := clearMounts(root); err != nil {
-		return false, err
-	}
-	return true, removeStray(root, dir)
-}
-
-// clearMounts removes what mounting by fusermount3 leaves when both the
-// supervisor and its child are killed: dead mounts, and what is around them.
-func clearMounts(root *os.Root) error {
-	d, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if st, err := root.Lstat(spaceName); err != nil || !st.IsDir() {
-		return nil
-	}
-	// The kernel's name for it: mounts are known by names without symbolic links.
-	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.Fd()))
-	if err != nil {
-		return err
-	}
-	dir = filepath.Join(dir, spaceName)
-	if _, err := root.Lstat(spaceName + "/" + container.TreeRel); err != nil && len(fusefs.Mounts(dir)) == 0 {
-		return nil // nothing that a run puts there
-	}
-	return fusefs.Clear(dir)
-}
-
-// inspectStray tells whether the directory is one's own and private, and its age.
-func inspectStray(root *os.Root) (own bool, age time.Duration, err error) {
-	d, err := root.Open(".")
-	if err != nil {
-		return false, 0, err
-	}
-	defer d.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(d.Fd()), &st); err != nil {
-		return false, 0, err
-	}
-	own = st.Mode == unix.S_IFDIR|0o700 && int(st.Uid) == os.Geteuid()
-	return own, time.Since(time.Unix(st.Mtim.Unix())), nil
-}
-
-func readLock(f *os.File) (host, nodeDir string, err error) {
-	b, err := io.ReadAll(io.LimitReader(f, maxLock))
-	if err != nil {
-		return "", "", err
-	}
-	host, rest, _ := strings.Cut(string(b), "\n")
-	nodeDir, _, _ = strings.Cut(rest, "\n")
-	return host, nodeDir, nil
-}
-
-// removeStray removes what a run puts into its directory, and it if nothing else
-// is in it.
-func removeStray(root *os.Root, dir string) error {
-	for _, name := range []string{spaceName, tryName, "sealbatch", "gocryptfs", lockName + ".partial", lockName} {
-		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return os.Remove(dir)
-}
-
-// clearScratch removes a dead run's scratch volume: nobody has its key.
-func clearScratch(nodeDir string) error {
-	if !filepath.IsAbs(nodeDir) || filepath.Base(filepath.Dir(nodeDir)) != nodesName {
-		return nil // it died before it had one
-	}
-	var st unix.Stat_t
-	scratch := filepath.Join(nodeDir, scratchName)
-	if err := unix.Lstat(scratch, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
-		return nil
-	}
-	return removeTree(scratch)
-}
 
 // clearEarlier removes the scratch volumes of a job's earlier runs: that Slurm
 // has started it again says that they are over on every node.
@@ -240,7 +23,7 @@ func clearEarlier(jobDir string, restart uint32) error {
 	var errs []error
 	for _, e := range entries {
 		if restartOf(e.Name()) < restart {
-			errs = append(errs, clearScratch(filepath.Join(jobDir, nodesName, e.Name())))
+			errs = append(errs, nodelocal.ClearScratch(filepath.Join(jobDir, nodesName, e.Name())))
 		}
 	}
 	return errors.Join(errs...)
@@ -262,14 +45,14 @@ func restartOf(name string) uint32 {
 // lockDir takes the lock and starts to clear away what others left.
 func (n *node) lockDir() error {
 	var err error
-	if n.lock, err = lockSelf(n.opt.SelfDir); err != nil {
+	if n.lock, err = nodelocal.Lock(n.opt.SelfDir); err != nil {
 		return fmt.Errorf("lock the job's own directory: %w", terse(err))
 	}
 	n.cleared = make(chan struct{})
 	go func() {
 		defer close(n.cleared)
-		places := strayPlaces(n.opt.SelfDir, func(name string) string { return container.Lookup(n.opt.Environ, name) })
-		if count := clearStrays(places, n.log); count > 0 {
+		places := nodelocal.Places(n.opt.SelfDir, func(name string) string { return container.Lookup(n.opt.Environ, name) })
+		if count := nodelocal.Clear(places, n.log); count > 0 {
 			n.log.Info("removed what killed jobs had left on this node", "jobs", count)
 		}
 	}()

@@ -1,0 +1,109 @@
+package nodelocal
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stray makes a node-local directory as a killed job leaves it.
+func stray(t *testing.T, place, name string, lock string, age time.Duration) string {
+	t.Helper()
+	dir := filepath.Join(place, name)
+	check(t, os.Mkdir(dir, 0o700))
+	check(t, os.Mkdir(dir+"/"+SpaceName, 0o700))
+	for _, program := range []string{"sealbatch", "gocryptfs", TryName} {
+		check(t, os.WriteFile(dir+"/"+program, []byte("x"), 0o500))
+	}
+	if lock != "" {
+		check(t, os.WriteFile(dir+"/"+LockName, []byte(lock), 0o600))
+	}
+	then := time.Now().Add(-age)
+	check(t, os.Chtimes(dir, then, then))
+	return dir
+}
+
+func TestClearStrays(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	check(t, err)
+	place := t.TempDir()
+	nodeDir := filepath.Join(t.TempDir(), NodesName, "cn1")
+	check(t, os.MkdirAll(nodeDir+"/"+ScratchName+"/d", 0o700))
+	check(t, os.MkdirAll(nodeDir+"/"+"output", 0o700))
+	check(t, os.WriteFile(nodeDir+"/"+ScratchName+"/d/f", []byte("ciphertext"), 0o600))
+	check(t, os.Chmod(nodeDir+"/"+ScratchName+"/d", 0o500)) // as applications do
+
+	gone := map[string]string{
+		"dead":         stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n"+nodeDir+"\n", 0),
+		"dead, early":  stray(t, place, "sealbatch.bbbbbbbbbb", host+"\n", 0),
+		"old, no lock": stray(t, place, "sealbatch.cccccccccc", "", 2*youngest),
+	}
+	live := stray(t, place, "sealbatch.dddddddddd", "", 2*youngest)
+	lock, err := Lock(live)
+	check(t, err)
+	open := stray(t, place, "sealbatch.gggggggggg", host+"\n", 0)
+	check(t, os.Chmod(open, 0o755))
+	notes := stray(t, place, "notes", host+"\n", 2*youngest)
+	kept := map[string]string{
+		"live":                live,
+		"young":               stray(t, place, "sealbatch.eeeeeeeeee", "", youngest/2),
+		"another host's":      stray(t, place, "sealbatch.ffffffffff", host+"x\n"+nodeDir+"\n", 2*youngest),
+		"of an unwritten one": stray(t, place, "sealbatch.hhhhhhhhhh", "\n", 2*youngest),
+		"not private":         open,
+		"of another name":     notes,
+	}
+	check(t, os.Symlink(notes, place+"/sealbatch.iiiiiiiiii"))
+	check(t, os.WriteFile(place+"/sealbatch.jjjjjjjjjj", nil, 0o600))
+
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	if n := Clear([]string{place, "/no/such"}, log); n != len(gone) {
+		t.Errorf("%d are cleared, want %d", n, len(gone))
+	}
+	for what, dir := range gone {
+		if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s: it is still there (%v)", what, err)
+		}
+	}
+	for what, dir := range kept {
+		if _, err := os.Stat(dir + "/gocryptfs"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if left, err := os.ReadDir(nodeDir); err != nil || len(left) != 1 || left[0].Name() != "output" {
+		t.Errorf("the node's directory has %v, %v; the outputs have to stay, and nothing else", left, err)
+	}
+	// Closing alone would not give it up at once: a process that another test is just
+	// starting holds a copy of every descriptor until it executes its program.
+	check(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
+	check(t, lock.Close())
+	if n := Clear([]string{place}, log); n != 1 {
+		t.Errorf("%d are cleared after the lock was given up, want 1", n)
+	}
+}
+
+func TestStrayWithSomethingElseInItStays(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	check(t, err)
+	place := t.TempDir()
+	dir := stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n", 0)
+	check(t, os.WriteFile(dir+"/"+SpaceName+"/somebody's", []byte("x"), 0o600))
+	if n := Clear([]string{place}, slog.New(slog.NewTextHandler(t.Output(), nil))); n != 0 {
+		t.Errorf("%d are cleared", n)
+	}
+	if _, err := os.Stat(dir + "/" + SpaceName + "/somebody's"); err != nil {
+		t.Error(err)
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
