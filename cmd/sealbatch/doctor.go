@@ -16,33 +16,33 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/doctor"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
-// doctor collects findings.
-type doctor struct {
+// checkup collects findings.
+type checkup struct {
 	a   *app
 	bad int
 }
 
-func (d *doctor) report(f ui.Finding) {
+func (d *checkup) report(f ui.Finding) {
 	if f.Bad {
 		d.bad++
 	}
 	ui.PrintFinding(d.a.stdout, f)
 }
 
-func (d *doctor) ok(what, format string, args ...any) {
+func (d *checkup) ok(what, format string, args ...any) {
 	d.report(ui.Finding{What: what, Detail: fmt.Sprintf(format, args...)})
 }
 
-func (d *doctor) no(what string, err error) {
+func (d *checkup) no(what string, err error) {
 	d.report(ui.Finding{What: what, Bad: true, Detail: err.Error(), Fix: fault.Hint(err)})
 }
 
@@ -58,7 +58,7 @@ srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	d := &doctor{a: a}
+	d := &checkup{a: a}
 	if node {
 		d.mounts(ctx, cf)
 	}
@@ -80,13 +80,13 @@ srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 }
 
 // mounts looks at a compute node. It needs no configuration there, and reads no key.
-func (d *doctor) mounts(ctx context.Context, cf clientFlags) {
+func (d *checkup) mounts(ctx context.Context, cf clientFlags) {
 	programs, err := travellingPrograms()
 	if err != nil {
 		d.no("programs", err)
 		return
 	}
-	check := noderun.NodeCheck{Gocryptfs: programs[1], Getenv: os.Getenv, Report: d.report, Log: d.a.log}
+	check := doctor.NodeCheck{Gocryptfs: programs[1], Getenv: os.Getenv, Report: d.report, Log: d.a.log}
 	if conf, err := config.LoadClient(cf.config); err == nil {
 		check.Runtime = conf.Supercomputer.Runtime
 	}
@@ -94,11 +94,11 @@ func (d *doctor) mounts(ctx context.Context, cf clientFlags) {
 		d.no("gocryptfs", fault.New(fault.Other, err, "put it beside sealbatch, as make build does"))
 		return
 	}
-	noderun.CheckNode(ctx, check)
+	doctor.CheckNode(ctx, check)
 }
 
 // reach asks the key service from a compute node, if there is a configuration.
-func (d *doctor) reach(ctx context.Context, cf clientFlags) {
+func (d *checkup) reach(ctx context.Context, cf clientFlags) {
 	c, err := loadClient(ctx, d.a, cf)
 	if err != nil {
 		d.report(ui.Finding{What: "key service", Warn: true, Detail: "not tried: there is no configuration on this node (" + err.Error() + ")",
@@ -119,7 +119,7 @@ func (d *doctor) reach(ctx context.Context, cf clientFlags) {
 }
 
 // client looks at the user's machine, the key service and the login node.
-func (d *doctor) client(ctx context.Context, cf clientFlags) {
+func (d *checkup) client(ctx context.Context, cf clientFlags) {
 	c, err := loadClient(ctx, d.a, cf)
 	if err != nil {
 		d.no("configuration", err)
@@ -148,7 +148,7 @@ func (d *doctor) client(ctx context.Context, cf clientFlags) {
 }
 
 // service asks the key service who it is, and for what is one's own.
-func (d *doctor) service(ctx context.Context, c *client) {
+func (d *checkup) service(ctx context.Context, c *client) {
 	s, err := c.keys.Service(ctx)
 	if err != nil {
 		d.no("key service", err)
@@ -167,7 +167,7 @@ func (d *doctor) service(ctx context.Context, c *client) {
 
 // verifiers are the clusters that the service believes. Only their nodes, and
 // the service, need to reach them.
-func (d *doctor) verifiers(ctx context.Context, s keyapi.Service, far bool) {
+func (d *checkup) verifiers(ctx context.Context, s keyapi.Service, far bool) {
 	for _, v := range s.Clusters {
 		what := "verifier of cluster " + v.Name
 		if far {
@@ -186,7 +186,7 @@ func (d *doctor) verifiers(ctx context.Context, s keyapi.Service, far bool) {
 // Requests are refused from two minutes on.
 const clockLimit = 20 * time.Second
 
-func (d *doctor) clock(service time.Time) {
+func (d *checkup) clock(service time.Time) {
 	off := time.Since(service).Round(time.Second)
 	if off.Abs() > clockLimit {
 		d.report(ui.Finding{What: "clock", Bad: true, Detail: fmt.Sprintf("this machine's is off by %v, compared with the key service's", off), Fix: "set it (NTP)"})
@@ -200,7 +200,7 @@ const soon = 14 * 24 * time.Hour
 
 // certificate shakes hands with a service and looks at how long its certificate
 // is good.
-func (d *doctor) certificate(ctx context.Context, what, address string, ca []byte) {
+func (d *checkup) certificate(ctx context.Context, what, address string, ca []byte) {
 	u, err := url.Parse(address)
 	if err != nil {
 		d.no(what, err)
@@ -234,7 +234,7 @@ func (d *doctor) certificate(ctx context.Context, what, address string, ca []byt
 }
 
 // site looks at the login node.
-func (d *doctor) site(ctx context.Context, c *client) {
+func (d *checkup) site(ctx context.Context, c *client) {
 	if err := c.connect(ctx); err != nil {
 		d.no("supercomputer", err)
 		return
@@ -253,7 +253,7 @@ func (d *doctor) site(ctx context.Context, c *client) {
 	}
 }
 
-func (d *doctor) sbatch(ctx context.Context, c *client) {
+func (d *checkup) sbatch(ctx context.Context, c *client) {
 	program := "sbatch"
 	if c.conf.Supercomputer.SlurmBin != "" {
 		program = filepath.Join(c.conf.Supercomputer.SlurmBin, program)
@@ -270,7 +270,7 @@ func (d *doctor) sbatch(ctx context.Context, c *client) {
 }
 
 // workdir looks at who can change it, and makes and removes a directory there.
-func (d *doctor) workdir(c *client, dir string) {
+func (d *checkup) workdir(c *client, dir string) {
 	notes, err := transfer.CheckAncestors(c.fs, dir)
 	if err == nil {
 		probe := filepath.Join(dir, fmt.Sprintf(".sealbatch-doctor-%d", os.Getpid()))

@@ -17,7 +17,7 @@ const module = "github.com/sealbatch/sealbatch/"
 // subpackages (test doubles, conformance suites) stand just above it.
 var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
-	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/results"},
+	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier", "internal/container"},
 	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/source"},

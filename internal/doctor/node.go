@@ -1,4 +1,4 @@
-package noderun
+package doctor
 
 import (
 	"context"
@@ -118,6 +118,9 @@ var waySays = map[fusefs.Way]string{
 	fusefs.Runtime: "needed only where neither other way works: the container runtime has to be set-uid root, and fusermount3 is needed too, for the image",
 }
 
+// describe is how findings call a way of mounting.
+func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
+
 // checkWays tries each way for real.
 func (c NodeCheck) checkWays(ctx context.Context, place string, rt container.Runtime) {
 	if place == "" {
@@ -169,6 +172,9 @@ func (c NodeCheck) try(ctx context.Context, way fusefs.Way, place string, rt con
 	t := trial{space: s, dir: dir, runtime: rt, path: c.Getenv("PATH"), view: container.OutputRel}
 	return errors.Join(t.run(), s.Close())
 }
+
+// logFile has what the runtime said.
+const logFile = "sealbatch.log"
 
 // boxed is what the container of a trial seals, and where this program is in it.
 const (
