@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -115,7 +116,7 @@ func sealForged(t *testing.T, to []age.Recipient) ([]byte, volume.Sealed) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	s, err := volume.Seal(t.Context(), &b, in, volume.SealOptions{Recipients: to})
+	s, err := volume.Seal(t.Context(), &b, source.DirSource(in), volume.SealOptions{Recipients: to})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -297,7 +298,7 @@ func sealedOn(t *testing.T, dir string) (*store, *volume.Reader) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	sealing, err := volume.Seal(t.Context(), &b, dir, volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	sealing, err := volume.Seal(t.Context(), &b, source.DirSource(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -36,7 +37,7 @@ func sealed(t testing.TB, dir string) *volume.Reader {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := volume.Seal(context.Background(), f, dir, volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	s, err := volume.Seal(context.Background(), f, source.DirSource(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func sealTo(b *testing.B, path, input string, rcpt age.Recipient) Sealed {
 	b.Helper()
 	f, err := os.Create(path)
 	must(b, err)
-	s, err := Seal(context.Background(), f, input, SealOptions{Recipients: []age.Recipient{rcpt}})
+	s, err := Seal(context.Background(), f, DirSource(input), SealOptions{Recipients: []age.Recipient{rcpt}})
 	must(b, err)
 	must(b, f.Close())
 	return s
@@ -61,7 +61,7 @@ func BenchmarkSeal(b *testing.B) {
 	b.Run("discard", func(b *testing.B) {
 		b.SetBytes(size)
 		for b.Loop() {
-			_, err := Seal(context.Background(), io.Discard, input, SealOptions{Recipients: []age.Recipient{rcpt}})
+			_, err := Seal(context.Background(), io.Discard, DirSource(input), SealOptions{Recipients: []age.Recipient{rcpt}})
 			must(b, err)
 		}
 	})

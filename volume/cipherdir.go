@@ -122,7 +122,7 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 	if ivErr != nil {
 		iv = nil
 	}
-	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: attrOf(Dir, statOf(fi))}, cipherPlace{iv: iv})
+	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: AttrOf(Dir, statOf(fi))}, cipherPlace{iv: iv})
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,7 @@ func (w *cipherWalk) entry(root *os.Root, e cipherEntry, parent uint32, path str
 	case 0:
 		return w.file(root, e, parent, path)
 	}
-	return w.bad(path, specialError(path, fi.Mode()))
+	return w.bad(path, SpecialError(path, fi.Mode()))
 }
 
 func (w *cipherWalk) symlink(root *os.Root, e cipherEntry, fi fs.FileInfo, parent uint32, path string) error {
@@ -270,7 +270,7 @@ func (w *cipherWalk) symlink(root *os.Root, e cipherEntry, fi fs.FileInfo, paren
 	if err != nil {
 		return w.bad(path, err)
 	}
-	attr := attrOf(Symlink, statOf(fi))
+	attr := AttrOf(Symlink, statOf(fi))
 	attr.Nlink, attr.Size = 1, int64(len(target))
 	_, err = w.emit(Entry{Parent: parent, Name: e.plain, Attr: attr, Target: target}, cipherPlace{})
 	return err
@@ -286,7 +286,7 @@ func (w *cipherWalk) file(root *os.Root, e cipherEntry, parent uint32, path stri
 	}
 	st := statOf(fi)
 	c := &cipherFile{f: f, codec: w.codec}
-	out := Entry{Parent: parent, Name: e.plain, Attr: attrOf(File, st)}
+	out := Entry{Parent: parent, Name: e.plain, Attr: AttrOf(File, st)}
 	out.Open = func() (io.ReadCloser, error) { c.taken = true; return c, nil }
 	defer func() {
 		if !c.taken {

@@ -53,8 +53,6 @@ var (
 	// ErrPath: a path that cannot be sealed or extracted to. With ErrIndex: an
 	// index whose names make no tree.
 	ErrPath = errors.New("unusable path")
-	// ErrPattern: a pattern of names to leave out that is none.
-	ErrPattern = errors.New("unusable pattern")
 	// ErrSpecial: a socket, pipe or device in the input.
 	ErrSpecial = errors.New("not a regular file, directory or symbolic link")
 	// ErrBusy: another process is sealing into the same file.

@@ -49,3 +49,7 @@ func ReadLines(b, key []byte) ([]string, error) {
 	}
 	return treeLines(r)
 }
+
+// DirSource is internal/source's, for the tests in this package: that package
+// imports this one.
+var DirSource func(path string) Source

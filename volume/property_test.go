@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -221,7 +222,7 @@ func readIndependently(t *testing.T, tree string) {
 		t.Fatal(err)
 	}
 	var sealed bytes.Buffer
-	s, err := volume.Seal(context.Background(), &sealed, tree, volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	s, err := volume.Seal(context.Background(), &sealed, source.DirSource(tree), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +294,7 @@ func TestSegmentEdges(t *testing.T) {
 			t.Fatal(err)
 		}
 		sealed := bytes.NewBuffer(make([]byte, 0, volume.SegmentSize+1<<20))
-		s, err := volume.Seal(context.Background(), sealed, file, volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+		s, err := volume.Seal(context.Background(), sealed, source.DirSource(file), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 		if err != nil {
 			t.Fatal(err)
 		}

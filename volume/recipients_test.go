@@ -199,7 +199,7 @@ func TestHybridRecipients(t *testing.T) {
 		}
 		own, err := ParseOwnRecipients(mixed, nil)
 		must(t, err)
-		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, t.TempDir(), SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
+		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, DirSource(t.TempDir()), SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
 			t.Errorf("mixed: %v", err)
 		}
 	}

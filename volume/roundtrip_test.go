@@ -81,7 +81,7 @@ func sealBytes(t testing.TB, input string, rcpt ...age.Recipient) (Sealed, []byt
 		rcpt = []age.Recipient{newIdentity(t).Recipient()}
 	}
 	var out bytes.Buffer
-	s, err := Seal(context.Background(), &out, input, SealOptions{Recipients: rcpt})
+	s, err := Seal(context.Background(), &out, DirSource(input), SealOptions{Recipients: rcpt})
 	must(t, err)
 	return s, out.Bytes()
 }

@@ -44,17 +44,11 @@ type Sealed struct {
 	Key        Key      // the master key; the caller wipes it
 }
 
-// Seal writes a directory's contents, or one file under its base name, to w as
-// a sealed volume with a fresh id and key. It reads and writes in one pass. If
-// it fails, what was written is worthless and must be discarded: a key seals
-// once, a retry starts afresh. ErrChanged if the input changed meanwhile,
-// ErrSpecial if it holds a socket, pipe or device.
-func Seal(ctx context.Context, w io.Writer, input string, opt SealOptions) (Sealed, error) {
-	return SealSource(ctx, w, DirSource(input), opt)
-}
-
-// SealSource is Seal for any Source.
-func SealSource(ctx context.Context, w io.Writer, src Source, opt SealOptions) (Sealed, error) {
+// Seal writes src to w as a sealed volume with a fresh id and key. It reads and
+// writes in one pass. If it fails, what was written is worthless and must be
+// discarded: a key seals once, a retry starts afresh. ErrChanged if the input
+// changed meanwhile, ErrSpecial if it holds a socket, pipe or device.
+func Seal(ctx context.Context, w io.Writer, src Source, opt SealOptions) (Sealed, error) {
 	return sealer{random: rand.Reader, wrap: wrapFresh}.seal(ctx, w, src, opt)
 }
 

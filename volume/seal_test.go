@@ -5,13 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -32,126 +30,27 @@ func (w *actWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestChangingInput(t *testing.T) {
-	t.Parallel()
-	changes := map[string]func(t *testing.T, dir, file string){
-		"overwritten": func(t *testing.T, _, file string) {
-			f, err := os.OpenFile(file, os.O_WRONLY, 0)
-			must(t, err)
-			_, err = f.WriteAt([]byte("changed"), 100)
-			must(t, errors.Join(err, f.Close()))
-		},
-		"appended to": func(t *testing.T, _, file string) {
-			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
-			must(t, err)
-			_, err = f.Write([]byte("more"))
-			must(t, errors.Join(err, f.Close()))
-		},
-		"truncated":                 func(t *testing.T, _, file string) { must(t, os.Truncate(file, 5)) },
-		"touched":                   func(t *testing.T, _, file string) { must(t, os.Chtimes(file, time.Now(), time.Now())) },
-		"made executable":           func(t *testing.T, _, file string) { must(t, os.Chmod(file, 0o755)) },
-		"removed":                   func(t *testing.T, _, file string) { must(t, os.Remove(file)) },
-		"a file added":              func(t *testing.T, dir, _ string) { must(t, os.WriteFile(filepath.Join(dir, "zz-new"), nil, 0o600)) },
-		"a later file removed":      func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "z"))) },
-		"a later directory removed": func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "sub-z"))) },
-		"a later link removed":      func(t *testing.T, dir, _ string) { must(t, os.Remove(filepath.Join(dir, "link-z"))) },
-	}
-	for name, change := range changes {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			file := filepath.Join(dir, "large")
-			must(t, os.WriteFile(file, make([]byte, 64<<20), 0o600))
-			must(t, os.WriteFile(filepath.Join(dir, "z"), nil, 0o600))
-			must(t, os.Mkdir(filepath.Join(dir, "sub-z"), 0o700))
-			must(t, os.Symlink("z", filepath.Join(dir, "link-z")))
-			old := time.Unix(1e9, 0) // so that a coarse clock cannot hide a change
-			must(t, errors.Join(os.Chtimes(file, old, old), os.Chtimes(dir, old, old)))
-			w := &actWriter{act: func() { change(t, dir, file) }}
-			opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}, Workers: 1}
-			_, err := Seal(context.Background(), w, dir, opt)
-			if !errors.Is(err, ErrChanged) {
-				t.Errorf("got %v", err)
-			}
-			if vanished := strings.Contains(err.Error(), "z\" vanished while it was being sealed"); vanished != strings.HasPrefix(name, "a later") {
-				t.Errorf("got %v", err)
-			}
-			if errors.Is(err, ErrIntegrity) {
-				t.Error("a changed input is not an integrity failure")
-			}
-		})
-	}
-}
-
-func TestSpecialFiles(t *testing.T) {
-	t.Parallel()
-	make := map[string]func(path string) error{
-		"named pipe": func(path string) error { return syscall.Mkfifo(path, 0o600) },
-		"socket": func(path string) error {
-			l, err := net.Listen("unix", path)
-			if err == nil {
-				t.Cleanup(func() { _ = l.Close() })
-			}
-			return err
-		},
-		"device": func(path string) error { return syscall.Mknod(path, syscall.S_IFCHR|0o600, 0x103) },
-	}
-	for kind, mk := range make {
-		dir, err := os.MkdirTemp("", "s") // a socket's path must be short
-		must(t, err)
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		path := filepath.Join(dir, "sub", "it")
-		must(t, os.Mkdir(filepath.Dir(path), 0o700))
-		must(t, mk(path))
-		opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
-		for _, input := range []string{dir, path} {
-			_, err = Seal(context.Background(), io.Discard, input, opt)
-			if !errors.Is(err, ErrSpecial) || !strings.Contains(err.Error(), kind) || !strings.Contains(err.Error(), path) {
-				t.Errorf("%s: %v", kind, err)
-			}
-		}
-	}
-}
-
-func TestSealSingleFile(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "image.sif")
-	content := randomBytes(100_000)
-	must(t, os.WriteFile(path, content, 0o640))
-	s, b := sealBytes(t, path)
-	r := openBytes(t, b, s.Key)
-	node, ok := r.Lookup(0, "image.sif")
-	if !ok || r.Entries() != 1 || r.Len() != 2 || s.PlainBytes != int64(len(content)) {
-		t.Fatalf("found %v, %d entries, %d nodes, %d bytes", ok, r.Entries(), r.Len(), s.PlainBytes)
-	}
-	got := make([]byte, len(content)+1)
-	n, err := r.ReadAt(node, got, 0)
-	if !errors.Is(err, io.EOF) || !bytes.Equal(got[:n], content) {
-		t.Errorf("read %d bytes, %v", n, err)
-	}
-}
-
 func TestSealRefusals(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	rcpt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
-	if _, err := Seal(context.Background(), io.Discard, dir, SealOptions{}); !errors.Is(err, ErrIdentity) {
+	if _, err := Seal(context.Background(), io.Discard, DirSource(dir), SealOptions{}); !errors.Is(err, ErrIdentity) {
 		t.Errorf("without recipients: %v", err)
 	}
-	if _, err := Seal(context.Background(), io.Discard, filepath.Join(dir, "none"), rcpt); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Seal(context.Background(), io.Discard, DirSource(filepath.Join(dir, "none")), rcpt); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without an input: %v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 8<<20), 0o600))
 	full := errors.New("disk full")
-	if _, err := Seal(context.Background(), failWriter{full}, dir, rcpt); !errors.Is(err, full) {
+	if _, err := Seal(context.Background(), failWriter{full}, DirSource(dir), rcpt); !errors.Is(err, full) {
 		t.Errorf("a failing writer: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if _, err := Seal(ctx, &actWriter{act: cancel}, dir, rcpt); !errors.Is(err, context.Canceled) {
+	if _, err := Seal(ctx, &actWriter{act: cancel}, DirSource(dir), rcpt); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	must(t, os.Symlink(strings.Repeat("x", maxTarget+1), filepath.Join(dir, "g")))
-	if _, err := Seal(context.Background(), io.Discard, dir, rcpt); !errors.Is(err, ErrName) {
+	if _, err := Seal(context.Background(), io.Discard, DirSource(dir), rcpt); !errors.Is(err, ErrName) {
 		t.Errorf("a target that does not fit: %v", err)
 	}
 }
@@ -184,7 +83,7 @@ func TestSealBadSources(t *testing.T) {
 		"long name": {memSource{entries: []Entry{memDir(0, ""), memDir(0, strings.Repeat("x", 256))}}, ErrName},
 	} {
 		opt := SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}}
-		if _, err := SealSource(context.Background(), io.Discard, c.src, opt); !errors.Is(err, c.want) {
+		if _, err := Seal(context.Background(), io.Discard, c.src, opt); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -237,7 +136,7 @@ func TestSealProgressAndMeasure(t *testing.T) {
 		},
 	}
 	var out bytes.Buffer
-	s, err := Seal(context.Background(), &out, dir, opt)
+	s, err := Seal(context.Background(), &out, DirSource(dir), opt)
 	must(t, err)
 	if last.Load() != s.PlainBytes {
 		t.Errorf("progress ended at %d of %d", last.Load(), s.PlainBytes)
@@ -259,7 +158,7 @@ func TestSealMemory(t *testing.T) {
 	w := &heapWriter{}
 	w.sample()
 	base := w.peak
-	_, err = Seal(context.Background(), w, path, SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}})
+	_, err = Seal(context.Background(), w, DirSource(path), SealOptions{Recipients: []age.Recipient{newIdentity(t).Recipient()}})
 	must(t, err)
 	const limit = 32 << 20
 	if w.peak > base+limit {

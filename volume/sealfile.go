@@ -27,7 +27,7 @@ func SealFile(ctx context.Context, path string, src Source, opt SealOptions) (s 
 			os.Remove(partial)
 		}
 	}()
-	s, err = SealSource(ctx, f, src, opt)
+	s, err = Seal(ctx, f, src, opt)
 	err = errors.Join(err, f.Sync())
 	if err == nil {
 		err = os.Rename(partial, path) // under the lock, so that it is this file

@@ -2,7 +2,10 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"io/fs"
+	"syscall"
 	"time"
 )
 
@@ -39,6 +42,20 @@ type Attr struct {
 	Mtime time.Time
 	Size  int64  // File: bytes; Symlink: length of the target; Dir: 0
 	Nlink uint32 // File: number of names; Dir: 2 + subdirectories; Symlink: 1
+}
+
+// inode identifies a file with several names.
+type inode struct{ dev, ino uint64 }
+
+func statOf(fi fs.FileInfo) *syscall.Stat_t { return fi.Sys().(*syscall.Stat_t) }
+
+// AttrOf returns what a volume keeps of a file, directory or link of this system.
+func AttrOf(t Type, st *syscall.Stat_t) Attr {
+	a := Attr{Type: t, Mode: st.Mode & 0o7777, Mtime: time.Unix(st.Mtim.Unix()), Nlink: uint32(st.Nlink)}
+	if t == File {
+		a.Size = st.Size
+	}
+	return a
 }
 
 // Entry is one name of a tree, as a Source gives it.
@@ -82,8 +99,9 @@ type Usage struct {
 	SealedBytes int64
 }
 
-// add counts one entry of a tree.
-func (u *Usage) add(t Type, size int64, firstName bool) {
+// Add counts one entry of a tree: of a file, size bytes, and whether it is the
+// first of its names.
+func (u *Usage) Add(t Type, size int64, firstName bool) {
 	// Tar headers, PAX records of deep paths, padding, the index: about this
 	// much a name, and a directory has its gocryptfs.diriv as well.
 	const perName, perDir = 2048, 2048
@@ -96,4 +114,16 @@ func (u *Usage) add(t Type, size int64, firstName bool) {
 		u.PlainBytes += size
 		u.SealedBytes += padded(cipherSize(size))
 	}
+}
+
+// SpecialError returns an ErrSpecial that says what lies at path.
+func SpecialError(path string, mode fs.FileMode) error {
+	kind := "device"
+	switch {
+	case mode&fs.ModeSocket != 0:
+		kind = "socket"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "named pipe"
+	}
+	return fmt.Errorf("%q is a %s: %w", path, kind, ErrSpecial)
 }

@@ -4,7 +4,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/volume"
 )
 
 // inputFlags say what is sealed.
@@ -19,7 +18,7 @@ func (i *inputFlags) add(f *ui.Flags) {
 }
 
 func (i *inputFlags) input(a *app) (source.Input, error) {
-	patterns, err := volume.ParsePatterns(i.exclude)
+	patterns, err := source.ParsePatterns(i.exclude)
 	if err != nil {
 		return source.Input{}, fault.New(fault.Usage, err, "--exclude takes patterns such as *.log, tmp/ or /results/**/*.tmp")
 	}

@@ -152,7 +152,7 @@ func (n *node) writeSealed(src volume.Source, use usage) (sealed volume.Sealed, 
 	ctx, done, stop := n.paced(use)
 	defer stop()
 	err = n.writePartial(partialName, sealedName, func(f *os.File) (err error) {
-		sealed, err = volume.SealSource(ctx, f, src, volume.SealOptions{Recipients: n.rcpts, Progress: func(b, _ int64) { done.Store(b) }})
+		sealed, err = volume.Seal(ctx, f, src, volume.SealOptions{Recipients: n.rcpts, Progress: func(b, _ int64) { done.Store(b) }})
 		sealed.Key.Wipe()
 		return err
 	})

@@ -154,7 +154,7 @@ func interrupted(ctx context.Context, err error, hint string) error {
 type publishing struct {
 	Deps
 	r     Request
-	input volume.Survey
+	input source.Survey
 	s     volume.Sealed
 	sent  *upload    // nil until it has begun
 	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
@@ -182,13 +182,13 @@ func (r Request) check() error {
 }
 
 // look surveys the input, early.
-func (r Request) look(ctx context.Context) (volume.Survey, error) {
+func (r Request) look(ctx context.Context) (source.Survey, error) {
 	if err := r.Input.Check(); errors.Is(err, source.ErrInput) {
-		return volume.Survey{}, fault.New(fault.Usage, err, "")
+		return source.Survey{}, fault.New(fault.Usage, err, "")
 	}
 	for _, path := range r.Input.Paths {
 		if path != source.Stdin && within(r.SealedPath, path) {
-			return volume.Survey{}, fault.New(fault.Usage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
+			return source.Survey{}, fault.New(fault.Usage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
 				"choose a directory outside "+path)
 		}
 	}
@@ -196,7 +196,7 @@ func (r Request) look(ctx context.Context) (volume.Survey, error) {
 	switch {
 	case errors.Is(err, volume.ErrSpecial):
 		err = fault.New(fault.Other, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
-	case errors.Is(err, volume.ErrUnreadable):
+	case errors.Is(err, source.ErrUnreadable):
 		err = fault.New(fault.Other, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
 	case errors.Is(err, volume.ErrChanged):
 		err = fault.New(fault.Other, err, hintStill)

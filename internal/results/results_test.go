@@ -18,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
@@ -81,7 +82,7 @@ func (j *job) newNode(name string) *node {
 	check(j.t, os.Mkdir(filepath.Join(tree, "sub"), 0o750))
 	check(j.t, os.Symlink("../result", filepath.Join(tree, "sub", "link")))
 	var sealed, keys bytes.Buffer
-	s, err := volume.Seal(j.t.Context(), &sealed, tree, volume.SealOptions{Recipients: []age.Recipient{j.owner.Recipient()}})
+	s, err := volume.Seal(j.t.Context(), &sealed, source.DirSource(tree), volume.SealOptions{Recipients: []age.Recipient{j.owner.Recipient()}})
 	check(j.t, err)
 	check(j.t, volume.WrapKey(&keys, s.ID, s.Key, j.owner.Recipient()))
 	n := &node{key: newKey(j.t), sealed: sealed.Bytes(), keys: keys.Bytes()}

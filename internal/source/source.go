@@ -28,7 +28,7 @@ var ErrInput = errors.New("unusable input")
 type Input struct {
 	// Paths are local; a single one may be Stdin, which is a tar archive.
 	Paths   []string
-	Exclude []volume.Pattern
+	Exclude []Pattern
 	// AsFile makes files of archives, and one called Name of standard input.
 	AsFile bool
 	Name   string
@@ -152,26 +152,26 @@ func (in Input) single() volume.Source {
 	case in.isArchive(path):
 		return archive{path, in.Exclude}
 	}
-	return volume.DirSource(path, in.Exclude...)
+	return DirSource(path, in.Exclude...)
 }
 
-// Look surveys the input as volume.Look does. What an archive holds is not
+// Look surveys the input as Look does. What an archive holds is not
 // looked into; nothing is known of standard input, and its fingerprint never
 // comes again.
-func (in Input) Look(ctx context.Context) (volume.Survey, error) {
+func (in Input) Look(ctx context.Context) (Survey, error) {
 	if in.FromStdin() {
-		var s volume.Survey
+		var s Survey
 		_, err := rand.Read(s.Fingerprint[:])
 		return s, err
 	}
-	var all volume.Survey
+	var all Survey
 	h := sha256.New()
 	for _, p := range in.Paths {
 		skip := in.Exclude
 		if in.isArchive(p) {
 			skip = nil
 		}
-		s, err := volume.Look(ctx, p, skip...)
+		s, err := Look(ctx, p, skip...)
 		if err != nil {
 			return s, err
 		}
@@ -184,10 +184,10 @@ func (in Input) Look(ctx context.Context) (volume.Survey, error) {
 	return all, nil
 }
 
-// ChangedSince is volume.ChangedSince for the first input of which it can tell.
+// ChangedSince is ChangedSince for the first input of which it can tell.
 func (in Input) ChangedSince(ctx context.Context, since time.Time) string {
 	for _, p := range in.Paths {
-		if what := volume.ChangedSince(ctx, p, since, in.Exclude...); what != "" {
+		if what := ChangedSince(ctx, p, since, in.Exclude...); what != "" {
 			return what
 		}
 	}
@@ -197,14 +197,14 @@ func (in Input) ChangedSince(ctx context.Context, since time.Time) string {
 // archive is the contents of a tar archive on disk.
 type archive struct {
 	path    string
-	exclude []volume.Pattern
+	exclude []Pattern
 }
 
 // Walk implements volume.Source. The file is opened, and compared afterwards
 // with what it was, as every other.
 func (a archive) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
 	top, _ := cutEnding(filepath.Base(a.path))
-	return volume.DirSource(a.path).Walk(ctx, func(e volume.Entry) (uint32, error) {
+	return DirSource(a.path).Walk(ctx, func(e volume.Entry) (uint32, error) {
 		if e.Open == nil {
 			return 0, nil // the root that is made for a single file
 		}

@@ -186,7 +186,7 @@ func TestTarSeals(t *testing.T) {
 	var all [2]string
 	for i, name := range []string{"tree", "tree.tgz"} {
 		var out bytes.Buffer
-		s, err := volume.SealSource(t.Context(), &out, At(filepath.Join(dir, name)).Source(), sealOptions(t))
+		s, err := volume.Seal(t.Context(), &out, At(filepath.Join(dir, name)).Source(), sealOptions(t))
 		must(t, err)
 		r, err := volume.Open(bytes.NewReader(out.Bytes()), s.Size, s.Key)
 		must(t, err)
@@ -214,7 +214,7 @@ func TestSeveral(t *testing.T) {
 	}
 	in := at("c.txt", "a", "arch.tgz")
 	var err error
-	in.Exclude, err = volume.ParsePatterns([]string{"*.log"})
+	in.Exclude, err = ParsePatterns([]string{"*.log"})
 	must(t, err)
 	must(t, in.Check())
 	got := list(t, in.Source())

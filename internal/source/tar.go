@@ -34,7 +34,7 @@ const tarEnd = 1024
 // the archive does not name gets mode 0755 and the time of the first member in
 // it. ErrArchive, with the member's name, for everything that could be lost, or
 // mean something else than it seems: see hostile.
-func Tar(ctx context.Context, r io.Reader, top string, exclude []volume.Pattern, emit func(volume.Entry) (uint32, error)) error {
+func Tar(ctx context.Context, r io.Reader, top string, exclude []Pattern, emit func(volume.Entry) (uint32, error)) error {
 	plain, free, err := inflate(r)
 	if err != nil {
 		return err
@@ -128,7 +128,7 @@ type tarWalk struct {
 	ctx   context.Context
 	emit  func(volume.Entry) (uint32, error)
 	top   string
-	skip  []volume.Pattern
+	skip  []Pattern
 	tr    *tar.Reader
 	nodes map[place]node
 	begun bool // the root was given
@@ -178,7 +178,7 @@ func (w *tarWalk) member(h *tar.Header) error {
 	if old, ok := w.nodes[at]; ok && !left {
 		return again(h.Name, old, kind)
 	}
-	if left || volume.Excluded(w.skip, strings.Join(path, "/"), kind == volume.Dir) {
+	if left || Excluded(w.skip, strings.Join(path, "/"), kind == volume.Dir) {
 		if !left {
 			w.nodes[at] = node{kind: kind, left: true}
 		}
@@ -301,7 +301,7 @@ func (w *tarWalk) parents(path []string, h *tar.Header) (dir uint32, left bool, 
 		switch {
 		case ok && n.kind != volume.Dir:
 			return 0, false, refuse(h.Name, "lies in %q, which is a %s", strings.Join(path[:i+1], "/"), n.kind)
-		case !ok && volume.Excluded(w.skip, strings.Join(path[:i+1], "/"), true):
+		case !ok && Excluded(w.skip, strings.Join(path[:i+1], "/"), true):
 			return 0, true, nil
 		case !ok:
 			attr := volume.Attr{Type: volume.Dir, Mode: 0o755, Mtime: h.ModTime}
@@ -367,7 +367,7 @@ func (w *tarWalk) linked(h *tar.Header) (node, error) {
 	for i, name := range path {
 		var ok bool
 		n, ok = w.nodes[place{n.number, name}]
-		if n.left || !ok && volume.Excluded(w.skip, strings.Join(path[:i+1], "/"), i < len(path)-1) {
+		if n.left || !ok && Excluded(w.skip, strings.Join(path[:i+1], "/"), i < len(path)-1) {
 			return node{}, refuse(h.Name, "is a hard link to %q, which is excluded, with its content", h.Linkname)
 		}
 		if !ok || i < len(path)-1 && n.kind != volume.Dir {

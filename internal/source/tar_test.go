@@ -75,7 +75,7 @@ func directory(name string) tar.Header {
 // read lists an archive called top.
 func read(t testing.TB, b []byte, top string, patterns ...string) (string, error) {
 	t.Helper()
-	exclude, err := volume.ParsePatterns(patterns)
+	exclude, err := ParsePatterns(patterns)
 	must(t, err)
 	var l lister
 	err = Tar(t.Context(), bytes.NewReader(b), top, exclude, l.emit)
@@ -279,7 +279,7 @@ func FuzzTar(f *testing.F) {
 	f.Add([]byte("\x28\xb5\x2f\xfd"))
 	f.Add([]byte("\xfd7zXZ\x00"))
 	f.Add([]byte("BZh9"))
-	patterns, err := volume.ParsePatterns([]string{"*.log", "tmp/"})
+	patterns, err := ParsePatterns([]string{"*.log", "tmp/"})
 	must(f, err)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var l lister

@@ -1,4 +1,4 @@
-package volume
+package source
 
 import (
 	"context"
@@ -13,14 +13,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 // Survey is a first look at an input, before hours are spent on sealing it.
 type Survey struct {
-	Usage
+	volume.Usage
 	// Fingerprint changes whenever anything in the input does: it covers every
 	// path with its size, permissions, times and inode, but no content.
-	Fingerprint Digest
+	Fingerprint volume.Digest
 }
 
 // ErrUnreadable: files or directories of the input that may not be read.
@@ -49,14 +51,14 @@ func Look(ctx context.Context, input string, exclude ...Pattern) (Survey, error)
 	}
 	const fixed = 1 << 20 // keys.age, index, footer
 	l.usage.SealedBytes += fixed
-	return Survey{Usage: l.usage, Fingerprint: Digest(l.hash.Sum(nil))}, err
+	return Survey{Usage: l.usage, Fingerprint: volume.Digest(l.hash.Sum(nil))}, err
 }
 
 type looking struct {
 	input string
 	skip  []Pattern
 	hash  hash.Hash
-	usage Usage
+	usage volume.Usage
 	seen  map[inode]bool
 	bad   [2]struct {
 		kind  error
@@ -90,14 +92,14 @@ func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
 		mode |= unix.X_OK
 	case 0:
 	case fs.ModeSymlink:
-		l.usage.count(e, l.seen)
+		count(&l.usage, e, l.seen)
 		return nil
 	default:
-		l.note(0, ErrSpecial, name)
+		l.note(0, volume.ErrSpecial, name)
 		return nil
 	}
 	if rel != "" || fi.Mode().IsRegular() {
-		l.usage.count(e, l.seen)
+		count(&l.usage, e, l.seen)
 	}
 	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) != nil {
 		l.note(1, ErrUnreadable, name)

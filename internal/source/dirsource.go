@@ -1,4 +1,4 @@
-package volume
+package source
 
 import (
 	"context"
@@ -12,13 +12,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 // DirSource is the tree under a directory, or one file as the only entry of a
 // root of its own. The path itself may be a symbolic link; links below it are
 // kept as links. What a pattern matches is left out, and not looked at. The
 // Source also implements Measurer.
-func DirSource(input string, exclude ...Pattern) Source { return dirSource{input, exclude} }
+func DirSource(input string, exclude ...Pattern) volume.Source { return dirSource{input, exclude} }
 
 type dirSource struct {
 	input   string
@@ -42,18 +44,10 @@ func stampOf(st *syscall.Stat_t) stamp {
 
 func statOf(fi fs.FileInfo) *syscall.Stat_t { return fi.Sys().(*syscall.Stat_t) }
 
-func attrOf(t Type, st *syscall.Stat_t) Attr {
-	a := Attr{Type: t, Mode: st.Mode & 0o7777, Mtime: time.Unix(st.Mtim.Unix()), Nlink: uint32(st.Nlink)}
-	if t == File {
-		a.Size = st.Size
-	}
-	return a
-}
-
 // dirWalk is one walk of a directory.
 type dirWalk struct {
 	ctx   context.Context
-	emit  func(Entry) (uint32, error)
+	emit  func(volume.Entry) (uint32, error)
 	nodes map[inode]uint32 // files with several names
 	top   string           // the input, with which all paths begin
 	skip  []Pattern
@@ -65,7 +59,7 @@ func (w *dirWalk) excluded(path string, e fs.DirEntry) bool {
 }
 
 // Walk implements Source. Paths in errors begin with the input's.
-func (d dirSource) Walk(ctx context.Context, emit func(Entry) (uint32, error)) error {
+func (d dirSource) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
 	w := &dirWalk{ctx: ctx, emit: emit, nodes: map[inode]uint32{}, top: d.input, skip: d.exclude}
 	fi, err := os.Stat(d.input)
 	if err != nil {
@@ -82,14 +76,14 @@ func (d dirSource) Walk(ctx context.Context, emit func(Entry) (uint32, error)) e
 		defer root.Close()
 		return w.dir(root, "", 0, d.input)
 	}
-	return specialError(d.input, fi.Mode())
+	return volume.SpecialError(d.input, fi.Mode())
 }
 
 // single gives a root that holds one file.
 func (w *dirWalk) single(path string, fi fs.FileInfo) error {
 	st := statOf(fi)
-	rootAttr := Attr{Type: Dir, Mode: 0o755, Mtime: time.Unix(st.Mtim.Unix()), Nlink: 2}
-	if _, err := w.emit(Entry{Attr: rootAttr}); err != nil {
+	rootAttr := volume.Attr{Type: volume.Dir, Mode: 0o755, Mtime: time.Unix(st.Mtim.Unix()), Nlink: 2}
+	if _, err := w.emit(volume.Entry{Attr: rootAttr}); err != nil {
 		return err
 	}
 	abs, err := filepath.Abs(path)
@@ -116,7 +110,7 @@ func (w *dirWalk) dir(root *os.Root, name string, parent uint32, path string) er
 		return inPath(path, err)
 	}
 	before := stampOf(statOf(fi))
-	self, err := w.emit(Entry{Parent: parent, Name: name, Attr: attrOf(Dir, statOf(fi))})
+	self, err := w.emit(volume.Entry{Parent: parent, Name: name, Attr: volume.AttrOf(volume.Dir, statOf(fi))})
 	if err != nil {
 		return err
 	}
@@ -140,7 +134,7 @@ func (w *dirWalk) dir(root *os.Root, name string, parent uint32, path string) er
 		return inPath(path, err)
 	}
 	if stampOf(statOf(fi)) != before {
-		return fmt.Errorf("%q %w", path, ErrChanged)
+		return fmt.Errorf("%q %w", path, volume.ErrChanged)
 	}
 	return nil
 }
@@ -164,7 +158,7 @@ func (w *dirWalk) entry(root *os.Root, e fs.DirEntry, parent uint32, path string
 		}
 		return w.file(f, e.Name(), parent, path)
 	}
-	return specialError(path, e.Type())
+	return volume.SpecialError(path, e.Type())
 }
 
 func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string) error {
@@ -176,9 +170,9 @@ func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string
 	if err != nil {
 		return gone(path, err)
 	}
-	attr := attrOf(Symlink, statOf(fi))
+	attr := volume.AttrOf(volume.Symlink, statOf(fi))
 	attr.Nlink, attr.Size = 1, int64(len(target))
-	_, err = w.emit(Entry{Parent: parent, Name: name, Attr: attr, Target: target})
+	_, err = w.emit(volume.Entry{Parent: parent, Name: name, Attr: attr, Target: target})
 	return err
 }
 
@@ -195,11 +189,11 @@ func (w *dirWalk) file(f *os.File, name string, parent uint32, path string) erro
 		return inPath(path, err)
 	}
 	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%q %w: it was a file", path, ErrChanged)
+		return fmt.Errorf("%q %w: it was a file", path, volume.ErrChanged)
 	}
 	c.before = stampOf(statOf(fi))
-	e := Entry{
-		Parent: parent, Name: name, Attr: attrOf(File, statOf(fi)),
+	e := volume.Entry{
+		Parent: parent, Name: name, Attr: volume.AttrOf(volume.File, statOf(fi)),
 		Open: func() (io.ReadCloser, error) { c.taken = true; return c, nil },
 	}
 	if e.Attr.Nlink > 1 {
@@ -227,15 +221,15 @@ func (c *dirFile) Close() error {
 		return inPath(c.path, err)
 	}
 	if stampOf(statOf(fi)) != c.before {
-		return fmt.Errorf("%q %w", c.path, ErrChanged)
+		return fmt.Errorf("%q %w", c.path, volume.ErrChanged)
 	}
 	return nil
 }
 
 // Measure implements Measurer. What cannot be read is not counted: Walk will
 // say so.
-func (d dirSource) Measure(ctx context.Context) (Usage, error) {
-	var u Usage
+func (d dirSource) Measure(ctx context.Context) (volume.Usage, error) {
+	var u volume.Usage
 	seen := map[inode]bool{}
 	root := d.input + "/"
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
@@ -248,12 +242,12 @@ func (d dirSource) Measure(ctx context.Context) (Usage, error) {
 		if rel, err := filepath.Rel(root, path); err == nil && Excluded(d.exclude, rel, e.IsDir()) {
 			return left(e)
 		}
-		u.count(e, seen)
+		count(&u, e, seen)
 		return nil
 	})
 	if fi, serr := os.Stat(d.input); err == nil && serr == nil && fi.Mode().IsRegular() {
-		u = Usage{}
-		u.add(File, fi.Size(), true)
+		u = volume.Usage{}
+		u.Add(volume.File, fi.Size(), true)
 	}
 	const fixed = 1 << 20 // keys.age, index, footer
 	u.SealedBytes += fixed
@@ -268,12 +262,13 @@ func left(e fs.DirEntry) error {
 	return nil
 }
 
-func (u *Usage) count(e fs.DirEntry, seen map[inode]bool) {
+// count adds an entry to u.
+func count(u *volume.Usage, e fs.DirEntry, seen map[inode]bool) {
 	switch e.Type() {
 	case fs.ModeDir:
-		u.add(Dir, 0, true)
+		u.Add(volume.Dir, 0, true)
 	case fs.ModeSymlink:
-		u.add(Symlink, 0, true)
+		u.Add(volume.Symlink, 0, true)
 	case 0:
 		fi, err := e.Info()
 		if err != nil {
@@ -281,7 +276,7 @@ func (u *Usage) count(e fs.DirEntry, seen map[inode]bool) {
 		}
 		st := statOf(fi)
 		id := inode{st.Dev, st.Ino}
-		u.add(File, st.Size, !seen[id])
+		u.Add(volume.File, st.Size, !seen[id])
 		if st.Nlink > 1 {
 			seen[id] = true
 		}
@@ -305,7 +300,7 @@ func (e vanishedError) Error() string {
 }
 
 // Is makes it an ErrChanged.
-func (vanishedError) Is(target error) bool { return target == ErrChanged }
+func (vanishedError) Is(target error) bool { return target == volume.ErrChanged }
 
 // gone is inPath for a name that a directory listed.
 func gone(path string, err error) error {
@@ -313,15 +308,4 @@ func gone(path string, err error) error {
 		return vanishedError{path}
 	}
 	return inPath(path, err)
-}
-
-func specialError(path string, mode fs.FileMode) error {
-	kind := "device"
-	switch {
-	case mode&fs.ModeSocket != 0:
-		kind = "socket"
-	case mode&fs.ModeNamedPipe != 0:
-		kind = "named pipe"
-	}
-	return fmt.Errorf("%q is a %s: %w", path, kind, ErrSpecial)
 }

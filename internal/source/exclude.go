@@ -1,10 +1,14 @@
-package volume
+package source
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strings"
 )
+
+// ErrPattern: a pattern of names to leave out that is none.
+var ErrPattern = errors.New("unusable pattern")
 
 // Pattern says what is left out of a tree, in gitignore's way: without a slash
 // it matches a name at any depth, with one it is a path from the top of the

@@ -1,4 +1,4 @@
-package volume
+package source
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 func TestLookFingerprint(t *testing.T) {
@@ -36,10 +38,10 @@ func TestLookFingerprint(t *testing.T) {
 	if before.Entries != 3 || before.PlainBytes != 12 || look().Fingerprint != before.Fingerprint {
 		t.Errorf("%+v", before)
 	}
-	if n, err := DirSource(dir).(Measurer).Measure(t.Context()); err != nil || n != before.Usage {
+	if n, err := DirSource(dir).(volume.Measurer).Measure(t.Context()); err != nil || n != before.Usage {
 		t.Errorf("Measure %+v, Look %+v, %v", n, before.Usage, err)
 	}
-	seen := map[Digest]string{before.Fingerprint: "before"}
+	seen := map[volume.Digest]string{before.Fingerprint: "before"}
 	for _, c := range []struct {
 		name   string
 		change func() error
@@ -78,7 +80,7 @@ func TestLookFingerprint(t *testing.T) {
 func TestLookFindsTrouble(t *testing.T) {
 	if os.Getenv("SEALBATCH_TEST_LOOK") != "" {
 		_, err := Look(t.Context(), os.Getenv("SEALBATCH_TEST_LOOK"))
-		for _, kind := range []error{ErrUnreadable, ErrSpecial} {
+		for _, kind := range []error{ErrUnreadable, volume.ErrSpecial} {
 			if !errors.Is(err, kind) {
 				t.Errorf("%v is not %v", err, kind)
 			}

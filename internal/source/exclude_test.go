@@ -1,4 +1,4 @@
-package volume
+package source
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 func TestPatterns(t *testing.T) {
@@ -68,15 +70,15 @@ func TestExclude(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	src := DirSource(dir, patterns...)
-	if u, err := DirSource(dir+"/", patterns...).(Measurer).Measure(t.Context()); err != nil || u != s.Usage {
+	if u, err := DirSource(dir+"/", patterns...).(volume.Measurer).Measure(t.Context()); err != nil || u != s.Usage {
 		t.Errorf("measured %+v, looked %+v, %v", u, s.Usage, err)
 	}
-	sealed, b := sealFixed(t, src, 1)
-	text, err := openAndDump(b, sealed.Key)
-	if err != nil || sealed.Entries != 4 || strings.Contains(text, "log") || strings.Contains(text, "pipe") || !strings.Contains(text, `"y"`) {
-		t.Errorf("%v\n%s", err, text)
+	sealed, r := sealAndOpen(t, src)
+	text := list(t, r)
+	if sealed.Entries != 4 || strings.Contains(text, "log") || strings.Contains(text, "pipe") || !strings.Contains(text, `"y"`) {
+		t.Errorf("%s", text)
 	}
-	if _, err := Look(context.Background(), dir); !errors.Is(err, ErrSpecial) {
+	if _, err := Look(context.Background(), dir); !errors.Is(err, volume.ErrSpecial) {
 		t.Errorf("nothing left out: %v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "keep/a.log"), []byte("more of it"), 0o600))
