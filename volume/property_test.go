@@ -134,7 +134,8 @@ func (g *generator) link() {
 		return
 	}
 	target := strings.Repeat(g.name()+"/", 12)
-	g.check(os.Symlink(target[:1+g.pick(len(target), 3038)%len(target)], path))
+	length := min(1+g.pick(len(target), 3038)%len(target), 3039) // the longest that is possible
+	g.check(os.Symlink(target[:length], path))
 }
 
 // attributes gives everything a mode and a time, the innermost first.
