@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // maxKeyFile bounds files of recipients and identities.
@@ -261,14 +262,9 @@ func (l lockedIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
 
 // readKeyFile reads a small file.
 func readKeyFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err == nil && len(b) > maxKeyFile {
-		return nil, fmt.Errorf("%w: %s is too large", ErrIdentity, path)
+	b, err := fsx.ReadFile(path, maxKeyFile)
+	if errors.Is(err, fsx.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
 	return b, err
 }

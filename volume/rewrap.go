@@ -8,10 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // The index names the places of everything behind keys.age, so a new keys.age
@@ -192,10 +193,7 @@ func replaceHead(ctx context.Context, f *os.File, fi os.FileInfo, path string, h
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(partial, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return fsx.Commit(partial, path)
 }
 
 // copyBehind writes head, and then f from where head ends. The kernel copies,

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // SealFile seals src into the file at path, mode 0600. The volume is written
@@ -35,7 +37,7 @@ func SealFile(ctx context.Context, path string, src Source, opt SealOptions) (s 
 	if err = errors.Join(err, f.Close()); err != nil {
 		return s, err
 	}
-	return s, syncDir(filepath.Dir(path))
+	return s, fsx.SyncDir(filepath.Dir(path))
 }
 
 // openPartial opens a new file, or takes over what a killed process left, and
@@ -67,7 +69,7 @@ func own(f *os.File, path string) error {
 	if !fi.Mode().IsRegular() || int(st.Uid) != os.Geteuid() || st.Nlink > 1 {
 		return fmt.Errorf("%w: %q is there and is not a file of your own: remove it, or choose another name", ErrPath, path)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := fsx.TryLock(f); err != nil {
 		return fmt.Errorf("%q: %w", path, ErrBusy)
 	}
 	// Between opening and locking, its writer may have finished and renamed it.
@@ -76,12 +78,4 @@ func own(f *os.File, path string) error {
 		return fmt.Errorf("%q: %w", path, ErrBusy)
 	}
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

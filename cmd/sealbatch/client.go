@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -61,7 +61,7 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
 			"name the PEM file with the key service's authority; its operator has it")
 	}
-	if c.ca, err = os.ReadFile(conf.Service.CACert); err != nil {
+	if c.ca, err = fsx.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
 	}
 	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
@@ -155,7 +155,7 @@ func (c *client) recipients() ([]string, error) {
 			out = append(out, g)
 			continue
 		}
-		b, err := readSmall(g)
+		b, err := fsx.ReadFile(g, maxSmallFile)
 		if err != nil {
 			return nil, fault.New(fault.Config, wrap("[results] recipients", err), "")
 		}
@@ -199,16 +199,3 @@ func (c *client) progress(label string, total int64) *ui.Progress {
 
 // maxSmallFile bounds what is read whole, in bytes.
 const maxSmallFile = 1 << 20
-
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
-	if err == nil && len(b) > maxSmallFile {
-		err = errors.New("file is too large: " + path)
-	}
-	return b, err
-}

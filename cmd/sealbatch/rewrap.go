@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -82,11 +83,11 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 	if err != nil {
 		return nil, err
 	}
-	b, err := readSmall(path)
+	b, err := fsx.ReadFile(path, maxSmallFile)
 	if err != nil {
 		return nil, fault.New(fault.Usage, err, "--info names the info file on this machine, with its signature beside it")
 	}
-	sig, err := readSmall(path + publish.SigSuffix)
+	sig, err := fsx.ReadFile(path+publish.SigSuffix, maxSmallFile)
 	if err != nil {
 		return nil, fault.New(fault.Usage, err, "fetch the signature, too")
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -81,10 +82,10 @@ tls-key = %s
 audit = %s
 `, hosts[0], l.Name, listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
 		filepath.Base(l.TLSCert), filepath.Base(l.TLSKey), filepath.Join(filepath.Base(l.Data), filepath.Base(l.Audit)))
-	if err := writeNewFile(conf, text, 0o644); err != nil {
+	if err := fsx.WriteNew(conf, []byte(text), 0o644); err != nil {
 		return err
 	}
-	if err := writeNewFile(statementPub, l.StatementKey+"\n", 0o644); err != nil {
+	if err := fsx.WriteNew(statementPub, []byte(l.StatementKey+"\n"), 0o644); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, `key service %s is set up in %s
@@ -105,15 +106,6 @@ func noneExists(paths ...string) error {
 		}
 	}
 	return nil
-}
-
-func writeNewFile(path, text string, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
 }
 
 func serve(ctx context.Context, a *app, c *config.Server) error {
@@ -181,7 +173,7 @@ func enrolled(clusters []config.ClusterConf) ([]keyserver.Verifier, error) {
 		if err != nil {
 			return nil, fmt.Errorf("[cluster %s] verifier-key: %w", c.Name, err)
 		}
-		ca, err := readSmall(c.VerifierCA)
+		ca, err := fsx.ReadFile(c.VerifierCA, maxSmallFile)
 		if err != nil {
 			return nil, fmt.Errorf("[cluster %s] verifier-ca: %w", c.Name, err)
 		}
@@ -200,7 +192,7 @@ func ed25519Key(s string) (ed25519.PublicKey, error) {
 	if b, err := base64.StdEncoding.DecodeString(s); err == nil && len(b) == ed25519.PublicKeySize {
 		return b, nil
 	}
-	b, err := readSmall(s)
+	b, err := fsx.ReadFile(s, maxSmallFile)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +253,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 	}
 	var remembered []keyapi.AuditHead
 	for _, h := range heads {
-		b, err := readSmall(h)
+		b, err := fsx.ReadFile(h, maxSmallFile)
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -112,7 +113,7 @@ func (s verifierSetup) run(a *app) error {
 		{"enrol.conf", enrol, 0o644},
 		{"nodes", "# NODE ADDRESS, one a line: the IPv4 address that MUNGE on that node gives itself\n", 0o644},
 	} {
-		if err := writeNewFile(in(file.name), file.text, file.mode); err != nil {
+		if err := fsx.WriteNew(in(file.name), []byte(file.text), file.mode); err != nil {
 			return err
 		}
 	}
@@ -150,7 +151,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	}
 	ca := ""
 	if c.ServiceCA != "" {
-		b, err := readSmall(c.ServiceCA)
+		b, err := fsx.ReadFile(c.ServiceCA, maxSmallFile)
 		if err != nil {
 			return fault.New(fault.Config, err, "")
 		}
@@ -186,7 +187,7 @@ func checkMungeUser(name string) error {
 }
 
 func ed25519PrivateKey(path string) (ed25519.PrivateKey, error) {
-	b, err := readSmall(path)
+	b, err := fsx.ReadFile(path, maxSmallFile)
 	if err != nil {
 		return nil, err
 	}

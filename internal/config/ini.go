@@ -1,12 +1,15 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"gopkg.in/ini.v1"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // maxFileSize bounds what is read: a real configuration is a few kilobytes.
@@ -37,20 +40,24 @@ func readFile(path string) (*file, error) {
 	if err != nil {
 		return nil, &Error{File: path, What: err.Error()}
 	}
-	info, err := os.Stat(abs)
-	switch {
-	case err != nil:
+	f, err := fsx.OpenRegular(abs)
+	if errors.Is(err, fsx.ErrNotRegular) {
+		return nil, &Error{File: path, What: "is not a regular file"}
+	}
+	if err != nil {
 		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err),
 			Next: "write it after the model of the .conf.example files, or name another with --config"}
-	case !info.Mode().IsRegular():
-		return nil, &Error{File: path, What: "is not a regular file"}
-	case info.Size() > maxFileSize:
-		return nil, &Error{File: path, What: fmt.Sprintf("is larger than %d bytes", maxFileSize)}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err)}
 	case info.Mode().Perm()&0o002 != 0:
 		return nil, &Error{File: path, What: "anyone on this machine can change it, and it decides whom to trust",
 			Next: "chmod o-w " + path}
 	}
-	data, err := os.ReadFile(abs)
+	data, err := fsx.ReadAll(f, maxFileSize)
 	if err != nil {
 		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err)}
 	}

@@ -33,6 +33,12 @@ var (
 // partialSuffix ends the name of a file that Replace has not completed.
 const partialSuffix = ".partial"
 
+// limitError is ErrTooLarge with the limit in bytes.
+type limitError int64
+
+func (e limitError) Error() string        { return fmt.Sprintf("larger than %d bytes", int64(e)) }
+func (e limitError) Is(target error) bool { return target == ErrTooLarge }
+
 // ReadAll reads r to its end. More than limit bytes are ErrTooLarge; no more
 // than one byte beyond limit is read.
 func ReadAll(r io.Reader, limit int64) ([]byte, error) {
@@ -41,7 +47,7 @@ func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+		return nil, limitError(limit)
 	}
 	return b, nil
 }
@@ -85,7 +91,8 @@ func OpenRegular(path string) (*os.File, error) {
 		err = &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		_ = f.Close()
+		return nil, err
 	}
 	return f, nil
 }

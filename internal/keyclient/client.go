@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
@@ -26,6 +25,7 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -170,12 +170,12 @@ func (c *Client) once(ctx context.Context, k call, out any) (time.Duration, erro
 		return 0, c.transportError(ctx, err)
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	b, err := fsx.ReadAll(res.Body, maxAnswer)
+	if errors.Is(err, fsx.ErrTooLarge) {
+		return 0, fmt.Errorf("%w: %w", ErrAnswer, err)
+	}
 	if err != nil {
 		return 0, c.transportError(ctx, err)
-	}
-	if len(b) > maxAnswer {
-		return 0, fmt.Errorf("%w: larger than %d bytes", ErrAnswer, maxAnswer)
 	}
 	if res.StatusCode != http.StatusOK {
 		return retryAfter(res), apiError(res.StatusCode, b)

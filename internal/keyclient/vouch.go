@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
@@ -135,9 +135,9 @@ func vouch(ctx context.Context, client *http.Client, url string, v keyapi.VouchR
 		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxVoucher+1))
-	if err != nil || len(b) > maxVoucher {
-		return "", fmt.Errorf("%w: its answer (%s) was cut or is larger than %d bytes", ErrVerifierUnreachable, resp.Status, maxVoucher)
+	b, err := fsx.ReadAll(resp.Body, maxVoucher)
+	if err != nil {
+		return "", fmt.Errorf("%w: its answer (%s): %w", ErrVerifierUnreachable, resp.Status, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		refused := &VerifierError{Status: resp.StatusCode}

@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -259,7 +261,7 @@ func openAudit(path string, key ed25519.PrivateKey, stored Head) (log *auditLog,
 			return nil, 0, fmt.Errorf("audit log: remove a torn line: %w", err)
 		}
 	}
-	if err := errors.Join(f.Sync(), syncDir(path)); err != nil {
+	if err := errors.Join(f.Sync(), fsx.SyncDir(filepath.Dir(path))); err != nil {
 		return nil, 0, fmt.Errorf("audit log: %w", err)
 	}
 	return &auditLog{f: f, size: a.good, head: a.head, key: key}, recovered, nil

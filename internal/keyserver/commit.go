@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -217,13 +215,4 @@ func putJSON(w Writer, bucket, key string, v any) error {
 		return fmt.Errorf("record in %s: %w", bucket, err)
 	}
 	return w.Put(bucket, key, b)
-}
-
-// syncDir makes a new file's name in its directory durable.
-func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

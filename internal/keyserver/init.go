@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // Layout is where Init puts what a key service needs. CA is for clients'
@@ -206,13 +208,12 @@ func (l Layout) LoadCertificate() (tls.Certificate, error) {
 
 // writeNew writes a file that must not exist, durably.
 func writeNew(path string, b []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	err := fsx.WriteNew(path, b, mode)
+	if err == nil {
+		err = fsx.SyncDir(filepath.Dir(path))
+	}
 	if err != nil {
 		return fmt.Errorf("key service: %w", err)
-	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close(), syncDir(path)); err != nil {
-		return fmt.Errorf("key service: write %s: %w", path, err)
 	}
 	return nil
 }

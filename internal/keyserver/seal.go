@@ -9,14 +9,18 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // MasterKey seals every value of the embedded store.
 type MasterKey [32]byte
+
+// maxMasterKey bounds a master key file, in bytes.
+const maxMasterKey = 128
 
 // LoadMasterKey reads a master key file: 64 hex digits, for its owner's eyes
 // only (mode 0600 or 0400).
@@ -34,7 +38,7 @@ func LoadMasterKey(path string) (MasterKey, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return k, fmt.Errorf("master key %s is readable by others (mode %04o): chmod 600 %s", path, st.Mode().Perm(), path)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 128))
+	b, err := fsx.ReadAll(f, maxMasterKey)
 	if err != nil {
 		return k, fmt.Errorf("master key: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -78,7 +79,7 @@ func (p *publishing) lock() (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := fsx.TryLock(f); err != nil {
 		f.Close()
 		return nil, fault.New(fault.Other, fmt.Errorf("%s: %w", p.r.SealedPath, volume.ErrBusy), "wait for the other one, or choose another --data-path")
 	}

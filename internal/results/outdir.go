@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -31,6 +32,9 @@ const (
 )
 
 const sourceRecovered = "recovered"
+
+// maxMark bounds a mark's file, in bytes.
+const maxMark = 64 << 10
 
 // mark says what a node's directory was made of.
 type mark struct {
@@ -75,8 +79,8 @@ func (o *outDir) lock() (ok bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%w: it should be a directory of sealbatch's own: remove it", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	err = fsx.TryLock(f)
+	if errors.Is(err, fsx.ErrLocked) {
 		_ = f.Close()
 		return false, fault.New(fault.Other, o.busy(), "wait for it, or name another directory with -o")
 	}
@@ -136,7 +140,7 @@ func (o *outDir) has(node, source string, recovered bool) (bool, error) {
 		return false, err
 	}
 	var m mark
-	b, err := os.ReadFile(o.path("." + node + markSuffix))
+	b, err := fsx.ReadRegular(o.path("."+node+markSuffix), maxMark)
 	if err == nil && json.Unmarshal(b, &m) == nil && m == (mark{Source: source}) && (recovered || source != sourceRecovered) {
 		return true, nil
 	}

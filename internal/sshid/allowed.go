@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // AllowedSigner is one line of an allowed_signers file (ssh-keygen(1),
@@ -47,12 +49,9 @@ const (
 // first line that ssh-keygen would not accept ends it with an error that
 // names the line's number. Times without a Z are in the local time zone.
 func ParseAllowedSigners(r io.Reader) ([]AllowedSigner, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxAllowedSigners+1))
+	b, err := fsx.ReadAll(r, maxAllowedSigners)
 	if err != nil {
 		return nil, fmt.Errorf("read allowed signers: %w", err)
-	}
-	if len(b) > maxAllowedSigners {
-		return nil, fmt.Errorf("allowed signers: larger than %d bytes", maxAllowedSigners)
 	}
 	var out []AllowedSigner
 	n := 0

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 const (
@@ -91,17 +93,9 @@ func LoadPublicKey(path string) (ssh.PublicKey, error) {
 }
 
 func readKeyFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	b, err := fsx.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("SSH key: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("SSH key: %w", err)
-	}
-	if len(b) > maxKeyFile {
-		return nil, fmt.Errorf("SSH key %s: larger than %d bytes", path, maxKeyFile)
 	}
 	return b, nil
 }

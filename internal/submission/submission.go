@@ -16,9 +16,13 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
+
+// maxRecord bounds a record's file, in bytes.
+const maxRecord = 1 << 20
 
 // Format is the value of a record's format field.
 const Format = "sealbatch-submission/1"
@@ -93,17 +97,7 @@ func (s Store) Save(r Record) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("remember job: %w", err)
 	}
-	f, err := os.CreateTemp(s.dir, ".new-*")
-	if err != nil {
-		return fmt.Errorf("remember job: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(s.dir, r.Run+".json"))
-	}
-	if err != nil {
+	if err := fsx.Replace(filepath.Join(s.dir, r.Run+".json"), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("remember job: %w", err)
 	}
 	return nil
@@ -132,7 +126,7 @@ func (s Store) Lock(run string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("remember job: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = fsx.TryLock(f)
 	if opened, serr := f.Stat(); err == nil && serr == nil {
 		// The one who held it may have removed it since it was opened.
 		if now, lerr := os.Lstat(name); lerr != nil || !os.SameFile(opened, now) {
@@ -168,7 +162,7 @@ func (s Store) List() ([]Record, error) {
 }
 
 func read(path string) (Record, error) {
-	b, err := os.ReadFile(path)
+	b, err := fsx.ReadRegular(path, maxRecord)
 	if err != nil {
 		return Record{}, err
 	}

@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // Prompt is a question for the person at the terminal.
@@ -25,6 +26,9 @@ type Prompt struct {
 
 // promptTries is how often a password or a code may be mistyped.
 const promptTries = 3
+
+// maxKeyFile bounds an SSH key file, in bytes.
+const maxKeyFile = 1 << 20
 
 // credentials finds the ways to log in to one target.
 type credentials struct {
@@ -130,7 +134,7 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 			}
 		}
 	}
-	data, err := readSmall(path)
+	data, err := fsx.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil
 	}
@@ -231,20 +235,10 @@ func (l *lockedSigner) SignWithAlgorithm(rand io.Reader, data []byte, algorithm 
 }
 
 func readPublicKey(path string) (ssh.PublicKey, error) {
-	data, err := readSmall(path)
+	data, err := fsx.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
 	key, _, _, _, err := ssh.ParseAuthorizedKey(data)
 	return key, err
-}
-
-// readSmall reads a key file.
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 1<<20))
 }

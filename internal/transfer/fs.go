@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // FS is a file system on the login node: by SFTP (Client.FS), or the machine's own (Local). Paths
@@ -78,12 +80,9 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	data, err := fsx.ReadAll(f, limit)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: is larger than %d bytes", path, limit)
 	}
 	return data, nil
 }

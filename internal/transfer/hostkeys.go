@@ -13,6 +13,8 @@ import (
 	"github.com/kevinburke/ssh_config"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // hostKeys checks one host's key against known_hosts files.
@@ -43,10 +45,13 @@ func newHostKeys(t *target) (*hostKeys, error) {
 	return h, nil
 }
 
+// maxKnownHosts bounds a known_hosts file, in bytes.
+const maxKnownHosts = 64 << 20
+
 // findCAs remembers the authorities that a file names for the host: the known_hosts package does not
 // tell them from the host's own keys.
 func (h *hostKeys) findCAs(file string) error {
-	data, err := os.ReadFile(file)
+	data, err := fsx.ReadFile(file, maxKnownHosts)
 	if err != nil {
 		return &Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err}
 	}

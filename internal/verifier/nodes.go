@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 const maxNodesFile = 16 << 20 // bytes
@@ -18,12 +20,9 @@ var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
 // and addresses may not repeat, and loopback addresses are refused: every
 // host calls itself so.
 func ParseNodes(r io.Reader) (map[string]netip.Addr, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxNodesFile+1))
+	b, err := fsx.ReadAll(r, maxNodesFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the table of nodes: %w", err)
-	}
-	if len(b) > maxNodesFile {
-		return nil, fmt.Errorf("table of nodes: larger than %d bytes", maxNodesFile)
 	}
 	nodes, owner := map[string]netip.Addr{}, map[netip.Addr]string{}
 	n := 0

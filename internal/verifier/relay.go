@@ -3,9 +3,9 @@ package verifier
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net/http"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 )
 
@@ -48,12 +48,9 @@ func (v *Verifier) ask(r *http.Request) (int, http.Header, []byte, error) {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return 0, nil, nil, fmt.Errorf("the key service answered with a redirect (%s)", resp.Status)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, keyapi.MaxBody+1))
+	b, err := fsx.ReadAll(resp.Body, keyapi.MaxBody)
 	if err != nil {
-		return 0, nil, nil, err
-	}
-	if len(b) > keyapi.MaxBody {
-		return 0, nil, nil, fmt.Errorf("the key service's answer is larger than %d bytes", keyapi.MaxBody)
+		return 0, nil, nil, fmt.Errorf("the key service's answer: %w", err)
 	}
 	return resp.StatusCode, resp.Header, b, nil
 }
