@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
@@ -19,12 +19,10 @@ import (
 // from who asks (PrivateData).
 var ErrNoJob = errors.New("the job is unknown to Slurm")
 
-// Squeue says how slurmctld is asked. Expand is required.
+// Squeue says how slurmctld is asked.
 type Squeue struct {
 	Path      string // absolute; empty looks in the usual directories
 	SlurmConf string // pinned as SLURM_CONF; empty leaves Slurm's default
-	// Expand turns a host list such as "cn[1-3]" into names.
-	Expand func(string) ([]string, error)
 }
 
 // JobInfo is what slurmctld says of one job.
@@ -38,9 +36,8 @@ type JobInfo struct {
 	// Account is whatever the user chose, unless the site enforces
 	// associations (AccountingStorageEnforce): a policy that names accounts
 	// is worth no more than that.
-	Account    string
-	Partition  string
-	SubmitTime time.Time
+	Account   string
+	Partition string
 }
 
 // squeueFields are asked for by name and width. squeue -O writes each field
@@ -54,7 +51,7 @@ var squeueFields = []struct {
 	width int
 }{
 	{"JobID", 20}, {"ArrayTaskID", 20}, {"UserID", 20}, {"State", 20}, {"RestartCnt", 20},
-	{"SubmitTime", 30}, {"Partition", 256}, {"Account", 256}, {"NodeList", 65000},
+	{"Partition", 256}, {"Account", 256}, {"NodeList", 65000},
 }
 
 const (
@@ -63,7 +60,6 @@ const (
 	fieldUser
 	fieldState
 	fieldRestart
-	fieldSubmit
 	fieldPartition
 	fieldAccount
 	fieldNodes
@@ -100,7 +96,7 @@ func (q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {
 	if err != nil {
 		return JobInfo{}, err
 	}
-	j, err := q.parseRecord(r)
+	j, err := parseRecord(r)
 	if err != nil {
 		return JobInfo{}, fmt.Errorf("%w: output of squeue for job %d: %w", sitecmd.ErrFailed, jobID, err)
 	}
@@ -140,7 +136,7 @@ func findRecord(b []byte, jobID uint32) ([]string, error) {
 	return found, nil
 }
 
-func (q Squeue) parseRecord(r []string) (j JobInfo, err error) {
+func parseRecord(r []string) (j JobInfo, err error) {
 	for i, v := range r {
 		f := squeueFields[i]
 		if v[0] != ' ' {
@@ -168,11 +164,8 @@ func (q Squeue) parseRecord(r []string) (j JobInfo, err error) {
 	if err != nil {
 		return j, err
 	}
-	if j.SubmitTime, err = time.ParseInLocation("2006-01-02T15:04:05", r[fieldSubmit], time.UTC); err != nil {
-		return j, fmt.Errorf("SubmitTime is %.40q", r[fieldSubmit])
-	}
 	if r[fieldNodes] != "" {
-		if j.Nodes, err = q.Expand(r[fieldNodes]); err != nil {
+		if j.Nodes, err = hostlist.Expand(r[fieldNodes]); err != nil {
 			return j, fmt.Errorf("NodeList: %w", err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 )
 
 // Script is everything that a batch script says. The zero value of a field leaves the option out.
@@ -121,7 +123,7 @@ var reserved = map[string]string{
 
 // check validates everything that came from a user.
 func (s *Script) check() error {
-	if s.Nodes < 1 || s.Nodes > MaxHosts {
+	if s.Nodes < 1 || s.Nodes > hostlist.Max {
 		return fmt.Errorf("%w: %d nodes", ErrScript, s.Nodes)
 	}
 	if s.CPUsPerTask < 0 {
@@ -160,7 +162,7 @@ func (s *Script) checkNodeList() error {
 	if s.NodeList == "" {
 		return nil
 	}
-	if _, err := ExpandHostlist(s.NodeList); err != nil {
+	if _, err := hostlist.Expand(s.NodeList); err != nil {
 		return fmt.Errorf("%w: --nodelist: %w", ErrScript, err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 )
 
 // State is a job's state, as Slurm spells it.
@@ -152,7 +154,7 @@ func addStatus(out map[JobID]Status, fields []string) error {
 		return err
 	}
 	if st.NodeList != "" {
-		if _, err := ExpandHostlist(st.NodeList); err != nil {
+		if _, err := hostlist.Expand(st.NodeList); err != nil {
 			return fmt.Errorf("%w: job %s: %w", ErrSlurm, id, err)
 		}
 	}

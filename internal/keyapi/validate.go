@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // ErrInvalid is wrapped by every refusal of a claim that is out of its domain.
@@ -18,14 +20,8 @@ var ErrInvalid = errors.New("invalid claim")
 const PublicKeyE = 1184 + 32
 
 var (
-	clusterRE  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	hostRE     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
 	manifestRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	volumeRE   = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
-
-// ValidVolumeID reports whether id is 32 hex digits.
-func ValidVolumeID(id string) bool { return volumeRE.MatchString(id) }
 
 // Validate reports the first field that is out of its domain. A claim is
 // always a Slurm job's, so its number is never 0; Node is one host name.
@@ -33,9 +29,9 @@ func (c Claim) Validate() error {
 	switch {
 	case !manifestRE.MatchString(c.Manifest):
 		return fmt.Errorf("%w: manifest is not a digest", ErrInvalid)
-	case !clusterRE.MatchString(c.Cluster):
+	case !names.Word(c.Cluster):
 		return fmt.Errorf("%w: %.80q is not a cluster's name", ErrInvalid, c.Cluster)
-	case !hostRE.MatchString(c.Node):
+	case !names.Node(c.Node):
 		return fmt.Errorf("%w: %.80q is not a node's name", ErrInvalid, c.Node)
 	case c.JobID == 0:
 		return fmt.Errorf("%w: no job id", ErrInvalid)

@@ -5,11 +5,11 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // ErrEvidence is wrapped by every refusal of evidence.
@@ -86,9 +86,6 @@ func NewSlurmAttestor(verifiers []Verifier, now func() time.Time) (Attestor, err
 	return a, nil
 }
 
-// unixNameRE is what a user or group may be called; as in policies.
-var unixNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
-
 func (a *slurmAttestor) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (Claims, error) {
 	v, ok := a.verifiers[c.Cluster]
 	if !ok {
@@ -123,7 +120,7 @@ func (a *slurmAttestor) check(service string, c keyapi.Claim, w keyapi.Voucher) 
 		return errors.New("covers another claim")
 	case w.UID <= 0 || w.UID > 1<<32-2:
 		return fmt.Errorf("names uid %d", w.UID)
-	case !unixNameRE.MatchString(w.User) || w.User == "root":
+	case !names.Unix(w.User) || w.User == "root":
 		return fmt.Errorf("names user %.80q", w.User)
 	case len(w.Groups) > 4096:
 		return fmt.Errorf("names %d groups", len(w.Groups))

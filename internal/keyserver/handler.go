@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // request is one request at work.
@@ -169,7 +170,7 @@ func (s *Server) noteRefusal(q *request, err error) error {
 
 func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 	if v := r.PathValue("volume"); v != "" {
-		if !keyapi.ValidVolumeID(v) {
+		if !names.ID(v) {
 			return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
 		}
 		q.volume = v

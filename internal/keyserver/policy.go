@@ -2,18 +2,13 @@ package keyserver
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/slurm"
 )
-
-var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
-
-func validNode(s string) bool { return nodeRE.MatchString(s) }
 
 // parsePolicy reads a policy strictly and checks that its host lists expand.
 func parsePolicy(b []byte) (manifest.Policy, error) {
@@ -29,13 +24,13 @@ func parsePolicy(b []byte) (manifest.Policy, error) {
 		if n == "*" {
 			continue
 		}
-		hosts, err := slurm.ExpandHostlist(n)
+		hosts, err := hostlist.Expand(n)
 		if err != nil {
 			return p, refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
 		}
 		// The lists are expanded at each release: no owner may slow those of others.
-		if total += len(hosts); total > slurm.MaxHosts {
-			return p, refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", slurm.MaxHosts)
+		if total += len(hosts); total > hostlist.Max {
+			return p, refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
 		}
 	}
 	return p, nil
@@ -47,7 +42,7 @@ func nodeAllowed(lists []string, node string) bool {
 		if l == "*" {
 			return true
 		}
-		hosts, err := slurm.ExpandHostlist(l)
+		hosts, err := hostlist.Expand(l)
 		return err == nil && slices.Contains(hosts, node)
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 const (
@@ -81,7 +82,7 @@ func (s *Server) newToken(q *request) (any, error) {
 	if err := q.decode(&body); err != nil {
 		return nil, err
 	}
-	if body.Node != "" && !validNode(body.Node) {
+	if body.Node != "" && !names.Node(body.Node) {
 		return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a node's name", body.Node)
 	}
 	raw := make([]byte, keyapi.TokenSize)

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // InfoFormat is the value of an info file's format field.
@@ -68,8 +69,6 @@ func ParseInfo(b []byte) (Info, error) {
 // plain age file without a signed digest, and cannot be trusted as it is.
 var ErrHPCSInfo = errors.New("info file was written by HPCS, not by sealbatch")
 
-var volumeIDRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
 // Validate reports the first field that is out of its domain.
 func (i Info) Validate() error {
 	switch {
@@ -77,7 +76,7 @@ func (i Info) Validate() error {
 		return fmt.Errorf("%w: info file format %.40q is not %s", ErrInvalid, i.Format, InfoFormat)
 	case i.Kind != KindDataset && i.Kind != KindImage:
 		return fmt.Errorf("%w: info file kind %.40q is neither dataset nor image", ErrInvalid, i.Kind)
-	case !volumeIDRE.MatchString(i.VolumeID):
+	case !names.ID(i.VolumeID):
 		return fmt.Errorf("%w: info file volume_id is not 32 hex digits", ErrInvalid)
 	case i.Digest.IsZero():
 		return fmt.Errorf("%w: info file has no volume_digest", ErrInvalid)

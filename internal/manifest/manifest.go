@@ -3,9 +3,10 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // Format is the value of a job manifest's format field.
@@ -78,8 +79,6 @@ type Manifest struct {
 	SealSeconds int `json:"seal_seconds"`
 }
 
-var runRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
 // Parse reads a manifest strictly and returns it with the digest of b.
 func Parse(b []byte) (Manifest, Digest, error) {
 	var m Manifest
@@ -120,7 +119,7 @@ func (m Manifest) Validate() error {
 	switch {
 	case m.Format != Format:
 		return fmt.Errorf("%w: format %.40q is not %s", ErrInvalid, m.Format, Format)
-	case !runRE.MatchString(m.Run):
+	case !names.ID(m.Run):
 		return fmt.Errorf("%w: run is not 32 hex digits", ErrInvalid)
 	case m.Created.IsZero() || !m.Expires.After(m.Created):
 		return fmt.Errorf("%w: expiry does not follow creation", ErrInvalid)
@@ -138,7 +137,7 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: seal time of %d s", ErrInvalid, m.SealSeconds)
 	case m.Private.IsZero():
 		return fmt.Errorf("%w: no private part", ErrInvalid)
-	case !nameRE.MatchString(m.User):
+	case !names.Unix(m.User):
 		return fmt.Errorf("%w: %.80q is not a Unix user", ErrInvalid, m.User)
 	case len(m.Volumes) == 0 || m.Volumes[0].Kind != KindImage:
 		return fmt.Errorf("%w: the first volume is not the image", ErrInvalid)
@@ -165,7 +164,7 @@ func (m Manifest) validateVolumes() error {
 		if err := validPath(v.Path); err != nil {
 			return fmt.Errorf("volume path: %w", err)
 		}
-		if !volumeIDRE.MatchString(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() || v.Size <= 0 {
+		if !names.ID(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() || v.Size <= 0 {
 			return fmt.Errorf("%w: volume %q lacks id, digest, checksum or size", ErrInvalid, v.Name)
 		}
 	}

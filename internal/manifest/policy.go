@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"regexp"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // Policy says who may open a volume. It lives with the key in the key service
@@ -40,13 +42,8 @@ type Policy struct {
 	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
 }
 
-// Names as HPCS accepts them (ship_a_key.py), with upper case, dots and a
-// domain part allowed beside: sites use them.
-var (
-	nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
-	nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*$`)
-	wordRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-)
+// hostlistRE is what a host list is made of; hostlist.Expand knows its syntax.
+var hostlistRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*$`)
 
 // Bounds: names in one list, bytes in one name or host list.
 const (
@@ -64,21 +61,21 @@ func (p Policy) Validate() error {
 	}
 	for _, l := range []struct {
 		what  string
-		names []string
-		re    *regexp.Regexp
+		list  []string
+		valid func(string) bool
 	}{
-		{"user", p.Users, nameRE}, {"group", p.Groups, nameRE},
-		{"cluster", p.Clusters, wordRE}, {"account", p.Accounts, wordRE}, {"partition", p.Partitions, wordRE},
-		{"compute node", p.Nodes, nodeRE},
+		{"user", p.Users, names.Unix}, {"group", p.Groups, names.Unix},
+		{"cluster", p.Clusters, names.Word}, {"account", p.Accounts, names.Word}, {"partition", p.Partitions, names.Word},
+		{"compute node", p.Nodes, hostlistRE.MatchString},
 	} {
-		if len(l.names) > maxPolicyNames {
+		if len(l.list) > maxPolicyNames {
 			return fmt.Errorf("%w: policy names more than %d %ss", ErrInvalid, maxPolicyNames, l.what)
 		}
-		for _, n := range l.names {
-			if l.what == "compute node" && n == "*" && len(l.names) == 1 {
+		for _, n := range l.list {
+			if l.what == "compute node" && n == "*" && len(l.list) == 1 {
 				continue
 			}
-			if len(n) > maxPolicyName || !l.re.MatchString(n) {
+			if len(n) > maxPolicyName || !l.valid(n) {
 				return fmt.Errorf("%w: %.80q is not a valid %s name", ErrInvalid, n, l.what)
 			}
 		}

@@ -3,11 +3,11 @@ package noderun
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 // allocation is what Slurm tells a task of its job. Nothing in it is trusted:
@@ -18,9 +18,6 @@ type allocation struct {
 	nodeID int
 	ends   time.Time // of the job, by its time limit; zero if not told
 }
-
-// nodeRE is what a node name may be: it becomes a directory name.
-var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
 
 // readAllocation reads Slurm's variables (srun(1), OUTPUT ENVIRONMENT VARIABLES).
 func readAllocation(getenv func(string) string) (allocation, error) {
@@ -44,7 +41,7 @@ func readAllocation(getenv func(string) string) (allocation, error) {
 		return allocation{}, e.err
 	case a.job.ArrayTask >= 0: // its tasks would have one directory and one release between them
 		return allocation{}, fmt.Errorf("task %d of a job array: keys are released to one job of a submission; run job-prep once for each", a.job.ArrayTask)
-	case !nodeRE.MatchString(a.node):
+	case !names.Node(a.node):
 		return allocation{}, fmt.Errorf("SLURMD_NODENAME %.80q is not a node name", a.node)
 	case tasks > nodes:
 		return allocation{}, fmt.Errorf("%d tasks on %d nodes: each node runs the application once, so submit with one task a node", tasks, nodes)

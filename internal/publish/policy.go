@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/slurm"
 )
 
 // PolicyFlags are the flags of data-prep and container-prep that make a policy.
@@ -65,7 +65,7 @@ func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 		return out, fault.New(fault.Usage, err, "")
 	}
 	for _, n := range p.Nodes {
-		if _, err := slurm.ExpandHostlist(n); err != nil && n != "*" {
+		if _, err := hostlist.Expand(n); err != nil && n != "*" {
 			return out, fault.New(fault.Usage, fmt.Errorf("--compute-nodes: %w", err), "")
 		}
 	}

@@ -4,15 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/names"
 )
 
 const maxNodesFile = 16 << 20 // bytes
-
-var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`)
 
 // ParseNodes reads the table that says which address belongs to which node:
 // one "NODE ADDRESS" a line, NODE as in slurm.conf's NodeName, ADDRESS the
@@ -52,7 +50,7 @@ func ParseNodes(r io.Reader) (map[string]netip.Addr, error) {
 }
 
 func parseNode(f []string) (string, netip.Addr, error) {
-	if len(f) != 2 || !nodeRE.MatchString(f[0]) {
+	if len(f) != 2 || !names.Node(f[0]) {
 		return "", netip.Addr{}, fmt.Errorf("%.80q is not NODE ADDRESS", strings.Join(f, " "))
 	}
 	a, err := netip.ParseAddr(f[1])

@@ -3,18 +3,18 @@ package verifier
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
-// Users reads the site's user database through its own commands: a static
-// binary sees /etc/passwd only, not LDAP or SSSD. Empty paths look in the
-// usual directories.
-type Users struct {
-	GetentPath, IDPath string // absolute
+// users are the site's commands that read its user database: a static binary
+// sees /etc/passwd only, not LDAP or SSSD. Empty paths look in the usual
+// directories.
+type users struct {
+	getent, id string // absolute
 }
 
 // User is a Unix account with the groups it is in, primary one included.
@@ -28,14 +28,11 @@ const (
 	maxGroups     = 4096
 )
 
-// unixNameRE is what a policy can name (manifest.Policy).
-var unixNameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.@-]{0,62}\$?$`)
-
-// Lookup resolves uid. Groups whose names no policy could hold, such as
+// lookup resolves uid. Groups whose names no policy could hold, such as
 // "domain users", are left out. Errors wrap sitecmd.ErrFailed.
-func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
+func (u users) lookup(ctx context.Context, uid uint32) (User, error) {
 	out, err := sitecmd.Command{
-		Path: u.GetentPath, Name: "getent", MaxOutput: maxUserOutput,
+		Path: u.getent, Name: "getent", MaxOutput: maxUserOutput,
 		Args: []string{"passwd", strconv.FormatUint(uint64(uid), 10)},
 	}.Run(ctx)
 	if err != nil {
@@ -47,7 +44,7 @@ func (u Users) Lookup(ctx context.Context, uid uint32) (User, error) {
 	}
 	// -z: names of groups may hold blanks.
 	out, err = sitecmd.Command{
-		Path: u.IDPath, Name: "id", MaxOutput: maxUserOutput,
+		Path: u.id, Name: "id", MaxOutput: maxUserOutput,
 		Args: []string{"--groups", "--name", "--zero", "--", name},
 	}.Run(ctx)
 	if err != nil {
@@ -66,7 +63,7 @@ func parsePasswd(s string, uid uint32) (string, error) {
 	if len(f) != 7 || strings.Contains(s[:max(0, len(s)-1)], "\n") || f[2] != strconv.FormatUint(uint64(uid), 10) {
 		return "", fmt.Errorf("%w: getent did not answer with one account of uid %d", sitecmd.ErrFailed, uid)
 	}
-	if !unixNameRE.MatchString(f[0]) {
+	if !names.Unix(f[0]) {
 		return "", fmt.Errorf("%w: the user name %.80q of uid %d is not supported", sitecmd.ErrFailed, f[0], uid)
 	}
 	return f[0], nil
@@ -78,11 +75,11 @@ func parseGroups(s string) ([]string, error) {
 	if !ended || len(all) > maxGroups {
 		return nil, fmt.Errorf("%w: id answered with a cut list, or with %d groups", sitecmd.ErrFailed, len(all))
 	}
-	var names []string
+	var known []string
 	for _, g := range all {
-		if unixNameRE.MatchString(g) {
-			names = append(names, g)
+		if names.Unix(g) {
+			known = append(known, g)
 		}
 	}
-	return names, nil
+	return known, nil
 }

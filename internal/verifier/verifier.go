@@ -25,8 +25,8 @@ type Config struct {
 	Key ed25519.PrivateKey
 	// Nodes gives each node's address (ParseNodes); required.
 	Nodes map[string]netip.Addr
-	// Munge and Squeue reach the site's commands. Squeue.Expand may be nil;
-	// Squeue.SlurmConf should be set.
+	// Munge and Squeue reach the site's commands. Squeue.SlurmConf
+	// should be set.
 	Munge  munge.Commands
 	Squeue slurm.Squeue
 	// LookupUser resolves a uid; nil asks getent and id.
@@ -64,11 +64,8 @@ func New(c Config) (*Verifier, error) {
 		}
 	}
 	c.Limits = c.Limits.withDefaults()
-	if c.Squeue.Expand == nil {
-		c.Squeue.Expand = slurm.ExpandHostlist
-	}
 	if c.LookupUser == nil {
-		c.LookupUser = Users{}.Lookup
+		c.LookupUser = users{}.lookup
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

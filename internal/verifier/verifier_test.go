@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
+	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -61,7 +62,7 @@ func newSite(t *testing.T) *site {
 		munged: []string{"STATUS: 0", "ENCODE_HOST: " + nodeAddress, "ENCODE_TIME: 1795352912", "DECODE_TIME: 1795352912",
 			"TTL: 60", "UID: 2001", "GID: 2001", fmt.Sprintf("UID_RESTRICTION: %d", os.Geteuid())},
 		job: map[string]string{"JobID": "7", "ArrayTaskID": "N/A", "UserID": "2001", "State": "RUNNING", "RestartCnt": "0",
-			"SubmitTime": "2026-03-01T11:00:00", "Partition": "standard", "Account": "project_1", "NodeList": "cn[1-2]"},
+			"Partition": "standard", "Account": "project_1", "NodeList": "cn[1-2]"},
 		claim: testClaim(),
 	}
 	return s
@@ -106,7 +107,7 @@ func (s *site) squeueAnswer() string {
 		name  string
 		width int
 	}{{"JobID", 20}, {"ArrayTaskID", 20}, {"UserID", 20}, {"State", 20}, {"RestartCnt", 20},
-		{"SubmitTime", 30}, {"Partition", 256}, {"Account", 256}, {"NodeList", 65000}} {
+		{"Partition", 256}, {"Account", 256}, {"NodeList", 65000}} {
 		fmt.Fprintf(&b, "%*s", f.width, s.job[f.name])
 	}
 	return b.String() + "\n"
@@ -512,7 +513,7 @@ func FuzzParseNodes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		nodes, err := ParseNodes(strings.NewReader(s))
 		for name, a := range nodes {
-			if err == nil && (!usable(a) || !nodeRE.MatchString(name)) {
+			if err == nil && (!usable(a) || !names.Node(name)) {
 				t.Errorf("%q gives %q %v", s, name, a)
 			}
 		}

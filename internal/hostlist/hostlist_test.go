@@ -1,4 +1,4 @@
-package slurm
+package hostlist
 
 import (
 	"errors"
@@ -20,18 +20,18 @@ func TestHostlist(t *testing.T) {
 		"[1-2]":              "1 2",
 		"b,a,b":              "b a b",
 	} {
-		got, err := ExpandHostlist(in)
+		got, err := Expand(in)
 		if err != nil || strings.Join(got, " ") != want {
-			t.Errorf("ExpandHostlist(%q) = %q, %v, want %q", in, got, err, want)
+			t.Errorf("Expand(%q) = %q, %v, want %q", in, got, err, want)
 		}
 	}
 	for _, bad := range []string{"", ",", "a,", "a,,b", "a[", "a]", "a[]", "a[1", "a[1-]", "a[-1]", "a[3-1]", "a[1,]", "a[x]", "a[[1]]",
 		"a b", "a;b", "$(x)", "-rf", "a[1-65537]", "a[1-300][1-300]", "a[1-65536],b", "a[99999999999999999999]", "a[0-18446744073709551615]", "é"} {
-		if got, err := ExpandHostlist(bad); !errors.Is(err, ErrHostlist) {
-			t.Errorf("ExpandHostlist(%q) = %d names, %v, want an error", bad, len(got), err)
+		if got, err := Expand(bad); !errors.Is(err, ErrSyntax) {
+			t.Errorf("Expand(%q) = %d names, %v, want an error", bad, len(got), err)
 		}
 	}
-	if got, err := ExpandHostlist("a[1-65536]"); err != nil || len(got) != MaxHosts {
+	if got, err := Expand("a[1-65536]"); err != nil || len(got) != Max {
 		t.Errorf("the longest list gave %d names, %v", len(got), err)
 	}
 }
@@ -42,17 +42,17 @@ func FuzzHostlist(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		names, err := ExpandHostlist(s)
+		names, err := Expand(s)
 		if err != nil {
-			if !errors.Is(err, ErrHostlist) {
+			if !errors.Is(err, ErrSyntax) {
 				t.Errorf("%q: %v", s, err)
 			}
 			return
 		}
-		if len(names) == 0 || len(names) > MaxHosts {
+		if len(names) == 0 || len(names) > Max {
 			t.Fatalf("%q gave %d names", s, len(names))
 		}
-		again, err := ExpandHostlist(strings.Join(names, ","))
+		again, err := Expand(strings.Join(names, ","))
 		if err != nil || !slices.Equal(names, again) {
 			t.Errorf("%q gave names that read differently: %v", s, err)
 		}
@@ -60,9 +60,9 @@ func FuzzHostlist(f *testing.F) {
 }
 
 func BenchmarkExpandHostlist(b *testing.B) {
-	list := fmt.Sprintf("cn[1-%d]", MaxHosts)
+	list := fmt.Sprintf("cn[1-%d]", Max)
 	for b.Loop() {
-		if _, err := ExpandHostlist(list); err != nil {
+		if _, err := Expand(list); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,4 +1,5 @@
-package slurm
+// Package hostlist reads Slurm's host lists, such as "cn[1-3,07],x2".
+package hostlist
 
 import (
 	"errors"
@@ -7,35 +8,35 @@ import (
 	"strings"
 )
 
-// MaxHosts bounds how many names a host list may stand for.
-const MaxHosts = 65536
+// Max bounds how many names a host list may stand for.
+const Max = 65536
 
-// ErrHostlist is wrapped by errors about host lists.
-var ErrHostlist = errors.New("not a host list")
+// ErrSyntax is wrapped by errors about host lists.
+var ErrSyntax = errors.New("not a host list")
 
-// ExpandHostlist gives the names that a Slurm host list such as "cn[1-3,07],x2" stands for, in its
+// Expand returns the names that a Slurm host list such as "cn[1-3,07],x2" stands for, in its
 // order. One name may have several bracketed parts. It refuses anything but names of letters, digits,
-// dots, dashes and underscores, and lists of more than MaxHosts names. Errors wrap ErrHostlist.
-func ExpandHostlist(list string) ([]string, error) {
-	items, err := splitHostlist(list)
+// dots, dashes and underscores, and lists of more than Max names. Errors wrap ErrSyntax.
+func Expand(list string) ([]string, error) {
+	items, err := split(list)
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, item := range items {
-		names, err := expandItem(item, MaxHosts-len(out))
+		names, err := expandItem(item, Max-len(out))
 		if err != nil {
-			return nil, fmt.Errorf("%w: %q: %w", ErrHostlist, item, err)
+			return nil, fmt.Errorf("%w: %q: %w", ErrSyntax, item, err)
 		}
 		out = append(out, names...)
 	}
 	return out, nil
 }
 
-// splitHostlist splits at commas outside brackets.
-func splitHostlist(list string) ([]string, error) {
+// split splits at commas outside brackets.
+func split(list string) ([]string, error) {
 	if len(list) > 1<<20 {
-		return nil, fmt.Errorf("%w: longer than a megabyte", ErrHostlist)
+		return nil, fmt.Errorf("%w: longer than a megabyte", ErrSyntax)
 	}
 	var items []string
 	start, inside := 0, false
@@ -43,7 +44,7 @@ func splitHostlist(list string) ([]string, error) {
 		switch {
 		case i == len(list) || (list[i] == ',' && !inside):
 			if i == start {
-				return nil, fmt.Errorf("%w: %q has an empty name", ErrHostlist, list)
+				return nil, fmt.Errorf("%w: %q has an empty name", ErrSyntax, list)
 			}
 			items = append(items, list[start:i])
 			start = i + 1
@@ -52,11 +53,11 @@ func splitHostlist(list string) ([]string, error) {
 		case list[i] == ']' && inside:
 			inside = false
 		case list[i] == '[' || list[i] == ']':
-			return nil, fmt.Errorf("%w: %q has brackets that do not match", ErrHostlist, list)
+			return nil, fmt.Errorf("%w: %q has brackets that do not match", ErrSyntax, list)
 		}
 	}
 	if inside {
-		return nil, fmt.Errorf("%w: %q has a bracket that does not close", ErrHostlist, list)
+		return nil, fmt.Errorf("%w: %q has a bracket that does not close", ErrSyntax, list)
 	}
 	return items, nil
 }
@@ -84,13 +85,13 @@ func expandItem(item string, limit int) ([]string, error) {
 			return nil, err
 		}
 		if len(names)*len(numbers) > limit {
-			return nil, fmt.Errorf("more than %d names", MaxHosts)
+			return nil, fmt.Errorf("more than %d names", Max)
 		}
 		names = product(names, numbers)
 		item = item[end+1:]
 	}
 	if len(names) > limit {
-		return nil, fmt.Errorf("more than %d names", MaxHosts)
+		return nil, fmt.Errorf("more than %d names", Max)
 	}
 	if names[0][0] == '-' || names[0][0] == '.' {
 		return nil, errors.New("begins with a dash or dot")
