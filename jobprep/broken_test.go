@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
@@ -250,7 +251,7 @@ func TestContinueRefuses(t *testing.T) {
 	}{
 		"it has run": {"was submitted and has run", fault.Job, func(_ *site, rec submission.Record) error { return os.WriteFile(rec.LogFile, nil, 0o600) }},
 		"script altered": {"was altered", fault.Integrity, func(_ *site, rec submission.Record) error {
-			return os.WriteFile(filepath.Join(rec.JobDir, scriptName), []byte("#!/bin/sh\n"), 0o600)
+			return os.WriteFile(filepath.Join(rec.JobDir, jobdir.ScriptName), []byte("#!/bin/sh\n"), 0o600)
 		}},
 		"directory gone": {"is gone", fault.Job, func(_ *site, rec submission.Record) error { return os.RemoveAll(rec.JobDir) }},
 		"at work": {"at work", fault.Other, func(s *site, rec submission.Record) error {

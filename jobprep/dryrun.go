@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -53,11 +54,11 @@ func DryRun(d Deps, o Options) (string, error) {
 	}
 	step("make %s (mode 0700) and upload into it:", p.at())
 	for _, f := range p.binaries {
-		fmt.Fprintf(&b, "      %s/%s (%s)\n", binDir, f.Name, ui.Size(f.Size))
+		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, ui.Size(f.Size))
 	}
-	fmt.Fprintf(&b, "      %s, %s.sig, %s, scripts/\n", manifestName, manifestName, scriptName)
+	fmt.Fprintf(&b, "      %s, %s, %s, %s/\n", jobdir.ManifestName, jobdir.SignatureName, jobdir.ScriptName, jobdir.ScriptsDir)
 	if tokens {
-		fmt.Fprintf(&b, "      %s\n", tokensName)
+		fmt.Fprintf(&b, "      %s\n", jobdir.TokensName)
 	}
 	step("run there: sbatch --parsable, with this script on standard input:")
 	fmt.Fprintf(&b, "\n%s", script)

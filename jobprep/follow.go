@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -195,13 +194,13 @@ func (f *follower) drain() {
 
 // receipts counts the nodes that have signed a receipt.
 func (f *follower) receipts() int {
-	nodes, err := f.d.FS.ReadDir(path.Join(f.rec.JobDir, "nodes"))
+	nodes, err := f.d.FS.ReadDir(jobdir.NodePath(f.rec.JobDir, ""))
 	if err != nil {
 		return 0
 	}
 	n := 0
 	for _, e := range nodes {
-		if _, err := f.d.FS.Stat(path.Join(f.rec.JobDir, "nodes", e.Name(), jobdir.ReceiptName)); err == nil {
+		if _, err := f.d.FS.Stat(jobdir.NodePath(f.rec.JobDir, e.Name(), jobdir.ReceiptName)); err == nil {
 			n++
 		}
 	}
@@ -228,19 +227,16 @@ func (f *follower) exit() int {
 	return f.receiptExit()
 }
 
-// completed is a receipt's reason when everything went well (manifest.Receipt).
-const completed = "completed"
-
 // receiptExit is the highest exit code in the nodes' receipts, each checked.
 func (f *follower) receiptExit() int {
 	code := 0
-	nodes, err := f.d.FS.ReadDir(path.Join(f.rec.JobDir, "nodes"))
+	nodes, err := f.d.FS.ReadDir(jobdir.NodePath(f.rec.JobDir, ""))
 	if err != nil {
 		return NoExitCode
 	}
 	for _, e := range nodes {
 		files, err := jobdir.ReadFiles(func(name string) ([]byte, error) {
-			return transfer.ReadFile(f.d.FS, path.Join(f.rec.JobDir, "nodes", e.Name(), name), maxSmall)
+			return transfer.ReadFile(f.d.FS, jobdir.NodePath(f.rec.JobDir, e.Name(), name), maxSmall)
 		})
 		if err != nil {
 			return NoExitCode
@@ -249,7 +245,7 @@ func (f *follower) receiptExit() int {
 		if err != nil || v.Receipt == nil || v.Receipt.Exit < 0 {
 			return NoExitCode
 		}
-		if v.Receipt.Exit == 0 && v.Receipt.Reason != completed {
+		if v.Receipt.Exit == 0 && v.Receipt.Reason != jobdir.Completed {
 			return NoExitCode // the application went well, what came after it did not
 		}
 		code = max(code, v.Receipt.Exit)

@@ -10,13 +10,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"path"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -94,18 +94,12 @@ func (p Prepared) Close() {
 	}
 }
 
-// Programs that travel with every job, by name.
-var programs = []string{"sealbatch", "gocryptfs"}
-
 // NewRun makes a random name for a submission.
 func NewRun() string {
 	b := make([]byte, 16)
 	rand.Read(b) // never fails (crypto/rand)
 	return hex.EncodeToString(b)
 }
-
-// JobDir is where a run's files lie.
-func JobDir(workdir, run string) string { return path.Join(workdir, "sealbatch-"+run[:16]) }
 
 // Prepare checks, pins, registers and lays out a job; nothing is submitted.
 // If it fails, what it made is removed and nothing was released; a registered
@@ -158,5 +152,5 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	if err := d.Store.Save(rec); err != nil {
 		return Prepared{}, err
 	}
-	return Prepared{Record: rec, Script: script, ScriptPath: p.at(scriptName), unlock: sync.OnceFunc(unlock)}, nil
+	return Prepared{Record: rec, Script: script, ScriptPath: p.at(jobdir.ScriptName), unlock: sync.OnceFunc(unlock)}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -37,19 +38,11 @@ type planned struct {
 	user     string // at the site
 }
 
-// Names below the job's directory.
-const (
-	manifestName = "manifest.json"
-	scriptName   = "job.sbatch"
-	tokensName   = "tokens"
-	binDir       = "bin"
-)
-
 func (p *planned) at(elem ...string) string {
-	return path.Join(append([]string{JobDir(p.o.Workdir, p.run)}, elem...)...)
+	return path.Join(append([]string{jobdir.Path(p.o.Workdir, p.run)}, elem...)...)
 }
 
-func (p *planned) logFile() string { return p.at("job.log") }
+func (p *planned) logFile() string { return p.at(jobdir.LogName) }
 
 // plan reads and checks everything that the job will use.
 func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
@@ -107,6 +100,7 @@ func siteUser(ctx context.Context, r slurm.Runner) (string, error) {
 }
 
 func (p *planned) digestPrograms() error {
+	programs := jobdir.Programs()
 	if len(p.o.Programs) != len(programs) {
 		return errors.New("sealbatch and gocryptfs must travel with the job")
 	}
@@ -206,15 +200,15 @@ func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedMan
 func (p *planned) render(digest string, tokens bool) ([]byte, error) {
 	s := p.o.Script
 	s.Output = slurm.EscapePattern(p.logFile())
-	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--manifest", p.at(manifestName), "--digest", digest}}
+	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--manifest", p.at(jobdir.ManifestName), "--digest", digest}}
 	if p.o.Mounts != "" {
 		s.Node.Args = append(s.Node.Args, "--mounts", p.o.Mounts)
 	}
 	if tokens {
-		s.Node.Args = append(s.Node.Args, "--tokens", p.at(tokensName))
+		s.Node.Args = append(s.Node.Args, "--tokens", p.at(jobdir.TokensName))
 	}
 	for _, b := range p.binaries {
-		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(binDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
+		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
 	}
 	return s.Render()
 }
@@ -225,7 +219,8 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script [
 	if err := fsys.Mkdir(p.at(), 0o700); err != nil {
 		return err
 	}
-	for _, d := range []string{binDir, "nodes", "scripts", "scripts/input", "scripts/output"} {
+	inputs, outputs := path.Join(jobdir.ScriptsDir, jobdir.InputStage), path.Join(jobdir.ScriptsDir, jobdir.OutputStage)
+	for _, d := range []string{jobdir.BinDir, jobdir.NodesDir, jobdir.ScriptsDir, inputs, outputs} {
 		if err := fsys.Mkdir(p.at(d), 0o700); err != nil {
 			return err
 		}
@@ -237,15 +232,15 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script [
 		name    string
 		content []byte
 	}
-	files := []file{{manifestName, m.bytes}, {manifestName + ".sig", m.sig}, {scriptName, script}}
+	files := []file{{jobdir.ManifestName, m.bytes}, {jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
 	if tokens != nil {
-		files = append(files, file{tokensName, tokens})
+		files = append(files, file{jobdir.TokensName, tokens})
 	}
 	for _, s := range p.inputSh {
-		files = append(files, file{"scripts/input/" + s.name, s.content})
+		files = append(files, file{path.Join(inputs, s.name), s.content})
 	}
 	for _, s := range p.outputSh {
-		files = append(files, file{"scripts/output/" + s.name, s.content})
+		files = append(files, file{path.Join(outputs, s.name), s.content})
 	}
 	for _, f := range files {
 		if err := transfer.PutFile(ctx, fsys, p.at(f.name), f.content, 0o600); err != nil {
@@ -259,9 +254,9 @@ func (p *planned) shipPrograms(ctx context.Context) error {
 	for i, file := range p.o.Programs {
 		var bar *ui.Progress
 		if p.d.Progress != nil {
-			bar = p.d.Progress("uploading "+programs[i], p.binaries[i].Size)
+			bar = p.d.Progress("uploading "+p.binaries[i].Name, p.binaries[i].Size)
 		}
-		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(binDir, programs[i]), transfer.UploadOptions{Mode: 0o700, Progress: bar.Set})
+		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(jobdir.BinDir, p.binaries[i].Name), transfer.UploadOptions{Mode: 0o700, Progress: bar.Set})
 		if err != nil {
 			bar.Abandon()
 			return err

@@ -8,6 +8,7 @@ import (
 	"path"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -120,7 +121,7 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 	if err := d.started(rec); err != nil {
 		return rec, err
 	}
-	script, err := transfer.ReadFile(d.FS, path.Join(rec.JobDir, scriptName), maxSmall)
+	script, err := transfer.ReadFile(d.FS, path.Join(rec.JobDir, jobdir.ScriptName), maxSmall)
 	if err != nil {
 		return rec, fault.New(fault.Job, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/submission"
@@ -122,7 +123,7 @@ func travellingPrograms() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{self, filepath.Join(filepath.Dir(self), "gocryptfs")}, nil
+	return []string{self, filepath.Join(filepath.Dir(self), jobdir.Gocryptfs)}, nil
 }
 
 func setDefault(dst *string, value string) {

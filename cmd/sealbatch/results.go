@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
@@ -107,7 +107,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 // anew, before it could do so itself: nobody has its key. Where Slurm does not
 // say that the job is over, that is left to the user.
 func (c *client) dropScratch(rec submission.Record, n *results.Node, ended bool) {
-	dir := path.Join(rec.JobDir, "nodes", n.Name, "scratch")
+	dir := jobdir.NodePath(rec.JobDir, n.Name, jobdir.ScratchName)
 	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
 		return
 	}

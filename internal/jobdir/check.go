@@ -76,7 +76,7 @@ func Check(want Expected, node string, f Files) (Vouched, error) {
 
 // restartOf accepts a restarted job's directory: NODE.rN.
 func restartOf(dir string, st manifest.Statement) bool {
-	return st.Job.Restart > 0 && dir == fmt.Sprintf("%s.r%d", st.Node, st.Job.Restart)
+	return st.Job.Restart > 0 && dir == NodeName(st.Node, st.Job.Restart)
 }
 
 // checkSigned checks what the node signed with S.
@@ -125,16 +125,6 @@ func checkReceipt(want Expected, s ed25519.PublicKey, jws string, st manifest.St
 	}
 	return &r, nil
 }
-
-// Names in a node's directory, JobDir/nodes/NODE.
-const (
-	StatementName = "statement.jws"
-	OriginName    = "origin.jws"
-	ReceiptName   = "receipt.jws"
-	KeysName      = "keys.age"
-	CipherDirName = "output"
-	IndexName     = CipherDirName + ".index" // of a cipher directory that was not sealed
-)
 
 // ReadFiles collects a node's files through read, which reads a named one of
 // them whole; those that do not exist (fs.ErrNotExist) are left empty.

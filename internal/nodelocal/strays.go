@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -34,12 +35,6 @@ const (
 	SpaceName  = "space" // mount point of the private tmpfs
 	LockName   = "lock"
 	TryName    = "try" // the job script's, to see whether programs run there
-)
-
-// Names on the shared storage.
-const (
-	NodesName   = "nodes"   // in the job's directory, holds the nodes' own
-	ScratchName = "scratch" // in a node's directory, the scratch volume's cipher directory
 )
 
 // youngest is the age from which a directory without a lock is dead: the job
@@ -213,7 +208,7 @@ func readLock(f *os.File) (host, nodeDir string, err error) {
 // removeStray removes what a run puts into its directory, and it if nothing else
 // is in it.
 func removeStray(root *os.Root, dir string) error {
-	for _, name := range []string{SpaceName, TryName, "sealbatch", "gocryptfs", LockName + ".partial", LockName} {
+	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, LockName + ".partial", LockName} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -223,11 +218,11 @@ func removeStray(root *os.Root, dir string) error {
 
 // ClearScratch removes a dead run's scratch volume: nobody has its key.
 func ClearScratch(nodeDir string) error {
-	if !filepath.IsAbs(nodeDir) || filepath.Base(filepath.Dir(nodeDir)) != NodesName {
+	if !filepath.IsAbs(nodeDir) || filepath.Base(filepath.Dir(nodeDir)) != jobdir.NodesDir {
 		return nil // it died before it had one
 	}
 	var st unix.Stat_t
-	scratch := filepath.Join(nodeDir, ScratchName)
+	scratch := filepath.Join(nodeDir, jobdir.ScratchName)
 	if err := unix.Lstat(scratch, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
 		return nil
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
 // stray makes a node-local directory as a killed job leaves it.
@@ -32,11 +34,11 @@ func TestClearStrays(t *testing.T) {
 	host, err := os.Hostname()
 	check(t, err)
 	place := t.TempDir()
-	nodeDir := filepath.Join(t.TempDir(), NodesName, "cn1")
-	check(t, os.MkdirAll(nodeDir+"/"+ScratchName+"/d", 0o700))
-	check(t, os.MkdirAll(nodeDir+"/"+"output", 0o700))
-	check(t, os.WriteFile(nodeDir+"/"+ScratchName+"/d/f", []byte("ciphertext"), 0o600))
-	check(t, os.Chmod(nodeDir+"/"+ScratchName+"/d", 0o500)) // as applications do
+	nodeDir := filepath.Join(t.TempDir(), jobdir.NodesDir, "cn1")
+	check(t, os.MkdirAll(nodeDir+"/"+jobdir.ScratchName+"/d", 0o700))
+	check(t, os.MkdirAll(nodeDir+"/"+jobdir.CipherDirName, 0o700))
+	check(t, os.WriteFile(nodeDir+"/"+jobdir.ScratchName+"/d/f", []byte("ciphertext"), 0o600))
+	check(t, os.Chmod(nodeDir+"/"+jobdir.ScratchName+"/d", 0o500)) // as applications do
 
 	gone := map[string]string{
 		"dead":         stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n"+nodeDir+"\n", 0),
@@ -74,7 +76,7 @@ func TestClearStrays(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if left, err := os.ReadDir(nodeDir); err != nil || len(left) != 1 || left[0].Name() != "output" {
+	if left, err := os.ReadDir(nodeDir); err != nil || len(left) != 1 || left[0].Name() != jobdir.CipherDirName {
 		t.Errorf("the node's directory has %v, %v; the outputs have to stay, and nothing else", left, err)
 	}
 	// Closing alone would not give it up at once: a process that another test is just

@@ -3,21 +3,10 @@
 // checks the inputs, runs the application in its container, seals the results
 // and signs a receipt; then it unmounts and wipes.
 //
-// On the cluster's shared storage, in JobDir/nodes/NODE (NODE.rN for the Nth
-// restart), it leaves:
-//
-//	statement.jws    the key service's word for this node's signing key S
-//	keys.age         the output volume's master key, wrapped to the recipients
-//	origin.jws       S's word that keys.age and output/ are this job's own
-//	output/          the output volume's cipher directory, until it is sealed
-//	output.index     a sealed index over it, if it could not be sealed
-//	reserve          room for that and the receipt, until then
-//	results.sealed   the outputs as a sealed volume
-//	receipt.jws      S's account of the run; the last thing that is written
-//
-// A supervisor that is killed leaves the first four: the outputs written so
-// far open with the recipients' identities (volume.OpenCipherDir, or stock age
-// and gocryptfs).
+// What it reads and leaves on the cluster's shared storage is drawn in package
+// jobdir. A supervisor that is killed leaves the statement, the wrapped key, the
+// origin statement and the output volume: the outputs written so far open with
+// the recipients' identities (volume.OpenCipherDir, or stock age and gocryptfs).
 //
 // Inside the container:
 //

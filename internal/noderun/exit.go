@@ -6,6 +6,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -38,16 +39,19 @@ type ExitMeaning struct {
 // ExitMeanings returns the table for documents and messages.
 func ExitMeanings() []ExitMeaning {
 	return []ExitMeaning{
-		{ExitManifest, "manifest", "the job manifest, the binaries or the node are not as they must be"},
-		{ExitAttestation, "attestation", "the key service refused the node's evidence"},
-		{ExitKey, "keys", "a policy refused a key, or the key service or the cluster's verifier could not be reached"},
-		{ExitIntegrity, "integrity", "a program, volume or script is not the one that the manifest pins, or was altered while the job ran"},
-		{ExitMount, "mounts", "mounting failed, a mount died, the storage below it could not be read, or the container runtime did not start"},
-		{ExitInput, "input check", "an input check or input verification script failed"},
-		{ExitOutput, "output script", "an output verification script failed; the results are sealed all the same"},
-		{ExitSeal, "sealing", "the results could be neither sealed nor indexed, or not all of them in time: what there is, stays as a cipher directory"},
-		{ExitTimeLimit, "time limit", "stopped before the time limit so that the results could be sealed"},
-		{ExitCancelled, "cancelled", "cancelled"},
+		{ExitManifest, jobdir.ReasonManifest, "the job manifest, the binaries or the node are not as they must be"},
+		{ExitAttestation, jobdir.ReasonAttestation, "the key service refused the node's evidence"},
+		{ExitKey, jobdir.ReasonKeys, "a policy refused a key, or the key service or the cluster's verifier could not be reached"},
+		{ExitIntegrity, jobdir.ReasonIntegrity,
+			"a program, volume or script is not the one that the manifest pins, or was altered while the job ran"},
+		{ExitMount, jobdir.ReasonMounts,
+			"mounting failed, a mount died, the storage below it could not be read, or the container runtime did not start"},
+		{ExitInput, jobdir.ReasonInputCheck, "an input check or input verification script failed"},
+		{ExitOutput, jobdir.ReasonOutputScript, "an output verification script failed; the results are sealed all the same"},
+		{ExitSeal, jobdir.ReasonSealing, "the results could be neither sealed nor indexed, or not all of them in time: " +
+			"what there is, stays as a cipher directory"},
+		{ExitTimeLimit, jobdir.ReasonTimeLimit, "stopped before the time limit so that the results could be sealed"},
+		{ExitCancelled, jobdir.ReasonCancelled, "cancelled"},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -41,7 +42,7 @@ func checkBinaries(dir string, refs []manifest.FileRef) error {
 	for _, r := range refs {
 		pinned[r.Name] = r
 	}
-	for _, name := range []string{"sealbatch", "gocryptfs"} {
+	for _, name := range jobdir.Programs() {
 		ref, ok := pinned[name]
 		if !ok {
 			return fmt.Errorf("%w: job manifest pins no %s", manifest.ErrInvalid, name)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
 // In way 3 the runtime mounts what the container sees. The supervisor and the
@@ -34,7 +35,7 @@ func (n *node) guestTree(v openVolume) error {
 // runtime binds nothing out of its own mounts, so what is bound from the scratch
 // volume in the other ways is a cipher directory of its own here, under one key.
 func (n *node) guestScratch() error {
-	c, err := n.dir.makeCipherDir(scratchName)
+	c, err := n.dir.makeCipherDir(jobdir.ScratchName)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
@@ -211,7 +212,7 @@ func (j *testJob) script(stage, name, body string) {
 	data := []byte("#!/bin/sh\n" + body + "\n")
 	check(j.t, os.WriteFile(filepath.Join(j.dir, "scripts", stage, name), data, 0o600))
 	list := &j.m.InputScripts
-	if stage == stageOutput {
+	if stage == jobdir.OutputStage {
 		list = &j.m.OutputScripts
 	}
 	*list = append(*list, manifest.FileRef{Name: name, Digest: manifest.DigestOf(data), Size: int64(len(data))})
@@ -292,15 +293,15 @@ func (j *testJob) receipt() manifest.Receipt {
 	}
 	pub, _ := j.service.Public().(ed25519.PublicKey)
 	var st manifest.Statement
-	check(j.t, manifest.VerifyJWS(manifest.TypeStatement, pub, read(statementName), &st))
+	check(j.t, manifest.VerifyJWS(manifest.TypeStatement, pub, read(jobdir.StatementName), &st))
 	s, err := manifest.DecodeKey(st.S)
 	check(j.t, err)
 	var r manifest.Receipt
-	check(j.t, manifest.VerifyJWS(manifest.TypeReceipt, s, read(receiptName), &r))
-	if _, err := os.Stat(j.path(originName)); err == nil {
+	check(j.t, manifest.VerifyJWS(manifest.TypeReceipt, s, read(jobdir.ReceiptName), &r))
+	if _, err := os.Stat(j.path(jobdir.OriginName)); err == nil {
 		var o manifest.Origin
-		check(j.t, manifest.VerifyJWS(manifest.TypeOrigin, s, read(originName), &o))
-		keys, err := os.ReadFile(j.path(keysName))
+		check(j.t, manifest.VerifyJWS(manifest.TypeOrigin, s, read(jobdir.OriginName), &o))
+		keys, err := os.ReadFile(j.path(jobdir.KeysName))
 		check(j.t, err)
 		if o.Keys != manifest.DigestOf(keys) || o.Run != j.m.Run || o.Node != testNode {
 			j.t.Errorf("the origin statement is about something else: %+v", o)
@@ -313,7 +314,7 @@ func (j *testJob) receipt() manifest.Receipt {
 func (j *testJob) results() map[string]string {
 	j.t.Helper()
 	out := j.receipt().Output
-	f, err := os.Open(j.path(sealedName))
+	f, err := os.Open(j.path(jobdir.SealedName))
 	check(j.t, err)
 	defer f.Close()
 	key, err := volume.UnwrapKey(f, out.Size, j.identity)
@@ -333,13 +334,13 @@ func (j *testJob) results() map[string]string {
 // recovered opens the output volume's cipher directory.
 func (j *testJob) recovered() map[string]string {
 	j.t.Helper()
-	f, err := os.Open(j.path(keysName))
+	f, err := os.Open(j.path(jobdir.KeysName))
 	check(j.t, err)
 	defer f.Close()
 	_, key, err := volume.ReadKey(f, j.identity)
 	check(j.t, err)
 	dir := filepath.Join(j.t.TempDir(), "opened")
-	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(outputName), key, dir, volume.ExtractOptions{}))
+	check(j.t, volume.ExtractCipherDir(j.t.Context(), j.path(jobdir.CipherDirName), key, dir, volume.ExtractOptions{}))
 	return readTree(j.t, dir)
 }
 
@@ -347,7 +348,7 @@ func (j *testJob) recovered() map[string]string {
 func (j *testJob) openIndexed() *volume.Reader {
 	j.t.Helper()
 	out := j.receipt().Output
-	f, err := os.Open(j.path(keysName))
+	f, err := os.Open(j.path(jobdir.KeysName))
 	check(j.t, err)
 	defer f.Close()
 	id, key, err := volume.ReadKey(f, j.identity)

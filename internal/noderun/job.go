@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
 )
@@ -78,9 +79,4 @@ func (a allocation) left(now time.Time) time.Duration {
 }
 
 // dirName is the name of this run's directory below JobDir/nodes.
-func (a allocation) dirName() string {
-	if a.job.Restart == 0 {
-		return a.node
-	}
-	return fmt.Sprintf("%s.r%d", a.node, a.job.Restart)
-}
+func (a allocation) dirName() string { return jobdir.NodeName(a.node, a.job.Restart) }

@@ -12,24 +12,9 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/volume"
-)
-
-// Names in a node's directory.
-const (
-	nodesName     = nodelocal.NodesName // in the job's directory, holds the nodes' own
-	statementName = "statement.jws"
-	originName    = "origin.jws"
-	keysName      = "keys.age"
-	outputName    = "output"              // cipher directory
-	scratchName   = nodelocal.ScratchName // cipher directory
-	indexName     = outputName + ".index"
-	reserveName   = "reserve"
-	sealedName    = "results.sealed"
-	partialName   = sealedName + ".partial"
-	receiptName   = "receipt.jws"
 )
 
 // nodeDir is a run's directory on the shared storage.
@@ -40,7 +25,7 @@ func (d nodeDir) path(name string) string { return filepath.Join(string(d), name
 // makeNodeDir makes JobDir/nodes/NAME, which must not exist: what an earlier
 // run left there is its owner's only copy.
 func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
-	nodes := filepath.Join(jobDir, nodesName)
+	nodes := filepath.Join(jobDir, jobdir.NodesDir)
 	if err := os.MkdirAll(nodes, 0o700); err != nil {
 		return "", fmt.Errorf("make the nodes' directory: %w", err)
 	}
@@ -48,7 +33,7 @@ func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
 	if err := makePrivate(string(d)); err != nil {
 		return "", fmt.Errorf("make the node's directory: %w", err)
 	}
-	return d, fsx.WriteNew(d.path(statementName), []byte(statement+"\n"), 0o600)
+	return d, fsx.WriteNew(d.path(jobdir.StatementName), []byte(statement+"\n"), 0o600)
 }
 
 // makePrivate makes a directory of one's own primary group, 0700, whatever the
@@ -75,7 +60,7 @@ type cipherDir struct {
 // its origin signed before anything can be written to it, so that whatever a
 // killed job leaves can be opened.
 func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed25519.PrivateKey) (cipherDir, error) {
-	c, err := d.makeCipherDir(outputName)
+	c, err := d.makeCipherDir(jobdir.CipherDirName)
 	if err != nil {
 		return cipherDir{}, err
 	}
@@ -86,7 +71,7 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err := volume.WrapKey(&keys, c.id, c.key, rcpts...); err != nil {
 		return c, err
 	}
-	if err := fsx.WriteNew(d.path(keysName), keys.Bytes(), 0o600); err != nil {
+	if err := fsx.WriteNew(d.path(jobdir.KeysName), keys.Bytes(), 0o600); err != nil {
 		return c, fmt.Errorf("write the wrapped key: %w", err)
 	}
 	o.VolumeID, o.Keys, o.Created = c.id.String(), manifest.DigestOf(keys.Bytes()), time.Now().UTC()
@@ -94,7 +79,7 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err != nil {
 		return c, err
 	}
-	if err := fsx.WriteNew(d.path(originName), []byte(jws+"\n"), 0o600); err != nil {
+	if err := fsx.WriteNew(d.path(jobdir.OriginName), []byte(jws+"\n"), 0o600); err != nil {
 		return c, fmt.Errorf("write the origin statement: %w", err)
 	}
 	return c, fsx.SyncDir(string(d))
@@ -109,7 +94,7 @@ const reserveSize = 1 << 20
 func (d nodeDir) makeReserve() error {
 	b := make([]byte, reserveSize)
 	_, _ = rand.Read(b) // never fails
-	if err := fsx.WriteNew(d.path(reserveName), b, 0o600); err != nil {
+	if err := fsx.WriteNew(d.path(jobdir.ReserveName), b, 0o600); err != nil {
 		return fmt.Errorf("keep room for the receipt: %w", err)
 	}
 	return nil
@@ -117,7 +102,7 @@ func (d nodeDir) makeReserve() error {
 
 // freeReserve gives the room back.
 func (d nodeDir) freeReserve() {
-	_ = os.Remove(d.path(reserveName))
+	_ = os.Remove(d.path(jobdir.ReserveName))
 }
 
 // makeCipherDir makes an empty cipher directory and draws its key, which is

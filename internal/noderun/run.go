@@ -19,6 +19,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/volume"
@@ -109,12 +110,6 @@ type node struct {
 	results *os.Root  // the mounted output volume; nil while it is not
 	app     int       // exit code, or neverRan
 }
-
-// The stages that verification scripts belong to.
-const (
-	stageInput  = "input"
-	stageOutput = "output"
-)
 
 func (n *node) run() (int, error) {
 	err := n.prepare()
@@ -242,8 +237,8 @@ func (n *node) checkSelf() error {
 
 func (n *node) readScripts() (map[string][]container.Script, error) {
 	all := map[string][]container.Script{}
-	for stage, refs := range map[string][]manifest.FileRef{stageInput: n.m.InputScripts, stageOutput: n.m.OutputScripts} {
-		data, err := readScripts(filepath.Join(n.m.JobDir, "scripts", stage), refs)
+	for stage, refs := range map[string][]manifest.FileRef{jobdir.InputStage: n.m.InputScripts, jobdir.OutputStage: n.m.OutputScripts} {
+		data, err := readScripts(filepath.Join(n.m.JobDir, jobdir.ScriptsDir, stage), refs)
 		if err != nil {
 			return nil, err
 		}
@@ -272,7 +267,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	}
 	var why error
 	n.space, why, err = fusefs.Open(ctx, fusefs.SpaceOptions{
-		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, "gocryptfs"), Log: n.log, TmpfsBytes: size,
+		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
 		return fault.New(fault.Other, err, "on such a node, srun sealbatch doctor --node tells more")
@@ -367,7 +362,7 @@ func (n *node) tearDown() {
 		return
 	}
 	n.awaitCleared()
-	for _, name := range []string{nodelocal.SpaceName, "sealbatch", "gocryptfs", nodelocal.LockName, ""} {
+	for _, name := range []string{nodelocal.SpaceName, jobdir.Sealbatch, jobdir.Gocryptfs, nodelocal.LockName, ""} {
 		err := os.Remove(filepath.Join(n.opt.SelfDir, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			n.log.Warn("node-local directory not removed", "error", err)

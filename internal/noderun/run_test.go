@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -37,8 +38,8 @@ func TestRunSealsTheResults(t *testing.T) {
 	// What an earlier job sealed is an input like any other.
 	j.m.Volumes = append(j.m.Volumes, j.seal(manifest.KindResults, "a,b:c d", map[string]string{"name": "second data set"}))
 	j.private.Flags = append(j.private.Flags, "--env", "MINE=own=1, 2")
-	j.script(stageInput, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
-	j.script(stageOutput, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
+	j.script(jobdir.InputStage, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
+	j.script(jobdir.OutputStage, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
 	if code := j.run(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
@@ -61,7 +62,7 @@ func TestRunSealsTheResults(t *testing.T) {
 	if r.Reason != "completed" || r.Exit != 0 || r.Run != j.m.Run || r.Tier != manifest.TierC || r.Node != testNode || r.Output.Until != "scratch" {
 		t.Errorf("receipt: %+v", r)
 	}
-	j.missing(outputName, scratchName, partialName)
+	j.missing(jobdir.CipherDirName, jobdir.ScratchName, jobdir.SealedName+jobdir.PartialSuffix)
 	j.leftNothing()
 	j.leakedNothing(canary, "first file", "a,b:c d", "10-first")
 }
@@ -100,7 +101,7 @@ func (j *testJob) leakedNothing(words ...string) {
 func TestApplicationFailureKeepsItsCode(t *testing.T) {
 	t.Parallel()
 	j := newJob(t, nil, "sh", "-c", "echo partial > result; exit 3")
-	j.script(stageOutput, "check", "exit 1") // its failure does not hide the application's
+	j.script(jobdir.OutputStage, "check", "exit 1") // its failure does not hide the application's
 	if code := j.run(); code != 3 {
 		t.Fatalf("exit code %d", code)
 	}
@@ -146,7 +147,7 @@ func TestSignalsStopAndSeal(t *testing.T) {
 			if got["result"] != c.result || got["exit_code"] != fmt.Sprintln(r.Exit) || r.Reason != c.reason {
 				t.Errorf("results %q, receipt %+v", got, r)
 			}
-			j.missing(outputName, scratchName)
+			j.missing(jobdir.CipherDirName, jobdir.ScratchName)
 			j.leftNothing()
 		})
 	}
@@ -167,7 +168,7 @@ func TestKilledSupervisorLeavesOutputsThatOpen(t *testing.T) {
 	if got := j.recovered(); got["result"] != canary+"\n" {
 		t.Errorf("recovered %q", got)
 	}
-	j.missing(receiptName, sealedName)
+	j.missing(jobdir.ReceiptName, jobdir.SealedName)
 	j.leakedNothing(canary)
 	for deadline := time.Now().Add(20 * time.Second); processes(t, j.self) > 0; {
 		if time.Now().After(deadline) {
@@ -208,7 +209,7 @@ func TestTooLittleTimeLeavesTheCipherDirectory(t *testing.T) {
 		t.Fatalf("index: %+v", x)
 	}
 	r := j.receipt()
-	if r.Output.Sealed || r.Output.File != outputName || r.Reason != "cancelled" || r.Output.MountLost {
+	if r.Output.Sealed || r.Output.File != jobdir.CipherDirName || r.Reason != "cancelled" || r.Output.MountLost {
 		t.Errorf("receipt: %+v", r)
 	}
 	v := j.openIndexed()
@@ -218,7 +219,7 @@ func TestTooLittleTimeLeavesTheCipherDirectory(t *testing.T) {
 	if n, ok := v.Lookup(0, "big"); !ok || v.Attr(n).Size != 100<<30 {
 		t.Errorf("big: %v", v.Attr(n))
 	}
-	j.missing(sealedName, partialName, scratchName, reserveName)
+	j.missing(jobdir.SealedName, jobdir.SealedName+jobdir.PartialSuffix, jobdir.ScratchName, jobdir.ReserveName)
 	j.leftNothing()
 }
 
@@ -232,7 +233,7 @@ func getsInTheWay(t *testing.T, names ...string) *testJob {
 
 func TestSealingThatFailsLeavesAnIndex(t *testing.T) {
 	t.Parallel()
-	j := getsInTheWay(t, partialName)
+	j := getsInTheWay(t, jobdir.SealedName+jobdir.PartialSuffix)
 	if code := j.run(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
@@ -250,17 +251,17 @@ func TestSealingThatFailsLeavesAnIndex(t *testing.T) {
 	if got := j.recovered(); got["result"] != "kept\n" {
 		t.Errorf("recovered %q", got)
 	}
-	j.missing(sealedName, scratchName, reserveName)
+	j.missing(jobdir.SealedName, jobdir.ScratchName, jobdir.ReserveName)
 	j.leakedNothing("kept")
 }
 
 func TestSealingAndIndexingThatFailLeaveTheCipherDirectory(t *testing.T) {
 	t.Parallel()
-	j := getsInTheWay(t, partialName, indexName+".partial")
+	j := getsInTheWay(t, jobdir.SealedName+jobdir.PartialSuffix, jobdir.IndexName+jobdir.PartialSuffix)
 	if code := j.run(); code != ExitSeal {
 		t.Fatalf("exit code %d", code)
 	}
-	if r := j.receipt(); r.Output.Sealed || r.Output.Index != nil || r.Output.File != outputName || r.Reason != "sealing" || r.Exit != 0 {
+	if r := j.receipt(); r.Output.Sealed || r.Output.Index != nil || r.Output.File != jobdir.CipherDirName || r.Reason != "sealing" || r.Exit != 0 {
 		t.Errorf("receipt: %+v", r)
 	}
 	got := j.recovered()
@@ -276,7 +277,7 @@ func TestDeadMountIsSealed(t *testing.T) {
 	j := newJob(t, nil, "sh", "-c", `echo `+canary+` > result; exec 9> /host/ready; echo ready >&9; while :; do sleep 0.01; done`)
 	cmd := j.start()
 	defer j.ready().Close()
-	if n := killMatching(t, j.path(outputName)); n != 1 {
+	if n := killMatching(t, j.path(jobdir.CipherDirName)); n != 1 {
 		t.Errorf("%d processes killed", n)
 	}
 	if code := j.wait(cmd); code != ExitMount { // not 137: it was the supervisor that killed the application
@@ -288,7 +289,7 @@ func TestDeadMountIsSealed(t *testing.T) {
 	if got := j.results(); got["result"] != canary+"\n" {
 		t.Errorf("results %q", got)
 	}
-	j.missing(outputName, scratchName, reserveName)
+	j.missing(jobdir.CipherDirName, jobdir.ScratchName, jobdir.ReserveName)
 	j.leftNothing()
 	j.leakedNothing(canary)
 }
@@ -296,7 +297,7 @@ func TestDeadMountIsSealed(t *testing.T) {
 // TestReserveIsThere: while the application runs, room for the receipt is kept.
 func TestReserveIsThere(t *testing.T) {
 	t.Parallel()
-	j := newJob(t, nil, "sh", "-c", "stat -c %s /host/nodes/"+testNode+"/"+reserveName+" > result")
+	j := newJob(t, nil, "sh", "-c", "stat -c %s /host/nodes/"+testNode+"/"+jobdir.ReserveName+" > result")
 	j.private.Flags = []string{"--bind", j.dir + ":/host"}
 	if code := j.run(); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -304,7 +305,7 @@ func TestReserveIsThere(t *testing.T) {
 	if got := j.results()["result"]; got != fmt.Sprintln(reserveSize) {
 		t.Errorf("the room that is kept: %q", got)
 	}
-	j.missing(reserveName)
+	j.missing(jobdir.ReserveName)
 }
 
 func TestScriptsThatFail(t *testing.T) {
@@ -312,9 +313,9 @@ func TestScriptsThatFail(t *testing.T) {
 	t.Run("input", func(t *testing.T) {
 		t.Parallel()
 		j := newJob(t, nil, "sh", "-c", "echo ran > result")
-		j.script(stageInput, "1", "echo one")
-		j.script(stageInput, "2", "echo two; exit 4")
-		j.script(stageInput, "3", "echo three")
+		j.script(jobdir.InputStage, "1", "echo one")
+		j.script(jobdir.InputStage, "2", "echo two; exit 4")
+		j.script(jobdir.InputStage, "3", "echo three")
 		if code := j.run(); code != ExitInput {
 			t.Fatalf("exit code %d", code)
 		}
@@ -329,7 +330,7 @@ func TestScriptsThatFail(t *testing.T) {
 	t.Run("output", func(t *testing.T) {
 		t.Parallel()
 		j := newJob(t, nil, "sh", "-c", "echo ran > result")
-		j.script(stageOutput, "1", "exit 4")
+		j.script(jobdir.OutputStage, "1", "exit 4")
 		if code := j.run(); code != ExitOutput {
 			t.Fatalf("exit code %d", code)
 		}
@@ -340,7 +341,7 @@ func TestScriptsThatFail(t *testing.T) {
 	t.Run("altered", func(t *testing.T) {
 		t.Parallel()
 		j := newJob(t, nil, "sh", "-c", "echo ran > result")
-		j.script(stageInput, "1", "exit 4")
+		j.script(jobdir.InputStage, "1", "exit 4")
 		check(t, os.WriteFile(j.dir+"/scripts/input/1", []byte("#!/bin/sh\nexit 0\n"), 0o600))
 		if code := j.run(); code != ExitIntegrity {
 			t.Fatalf("exit code %d", code)
@@ -407,7 +408,7 @@ func TestRefusals(t *testing.T) {
 				t.Fatalf("exit code %d, want %d", code, c.code)
 			}
 			if c.reason == "" {
-				j.missing(receiptName)
+				j.missing(jobdir.ReceiptName)
 			} else if r := j.receipt(); r.Reason != c.reason || r.Exit != neverRan || r.Output.Sealed != c.mounted {
 				t.Errorf("receipt: %+v", r)
 			}
@@ -416,7 +417,7 @@ func TestRefusals(t *testing.T) {
 					t.Error("the application ran")
 				}
 			} else {
-				j.missing(keysName, outputName)
+				j.missing(jobdir.KeysName, jobdir.CipherDirName)
 			}
 			j.leftNothing()
 		})

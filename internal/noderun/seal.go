@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -27,7 +28,7 @@ func (n *node) conclude(err error) error {
 	n.dir.freeReserve()
 	out := manifest.Output{Until: "scratch"}
 	if n.results != nil {
-		out.File, out.VolumeID = outputName, n.output.id.String()
+		out.File, out.VolumeID = jobdir.CipherDirName, n.output.id.String()
 		serr := n.timed("sealing", ExitSeal, func() error { return n.preserve(&out) })
 		// A run that was stopped without time to seal is first of all stopped.
 		if err == nil {
@@ -112,7 +113,7 @@ func (n *node) seal(cipher volume.Source, use usage, out *manifest.Output) error
 		return err
 	}
 	n.log.Info("sealed", "bytes", sealed.Size, "entries", sealed.Entries)
-	out.Sealed, out.File, out.VolumeID, out.Size = true, sealedName, sealed.ID.String(), sealed.Size
+	out.Sealed, out.File, out.VolumeID, out.Size = true, jobdir.SealedName, sealed.ID.String(), sealed.Size
 	out.Digest, out.Checksum = manifest.Digest(sealed.Digest), manifest.Digest(sealed.Checksum)
 	return nil
 }
@@ -125,8 +126,8 @@ func (n *node) canSeal(use usage) error {
 	}
 	free, err := n.dir.free()
 	if err == nil && free < use.sealedBytes() {
-		if err := fsx.RemoveTree(n.dir.path(scratchName)); err != nil {
-			n.log.Warn("cipher directory not removed", "directory", scratchName, "error", terse(err))
+		if err := fsx.RemoveTree(n.dir.path(jobdir.ScratchName)); err != nil {
+			n.log.Warn("cipher directory not removed", "directory", jobdir.ScratchName, "error", terse(err))
 		}
 		free, err = n.dir.free()
 	}
@@ -151,7 +152,7 @@ func (d nodeDir) free() (int64, error) {
 func (n *node) writeSealed(src volume.Source, use usage) (sealed volume.Sealed, err error) {
 	ctx, done, stop := n.paced(use)
 	defer stop()
-	err = n.writePartial(partialName, sealedName, func(f *os.File) (err error) {
+	err = n.writePartial(jobdir.SealedName, func(f *os.File) (err error) {
 		sealed, err = volume.Seal(ctx, f, src, volume.SealOptions{Recipients: n.rcpts, Progress: func(b, _ int64) { done.Store(b) }})
 		sealed.Key.Wipe()
 		return err
@@ -165,7 +166,8 @@ func (n *node) writeSealed(src volume.Source, use usage) (sealed volume.Sealed, 
 // writePartial writes a file of the node's directory under a temporary name and
 // renames it when it is durable. If that fails nothing is left of it: a full
 // file system needs the room.
-func (n *node) writePartial(partial, name string, fill func(*os.File) error) error {
+func (n *node) writePartial(name string, fill func(*os.File) error) error {
+	partial := name + jobdir.PartialSuffix
 	f, err := os.OpenFile(n.dir.path(partial), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -196,7 +198,7 @@ func (n *node) index(cipher *volume.CipherDir, use usage) (*manifest.Index, erro
 		Damaged: func(string, error) { torn++ },
 	}
 	var x volume.DirIndex
-	err := n.writePartial(indexName+".partial", indexName, func(f *os.File) (err error) {
+	err := n.writePartial(jobdir.IndexName, func(f *os.File) (err error) {
 		x, err = cipher.WriteIndex(n.halt.sealing, f, n.output.id, opt)
 		return err
 	})
@@ -205,12 +207,14 @@ func (n *node) index(cipher *volume.CipherDir, use usage) (*manifest.Index, erro
 		return nil, err
 	}
 	n.log.Info("indexed", "files", x.Files, "unread", x.Unread, "torn", torn)
-	return &manifest.Index{File: indexName, Digest: manifest.Digest(x.Digest), Size: x.Size, Files: x.Files, Unread: x.Unread, Torn: torn}, nil
+	return &manifest.Index{
+		File: jobdir.IndexName, Digest: manifest.Digest(x.Digest), Size: x.Size, Files: x.Files, Unread: x.Unread, Torn: torn,
+	}, nil
 }
 
 // writeReceipt signs what happened.
 func (n *node) writeReceipt(out manifest.Output, err error) error {
-	reason := "completed"
+	reason := jobdir.Completed
 	if err != nil {
 		reason = reasonOf(exitOf(err, ExitManifest))
 	}
@@ -222,16 +226,16 @@ func (n *node) writeReceipt(out manifest.Output, err error) error {
 	if err != nil {
 		return err
 	}
-	return fsx.Replace(n.dir.path(receiptName), []byte(jws+"\n"), 0o600)
+	return fsx.Replace(n.dir.path(jobdir.ReceiptName), []byte(jws+"\n"), 0o600)
 }
 
 // removeCipherDirs unmounts, then removes the scratch volume, and the output
 // volume if it has been sealed.
 func (n *node) removeCipherDirs(sealed bool) {
 	n.unmount()
-	names := []string{scratchName}
+	names := []string{jobdir.ScratchName}
 	if sealed {
-		names = append(names, outputName)
+		names = append(names, jobdir.CipherDirName)
 	}
 	for _, name := range names {
 		if err := fsx.RemoveTree(n.dir.path(name)); err != nil {

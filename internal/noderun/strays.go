@@ -5,41 +5,27 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 )
 
 // clearEarlier removes the scratch volumes of a job's earlier runs: that Slurm
 // has started it again says that they are over on every node.
 func clearEarlier(jobDir string, restart uint32) error {
-	entries, err := os.ReadDir(filepath.Join(jobDir, nodesName))
+	entries, err := os.ReadDir(filepath.Join(jobDir, jobdir.NodesDir))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
-		if restartOf(e.Name()) < restart {
-			errs = append(errs, nodelocal.ClearScratch(filepath.Join(jobDir, nodesName, e.Name())))
+		if jobdir.Restart(e.Name()) < restart {
+			errs = append(errs, nodelocal.ClearScratch(filepath.Join(jobDir, jobdir.NodesDir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// restartOf reads the restart count from a node directory's name (dirName).
-func restartOf(name string) uint32 {
-	i := strings.LastIndex(name, ".r")
-	if i < 0 {
-		return 0
-	}
-	n, err := strconv.ParseUint(name[i+2:], 10, 32)
-	if err != nil {
-		return 0 // a node's name with a dot
-	}
-	return uint32(n)
 }
 
 // lockDir takes the lock and starts to clear away what others left.

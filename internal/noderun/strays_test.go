@@ -4,21 +4,23 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
 func TestRestartClearsScratchOfEarlierRuns(t *testing.T) {
 	t.Parallel()
 	job := t.TempDir()
 	for _, name := range []string{"cn1", "cn2", "cn1.r1", "cn1.r2", "cn1.r3", "cn.rack"} {
-		check(t, os.MkdirAll(filepath.Join(job, nodesName, name, scratchName), 0o700))
-		check(t, os.MkdirAll(filepath.Join(job, nodesName, name, outputName), 0o700))
+		check(t, os.MkdirAll(filepath.Join(job, jobdir.NodesDir, name, jobdir.ScratchName), 0o700))
+		check(t, os.MkdirAll(filepath.Join(job, jobdir.NodesDir, name, jobdir.CipherDirName), 0o700))
 	}
 	check(t, clearEarlier(job, 2))
 	for name, want := range map[string]bool{"cn1": false, "cn2": false, "cn.rack": false, "cn1.r1": false, "cn1.r2": true, "cn1.r3": true} {
-		if _, err := os.Stat(filepath.Join(job, nodesName, name, scratchName)); (err == nil) != want {
+		if _, err := os.Stat(filepath.Join(job, jobdir.NodesDir, name, jobdir.ScratchName)); (err == nil) != want {
 			t.Errorf("%s: %v, want it there: %v", name, err, want)
 		}
-		if _, err := os.Stat(filepath.Join(job, nodesName, name, outputName)); err != nil {
+		if _, err := os.Stat(filepath.Join(job, jobdir.NodesDir, name, jobdir.CipherDirName)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -41,7 +43,7 @@ func TestNextRunClearsAfterAKilledOne(t *testing.T) {
 	if _, err := os.Stat(dead.self + "/gocryptfs"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(dead.path(scratchName)); err != nil {
+	if _, err := os.Stat(dead.path(jobdir.ScratchName)); err != nil {
 		t.Fatal(err)
 	}
 	check(t, cmd.Process.Kill())
@@ -55,8 +57,8 @@ func TestNextRunClearsAfterAKilledOne(t *testing.T) {
 	if left, err := filepath.Glob(place + "/sealbatch.*"); err != nil || len(left) != 0 {
 		t.Errorf("%v is left, %v", left, err)
 	}
-	dead.missing(scratchName)
-	if _, err := os.Stat(dead.path(outputName)); err != nil {
+	dead.missing(jobdir.ScratchName)
+	if _, err := os.Stat(dead.path(jobdir.CipherDirName)); err != nil {
 		t.Error(err)
 	}
 }

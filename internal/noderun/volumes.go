@@ -9,6 +9,7 @@ import (
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -113,7 +114,7 @@ func (n *node) mount(context.Context) (err error) {
 			return fmt.Errorf("%s: %w", v.what, terse(err))
 		}
 	}
-	if n.fuse, err = n.space.FuseSpecs(filepath.Join(n.opt.SelfDir, "sealbatch")); err != nil {
+	if n.fuse, err = n.space.FuseSpecs(filepath.Join(n.opt.SelfDir, jobdir.Sealbatch)); err != nil {
 		return err
 	}
 	return n.space.Freeze()
@@ -123,7 +124,7 @@ func (n *node) mountTree(v openVolume) error { return n.space.MountTree(v.rel, v
 
 // mountScratch mounts a volume whose key nobody keeps.
 func (n *node) mountScratch() error {
-	c, err := n.dir.makeCipherDir(scratchName)
+	c, err := n.dir.makeCipherDir(jobdir.ScratchName)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -38,13 +39,13 @@ func (n *node) work() error {
 	if err := n.step("input checks", ExitInput, n.checkInputs); err != nil {
 		return err
 	}
-	if err := n.runScripts(stageInput, ExitInput); err != nil {
+	if err := n.runScripts(jobdir.InputStage, ExitInput); err != nil {
 		return err
 	}
 	if err := n.step(StepApplication, ExitMount, n.runApplication); err != nil {
 		return err
 	}
-	return n.runScripts(stageOutput, ExitOutput)
+	return n.runScripts(jobdir.OutputStage, ExitOutput)
 }
 
 // checkInputs is the built-in check: what a data set's SHA256SUMS lists is there.

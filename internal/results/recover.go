@@ -66,7 +66,7 @@ func (f *fetch) noCipherDir(err error) error {
 		return fmt.Errorf("fetch the cipher directory: %w", err)
 	}
 	return fault.New(fault.Integrity, fmt.Errorf("the job's working volume is gone: %w", err),
-		"results.sealed beside it, if it is there, opens with sealbatch open; but without its receipt nothing proves that the job made it")
+		jobdir.SealedName+" beside it, if it is there, opens with sealbatch open; but without its receipt nothing proves that the job made it")
 }
 
 // copier copies a cipher directory: names and contents are ciphertext.

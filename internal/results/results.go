@@ -80,7 +80,7 @@ const (
 	maxIndex = 1<<31 + 1<<20
 )
 
-// nodeRE is what a node's directory is called (noderun, allocation.dirName):
+// nodeRE is what a node's directory is called (jobdir.NodeName):
 // other names come from somebody else, and might steer a terminal.
 var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
 
@@ -89,7 +89,7 @@ var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
 // being opened. What exists under a final name is complete; running it again
 // opens the nodes that are still missing.
 func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]Node, error) {
-	entries, err := d.FS.ReadDir(path.Join(rec.JobDir, "nodes"))
+	entries, err := d.FS.ReadDir(jobdir.NodePath(rec.JobDir, ""))
 	if err != nil {
 		return nil, fmt.Errorf("job directory: %w", err)
 	}
@@ -110,7 +110,7 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 	defer out.close()
 	var all []Node
 	for _, name := range names {
-		f := &fetch{Deps: d, ctx: ctx, rec: rec, out: out, remote: path.Join(rec.JobDir, "nodes", name)}
+		f := &fetch{Deps: d, ctx: ctx, rec: rec, out: out, remote: jobdir.NodePath(rec.JobDir, name)}
 		f.Name = name
 		f.Err = f.run()
 		if ctx.Err() != nil {
