@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/internal/harden"
 )
 
@@ -154,9 +155,9 @@ func (c *child) serve(r request) {
 			defer unix.Close(fd)
 		}
 	case opSettle:
-		err = settle(r.Path)
+		err = fusemount.Settle(r.Path)
 	case opUnmount:
-		err = unmount(r.Path, r.Detach)
+		err = fusemount.Unmount(r.Path, r.Detach)
 	case opFreeze:
 		if c.plain {
 			err = c.freezePlain()
@@ -204,10 +205,10 @@ func (c *child) init(r request) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("proc", "/proc", "proc", safeMount|unix.MS_NOEXEC, ""); err != nil {
+	if err := unix.Mount("proc", "/proc", "proc", fusemount.SafeFlags|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	err := unix.Mount("sealbatch", "/dev/shm", "tmpfs", safeMount, "mode=1777")
+	err := unix.Mount("sealbatch", "/dev/shm", "tmpfs", fusemount.SafeFlags, "mode=1777")
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("mount a tmpfs at /dev/shm: %w", err)
 	}
@@ -216,7 +217,7 @@ func (c *child) init(r request) error {
 		return err
 	}
 	data := fmt.Sprintf("mode=0700,size=%d,nr_inodes=4096", r.Bytes)
-	if err := unix.Mount("sealbatch", c.dir, "tmpfs", safeMount, data); err != nil {
+	if err := unix.Mount("sealbatch", c.dir, "tmpfs", fusemount.SafeFlags, data); err != nil {
 		return fmt.Errorf("mount a tmpfs at %s: %w", c.dir, err)
 	}
 	return nil
@@ -248,23 +249,12 @@ func mountFuse(r request) (int, error) {
 	if err := os.Mkdir(r.Path, 0o500); err != nil && !errors.Is(err, os.ErrExist) {
 		return -1, err
 	}
-	return connect(r.Path, r.Type, r.RO)
-}
-
-func unmount(path string, detach bool) error {
-	flags := unix.UMOUNT_NOFOLLOW
-	if detach {
-		flags |= unix.MNT_DETACH
-	}
-	if err := whenIdle(func() error { return unix.Unmount(path, flags) }); err != nil {
-		return fmt.Errorf("unmount %s: %w", path, err)
-	}
-	return nil
+	return fusemount.Connect(r.Path, r.Type, r.RO)
 }
 
 func (c *child) freeze() error {
-	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | safeMount)
-	if err := whenIdle(func() error { return unix.Mount("", c.dir, "", flags, "") }); err != nil {
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | fusemount.SafeFlags)
+	if err := fusemount.WhenIdle(func() error { return unix.Mount("", c.dir, "", flags, "") }); err != nil {
 		return fmt.Errorf("make %s read-only: %w", c.dir, err)
 	}
 	return nil

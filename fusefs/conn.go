@@ -13,6 +13,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
 // conn answers the requests of one FUSE connection. The protocol is go-fuse's;
@@ -68,7 +70,7 @@ const (
 	replyBytes  = int(unsafe.Sizeof(fuse.OutHeader{}))
 	readBytes   = int(unsafe.Sizeof(fuse.ReadIn{}))
 	maxRequest  = 32 << 10
-	maxReply    = replyBytes + maxRead
+	maxReply    = replyBytes + fusemount.MaxRead
 	leastWrite  = 4096
 )
 
@@ -94,7 +96,7 @@ func newConn(fd int, tree *treeFS, logger *slog.Logger) (*conn, error) {
 	tree.hander.store = c.store
 	c.protocol = fuse.NewProtocolServer(tree, &fuse.MountOptions{
 		Name:     "sealbatch",
-		MaxWrite: maxRead, MaxReadAhead: maxRead, MaxBackground: maxWorkers,
+		MaxWrite: fusemount.MaxRead, MaxReadAhead: fusemount.MaxRead, MaxBackground: maxWorkers,
 		EnableSymlinkCaching: true, ExplicitDataCacheControl: true, DisableXAttrs: true,
 		Logger: log.New(logWriter{logger}, "", 0),
 	})
@@ -198,7 +200,7 @@ func (w *worker) takesLong(n int) bool {
 		return false
 	}
 	if in := w.readIn(); in.Flags&unix.O_DIRECT == 0 {
-		w.also = w.tree.follow(in.NodeId, int64(in.Offset), int(min(in.Size, maxRead)))
+		w.also = w.tree.follow(in.NodeId, int64(in.Offset), int(min(in.Size, fusemount.MaxRead)))
 	}
 	return w.also != nil || w.reading.above(slowRead) || w.more(0)
 }
@@ -290,7 +292,7 @@ func (w *worker) answer(n int) {
 
 // read answers READ.
 func (w *worker) read(in *fuse.ReadIn) error {
-	n, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, maxRead)], int64(in.Offset))
+	n, errno := w.tree.read(in.NodeId, w.out[replyBytes:][:min(in.Size, fusemount.MaxRead)], int64(in.Offset))
 	if errno != 0 {
 		return w.fail(in.Unique, errno)
 	}

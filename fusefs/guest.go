@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -122,7 +123,7 @@ func (s *Space) host(c *net.UnixConn) error {
 	if err := ownPeer(c); err != nil {
 		return err
 	}
-	number, fuse, err := receiveFile(c)
+	number, fuse, err := fusemount.ReceiveFile(c)
 	if err != nil {
 		return err
 	}

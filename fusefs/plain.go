@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/internal/harden"
 )
 
@@ -39,7 +40,7 @@ func (c *child) initPlain() error {
 // that is not a mount. (What lies beneath mounts has lost it already.) The
 // container gets the tree bound read-only besides, so that it cannot take it back.
 func (c *child) freezePlain() error {
-	mounts := mountsAt(c.dir)
+	mounts := fusemount.MountsAt(c.dir)
 	var dirs []string
 	err := filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -136,8 +137,8 @@ func (c *child) cleanUp() error {
 // clearDir lazily unmounts everything below dir and empties it.
 func clearDir(fusermount, dir string) error {
 	var errs []error
-	for _, at := range mountsAt(dir) {
-		errs = append(errs, fuserunmount(fusermount, at, true))
+	for _, at := range fusemount.MountsAt(dir) {
+		errs = append(errs, fusemount.UnmountByHelper(fusermount, at, true))
 	}
 	return errors.Join(append(errs, emptyDir(dir))...)
 }
@@ -145,7 +146,7 @@ func clearDir(fusermount, dir string) error {
 // emptyDir removes what is in a private directory unless something is mounted
 // there: it must never reach the files behind a mount.
 func emptyDir(dir string) error {
-	if at := mountsAt(dir); len(at) > 0 {
+	if at := fusemount.MountsAt(dir); len(at) > 0 {
 		return fmt.Errorf("%s is still mounted", at[0])
 	}
 	var top unix.Stat_t
@@ -179,12 +180,12 @@ func emptyDir(dir string) error {
 // absolute name without symbolic links; the caller has to know that it is dead.
 // dir itself stays.
 func Clear(dir string) error {
-	program, err := findFusermount()
-	if err != nil && len(mountsAt(dir)) > 0 {
+	program, err := fusemount.FindFusermount()
+	if err != nil && len(fusemount.MountsAt(dir)) > 0 {
 		return err
 	}
 	return clearDir(program, dir)
 }
 
 // Mounts lists what is mounted at dir and below, without touching it.
-func Mounts(dir string) []string { return mountsAt(dir) }
+func Mounts(dir string) []string { return fusemount.MountsAt(dir) }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
 // MountOptions describe a read-only mount.
@@ -41,8 +43,8 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 	if !fi.IsDir() {
 		return nil, fmt.Errorf("the mount point %s is not a directory", dir)
 	}
-	undo := func(detach bool) error { return unmount(dir, detach) }
-	fd, err := connect(dir, "sealbatch", true)
+	undo := func(detach bool) error { return fusemount.Unmount(dir, detach) }
+	fd, err := fusemount.Connect(dir, "sealbatch", true)
 	if err != nil {
 		direct := err
 		if fd, undo, err = connectByHelper(dir); err != nil {
@@ -54,7 +56,7 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 		return nil, errors.Join(err, undo(true))
 	}
 	s.unmount = func() error { return undo(false) }
-	if err := settle(dir); err != nil {
+	if err := fusemount.Settle(dir); err != nil {
 		return nil, errors.Join(err, s.Unmount())
 	}
 	return s, nil
@@ -62,12 +64,12 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 
 // connectByHelper is connect where only fusermount3 may mount.
 func connectByHelper(dir string) (fd int, undo func(detach bool) error, err error) {
-	program, err := findFusermount()
+	program, err := fusemount.FindFusermount()
 	if err != nil {
 		return -1, nil, err
 	}
-	undo = func(detach bool) error { return fuserunmount(program, dir, detach) }
-	file, err := mountByHelper(program, dir, "sealbatch", true)
+	undo = func(detach bool) error { return fusemount.UnmountByHelper(program, dir, detach) }
+	file, err := fusemount.MountByHelper(program, dir, "sealbatch", true)
 	if err != nil {
 		return -1, nil, err
 	}

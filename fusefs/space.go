@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/internal/harden"
 )
 
@@ -35,10 +36,6 @@ var (
 	// ErrClosed: the Space was closed or its child died.
 	ErrClosed = errors.New("the private mount space is gone")
 )
-
-// maxRead is the largest read that FUSE mounts are asked for (Linux 4.20 and
-// later; older kernels use 128 KiB).
-const maxRead = 1 << 20
 
 // patience is how long a Space waits for what should be quick but depends on
 // others: a FUSE server to start, or to end after its mount is gone (it closes
@@ -122,7 +119,7 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 			// gocryptfs would mount by itself, and over /dev/fuse, where root may.
 			return nil, ErrRoot
 		}
-		if opt.fusermount, err = findFusermount(); err != nil {
+		if opt.fusermount, err = fusemount.FindFusermount(); err != nil {
 			return nil, err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -80,7 +81,7 @@ func (fs *treeFS) fill(node uint32, out *fuse.Attr) {
 	a := fs.tree.Attr(node)
 	*out = fuse.Attr{
 		Ino: uint64(node) + 1, Size: uint64(a.Size), Blocks: (uint64(a.Size) + 511) / 512,
-		Mode: a.Mode | format(a.Type), Nlink: a.Nlink, Owner: fs.owner, Blksize: maxRead,
+		Mode: a.Mode | format(a.Type), Nlink: a.Nlink, Owner: fs.owner, Blksize: fusemount.MaxRead,
 	}
 	out.SetTimes(&a.Mtime, &a.Mtime, &a.Mtime)
 }

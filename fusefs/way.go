@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
 // Way is how volumes reach the commands in a Space. All ways keep the same
@@ -102,7 +104,7 @@ func (s *Space) connect(rel string, r request) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fusermount(s.opt.fusermount, path, r.Type, r.RO)
+	return fusemount.MountPrivate(s.opt.fusermount, path, r.Type, r.RO)
 }
 
 // disconnect unmounts rel, lazily with detach.
@@ -115,5 +117,5 @@ func (s *Space) disconnect(rel string, detach bool) error {
 	if err != nil {
 		return err
 	}
-	return fuserunmount(s.opt.fusermount, path, detach)
+	return fusemount.UnmountByHelper(s.opt.fusermount, path, detach)
 }

@@ -265,13 +265,6 @@ func TestEmptyDirStopsAtMounts(t *testing.T) {
 	}
 }
 
-func TestUnescapeMount(t *testing.T) {
-	t.Parallel()
-	if got := unescapeMount(`/a\040b\134040\012`); got != "/a b\\040\n" {
-		t.Errorf("%q", got)
-	}
-}
-
 // Neither way is there: Open says what was wrong with each.
 func TestNoWay(t *testing.T) {
 	t.Parallel()

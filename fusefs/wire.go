@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
 // maxFrame bounds a message between a Space and its child. It holds any command
@@ -153,7 +155,7 @@ func (w *wire) recv(v any) (file *os.File, err error) {
 	if n == 0 {
 		return nil, io.EOF
 	}
-	if file, err = passedFile(oob[:oobn]); err != nil {
+	if file, err = fusemount.PassedFile(oob[:oobn]); err != nil {
 		return nil, err
 	}
 	if err = w.body(head, n, v); err != nil && file != nil {
@@ -176,21 +178,4 @@ func (w *wire) body(head []byte, have int, v any) error {
 		return err
 	}
 	return gob.NewDecoder(bytes.NewReader(frame)).Decode(v)
-}
-
-// passedFile takes the descriptor out of a control message, if one is there. Go
-// receives descriptors with MSG_CMSG_CLOEXEC.
-func passedFile(oob []byte) (*os.File, error) {
-	if len(oob) == 0 {
-		return nil, nil
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(msgs) != 1 {
-		return nil, errors.New("malformed control message")
-	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) != 1 {
-		return nil, errors.New("malformed control message")
-	}
-	return os.NewFile(uintptr(fds[0]), "/dev/fuse"), nil
 }

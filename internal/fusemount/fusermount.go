@@ -1,4 +1,4 @@
-package fusefs
+package fusemount
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ const helperLimit = 20 * time.Second
 // ErrNoFusermount: there is no fusermount3 that could mount for the caller.
 var ErrNoFusermount = errors.New("no set-uid fusermount3 on this machine (package fuse3)")
 
-// findFusermount finds the helper in the places where packages put it, then in
+// FindFusermount finds the helper in the places where packages put it, then in
 // PATH: a batch job's PATH often has no system directories.
-func findFusermount() (string, error) {
+func FindFusermount() (string, error) {
 	for _, name := range []string{"fusermount3", "fusermount"} {
 		for _, dir := range append([]string{"/usr/bin", "/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
 			path := filepath.Join(dir, name)
@@ -39,32 +39,32 @@ func findFusermount() (string, error) {
 	return "", ErrNoFusermount
 }
 
-// fusermount has program mount a new FUSE connection at the directory path, which
+// MountPrivate has program mount a new FUSE connection at the directory path, which
 // it makes if it is missing, and returns the connection's descriptor.
 //
 // The directory beneath the mount is 0500 from here on, so that nothing can be
 // written there should the mount go away.
-func fusermount(program, path, subtype string, readOnly bool) (*os.File, error) {
+func MountPrivate(program, path, subtype string, readOnly bool) (*os.File, error) {
 	beneath, err := openMountPoint(path)
 	if err != nil {
 		return nil, err
 	}
 	defer beneath.Close()
-	fuse, err := mountByHelper(program, path, subtype, readOnly)
+	fuse, err := MountByHelper(program, path, subtype, readOnly)
 	if err != nil {
 		return nil, err
 	}
 	if err := beneath.Chmod(0o500); err != nil {
 		fuse.Close()
-		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), fuserunmount(program, path, true))
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), UnmountByHelper(program, path, true))
 	}
 	return fuse, nil
 }
 
-// mountByHelper has program mount a new FUSE connection at path and returns its
+// MountByHelper has program mount a new FUSE connection at path and returns its
 // descriptor. It comes over a socket that the program finds by _FUSE_COMMFD
 // (fusermount3(1)).
-func mountByHelper(program, path, subtype string, readOnly bool) (*os.File, error) {
+func MountByHelper(program, path, subtype string, readOnly bool) (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -72,7 +72,7 @@ func mountByHelper(program, path, subtype string, readOnly bool) (*os.File, erro
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
 	defer theirs.Close()
-	options := fmt.Sprintf("nosuid,nodev,noatime,fsname=sealbatch,subtype=%s,max_read=%d", subtype, maxRead)
+	options := fmt.Sprintf("nosuid,nodev,noatime,fsname=sealbatch,subtype=%s,max_read=%d", subtype, MaxRead)
 	if readOnly {
 		options += ",ro,default_permissions"
 	}
@@ -82,7 +82,7 @@ func mountByHelper(program, path, subtype string, readOnly bool) (*os.File, erro
 	theirs.Close()
 	fuse, err := receiveFuse(ours)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), fuserunmount(program, path, true))
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), UnmountByHelper(program, path, true))
 	}
 	return fuse, nil
 }
@@ -121,27 +121,13 @@ func receiveFuse(socket *os.File) (*os.File, error) {
 	if err := u.SetReadDeadline(time.Now().Add(helperLimit)); err != nil {
 		return nil, err
 	}
-	_, file, err := receiveFile(u)
+	_, file, err := ReceiveFile(u)
 	return file, err
 }
 
-// receiveFile reads one byte and the descriptor that came along.
-func receiveFile(u *net.UnixConn) (byte, *os.File, error) {
-	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, oobn, _, _, err := u.ReadMsgUnix(b, oob)
-	if err != nil {
-		return 0, nil, err
-	}
-	file, err := passedFile(oob[:oobn])
-	if err == nil && file == nil {
-		err = errors.New("no descriptor came along")
-	}
-	return b[0], file, err
-}
-
-// fuserunmount unmounts path. EBUSY is not told apart by fusermount3, so the
+// UnmountByHelper unmounts path. EBUSY is not told apart by fusermount3, so the
 // caller repeats or detaches.
-func fuserunmount(program, path string, detach bool) error {
+func UnmountByHelper(program, path string, detach bool) error {
 	args := []string{"-u", "-q"}
 	if detach {
 		args = append(args, "-z")
@@ -149,7 +135,7 @@ func fuserunmount(program, path string, detach bool) error {
 	deadline := time.Now().Add(busyLimit)
 	for {
 		err := runFusermount(program, nil, append(args, "--", path)...)
-		if err == nil || !isMountPoint(path) {
+		if err == nil || !IsMountPoint(path) {
 			return nil
 		}
 		if detach || time.Now().After(deadline) {

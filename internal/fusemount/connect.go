@@ -1,4 +1,4 @@
-package fusefs
+package fusemount
 
 import (
 	"errors"
@@ -13,21 +13,26 @@ import (
 // busyLimit is how long a busy mount gets to become idle.
 const busyLimit = 3 * time.Second
 
-const safeMount = unix.MS_NOSUID | unix.MS_NODEV
+// MaxRead is the largest read that FUSE mounts are asked for (Linux 4.20 and
+// later; older kernels use 128 KiB).
+const MaxRead = 1 << 20
 
-// connect mounts a new FUSE connection at path and returns its descriptor, which
+// SafeFlags are the flags that every mount has.
+const SafeFlags = unix.MS_NOSUID | unix.MS_NODEV
+
+// Connect mounts a new FUSE connection at path and returns its descriptor, which
 // no program executed later inherits: one that held it would keep the connection
 // alive after its server's death, and everybody waiting. Permissions are checked
 // by the kernel against the attributes that a read-only server gives; gocryptfs
 // leaves them to the file system beneath.
-func connect(path, subtype string, readOnly bool) (int, error) {
+func Connect(path, subtype string, readOnly bool) (int, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	flags := uintptr(safeMount | unix.MS_NOATIME)
+	flags := uintptr(SafeFlags | unix.MS_NOATIME)
 	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,max_read=%d",
-		fd, os.Geteuid(), os.Getegid(), maxRead)
+		fd, os.Geteuid(), os.Getegid(), MaxRead)
 	if readOnly {
 		flags |= unix.MS_RDONLY
 		data += ",default_permissions"
@@ -39,12 +44,12 @@ func connect(path, subtype string, readOnly bool) (int, error) {
 	return fd, nil
 }
 
-// settle waits for the server of a new mount and readies it. The root of a new
+// Settle waits for the server of a new mount and readies it. The root of a new
 // mount belongs to uid 0, which is not mapped here, and refuses writes until its
 // attributes have once been asked for. And a first poll (which the server
 // refuses for good) must not come from the process that holds the server: Go
 // adds every file it opens to epoll, and would wait there for itself.
-func settle(path string) error {
+func Settle(path string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return fmt.Errorf("stat %s: %w", path, err)
@@ -65,9 +70,9 @@ func settle(path string) error {
 // cannot be polled (go-fuse, fuse/poll.go).
 const pollHackName = ".go-fuse-epoll-hack"
 
-// whenIdle repeats f for a while as long as it finds a mount busy: processes
+// WhenIdle repeats f for a while as long as it finds a mount busy: processes
 // that just ended may still be letting go of it.
-func whenIdle(f func() error) error {
+func WhenIdle(f func() error) error {
 	deadline := time.Now().Add(busyLimit)
 	for {
 		err := f()
@@ -76,4 +81,16 @@ func whenIdle(f func() error) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// Unmount unmounts path, lazily with detach.
+func Unmount(path string, detach bool) error {
+	flags := unix.UMOUNT_NOFOLLOW
+	if detach {
+		flags |= unix.MNT_DETACH
+	}
+	if err := WhenIdle(func() error { return unix.Unmount(path, flags) }); err != nil {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return nil
 }

@@ -1,4 +1,4 @@
-package fusefs
+package fusemount
 
 import (
 	"bufio"
@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// isMountPoint reports whether something is mounted at path, without touching
+// IsMountPoint reports whether something is mounted at path, without touching
 // it: its server may be dead, or hang.
-func isMountPoint(path string) bool { return slices.Contains(mountsAt(path), path) }
+func IsMountPoint(path string) bool { return slices.Contains(MountsAt(path), path) }
 
-// mountsAt lists the mount points at path and below, the innermost first.
-func mountsAt(path string) []string {
+// MountsAt lists the mount points at path and below, the innermost first.
+func MountsAt(path string) []string {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil
