@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 )
 
 // The runtime is played by this process: it mounts, and runs PassMain.
@@ -14,14 +16,14 @@ func TestGuests(t *testing.T) {
 		return
 	}
 	s := openWay(t, Runtime)
-	cipher, key := privateTemp(t), newKey(t)
-	if err := s.GuestTree("/sd/in", &fakeTree{files: []string{"content"}}); err != nil {
+	cipher, key := fusetest.PrivateDir(t), newKey(t)
+	if err := s.GuestTree("/sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.GuestGocryptfs("/sd/out", cipher, key); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.GuestTree("/a b", &fakeTree{}); err == nil {
+	if err := s.GuestTree("/a b", &fusetest.Tree{}); err == nil {
 		t.Error("a name that would be split is taken")
 	}
 	if _, err := s.FuseSpecs("/a program"); err == nil {
@@ -32,7 +34,7 @@ func TestGuests(t *testing.T) {
 	if err != nil || len(specs) != 2 || specs[1] != want {
 		t.Fatalf("specs %q, %v, want %q", specs, err, want)
 	}
-	if err := s.GuestTree("/sd/late", &fakeTree{}); err == nil {
+	if err := s.GuestTree("/sd/late", &fusetest.Tree{}); err == nil {
 		t.Error("a guest is taken that the runtime is not told of")
 	}
 	mountOutput(t, s, "log")

@@ -2,23 +2,18 @@ package fusefs
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 	"github.com/sealbatch/sealbatch/volume"
 )
-
-// testUser is an unprivileged uid and gid. Number 1 is in every passwd, which
-// fusermount3 insists on, and runs nothing.
-const testUser = 1
 
 const (
 	envGocryptfs  = "SEALBATCH_TEST_GOCRYPTFS"
@@ -50,66 +45,26 @@ func TestMain(m *testing.M) {
 }
 
 func testMain(m *testing.M) int {
-	flag.Parse()
 	if gocryptfsPath = os.Getenv(envGocryptfs); gocryptfsPath != "" {
-		return m.Run() // this is the unprivileged run below
+		return fusetest.Run(m) // as an unprivileged user
 	}
 	dir, err := os.MkdirTemp("", "fusefs-test-")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		panic(err)
+	}
 	gocryptfsPath = filepath.Join(dir, "gocryptfs")
-	build := exec.Command("go", "build", "-C", "../tools/gocryptfs", "-tags", "without_openssl", "-o", gocryptfsPath, "github.com/rfjakob/gocryptfs/v2")
+	build := exec.Command("go", "build", "-C", "../tools/gocryptfs", "-tags", "without_openssl",
+		"-o", gocryptfsPath, "github.com/rfjakob/gocryptfs/v2")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build gocryptfs: %v\n%s", err, out)
 		return 1
 	}
-	code := m.Run()
-	if os.Geteuid() == 0 {
-		code = max(code, runUnprivileged(dir))
-	}
-	return code
-}
-
-// runUnprivileged runs the tests again as a user without any privilege, which is
-// what a job has.
-func runUnprivileged(dir string) int {
-	// Some machines keep /dev/fuse to root; where people use FUSE it is 0666.
-	if err := os.Chmod("/dev/fuse", 0o666); err != nil {
-		panic(err)
-	}
-	home := filepath.Join(dir, "home")
-	if err := os.Mkdir(home, 0o700); err != nil {
-		panic(err)
-	}
-	if err := os.Chown(home, testUser, testUser); err != nil {
-		panic(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		panic(err)
-	}
-	args := []string{"-test.timeout=5m"}
-	flag.Visit(func(f *flag.Flag) {
-		switch f.Name {
-		case "test.v", "test.run", "test.count", "test.short", "test.bench":
-			args = append(args, "-"+f.Name+"="+f.Value.String())
-		}
-	})
-	fmt.Println("--- again, as an unprivileged user")
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Dir = home
-	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home, envGocryptfs + "=" + gocryptfsPath}
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
-		Uid: testUser, Gid: testUser, Groups: []uint32{testUser + 1}, // a second one, for chgrp
-	}}
-	if err := cmd.Run(); err != nil {
-		fmt.Println("as an unprivileged user:", err)
-		return 1
-	}
-	return 0
+	return fusetest.Run(m, envGocryptfs+"="+gocryptfsPath)
 }
 
 // newSpace makes a Space that the test's end closes, which must succeed.
@@ -128,22 +83,12 @@ func newSpace(t testing.TB) *Space {
 func openSpace(t testing.TB) *Space {
 	t.Helper()
 	s, err := NewSpace(context.Background(), SpaceOptions{
-		Dir: privateTemp(t), Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Dir: fusetest.PrivateDir(t), Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// privateTemp is a TempDir with mode 0700.
-func privateTemp(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func newKey(t testing.TB) volume.Key {
@@ -158,7 +103,7 @@ func newKey(t testing.TB) volume.Key {
 // mountOutput mounts a new cipher directory at rel and returns it.
 func mountOutput(t testing.TB, s *Space, rel string) string {
 	t.Helper()
-	cipher := privateTemp(t)
+	cipher := fusetest.PrivateDir(t)
 	if err := s.MountGocryptfs(rel, cipher, newKey(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -119,7 +120,7 @@ func smallFiles(t *testing.T) string {
 			}
 			data := make([]byte, size)
 			made(data, rand.Int64N(1<<30)&^4095)
-			write(t, fmt.Sprintf("%s/%s/%03d", dir, sub, i), data, 0o644)
+			fusetest.WriteFile(t, fmt.Sprintf("%s/%s/%03d", dir, sub, i), data, 0o644)
 		}
 	}
 	return dir
@@ -132,7 +133,7 @@ func TestSmallFilesInOrder(t *testing.T) {
 	dir := smallFiles(t)
 	mount := func() string {
 		at := t.TempDir()
-		s, err := Mount(at, sealed(t, dir), MountOptions{})
+		s, err := Mount(at, fusetest.Seal(t, dir), MountOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +170,7 @@ func TestSmallFilesInOrder(t *testing.T) {
 			if got := have(at, 8); got != want {
 				t.Errorf("the kernel has %s, want %s", got, want)
 			}
-			compare(t, dir, at)
+			fusetest.Compare(t, dir, at)
 		})
 	}
 	t.Run("by many", func(t *testing.T) {
@@ -177,7 +178,7 @@ func TestSmallFilesInOrder(t *testing.T) {
 		at := mount()
 		var readers sync.WaitGroup
 		for range 30 {
-			readers.Go(func() { compare(t, dir, at) })
+			readers.Go(func() { fusetest.Compare(t, dir, at) })
 		}
 		readers.Wait()
 	})
@@ -187,7 +188,7 @@ func TestSmallFilesInOrder(t *testing.T) {
 // others are read.
 func TestSmallFilesDamaged(t *testing.T) {
 	t.Parallel()
-	tree := &damaged{Tree: sealed(t, smallFiles(t))}
+	tree := &damaged{Tree: fusetest.Seal(t, smallFiles(t))}
 	var reported atomic.Int32
 	at := t.TempDir()
 	s, err := Mount(at, tree, MountOptions{ReadError: func(uint32, error) { reported.Add(1) }})

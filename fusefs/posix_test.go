@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -22,7 +23,7 @@ import (
 
 func TestReadOnlyAnswers(t *testing.T) {
 	t.Parallel()
-	mnt, _ := mountTree(t, sealed(t, sampleDir(t)), MountOptions{})
+	mnt, _ := mountTree(t, fusetest.Seal(t, fusetest.SampleDir(t)), MountOptions{})
 	file, sub, script := filepath.Join(mnt, "plain"), filepath.Join(mnt, "sub"), filepath.Join(mnt, "run.sh")
 	fd := openFile(t, file, unix.O_RDONLY)
 	buf := make([]byte, 16)
@@ -89,14 +90,14 @@ func TestReadOnlyAnswers(t *testing.T) {
 
 func TestInodesAndTimes(t *testing.T) {
 	t.Parallel()
-	dir := sampleDir(t)
+	dir := fusetest.SampleDir(t)
 	for name, sec := range map[string]int64{"1901": -1<<31 - 1000, "1969": -1, "2106": 1<<32 + 7} {
-		write(t, filepath.Join(dir, name), nil, 0o600)
+		fusetest.WriteFile(t, filepath.Join(dir, name), nil, 0o600)
 		if err := os.Chtimes(filepath.Join(dir, name), time.Time{}, time.Unix(sec, 999_999_999)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	v := sealed(t, dir)
+	v := fusetest.Seal(t, dir)
 	stat := func(mnt, name string) (st unix.Stat_t) {
 		if err := unix.Lstat(filepath.Join(mnt, name), &st); err != nil {
 			t.Fatal(err)
@@ -106,7 +107,7 @@ func TestInodesAndTimes(t *testing.T) {
 	}
 	first, _ := mountTree(t, v, MountOptions{})
 	second, _ := mountTree(t, v, MountOptions{})
-	compare(t, dir, first) // the times among it
+	fusetest.Compare(t, dir, first) // the times among it
 	inodes := map[uint64]string{}
 	for _, name := range []string{".", "plain", "empty", "run.sh", "sub", "sub/again", "link", "1901", "1969", "2106"} {
 		a := stat(first, name)
@@ -139,7 +140,7 @@ func dirents(t *testing.T, fd int, buf []byte) (names []string, after []int64) {
 func TestHugeDirectorySeeks(t *testing.T) {
 	t.Parallel()
 	const files = 100_000
-	mnt, _ := mountTree(t, &fakeTree{files: make([]string, files)}, MountOptions{})
+	mnt, _ := mountTree(t, &fusetest.Tree{Files: make([]string, files)}, MountOptions{})
 	fd := openFile(t, mnt, unix.O_RDONLY|unix.O_DIRECTORY)
 	var all []string
 	var places []int64
@@ -177,12 +178,12 @@ func TestHugeDirectorySeeks(t *testing.T) {
 }
 
 // deepTree is a directory in a directory, and so on.
-type deepTree struct{ fakeTree }
+type deepTree struct{ fusetest.Tree }
 
 const depth = 2000
 
 func (deepTree) Len() int                                  { return depth + 1 }
-func (d deepTree) Attr(uint32) volume.Attr                 { return d.fakeTree.Attr(0) }
+func (d deepTree) Attr(uint32) volume.Attr                 { return d.Tree.Attr(0) }
 func (deepTree) ReadAt(uint32, []byte, int64) (int, error) { return 0, volume.ErrPath }
 
 func (deepTree) Dirents(node uint32) []volume.Dirent {
@@ -268,7 +269,7 @@ func TestStoreBelowTheMount(t *testing.T) {
 			t.Parallel()
 			want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 			dir := t.TempDir()
-			write(t, filepath.Join(dir, "f"), want, 0o600)
+			fusetest.WriteFile(t, filepath.Join(dir, "f"), want, 0o600)
 			st, v := sealedOn(t, dir)
 			reported := make(chan error, 1)
 			mnt, _ := mountTree(t, v, MountOptions{ReadError: func(_ uint32, err error) { reported <- err }})

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 )
 
 func TestSpaceRunsCommandsOnGocryptfs(t *testing.T) {
@@ -281,7 +283,7 @@ func TestFreeze(t *testing.T) {
 		"Mkdir":     s.Mkdir("c", 0o700),
 		"WriteFile": s.WriteFile("a/b/script", nil, 0o600),
 		"outside":   os.WriteFile(s.Outside("a/x"), nil, 0o600),
-		"mount":     s.MountTree("new", &fakeTree{}),
+		"mount":     s.MountTree("new", &fusetest.Tree{}),
 	} {
 		if !errors.Is(err, unix.EROFS) {
 			t.Errorf("%s after Freeze: %v", name, err)
@@ -296,7 +298,7 @@ func TestFreeze(t *testing.T) {
 
 func TestTmpfsIsBounded(t *testing.T) {
 	t.Parallel()
-	s, err := NewSpace(context.Background(), SpaceOptions{Dir: privateTemp(t), TmpfsBytes: 1 << 20})
+	s, err := NewSpace(context.Background(), SpaceOptions{Dir: fusetest.PrivateDir(t), TmpfsBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +320,7 @@ func TestSpaceInSharedMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.MountTree("tree", &fakeTree{}); err != nil {
+	if err := s.MountTree("tree", &fusetest.Tree{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, exit := shell(t, s, "", `stat -f -c %T "$1" && ls -A /dev/shm | wc -l`, s.Path("tree")); got != "fuseblk\n1" && got != "fuse\n1" {
@@ -329,7 +331,7 @@ func TestSpaceInSharedMemory(t *testing.T) {
 func TestUnmountAndMountAgain(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
-	cipher, key := privateTemp(t), newKey(t)
+	cipher, key := fusetest.PrivateDir(t), newKey(t)
 	for _, want := range []string{"", "kept\n"} {
 		if err := s.MountGocryptfs("out", cipher, key); err != nil {
 			t.Fatal(err)
@@ -381,12 +383,12 @@ func TestUnmountOfABusyMountFails(t *testing.T) {
 func TestCipherDirIsChecked(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
-	other, full, short := privateTemp(t), privateTemp(t), privateTemp(t)
-	if err := os.Chown(other, -1, testUser+1); err != nil {
+	other, full, short := fusetest.PrivateDir(t), fusetest.PrivateDir(t), fusetest.PrivateDir(t)
+	if err := os.Chown(other, -1, fusetest.User+1); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(full, "file"), []byte("x"), 0o600)
-	write(t, filepath.Join(short, dirIVName), []byte("x"), 0o600)
+	fusetest.WriteFile(t, filepath.Join(full, "file"), []byte("x"), 0o600)
+	fusetest.WriteFile(t, filepath.Join(short, dirIVName), []byte("x"), 0o600)
 	for dir, want := range map[string]string{
 		other:               ErrUnmappedGroup.Error(),
 		full:                "neither empty nor a gocryptfs cipher directory",
@@ -407,7 +409,7 @@ func TestServerThatDoesNotStart(t *testing.T) {
 	s := newSpace(t)
 	for program, want := range map[string]string{"/bin/false": "does not answer", "/no/such": "start gocryptfs"} {
 		s.opt.Gocryptfs = program
-		if err := s.MountGocryptfs("out", privateTemp(t), newKey(t)); err == nil || !strings.Contains(err.Error(), want) {
+		if err := s.MountGocryptfs("out", fusetest.PrivateDir(t), newKey(t)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", program, err)
 		}
 		if got, _ := shell(t, s, "", `grep -c " $1 " /proc/self/mounts`, s.Path("out")); got != "0" {

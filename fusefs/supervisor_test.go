@@ -14,10 +14,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -88,7 +88,7 @@ func supervise(dir string, out *supervision) error {
 	if err := s.MountGocryptfs("out", cipher, key); err != nil {
 		return err
 	}
-	if err := s.MountTree("in", &fakeTree{files: []string{"content"}}); err != nil {
+	if err := s.MountTree("in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 		return err
 	}
 	env := []string{"PATH=/usr/bin:/bin"}
@@ -142,7 +142,7 @@ func superviseWay2(dir string, out *supervision) error {
 	if err := s.MountGocryptfs("sd/out", out.Cipher, key); err != nil {
 		return err
 	}
-	if err := s.MountTree("sd/in", &fakeTree{files: []string{"content"}}); err != nil {
+	if err := s.MountTree("sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 		return err
 	}
 	if err := s.Freeze(); err != nil {
@@ -172,7 +172,7 @@ func startSupervisor(t *testing.T, mode string, attr *syscall.SysProcAttr) (*exe
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{
-		envMode + "=" + mode, envSupervisor + "=" + privateTemp(t), envGocryptfs + "=" + gocryptfsPath,
+		envMode + "=" + mode, envSupervisor + "=" + fusetest.PrivateDir(t), envGocryptfs + "=" + gocryptfsPath,
 		"TMPDIR=" + os.TempDir(),
 	}
 	cmd.SysProcAttr = attr
@@ -278,50 +278,4 @@ func TestNoNamespacesIsRecognized(t *testing.T) {
 		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: id, GidMappings: gid,
 		AmbientCaps: []uintptr{unix.CAP_SYS_RESOURCE},
 	})
-}
-
-// fakeTree is a root directory whose files are named by their numbers.
-type fakeTree struct {
-	files  []string
-	mode   uint32
-	broken error // of every read
-	reads  func()
-}
-
-func (f *fakeTree) Len() int { return len(f.files) + 1 }
-
-func (f *fakeTree) Attr(node uint32) volume.Attr {
-	if node == 0 {
-		return volume.Attr{Type: volume.Dir, Mode: 0o755, Nlink: 2, Mtime: time.Unix(1, 0)}
-	}
-	mode := f.mode
-	if mode == 0 {
-		mode = 0o644
-	}
-	return volume.Attr{Type: volume.File, Mode: mode &^ 0o100000, Nlink: 1, Mtime: time.Unix(1, 0), Size: int64(len(f.files[node-1]))}
-}
-
-func (f *fakeTree) Readlink(uint32) string { return "" }
-
-func (f *fakeTree) Dirents(node uint32) []volume.Dirent {
-	var list []volume.Dirent
-	for i := range f.files {
-		list = append(list, volume.Dirent{Name: strconv.Itoa(i), Node: uint32(i) + 1, Type: volume.File})
-	}
-	return list
-}
-
-func (f *fakeTree) Lookup(_ uint32, name string) (uint32, bool) {
-	i, err := strconv.Atoi(name)
-	return uint32(i) + 1, err == nil && i >= 0 && i < len(f.files)
-}
-
-func (f *fakeTree) ReadAt(node uint32, p []byte, off int64) (int, error) {
-	if f.reads != nil {
-		f.reads()
-	}
-	if f.broken != nil {
-		return 0, f.broken
-	}
-	return strings.NewReader(f.files[node-1]).ReadAt(p, off)
 }

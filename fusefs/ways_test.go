@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fusetest"
 )
 
 // forUsers reports whether the test runs as an ordinary user, as all of this
@@ -23,7 +25,7 @@ func forUsers(t *testing.T) bool {
 		return true
 	}
 	for _, way := range []Way{Fusermount, Runtime} {
-		if _, err := NewSpace(context.Background(), SpaceOptions{Way: way, Dir: privateTemp(t)}); !errors.Is(err, ErrRoot) {
+		if _, err := NewSpace(context.Background(), SpaceOptions{Way: way, Dir: fusetest.PrivateDir(t)}); !errors.Is(err, ErrRoot) {
 			t.Errorf("%v as root: %v", way, err)
 		}
 	}
@@ -34,7 +36,7 @@ func forUsers(t *testing.T) bool {
 // leaves nothing.
 func openWay(t *testing.T, way Way) *Space {
 	t.Helper()
-	dir := privateTemp(t)
+	dir := fusetest.PrivateDir(t)
 	s, why, err := Open(context.Background(), SpaceOptions{
 		Way: way, Dir: dir, Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
@@ -62,7 +64,7 @@ func TestWays(t *testing.T) {
 			t.Parallel()
 			s := openWay(t, way)
 			cipher := mountOutput(t, s, "sd/out")
-			if err := s.MountTree("sd/in", &fakeTree{files: []string{"content"}}); err != nil {
+			if err := s.MountTree("sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Mkdir("sd/tools", 0o700); err != nil {

@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
-	{"internal/keyserver", "internal/verifier", "internal/container"},
+	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
 	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/source"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
