@@ -120,6 +120,16 @@ func TestHandFromSlowStorage(t *testing.T) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	h, k := newTaking(&farTree{size: 5000, files: 100_000})
+	// The first piece waits until another was helped with: on a busy machine, readers
+	// would else be done before a helper runs.
+	var begun atomic.Bool
+	helpedOnce, once := make(chan struct{}), sync.Once{}
+	h.store = func(p piece, data []byte) error {
+		if begun.CompareAndSwap(false, true) {
+			<-helpedOnce
+		}
+		return k.store(p, data)
+	}
 	var most, handed, helped atomic.Int32
 	var readers, helpers sync.WaitGroup
 	end := make(chan struct{})
@@ -132,6 +142,7 @@ func TestHelp(t *testing.T) {
 				default:
 					if b := h.toHelp(); b != nil && b.next() {
 						helped.Add(1)
+						once.Do(func() { close(helpedOnce) })
 					}
 				}
 			}
