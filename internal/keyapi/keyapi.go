@@ -256,9 +256,9 @@ type Error struct {
 	Code    string `json:"code"`    // one of the Code constants
 	Message string `json:"message"` // for people; holds no secret
 	Hint    string `json:"hint,omitempty"`
-	// Anew says that the request only came too late: a claim with a new nonce,
+	// Retryable says that the request only came too late: a claim with a new nonce,
 	// or a request that is signed now, may succeed.
-	Anew bool `json:"anew,omitempty"`
+	Retryable bool `json:"retryable,omitempty"`
 }
 
 // Error codes: what a program may act on. Statuses in brackets.

@@ -132,8 +132,8 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 
 // worthAnother tells what may pass: every call that do makes can be repeated.
 func worthAnother(err error) bool {
-	if api, ok := errors.AsType[*APIError](err); ok && (api.Anew || api.Code == keyapi.CodeInternal) {
-		return api.Anew
+	if api, ok := errors.AsType[*APIError](err); ok && (api.Retryable || api.Code == keyapi.CodeInternal) {
+		return api.Retryable
 	}
 	return errors.Is(err, ErrTooMany) || errors.Is(err, ErrUnavailable)
 }
@@ -226,7 +226,7 @@ func apiError(status int, b []byte) error {
 		}
 		return fmt.Errorf("%w: HTTP status %d", kind, status)
 	}
-	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), Anew: e.Anew, kind: byCode[e.Code]}
+	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), Retryable: e.Retryable, kind: byCode[e.Code]}
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.

@@ -34,12 +34,12 @@ var byCode = map[string]error{
 
 // APIError is a refusal as the service worded it. It wraps one of the errors above.
 type APIError struct {
-	Status  int
-	Code    string
-	Message string
-	Hint    string
-	Anew    bool // it only came too late (keyapi.Error)
-	kind    error
+	Status    int
+	Code      string
+	Message   string
+	Hint      string
+	Retryable bool // it only came too late (keyapi.Error)
+	kind      error
 }
 
 func (e *APIError) Error() string {

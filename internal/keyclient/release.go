@@ -71,7 +71,7 @@ func (c *Client) Release(ctx context.Context, r ReleaseRequest) (Released, error
 			return c.open(ctx, r, a, answer)
 		}
 		api, ok := errors.AsType[*APIError](err)
-		late := ok && (api.Anew || repeated && errors.Is(err, ErrAttestation))
+		late := ok && (api.Retryable || repeated && errors.Is(err, ErrAttestation))
 		if !late || try >= c.retries {
 			return Released{}, err
 		}

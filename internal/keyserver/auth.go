@@ -67,7 +67,7 @@ func (s *Server) checkTime(unix int64, now time.Time) error {
 	if unix < s.started.Unix() {
 		r := refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
 			withHint("try again; if it stays so, this machine's clock is slow")
-		r.anew = true
+		r.retryable = true
 		return r
 	}
 	return nil

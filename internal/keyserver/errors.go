@@ -11,11 +11,11 @@ import (
 
 // refusal is an error with the code that the caller sees.
 type refusal struct {
-	code string
-	msg  string
-	hint string
-	anew bool  // see keyapi.Error.Anew
-	err  error // wrapped, may be nil
+	code      string
+	msg       string
+	hint      string
+	retryable bool  // see keyapi.Error
+	err       error // wrapped, may be nil
 }
 
 func (r *refusal) Error() string { return r.msg }
@@ -66,7 +66,7 @@ func writeError(w http.ResponseWriter, r *refusal) {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
-	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint, Anew: r.anew})
+	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.msg, Hint: r.hint, Retryable: r.retryable})
 }
 
 // auditReason is err's text, bounded.

@@ -101,7 +101,7 @@ func (n *nonces) use(nonce []byte, now time.Time) error {
 	if !ok || now.After(until) {
 		r := refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
 			withHint("ask for a new one and attest again")
-		r.anew = true // the service may have been started again, or have been slow
+		r.retryable = true // the service may have been started again, or have been slow
 		return r
 	}
 	return nil
