@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // bench is a committer over a real store and log.
@@ -401,8 +402,8 @@ func TestFullDisk(t *testing.T) {
 	if !errors.Is(err, ErrAuditWrite) || !errors.Is(err, syscall.ENOSPC) || has("full") {
 		t.Errorf("full disk: %v, changed: %v", err, has("full"))
 	}
-	if r := asRefusal(err); r.code != keyapi.CodeUnavailable {
-		t.Errorf("the caller is told %s", r.code)
+	if r := new(Server).asRefusal(err); r.Code != keyapi.CodeUnavailable {
+		t.Errorf("the caller is told %s", r.Code)
 	}
 	disk.set(nil, nil, nil, 0)
 	if err := put("after"); err != nil || !has("after") {
@@ -484,7 +485,7 @@ func TestFullStore(t *testing.T) {
 func TestBatches(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	no := refuse(keyapi.CodePolicy, "no")
+	no := service.Refuse(keyapi.CodePolicy, "no")
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {

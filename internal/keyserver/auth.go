@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
@@ -26,15 +27,15 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 	now := s.now()
 	sig, err := base64.StdEncoding.Strict().DecodeString(r.Header.Get(keyapi.HeaderSignature))
 	if err != nil || len(sig) == 0 {
-		return caller{}, refuse(keyapi.CodeUnauthorised, "the request is not signed: header %s is missing or damaged", keyapi.HeaderSignature)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "the request is not signed: header %s is missing or damaged", keyapi.HeaderSignature)
 	}
 	unix, err := strconv.ParseInt(r.Header.Get(keyapi.HeaderTime), 10, 64)
 	if err != nil {
-		return caller{}, refuse(keyapi.CodeUnauthorised, "header %s is not a number of seconds", keyapi.HeaderTime)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "header %s is not a number of seconds", keyapi.HeaderTime)
 	}
 	nonce := r.Header.Get(keyapi.HeaderNonce)
 	if !requestNonceRE.MatchString(nonce) {
-		return caller{}, refuse(keyapi.CodeUnauthorised, "header %s is not 32 hex digits", keyapi.HeaderNonce)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "header %s is not 32 hex digits", keyapi.HeaderNonce)
 	}
 	if err := s.checkTime(unix, now); err != nil {
 		return caller{}, err
@@ -42,12 +43,12 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 	msg := keyapi.SigningInput(s.id, r.Method, r.URL.RequestURI(), body, unix, nonce)
 	key, err := sshid.VerifySSH(keyapi.Namespace, msg, sig)
 	if err != nil {
-		return caller{}, refuse(keyapi.CodeUnauthorised, "request signature: %w", err)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "request signature: %w", err)
 	}
 	acc, err := s.accounts.lookup(key, keyapi.Namespace, now)
 	if err != nil {
-		return caller{}, refuse(keyapi.CodeUnauthorised, "%w", err).
-			withHint("ask the key service's administrator to enrol the key")
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "%w", err).
+			WithHint("ask the key service's administrator to enrol the key")
 	}
 	if err := s.replays.use(acc.ID, nonce, now); err != nil {
 		return caller{}, err
@@ -60,15 +61,13 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 func (s *Server) checkTime(unix int64, now time.Time) error {
 	at := time.Unix(unix, 0)
 	if d := at.Sub(now); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
-		return refuse(keyapi.CodeUnauthorised, "this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
+		return service.Refuse(keyapi.CodeUnauthorised, "this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
 			aheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
-			withHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
+			WithHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
 	}
 	if unix < s.started.Unix() {
-		r := refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
-			withHint("try again; if it stays so, this machine's clock is slow")
-		r.retryable = true
-		return r
+		return service.Refuse(keyapi.CodeUnauthorised, "the request was signed before the key service was started").
+			WithHint("try again; if it stays so, this machine's clock is slow").AsRetryable()
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // request is one request at work.
@@ -28,7 +29,7 @@ type request struct {
 // decode reads the body strictly.
 func (q *request) decode(v any) error {
 	if err := keyapi.Decode(q.body, v); err != nil {
-		return refuse(keyapi.CodeBadRequest, "request body: %w", err)
+		return service.Refuse(keyapi.CodeBadRequest, "request body: %w", err)
 	}
 	return nil
 }
@@ -82,20 +83,19 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(r.pattern, s.serve(r))
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if !s.gate.Allow(r.RemoteAddr) {
-			writeError(w, refuse(keyapi.CodeTooMany, "too many requests from this address"))
-			return
+	mux.Handle("/", s.front.Handler(func(_ http.ResponseWriter, r *http.Request) error {
+		if err := s.front.Admit(r); err != nil {
+			return err
 		}
-		writeError(w, refuse(keyapi.CodeNotFound, "no such call"))
-	})
+		return service.Refuse(keyapi.CodeNotFound, "no such call")
+	}))
 	return mux
 }
 
 // serve runs one call: read, wait for a turn, authenticate, handle, write
 // down, answer. A slow sender or reader keeps no turn from others.
 func (s *Server) serve(rt route) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.front.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil {
 			host = r.RemoteAddr
@@ -104,39 +104,39 @@ func (s *Server) serve(rt route) http.Handler {
 		q.event(rt.event, OutcomeRefused)
 		answer, err := s.admit(rt, q, w, r)
 		if err != nil {
-			s.fail(w, q, err)
-			return
+			return s.logRefusal(q, err)
 		}
 		keyapi.WriteJSON(w, http.StatusOK, answer)
+		return nil
 	})
 }
 
 // admit turns away what is too much, and runs the rest.
 func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Request) (any, error) {
-	if !s.gate.Allow(r.RemoteAddr) {
-		return nil, refuse(keyapi.CodeTooMany, "too many requests from this address")
+	if err := s.front.Admit(r); err != nil {
+		return nil, err
 	}
 	most := s.limits.Body
 	if rt.max > 0 {
 		most = min(most, rt.max)
 	}
-	body, done, err := s.gate.Body(w, r, most)
+	body, done, err := s.front.Body(w, r, most)
 	switch {
 	case errors.Is(err, gate.ErrBusy):
-		return nil, refuse(keyapi.CodeTooMany, "the key service is busy with other requests")
+		return nil, err
 	case errors.Is(err, gate.ErrTooLarge):
-		err = refuse(keyapi.CodeBadRequest, "request body is larger than %d bytes", most)
+		err = service.Refuse(keyapi.CodeBadRequest, "request body is larger than %d bytes", most)
 	case err != nil:
-		err = refuse(keyapi.CodeBadRequest, "request body: %w", err)
+		err = service.Refuse(keyapi.CodeBadRequest, "request body: %w", err)
 	default:
 		defer done()
 	}
 	q.body = body
 	wait, cancel := context.WithTimeout(q.ctx, turnTime)
 	defer cancel()
-	leave, busy := s.turns.Enter(wait, r.RemoteAddr)
+	leave, busy := s.front.Enter(wait, s.queue, r)
 	if busy != nil {
-		return nil, refuse(keyapi.CodeTooMany, "the key service is busy")
+		return nil, busy
 	}
 	defer leave()
 	var answer any
@@ -151,7 +151,7 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 
 // noteRefusal writes down that a request failed before it was decided.
 func (s *Server) noteRefusal(q *request, err error) error {
-	q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(asRefusal(err))
+	q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(s.asRefusal(err))
 	if q.ev.Account == "" && q.ev.Attestor == "" {
 		omitted, ok := s.strangers.note(q.remote)
 		if !ok {
@@ -171,7 +171,7 @@ func (s *Server) noteRefusal(q *request, err error) error {
 func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 	if v := r.PathValue("volume"); v != "" {
 		if !names.ID(v) {
-			return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
+			return nil, service.Refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
 		}
 		q.volume = v
 		q.event(rt.event, OutcomeRefused)
@@ -187,16 +187,16 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 	return rt.handle(s, q)
 }
 
-// fail answers an error, and logs what the caller is not told.
-func (s *Server) fail(w http.ResponseWriter, q *request, err error) {
-	r := asRefusal(err)
+// logRefusal returns what the caller may see of an error, and logs the rest.
+func (s *Server) logRefusal(q *request, err error) *service.Refusal {
+	r := s.asRefusal(err)
 	switch {
-	case r.code == keyapi.CodeInternal || r.code == keyapi.CodeUnavailable:
+	case r.Code == keyapi.CodeInternal || r.Code == keyapi.CodeUnavailable:
 		s.log.Error("request failed", "event", q.ev.Event, "remote", q.remote, "error", err)
-	case r.code == keyapi.CodeTooMany || q.quiet: // a flood of these must not become one of lines
-		s.log.Debug("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
+	case r.Code == keyapi.CodeTooMany || q.quiet: // a flood of these must not become one of lines
+		s.log.Debug("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.Code, "reason", r.Message)
 	default:
-		s.log.Info("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.code, "reason", r.msg)
+		s.log.Info("request refused", "event", q.ev.Event, "remote", q.remote, "code", r.Code, "reason", r.Message)
 	}
-	writeError(w, r)
+	return r
 }

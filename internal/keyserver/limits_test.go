@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 func code(err error) string {
-	if r, ok := errors.AsType[*refusal](err); ok {
-		return r.code
+	if r, ok := errors.AsType[*service.Refusal](err); ok {
+		return r.Code
 	}
 	return ""
 }

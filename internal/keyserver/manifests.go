@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
@@ -55,12 +56,12 @@ func (s *Server) newManifest(q *request) (any, error) {
 	}
 	m, digest, err := manifest.Parse(body.Manifest)
 	if err != nil {
-		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	ev := q.event("manifest.register", OutcomeDone)
 	ev.Manifest = digest.String()
 	if body.Uses != 1 {
-		return nil, refuse(keyapi.CodeBadRequest, "%d uses: a manifest is for 1 job", body.Uses)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%d uses: a manifest is for 1 job", body.Uses)
 	}
 	if err := s.checkManifestSignature(q, body); err != nil {
 		return nil, err
@@ -68,18 +69,18 @@ func (s *Server) newManifest(q *request) (any, error) {
 	now := s.now()
 	switch {
 	case m.Service.ID != s.id || m.Service.StatementKey != s.statementKey():
-		return nil, refuse(keyapi.CodeBadRequest, "the manifest is for key service %.80q, this is %s", m.Service.ID, s.id)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest is for key service %.80q, this is %s", m.Service.ID, s.id)
 	case !now.Before(m.Expires):
-		return nil, refuse(keyapi.CodeBadRequest, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
+		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
 	case m.Expires.After(now.Add(maxManifestLife)):
-		return nil, refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now", maxManifestLife/(24*time.Hour))
+		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now", maxManifestLife/(24*time.Hour))
 	}
 	if manifest.DigestOf(body.Private) != m.Private {
-		return nil, refuse(keyapi.CodeBadRequest, "the private part is not the one that the manifest pins")
+		return nil, service.Refuse(keyapi.CodeBadRequest, "the private part is not the one that the manifest pins")
 	}
 	private, err := manifest.ParsePrivate(body.Private)
 	if err != nil {
-		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	rec := recordOf(m, private, digest, q.caller.account.ID)
 	_, err = q.commit(ev, func(w Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
@@ -111,14 +112,14 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, accoun
 func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error {
 	key, err := sshid.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
 	if err != nil {
-		return refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+		return service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
 	}
 	acc, err := s.accounts.lookup(key, manifest.NamespaceManifest, s.now())
 	if err != nil {
-		return refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+		return service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
 	}
 	if acc.ID != q.caller.account.ID {
-		return refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
+		return service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
 	}
 	return nil
 }
@@ -130,7 +131,7 @@ func (s *Server) register(w Writer, who account, rec manifestRecord, private []b
 	case err == nil && old.Account == rec.Account:
 		return nil
 	case err == nil:
-		return refuse(keyapi.CodeConflict, "another account registered this manifest")
+		return service.Refuse(keyapi.CodeConflict, "another account registered this manifest")
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
@@ -141,8 +142,8 @@ func (s *Server) register(w Writer, who account, rec manifestRecord, private []b
 		var secret secretRecord
 		err := getJSON(w, bucketSecrets, v.ID, &secret)
 		if errors.Is(err, ErrNotFound) {
-			return refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
-				withHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
+			return service.Refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
+				WithHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
 		}
 		if err != nil {
 			return err
@@ -157,7 +158,7 @@ func (s *Server) register(w Writer, who account, rec manifestRecord, private []b
 
 func sameDigest(s secretRecord, v volumeUse) error {
 	if s.Digest != v.Digest {
-		return refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name, s.VolumeID, v.Digest, s.Digest)
+		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name, s.VolumeID, v.Digest, s.Digest)
 	}
 	return nil
 }

@@ -8,16 +8,17 @@ import (
 	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // parsePolicy reads a policy strictly and checks that its host lists expand.
 func parsePolicy(b []byte) (manifest.Policy, error) {
 	var p manifest.Policy
 	if err := keyapi.Decode(b, &p); err != nil {
-		return p, refuse(keyapi.CodeBadRequest, "policy: %w", err)
+		return p, service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
 	}
 	if err := p.Validate(); err != nil {
-		return p, refuse(keyapi.CodeBadRequest, "policy: %w", err)
+		return p, service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
 	}
 	total := 0
 	for _, n := range p.Nodes {
@@ -26,11 +27,11 @@ func parsePolicy(b []byte) (manifest.Policy, error) {
 		}
 		hosts, err := hostlist.Expand(n)
 		if err != nil {
-			return p, refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
+			return p, service.Refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
 		}
 		// The lists are expanded at each release: no owner may slow those of others.
 		if total += len(hosts); total > hostlist.Max {
-			return p, refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
+			return p, service.Refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
 		}
 	}
 	return p, nil
@@ -52,7 +53,7 @@ func nodeAllowed(lists []string, node string) bool {
 func checkSecret(s secretRecord, m manifestRecord, c Claims, now time.Time) error {
 	p := s.Policy
 	no := func(format string, args ...any) error {
-		return refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, fmt.Sprintf(format, args...))
+		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case s.Revoked:

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // bucketCounts holds how many records of a kind each account has, by
@@ -34,8 +35,8 @@ func room(g getter, who account, kind string, most int) error {
 		return err
 	}
 	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens"}[kind]
-	return refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
-		withHint("the key service's administrator raises [limits] %s in server.conf; jobs and tokens count until some time after they expired", kind)
+	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
+		WithHint("the key service's administrator raises [limits] %s in server.conf; jobs and tokens count until some time after they expired", kind)
 }
 
 // count adds n to an account's records of a kind.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // bucketReleases holds a record for each (job, restart, node, secret) whose
@@ -32,7 +33,7 @@ func (s *Server) release(q *request) (any, error) {
 	}
 	c := body.Claim
 	if err := c.Validate(); err != nil {
-		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	ev := q.event("release", OutcomeReleased)
 	ev.Node, ev.Manifest = c.Node, c.Manifest
@@ -86,15 +87,15 @@ func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
 	c := body.Claim
 	digest := keyapi.ClaimDigest(s.id, c)
 	if !ed25519.Verify(c.S, digest[:], body.Proof) {
-		return Claims{}, refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
+		return Claims{}, service.Refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
 	}
 	a, ok := s.attestors[body.Evidence.Type]
 	if !ok {
-		return Claims{}, refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
+		return Claims{}, service.Refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
 	}
 	claims, err := a.Attest(q.ctx, s.id, c, body.Evidence)
 	if errors.Is(err, ErrEvidence) {
-		return Claims{}, refuse(keyapi.CodeAttestation, "%w", err)
+		return Claims{}, service.Refuse(keyapi.CodeAttestation, "%w", err)
 	}
 	if err != nil {
 		return Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
@@ -112,7 +113,7 @@ func checkClaims(c keyapi.Claim, claims Claims) error {
 	job := manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
 	if claims.UID == 0 || claims.User == "" || claims.Tier < manifest.TierC || claims.Tier > manifest.TierA ||
 		claims.Node != c.Node || claims.Job != job {
-		return refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
+		return service.Refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
 	}
 	return nil
 }
@@ -140,7 +141,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest, &g.manifest)
 	if errors.Is(err, ErrNotFound) {
-		return g, refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).withHint("submit the job again with job-prep")
+		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).WithHint("submit the job again with job-prep")
 	}
 	if err != nil {
 		return g, err
@@ -151,7 +152,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 	if claims.SingleUse != "" && !again {
 		_, err := r.Get(bucketUsed, singleUseKey(claims.Attestor, claims.SingleUse))
 		if err == nil {
-			return g, refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
+			return g, service.Refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
 		}
 		if !errors.Is(err, ErrNotFound) {
 			return g, err
@@ -175,23 +176,23 @@ func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
 	job.Restart = 0
 	switch {
 	case !s.now().Before(m.Expires):
-		return refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339)).withHint("submit the job again")
+		return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339)).WithHint("submit the job again")
 	case c.Tier < s.minTier:
-		return refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence is of tier %s", s.minTier, c.Tier)
+		return service.Refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence is of tier %s", s.minTier, c.Tier)
 	case c.Tier < m.Tier:
-		return refuse(keyapi.CodePolicy, "the manifest demands evidence of tier %s, this is %s", m.Tier, c.Tier)
+		return service.Refuse(keyapi.CodePolicy, "the manifest demands evidence of tier %s, this is %s", m.Tier, c.Tier)
 	case m.Cluster != "" && m.Cluster != c.Job.Cluster:
-		return refuse(keyapi.CodePolicy, "the manifest is for cluster %s, the node is of %s", m.Cluster, c.Job.Cluster)
+		return service.Refuse(keyapi.CodePolicy, "the manifest is for cluster %s, the node is of %s", m.Cluster, c.Job.Cluster)
 	case c.Submitter == "" && c.User != m.User:
-		return refuse(keyapi.CodePolicy, "the manifest is for a job of user %s, this one is of %s", m.User, c.User)
+		return service.Refuse(keyapi.CodePolicy, "the manifest is for a job of user %s, this one is of %s", m.User, c.User)
 	case c.Submitter != "" && c.Submitter != m.Account:
-		return refuse(keyapi.CodeAttestation, "the evidence comes from another account than the manifest")
+		return service.Refuse(keyapi.CodeAttestation, "the evidence comes from another account than the manifest")
 	case m.Bound != nil && *m.Bound != job:
-		return refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
-			withHint("one manifest is for one job: submit again with job-prep")
+		return service.Refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
+			WithHint("one manifest is for one job: submit again with job-prep")
 	case !again && m.Served[c.Job.Restart] >= m.Nodes:
-		return refuse(keyapi.CodeConflict, "keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
-			withHint("if that was not this job, somebody else claimed in its name: see the audit log")
+		return service.Refuse(keyapi.CodeConflict, "keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
+			WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
 	return nil
 }
@@ -202,7 +203,7 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims,
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
 	if errors.Is(err, ErrNotFound) {
-		return sec, refuse(keyapi.CodeNotFound, "volume %s is not deposited here", v.ID)
+		return sec, service.Refuse(keyapi.CodeNotFound, "volume %s is not deposited here", v.ID)
 	}
 	if err != nil {
 		return sec, err
@@ -219,8 +220,8 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims,
 	}
 	_, err = r.Get(bucketReleases, releaseKey(v.ID, c))
 	if err == nil {
-		return sec, refuse(keyapi.CodeConflict, "the key of volume %s was released to job %s on node %s before; a second claim is refused",
-			v.ID, jobName(c.Job), c.Node).withHint("if that was not this job, somebody else claimed in its name: see the audit log")
+		return sec, service.Refuse(keyapi.CodeConflict, "the key of volume %s was released to job %s on node %s before; a second claim is refused",
+			v.ID, jobName(c.Job), c.Node).WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return sec, err
@@ -281,14 +282,14 @@ func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims Claims, g gra
 	}
 	sealed, err := keyapi.SealBundle(s.id, c, b)
 	if errors.Is(err, keyapi.ErrInvalid) {
-		return keyapi.Released{}, refuse(keyapi.CodeBadRequest, "%w", err)
+		return keyapi.Released{}, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	if err != nil {
 		return keyapi.Released{}, err
 	}
 	digest, err := manifest.ParseDigest(c.Manifest)
 	if err != nil {
-		return keyapi.Released{}, refuse(keyapi.CodeBadRequest, "%w", err)
+		return keyapi.Released{}, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	statement, err := manifest.SignJWS(manifest.TypeStatement, s.signKey, manifest.Statement{
 		Service: s.id, Manifest: digest, Job: claims.Job, Node: claims.Node, UID: claims.UID, User: claims.User,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // bucketRepeats holds a repeatRecord for each release, by requestName.
@@ -76,7 +77,7 @@ func (f *flights) enter(ctx context.Context, name string) (leave func(), err err
 		select {
 		case <-landed:
 		case <-ctx.Done():
-			return nil, refuse(keyapi.CodeTooMany, "this very request is at work")
+			return nil, service.Refuse(keyapi.CodeTooMany, "this very request is at work")
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // replayCache remembers the nonces of signed requests for as long as their
@@ -40,10 +41,10 @@ func (c *replayCache) use(account, nonce string, now time.Time) error {
 		s.order = s.order[1:]
 	}
 	if _, ok := s.until[nonce]; ok {
-		return refuse(keyapi.CodeUnauthorised, "this request was made before: its nonce is used up")
+		return service.Refuse(keyapi.CodeUnauthorised, "this request was made before: its nonce is used up")
 	}
 	if len(s.order) >= c.perAccount {
-		return refuse(keyapi.CodeTooMany, "too many requests of one account within %s", 2*keyapi.MaxSkew)
+		return service.Refuse(keyapi.CodeTooMany, "too many requests of one account within %s", 2*keyapi.MaxSkew)
 	}
 	// A time may lie MaxSkew ahead, and is accepted MaxSkew after that.
 	s.until[nonce] = now.Add(2*keyapi.MaxSkew + time.Second)
@@ -80,7 +81,7 @@ func (n *nonces) issue(now time.Time) (nonce []byte, expires time.Time, err erro
 		n.order = n.order[1:]
 	}
 	if len(n.until) >= n.most || len(n.order) >= 2*n.most {
-		return nil, time.Time{}, refuse(keyapi.CodeTooMany, "too many attestations are under way")
+		return nil, time.Time{}, service.Refuse(keyapi.CodeTooMany, "too many attestations are under way")
 	}
 	expires = now.Add(keyapi.NonceTTL)
 	n.until[b] = expires
@@ -91,7 +92,7 @@ func (n *nonces) issue(now time.Time) (nonce []byte, expires time.Time, err erro
 // use consumes a nonce.
 func (n *nonces) use(nonce []byte, now time.Time) error {
 	if len(nonce) != keyapi.NonceSize {
-		return refuse(keyapi.CodeAttestation, "nonce of %d bytes", len(nonce))
+		return service.Refuse(keyapi.CodeAttestation, "nonce of %d bytes", len(nonce))
 	}
 	k := [keyapi.NonceSize]byte(nonce)
 	n.mu.Lock()
@@ -99,10 +100,9 @@ func (n *nonces) use(nonce []byte, now time.Time) error {
 	delete(n.until, k)
 	n.mu.Unlock()
 	if !ok || now.After(until) {
-		r := refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
-			withHint("ask for a new one and attest again")
-		r.retryable = true // the service may have been started again, or have been slow
-		return r
+		// The service may have been started again, or have been slow.
+		return service.Refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
+			WithHint("ask for a new one and attest again").AsRetryable()
 	}
 	return nil
 }

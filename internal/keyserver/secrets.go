@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 const (
@@ -57,7 +58,7 @@ func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
 		return secretRecord{}, nil, err
 	}
 	bad := func(format string, args ...any) (secretRecord, []byte, error) {
-		return secretRecord{}, nil, refuse(keyapi.CodeBadRequest, format, args...)
+		return secretRecord{}, nil, service.Refuse(keyapi.CodeBadRequest, format, args...)
 	}
 	switch {
 	case len(body.Key) != keyapi.SecretKeyLen:
@@ -91,8 +92,8 @@ func (s *Server) putSecret(q *request) (any, error) {
 		return nil, err
 	}
 	defer clear(key)
-	conflict := refuse(keyapi.CodeConflict, "volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
-		withHint("seal the volume again: a new one gets an id of its own")
+	conflict := service.Refuse(keyapi.CodeConflict, "volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
+		WithHint("seal the volume again: a new one gets an id of its own")
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.
 	err = s.store.View(q.ctx, func(r Reader) error { return s.mayDeposit(r, q, rec, conflict) })
@@ -174,7 +175,7 @@ func ownSecret(g getter, q *request) (secretRecord, error) {
 	var rec secretRecord
 	err := getJSON(g, bucketSecrets, q.volume, &rec)
 	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != q.caller.account.ID {
-		return rec, refuse(keyapi.CodeNotFound, "this account deposited no volume %s", q.volume)
+		return rec, service.Refuse(keyapi.CodeNotFound, "this account deposited no volume %s", q.volume)
 	}
 	return rec, err
 }

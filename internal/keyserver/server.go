@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // Config is what a server is made from. Store to AllowedSigners are required.
@@ -56,8 +57,8 @@ type Server struct {
 	nonces    *nonces
 	replays   *replayCache
 	flights   *flights
-	gate      *gate.Gate
-	turns     *gate.FairQueue
+	front     *service.Service
+	queue     *gate.FairQueue // of requests for their turn at work
 	strangers *strangers
 	limits    Limits
 	minTier   manifest.Tier
@@ -125,18 +126,18 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("key service: store, keys, audit log and allowed signers are required")
 	}
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
-		cert: cfg.Certificate, log: cfg.Log, now: cfg.Now, replays: newReplayCache(requestsPerAccount),
+		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
 		flights: &flights{at: map[string]chan struct{}{}}}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	s.started = s.now()
 	s.nonces = newNonces(s.limits.Nonces)
-	s.gate = gate.New(gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory})
-	s.turns = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
+	s.front = service.New(service.Config{
+		Name: "key service", LogHint: logHint, Log: s.log, Times: times, MaxHeader: maxHeader,
+		Limits: gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory},
+	})
+	s.queue = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
 	s.strangers = newStrangers()
 	var head Head
 	var err error
@@ -239,47 +240,23 @@ func (s *Server) auditHead(q *request) (any, error) {
 	return keyapi.SignedHead{Head: h}, err
 }
 
-// Times that connections may take. A request waits at most for its turn in the
+// times that connections may take. A request waits at most for its turn in the
 // committer and one disk write.
-const (
-	headerTime   = 5 * time.Second
-	readTime     = 30 * time.Second
-	writeTime    = 60 * time.Second
-	idleTime     = 60 * time.Second
-	shutdownTime = 10 * time.Second
-	maxHeader    = 32 << 10
-)
+var times = service.Times{Header: 5 * time.Second, Read: 30 * time.Second, Write: 60 * time.Second, Idle: 60 * time.Second}
+
+const maxHeader = 32 << 10
 
 // Serve answers on ln with TLS 1.3 until ctx ends, then finishes what is under
 // way and closes the server.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	h := &http.Server{
-		Handler:           s.handler,
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{s.cert}},
-		ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
-		MaxHeaderBytes: maxHeader,
-		ConnState:      s.gate.ConnState,
-		Protocols:      new(http.Protocols), // one request a connection at a time: what is counted is what there is
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	h.Protocols.SetHTTP1(true)
 	background, stop := context.WithCancel(ctx)
 	var purging sync.WaitGroup
 	purging.Go(func() { s.purgeUntil(background) })
 	defer purging.Wait() // the store is closed after Serve
 	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- h.ServeTLS(s.gate.Listener(ln), "", "") }()
-	select {
-	case err := <-ended:
-		return errors.Join(fmt.Errorf("key service: %w", err), s.Close())
-	case <-ctx.Done():
+	err := s.front.Serve(ctx, ln, s.cert, s.handler)
+	if errors.Is(err, service.ErrAtWork) { // the committer must stay
+		return err
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	err := h.Shutdown(grace)
-	if err != nil { // requests are still at work: the committer must stay
-		return fmt.Errorf("key service: stop: %w", err)
-	}
-	return s.Close()
+	return errors.Join(err, s.Close())
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 const (
@@ -83,7 +84,7 @@ func (s *Server) newToken(q *request) (any, error) {
 		return nil, err
 	}
 	if body.Node != "" && !names.Node(body.Node) {
-		return nil, refuse(keyapi.CodeBadRequest, "%.80q is not a node's name", body.Node)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%.80q is not a node's name", body.Node)
 	}
 	raw := make([]byte, keyapi.TokenSize)
 	rand.Read(raw) // never fails
@@ -96,7 +97,7 @@ func (s *Server) newToken(q *request) (any, error) {
 	ev.Manifest, ev.Node = body.Manifest, body.Node
 	if _, err := manifest.ParseDigest(body.Manifest); err != nil {
 		ev.Manifest = ""
-		return nil, refuse(keyapi.CodeBadRequest, "%w", err)
+		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	rec := tokenRecord{Keys: keys, Manifest: body.Manifest, Account: q.caller.account, Node: body.Node,
 		Expires: s.now().Add(keyapi.TokenTTL)}
@@ -104,16 +105,16 @@ func (s *Server) newToken(q *request) (any, error) {
 		var m manifestRecord
 		err := getJSON(w, bucketManifests, body.Manifest, &m)
 		if errors.Is(err, ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
-			return refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", body.Manifest)
+			return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", body.Manifest)
 		}
 		if err != nil {
 			return err
 		}
 		if !s.now().Before(m.Expires) {
-			return refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
+			return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
 		}
 		if m.Tokens >= maxTokens {
-			return refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
+			return service.Refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
 		}
 		if err := room(w, q.caller.account, countTokens, s.limits.Tokens); err != nil {
 			return err

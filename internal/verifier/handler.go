@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -13,127 +11,87 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 const (
 	// maxRequest bounds a body, bytes: a claim is 2 KiB, a credential 16.
 	maxRequest   = 64 << 10
+	maxHeader    = 16 << 10
 	vouchTimeout = 18 * time.Second // nodes wait for 20
 	relayTimeout = vouchTimeout
-	shutdownTime = 10 * time.Second
-	retryAfter   = "1" // seconds, with 429 and 503
 )
+
+// times that connections may take.
+var times = service.Times{Header: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 30 * time.Second}
+
+// call answers one call of the interface, or returns an error.
+type call func(w http.ResponseWriter, r *http.Request, body []byte) error
 
 // Handler returns the verifier's HTTP interface.
 func (v *Verifier) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST /v1/vouch", inTurn(v.config.Limits.Concurrent, v.serveVouch))
+	mux.Handle("POST /v1/vouch", v.inTurn(v.config.Limits.Concurrent, v.serveVouch))
 	if v.relay != nil {
 		// Turns of their own: a key service that hangs must not keep
 		// nodes that reach it otherwise from their vouchers.
-		relay := inTurn(v.config.Limits.Relayed, v.serveRelay)
+		relay := v.inTurn(v.config.Limits.Relayed, v.serveRelay)
 		mux.Handle("GET /v1/service", relay)
 		mux.Handle("POST /v1/nonces", relay)
 		mux.Handle("POST /v1/release", relay)
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, &refusal{code: keyapi.CodeNotFound, message: "the verifier has no such call",
-			hint: "it takes POST /v1/vouch and, if it knows the key service, relays what nodes need of it"})
-	})
-	return v.limited(mux)
+	mux.Handle("/", v.front.Handler(func(_ http.ResponseWriter, r *http.Request) error {
+		if err := v.front.Admit(r); err != nil {
+			return err
+		}
+		return service.Refuse(keyapi.CodeNotFound, "the verifier has no such call").
+			WithHint("it takes POST /v1/vouch and, if it knows the key service, relays what nodes need of it")
+	}))
+	return mux
 }
 
 // Serve answers on ln with TLS 1.3 until ctx ends, then finishes what is under way.
 func (v *Verifier) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
-	srv := v.server()
-	srv.TLSConfig.Certificates = []tls.Certificate{cert}
-	ended := make(chan error, 1)
-	go func() { ended <- srv.ServeTLS(v.gate.Listener(ln), "", "") }()
-	select {
-	case err := <-ended:
-		return fmt.Errorf("verifier: %w", err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-	defer cancel()
-	return srv.Shutdown(grace)
+	return v.front.Serve(ctx, ln, cert, v.Handler())
 }
 
-func (v *Verifier) server() *http.Server {
-	http1 := new(http.Protocols) // one request a connection at a time: what is counted is what there is
-	http1.SetHTTP1(true)
-	return &http.Server{
-		Handler:           v.Handler(),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13},
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      40 * time.Second,
-		IdleTimeout:       30 * time.Second,
-		MaxHeaderBytes:    16 << 10,
-		ConnState:         v.gate.ConnState,
-		Protocols:         http1,
-		ErrorLog:          slog.NewLogLogger(v.config.Log.Handler(), slog.LevelDebug),
-	}
-}
-
-// limited bounds what an address asks for, and reads the body, which is small,
-// so that slow senders hold no turn.
-func (v *Verifier) limited(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !v.gate.Allow(r.RemoteAddr) {
-			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "too many requests from this address"})
-			return
+// inTurn returns a handler that runs next, atWork at once, within the time that
+// a request has. The body, which is small, is read before, so that slow senders
+// hold no turn.
+func (v *Verifier) inTurn(atWork int, next call) http.Handler {
+	turns := gate.NewFairQueue(atWork, waiting*atWork)
+	return v.front.Handler(func(w http.ResponseWriter, r *http.Request) error {
+		if err := v.front.Admit(r); err != nil {
+			return err
 		}
-		body, done, err := v.gate.Body(w, r, maxRequest)
-		if errors.Is(err, gate.ErrBusy) {
-			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "the verifier is busy with other requests"})
-			return
-		}
+		body, done, err := v.body(w, r)
 		if err != nil {
-			writeError(w, &refusal{code: keyapi.CodeBadRequest, message: "the body is cut or too large"})
-			return
+			return err
 		}
 		defer done()
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
-	})
-}
-
-// inTurn runs next when it has its turn, atWork at once, within the time that
-// a request has.
-func inTurn(atWork int, next http.HandlerFunc) http.Handler {
-	turns := gate.NewFairQueue(atWork, waiting*atWork)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), vouchTimeout)
 		defer cancel()
-		leave, err := turns.Enter(ctx, r.RemoteAddr)
+		leave, err := v.front.Enter(ctx, turns, r)
 		if err != nil {
-			writeError(w, &refusal{code: keyapi.CodeTooMany, message: "the verifier is busy"})
-			return
+			return err
 		}
 		defer leave()
-		next(w, r.WithContext(ctx))
+		return next(w, r.WithContext(ctx), body)
 	})
 }
 
-// bodyKey is the context key of the request's body, read already.
-type bodyKey struct{}
-
-func bodyOf(r *http.Request) []byte {
-	b, _ := r.Context().Value(bodyKey{}).([]byte)
-	return b
+func (v *Verifier) body(w http.ResponseWriter, r *http.Request) (body []byte, done func(), err error) {
+	body, done, err = v.front.Body(w, r, maxRequest)
+	if err != nil && !errors.Is(err, gate.ErrBusy) {
+		err = service.Refuse(keyapi.CodeBadRequest, "the body is cut or too large").WithCause(err)
+	}
+	return body, done, err
 }
 
-func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request) {
+func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request, body []byte) error {
 	var q keyapi.VouchRequest
-	err := manifest.DecodeJSON(bodyOf(r), &q)
-	if err != nil {
-		err = &refusal{code: keyapi.CodeBadRequest, message: "the body is not a request for a voucher", err: err}
-	}
-	var voucher keyapi.Voucher
+	voucher, err := v.vouch(r.Context(), body, &q)
 	var answer keyapi.VouchResponse
-	if err == nil {
-		voucher, err = v.check(r.Context(), q)
-	}
 	if err == nil {
 		answer.Voucher, err = manifest.SignJWS(manifest.TypeVoucher, v.config.Key, voucher)
 	}
@@ -142,37 +100,20 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request) {
 		"array_task", c.ArrayTask, "restart", c.Restart, "manifest", clip(c.Manifest))
 	if err != nil {
 		log.Warn("refused", "reason", err.Error())
-		writeError(w, asRefusal(err))
-		return
+		return err
 	}
 	log.Info("vouched", "uid", voucher.UID, "user", voucher.User, "account", voucher.Account, "partition", voucher.Partition)
 	keyapi.WriteJSON(w, http.StatusOK, answer)
+	return nil
+}
+
+// vouch reads a request into q and returns what is vouched for.
+func (v *Verifier) vouch(ctx context.Context, body []byte, q *keyapi.VouchRequest) (keyapi.Voucher, error) {
+	if err := manifest.DecodeJSON(body, q); err != nil {
+		return keyapi.Voucher{}, service.Refuse(keyapi.CodeBadRequest, "the body is not a request for a voucher").WithCause(err)
+	}
+	return v.check(ctx, *q)
 }
 
 // clip bounds what a stranger may write into the log.
 func clip(s string) string { return s[:min(len(s), 256)] }
-
-var statusOf = map[string]int{
-	keyapi.CodeBadRequest:  http.StatusBadRequest,
-	keyapi.CodeAttestation: http.StatusForbidden,
-	keyapi.CodeNotFound:    http.StatusNotFound,
-	keyapi.CodeTooMany:     http.StatusTooManyRequests,
-	keyapi.CodeInternal:    http.StatusInternalServerError,
-	keyapi.CodeUnavailable: http.StatusServiceUnavailable,
-}
-
-func asRefusal(err error) *refusal {
-	if r, ok := errors.AsType[*refusal](err); ok {
-		return r
-	}
-	return &refusal{code: keyapi.CodeInternal, message: "internal error of the verifier",
-		hint: "the cluster's administrator finds the reason in the verifier's log"}
-}
-
-func writeError(w http.ResponseWriter, r *refusal) {
-	status := statusOf[r.code]
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
-	}
-	keyapi.WriteJSON(w, status, keyapi.Error{Code: r.code, Message: r.message, Hint: r.hint})
-}

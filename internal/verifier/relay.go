@@ -7,21 +7,20 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // serveRelay passes one call on to the key service and its answer back,
 // unread: what matters in either is sealed or signed.
-func (v *Verifier) serveRelay(w http.ResponseWriter, r *http.Request) {
+func (v *Verifier) serveRelay(w http.ResponseWriter, r *http.Request, body []byte) error {
 	if r.URL.RawQuery != "" {
-		writeError(w, &refusal{code: keyapi.CodeBadRequest, message: "relayed calls take no query"})
-		return
+		return service.Refuse(keyapi.CodeBadRequest, "relayed calls take no query")
 	}
 	// r.Pattern, not the path as sent: exactly the calls that are relayed.
-	status, header, body, err := v.ask(r)
+	status, header, answer, err := v.ask(r, body)
 	if err != nil {
 		v.config.Log.Warn("relay failed", "remote", r.RemoteAddr, "call", r.Pattern, "reason", err.Error())
-		writeError(w, unavailable(err, "the key service does not answer the verifier"))
-		return
+		return unavailable(err, "the key service does not answer the verifier")
 	}
 	for _, k := range []string{"Content-Type", "Retry-After"} {
 		if s := header.Get(k); s != "" {
@@ -31,11 +30,12 @@ func (v *Verifier) serveRelay(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(body) // a peer that is gone cannot be told
+	w.Write(answer) // a peer that is gone cannot be told
+	return nil
 }
 
-func (v *Verifier) ask(r *http.Request) (int, http.Header, []byte, error) {
-	req, err := http.NewRequestWithContext(r.Context(), r.Method, v.config.ServiceURL+r.URL.Path, bytes.NewReader(bodyOf(r)))
+func (v *Verifier) ask(r *http.Request, body []byte) (int, http.Header, []byte, error) {
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, v.config.ServiceURL+r.URL.Path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -44,7 +45,7 @@ type Config struct {
 type Verifier struct {
 	config Config
 	uid    uint32 // whom credentials must be restricted to: ourselves
-	gate   *gate.Gate
+	front  *service.Service
 	relay  *http.Client // nil: nothing is relayed
 }
 
@@ -67,14 +68,14 @@ func New(c Config) (*Verifier, error) {
 	if c.LookupUser == nil {
 		c.LookupUser = users{}.lookup
 	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Log = service.Logger(c.Log)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	v := &Verifier{config: c, uid: uint32(os.Geteuid()), gate: gate.New(gate.Limits{
-		Connections: c.Limits.Connections, PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Memory: c.Limits.Memory})}
+	v := &Verifier{config: c, uid: uint32(os.Geteuid()), front: service.New(service.Config{
+		Name: "verifier", LogHint: logHint, Log: c.Log, Times: times, MaxHeader: maxHeader,
+		Limits: gate.Limits{Connections: c.Limits.Connections, PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Memory: c.Limits.Memory},
+	})}
 	return v, v.setUpRelay()
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
 	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -247,7 +248,7 @@ func TestVouchRefuses(t *testing.T) {
 				payload = keyapi.MungePayload(testService, s.claim)
 			}
 			status, _, refused := s.ask(t, payload)
-			if refused.Code != c.code || status != statusOf[c.code] || refused.Message == "" || !strings.Contains(refused.Message, c.says) {
+			if refused.Code != c.code || status != service.StatusOf(c.code) || refused.Message == "" || !strings.Contains(refused.Message, c.says) {
 				t.Errorf("got status %d, %+v, want %s", status, refused, c.code)
 			}
 			if !strings.Contains(s.log.String(), "refused") {
@@ -336,7 +337,7 @@ func TestBadRequests(t *testing.T) {
 		w := httptest.NewRecorder()
 		v.Handler().ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
 		var e keyapi.Error
-		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != c.status || statusOf[e.Code] != c.status {
+		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != c.status || service.StatusOf(e.Code) != c.status {
 			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, c.status)
 		}
 	}
@@ -372,7 +373,11 @@ func TestLimits(t *testing.T) {
 func TestInTurn(t *testing.T) {
 	t.Parallel()
 	started, finish := make(chan struct{}), make(chan struct{})
-	h := inTurn(1, func(w http.ResponseWriter, _ *http.Request) { close(started); <-finish })
+	v, err := New(newSite(t).config(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := v.inTurn(1, func(http.ResponseWriter, *http.Request, []byte) error { close(started); <-finish; return nil })
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

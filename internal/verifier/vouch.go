@@ -10,40 +10,25 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
-// refusal is what a node is told; the log also has the error behind it.
-type refusal struct {
-	code, message, hint string
-	err                 error
-}
-
-func (r *refusal) Error() string {
-	if r.err == nil {
-		return r.message
-	}
-	return r.message + ": " + r.err.Error()
-}
-
-func (r *refusal) Unwrap() error { return r.err }
+// logHint is what nodes are told of errors whose details are for the verifier's log.
+const logHint = "the cluster's administrator finds the reason in the verifier's log"
 
 // deny refuses evidence.
-func deny(format string, args ...any) *refusal {
-	return &refusal{code: keyapi.CodeAttestation, message: fmt.Sprintf(format, args...)}
+func deny(format string, args ...any) *service.Refusal {
+	return service.Refuse(keyapi.CodeAttestation, format, args...)
 }
 
-func (r *refusal) withHint(h string) *refusal { r.hint = h; return r }
-
-// unavailable says that a check could not be made; the details are for the
-// verifier's log.
-func unavailable(err error, what string) *refusal {
-	return &refusal{code: keyapi.CodeUnavailable, message: what, err: err,
-		hint: "the cluster's administrator finds the reason in the verifier's log"}
+// unavailable says that a check could not be made.
+func unavailable(err error, what string) *service.Refusal {
+	return service.Refuse(keyapi.CodeUnavailable, "%s", what).WithCause(err).WithHint(logHint)
 }
 
 // check makes every check there is, cheap ones first, and returns the voucher
-// to be signed. Every error is a *refusal.
+// to be signed. Every error is a *service.Refusal.
 func (v *Verifier) check(ctx context.Context, q keyapi.VouchRequest) (keyapi.Voucher, error) {
 	if err := v.checkClaim(q); err != nil {
 		return keyapi.Voucher{}, err
@@ -71,17 +56,17 @@ func (v *Verifier) check(ctx context.Context, q keyapi.VouchRequest) (keyapi.Vou
 
 func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 	if err := q.Claim.Validate(); err != nil {
-		return &refusal{code: keyapi.CodeBadRequest, message: "the claim is not valid", err: err}
+		return service.Refuse(keyapi.CodeBadRequest, "the claim is not valid").WithCause(err)
 	}
 	if q.Service == "" || len(q.Service) > 1024 {
-		return &refusal{code: keyapi.CodeBadRequest, message: "the request names no key service"}
+		return service.Refuse(keyapi.CodeBadRequest, "the request names no key service")
 	}
 	if q.Claim.Cluster != v.config.Cluster {
 		return deny("this verifier vouches for cluster %s, not %.80s", v.config.Cluster, q.Claim.Cluster)
 	}
 	if _, ok := v.config.Nodes[q.Claim.Node]; !ok {
 		return deny("node %.255s is not in the verifier's table of nodes", q.Claim.Node).
-			withHint("the cluster's administrator adds it to the verifier's nodes-file")
+			WithHint("the cluster's administrator adds it to the verifier's nodes-file")
 	}
 	return nil
 }
@@ -93,7 +78,8 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 	if errors.Is(err, munge.ErrRefused) {
 		// Which of its rules MUNGE refuses by is no secret; clocks that differ are the usual one.
 		why := strings.TrimPrefix(err.Error(), munge.ErrRefused.Error())
-		return m, deny("MUNGE refuses the credential%s", why).withHint("credentials are good for a minute, once, for the verifier's user: compare the node's clock with the verifier's")
+		return m, deny("MUNGE refuses the credential%s", why).
+			WithHint("credentials are good for a minute, once, for the verifier's user: compare the node's clock with the verifier's")
 	}
 	if err != nil {
 		return m, unavailable(err, "the verifier cannot check MUNGE credentials")
@@ -105,12 +91,12 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 	case m.TTL <= 0 || m.TTL > munge.TTL:
 		return m, deny("the credential lives %s, longer than %s", m.TTL, munge.TTL)
 	case m.UID == 0:
-		return m, deny("the credential was made by root").withHint("jobs run as their users; root gets no key")
+		return m, deny("the credential was made by root").WithHint("jobs run as their users; root gets no key")
 	case !bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim)):
 		return m, deny("the credential covers another claim")
 	case !usable(m.Host):
 		return m, deny("MUNGE calls the node %s, which every host may call itself", m.Host).
-			withHint("the cluster's administrator sets munged's --origin on the node")
+			WithHint("the cluster's administrator sets munged's --origin on the node")
 	case m.Host != want:
 		return m, deny("the credential was made at %s, but node %s is %s", m.Host, q.Claim.Node, want)
 	}
@@ -122,7 +108,7 @@ func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (sl
 	j, err := v.config.Squeue.Job(ctx, c.JobID)
 	if errors.Is(err, slurm.ErrNoJob) {
 		return j, deny("Slurm does not know job %d", c.JobID).
-			withHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
+			WithHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
 	}
 	if err != nil {
 		return j, unavailable(err, "the verifier cannot ask Slurm")
