@@ -116,7 +116,7 @@ func sealForged(t *testing.T, to []age.Recipient) ([]byte, volume.Sealed) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	s, err := volume.Seal(t.Context(), &b, source.DirSource(in), volume.SealOptions{Recipients: to})
+	s, err := volume.Seal(t.Context(), &b, source.Dir(in), volume.SealOptions{Recipients: to})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -298,7 +298,7 @@ func sealedOn(t *testing.T, dir string) (*store, *volume.Reader) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	sealing, err := volume.Seal(t.Context(), &b, source.DirSource(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	sealing, err := volume.Seal(t.Context(), &b, source.Dir(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -223,7 +223,7 @@ func readIndependently(t *testing.T, tree string) {
 		t.Fatal(err)
 	}
 	var sealed bytes.Buffer
-	s, err := volume.Seal(context.Background(), &sealed, source.DirSource(tree), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	s, err := volume.Seal(context.Background(), &sealed, source.Dir(tree), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestSegmentEdges(t *testing.T) {
 			t.Fatal(err)
 		}
 		sealed := bytes.NewBuffer(make([]byte, 0, volume.SegmentSize+1<<20))
-		s, err := volume.Seal(context.Background(), sealed, source.DirSource(file), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+		s, err := volume.Seal(context.Background(), sealed, source.Dir(file), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func indexedNodeDir(t *testing.T) (dir, identity string) {
 	check(os.MkdirAll(filepath.Join(base, "src", "sub"), 0o700))
 	check(os.WriteFile(filepath.Join(base, "src", "sub", "file"), []byte("content"), 0o600))
 	var sealed, keys, index bytes.Buffer
-	s, err := volume.Seal(t.Context(), &sealed, source.DirSource(filepath.Join(base, "src")), volume.SealOptions{Recipients: []age.Recipient{who.Recipient()}})
+	s, err := volume.Seal(t.Context(), &sealed, source.Dir(filepath.Join(base, "src")), volume.SealOptions{Recipients: []age.Recipient{who.Recipient()}})
 	check(err)
 	cipher := filepath.Join(dir, jobdir.CipherDirName)
 	for tr := tar.NewReader(&sealed); ; {

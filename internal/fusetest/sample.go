@@ -30,7 +30,7 @@ func Seal(t testing.TB, dir string) *volume.Reader {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := volume.Seal(context.Background(), f, source.DirSource(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	s, err := volume.Seal(context.Background(), f, source.Dir(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	if err != nil {
 		t.Fatal(err)
 	}

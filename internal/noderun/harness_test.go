@@ -184,7 +184,7 @@ func (j *testJob) seal(kind manifest.Kind, name string, files map[string]string)
 	f, err := os.CreateTemp(j.t.TempDir(), "")
 	check(j.t, err)
 	defer f.Close()
-	s, err := volume.Seal(j.t.Context(), f, source.DirSource(src), volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}})
+	s, err := volume.Seal(j.t.Context(), f, source.Dir(src), volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}})
 	check(j.t, err)
 	ref := manifest.VolumeRef{
 		Kind: kind, Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),

@@ -88,21 +88,21 @@ func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
 		halt: newHalt(t.Context(), signals, testTimes)}
 	defer n.halt.close()
 	var out manifest.Output
-	err = n.seal(overQuota{source.DirSource(src)}, usage{bytes: 1 << 20, files: 2}, &out)
+	err = n.seal(overQuota{source.Dir(src)}, usage{bytes: 1 << 20, files: 2}, &out)
 	if !errors.Is(terse(err), syscall.EDQUOT) || out != (manifest.Output{}) {
 		t.Errorf("%v, %+v", err, out)
 	}
 	if left, err := os.ReadDir(string(n.dir)); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	if err := n.seal(source.DirSource(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {
+	if err := n.seal(source.Dir(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {
 		t.Errorf("an exabyte: %v", err)
 	}
 	n.alloc.ends = time.Now().Add(time.Minute)
-	if err := n.seal(source.DirSource(src), usage{bytes: 1 << 40}, &out); !errors.Is(err, errNoTime) {
+	if err := n.seal(source.Dir(src), usage{bytes: 1 << 40}, &out); !errors.Is(err, errNoTime) {
 		t.Errorf("a terabyte in a minute: %v", err)
 	}
-	if err := n.seal(source.DirSource(src), usage{bytes: 1 << 20}, &out); err != nil || !out.Sealed {
+	if err := n.seal(source.Dir(src), usage{bytes: 1 << 20}, &out); err != nil || !out.Sealed {
 		t.Errorf("in the end: %v", err)
 	}
 }

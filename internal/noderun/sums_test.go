@@ -23,7 +23,7 @@ func reader(t *testing.T, dir string) *volume.Reader {
 	id, err := age.GenerateX25519Identity()
 	check(t, err)
 	var b bytes.Buffer
-	s, err := volume.Seal(t.Context(), &b, source.DirSource(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	s, err := volume.Seal(t.Context(), &b, source.Dir(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
 	check(t, err)
 	r, err := volume.Open(bytes.NewReader(b.Bytes()), s.Size, s.Key)
 	check(t, err)

@@ -60,10 +60,10 @@ func TestChangingInput(t *testing.T) {
 			}
 			s.r.Input, s.r.FileName = source.At(dir), ""
 			p := &publishing{Deps: s.d, r: s.r}
-			if p.input, err = s.r.Input.Look(t.Context()); err != nil {
+			if p.input, err = s.r.Input.Scan(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			src := &changing{Source: source.DirSource(dir), change: func() error { return change(dir) }}
+			src := &changing{Source: source.Dir(dir), change: func() error { return change(dir) }}
 			_, err = p.seal(t.Context(), src)
 			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(fault.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
 				t.Errorf("%v; hint: %s", err, fault.Hint(err))

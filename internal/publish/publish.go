@@ -192,7 +192,7 @@ func (r Request) look(ctx context.Context) (source.Survey, error) {
 				"choose a directory outside "+path)
 		}
 	}
-	s, err := r.Input.Look(ctx)
+	s, err := r.Input.Scan(ctx)
 	switch {
 	case errors.Is(err, volume.ErrSpecial):
 		err = fault.New(fault.Other, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
@@ -294,7 +294,7 @@ func (p *publishing) make(ctx context.Context, src volume.Source) (volume.Sealed
 	if p.r.Input.FromStdin() {
 		return s, nil
 	}
-	after, err := p.r.Input.Look(ctx)
+	after, err := p.r.Input.Scan(ctx)
 	if err == nil && after.Fingerprint != p.input.Fingerprint {
 		what := p.r.Input.ChangedSince(ctx, begin)
 		if what == "" {

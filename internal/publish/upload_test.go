@@ -59,11 +59,11 @@ func TestUploadMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unlock()
-	if p.input, err = s.r.Input.Look(t.Context()); err != nil {
+	if p.input, err = s.r.Input.Scan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	early := false
-	src := &changing{Source: source.DirSource(dir), change: func() error { // when b is opened
+	src := &changing{Source: source.Dir(dir), change: func() error { // when b is opened
 		select {
 		case <-site.came:
 			early = true
@@ -106,7 +106,7 @@ func TestSealBrokenOff(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		p.r.Input = source.At(s.r.Input.Paths[0])
-		src := stopping{source.DirSource(s.r.Input.Paths[0]), func() { <-site.came; cancel() }}
+		src := stopping{source.Dir(s.r.Input.Paths[0]), func() { <-site.came; cancel() }}
 		if _, err := p.seal(ctx, src); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -82,7 +82,7 @@ func (j *job) newNode(name string) *node {
 	check(j.t, os.Mkdir(filepath.Join(tree, "sub"), 0o750))
 	check(j.t, os.Symlink("../result", filepath.Join(tree, "sub", "link")))
 	var sealed, keys bytes.Buffer
-	s, err := volume.Seal(j.t.Context(), &sealed, source.DirSource(tree), volume.SealOptions{Recipients: []age.Recipient{j.owner.Recipient()}})
+	s, err := volume.Seal(j.t.Context(), &sealed, source.Dir(tree), volume.SealOptions{Recipients: []age.Recipient{j.owner.Recipient()}})
 	check(j.t, err)
 	check(j.t, volume.WrapKey(&keys, s.ID, s.Key, j.owner.Recipient()))
 	n := &node{key: newKey(j.t), sealed: sealed.Bytes(), keys: keys.Bytes()}

@@ -65,12 +65,12 @@ func TestExclude(t *testing.T) {
 	must(t, syscall.Mkfifo(filepath.Join(dir, "tmp/pipe"), 0o600))
 	patterns, err := ParsePatterns([]string{"*.log", "/tmp/"})
 	must(t, err)
-	s, err := Look(t.Context(), dir, patterns...)
+	s, err := Scan(t.Context(), dir, patterns...)
 	if err != nil || s.Entries != 4 || s.PlainBytes != 8 {
 		t.Errorf("%+v, %v", s, err)
 	}
-	src := DirSource(dir, patterns...)
-	if u, err := DirSource(dir+"/", patterns...).(volume.Measurer).Measure(t.Context()); err != nil || u != s.Usage {
+	src := Dir(dir, patterns...)
+	if u, err := Dir(dir+"/", patterns...).(volume.Measurer).Measure(t.Context()); err != nil || u != s.Usage {
 		t.Errorf("measured %+v, looked %+v, %v", u, s.Usage, err)
 	}
 	sealed, r := sealAndOpen(t, src)
@@ -78,11 +78,11 @@ func TestExclude(t *testing.T) {
 	if sealed.Entries != 4 || strings.Contains(text, "log") || strings.Contains(text, "pipe") || !strings.Contains(text, `"y"`) {
 		t.Errorf("%s", text)
 	}
-	if _, err := Look(context.Background(), dir); !errors.Is(err, volume.ErrSpecial) {
+	if _, err := Scan(context.Background(), dir); !errors.Is(err, volume.ErrSpecial) {
 		t.Errorf("nothing left out: %v", err)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "keep/a.log"), []byte("more of it"), 0o600))
-	if again, err := Look(t.Context(), dir, patterns...); err != nil || again.Fingerprint != s.Fingerprint {
+	if again, err := Scan(t.Context(), dir, patterns...); err != nil || again.Fingerprint != s.Fingerprint {
 		t.Errorf("a file that is left out counts: %v", err)
 	}
 }

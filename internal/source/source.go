@@ -152,13 +152,13 @@ func (in Input) single() volume.Source {
 	case in.isArchive(path):
 		return archive{path, in.Exclude}
 	}
-	return DirSource(path, in.Exclude...)
+	return Dir(path, in.Exclude...)
 }
 
-// Look surveys the input as Look does. What an archive holds is not
+// Scan surveys the input as the function Scan does. What an archive holds is not
 // looked into; nothing is known of standard input, and its fingerprint never
 // comes again.
-func (in Input) Look(ctx context.Context) (Survey, error) {
+func (in Input) Scan(ctx context.Context) (Survey, error) {
 	if in.FromStdin() {
 		var s Survey
 		_, err := rand.Read(s.Fingerprint[:])
@@ -171,7 +171,7 @@ func (in Input) Look(ctx context.Context) (Survey, error) {
 		if in.isArchive(p) {
 			skip = nil
 		}
-		s, err := Look(ctx, p, skip...)
+		s, err := Scan(ctx, p, skip...)
 		if err != nil {
 			return s, err
 		}
@@ -204,7 +204,7 @@ type archive struct {
 // with what it was, as every other.
 func (a archive) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
 	top, _ := cutEnding(filepath.Base(a.path))
-	return DirSource(a.path).Walk(ctx, func(e volume.Entry) (uint32, error) {
+	return Dir(a.path).Walk(ctx, func(e volume.Entry) (uint32, error) {
 		if e.Open == nil {
 			return 0, nil // the root that is made for a single file
 		}

@@ -226,10 +226,10 @@ func TestSeveral(t *testing.T) {
 	if strings.Count(got, "\n") != 6 {
 		t.Errorf("got\n%s", got)
 	}
-	before, err := in.Look(t.Context())
+	before, err := in.Scan(t.Context())
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "a/x"), []byte("changed"), 0o600))
-	after, err := in.Look(t.Context())
+	after, err := in.Scan(t.Context())
 	must(t, err)
 	if before.Fingerprint == after.Fingerprint || before.Entries == 0 {
 		t.Error("a changed input looks the same")

@@ -16,13 +16,13 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// DirSource is the tree under a directory, or one file as the only entry of a
+// Dir is the tree under a directory, or one file as the only entry of a
 // root of its own. The path itself may be a symbolic link; links below it are
 // kept as links. What a pattern matches is left out, and not looked at. The
 // Source also implements Measurer.
-func DirSource(input string, exclude ...Pattern) volume.Source { return dirSource{input, exclude} }
+func Dir(input string, exclude ...Pattern) volume.Source { return dir{input, exclude} }
 
-type dirSource struct {
+type dir struct {
 	input   string
 	exclude []Pattern
 }
@@ -59,7 +59,7 @@ func (w *dirWalk) excluded(path string, e fs.DirEntry) bool {
 }
 
 // Walk implements Source. Paths in errors begin with the input's.
-func (d dirSource) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
+func (d dir) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
 	w := &dirWalk{ctx: ctx, emit: emit, nodes: map[inode]uint32{}, top: d.input, skip: d.exclude}
 	fi, err := os.Stat(d.input)
 	if err != nil {
@@ -228,7 +228,7 @@ func (c *dirFile) Close() error {
 
 // Measure implements Measurer. What cannot be read is not counted: Walk will
 // say so.
-func (d dirSource) Measure(ctx context.Context) (volume.Usage, error) {
+func (d dir) Measure(ctx context.Context) (volume.Usage, error) {
 	var u volume.Usage
 	seen := map[inode]bool{}
 	root := d.input + "/"

@@ -5,4 +5,4 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-func init() { volume.DirSource = func(path string) volume.Source { return source.DirSource(path) } }
+func init() { volume.DirSource = func(path string) volume.Source { return source.Dir(path) } }

@@ -14,7 +14,7 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-func TestLookFingerprint(t *testing.T) {
+func TestScanFingerprint(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string) {
@@ -26,7 +26,7 @@ func TestLookFingerprint(t *testing.T) {
 	}
 	look := func() Survey {
 		t.Helper()
-		s, err := Look(t.Context(), dir)
+		s, err := Scan(t.Context(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestLookFingerprint(t *testing.T) {
 	if before.Entries != 3 || before.PlainBytes != 12 || look().Fingerprint != before.Fingerprint {
 		t.Errorf("%+v", before)
 	}
-	if n, err := DirSource(dir).(volume.Measurer).Measure(t.Context()); err != nil || n != before.Usage {
+	if n, err := Dir(dir).(volume.Measurer).Measure(t.Context()); err != nil || n != before.Usage {
 		t.Errorf("Measure %+v, Look %+v, %v", n, before.Usage, err)
 	}
 	seen := map[volume.Digest]string{before.Fingerprint: "before"}
@@ -76,16 +76,16 @@ func TestLookFingerprint(t *testing.T) {
 	}
 }
 
-// TestLookFindsTrouble runs as a user who may not read everything: root may.
-func TestLookFindsTrouble(t *testing.T) {
-	if os.Getenv("SEALBATCH_TEST_LOOK") != "" {
-		_, err := Look(t.Context(), os.Getenv("SEALBATCH_TEST_LOOK"))
+// TestScanFindsTrouble runs as a user who may not read everything: root may.
+func TestScanFindsTrouble(t *testing.T) {
+	if os.Getenv("SEALBATCH_TEST_SCAN") != "" {
+		_, err := Scan(t.Context(), os.Getenv("SEALBATCH_TEST_SCAN"))
 		for _, kind := range []error{ErrUnreadable, volume.ErrSpecial} {
 			if !errors.Is(err, kind) {
 				t.Errorf("%v is not %v", err, kind)
 			}
 		}
-		t.Logf("LOOKED %v", err)
+		t.Logf("SCANNED %v", err)
 		return
 	}
 	t.Parallel()
@@ -108,8 +108,8 @@ func TestLookFindsTrouble(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(copied, "-test.run=^TestLookFindsTrouble$", "-test.v")
-	cmd.Env = append(os.Environ(), "SEALBATCH_TEST_LOOK="+dir, "GOCOVERDIR=/tmp")
+	cmd := exec.Command(copied, "-test.run=^TestScanFindsTrouble$", "-test.v")
+	cmd.Env = append(os.Environ(), "SEALBATCH_TEST_SCAN="+dir, "GOCOVERDIR=/tmp")
 	cmd.Dir = "/"
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

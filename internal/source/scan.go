@@ -31,10 +31,10 @@ var ErrUnreadable = errors.New("not allowed to read")
 // namedFiles is how many files an error names before it only counts.
 const namedFiles = 3
 
-// Look surveys what DirSource(input, exclude...) would seal, and finds out what could not
+// Scan surveys what Dir(input, exclude...) would seal, and finds out what could not
 // be: ErrUnreadable and ErrSpecial, each with the first paths and their number.
-func Look(ctx context.Context, input string, exclude ...Pattern) (Survey, error) {
-	l := &looking{input: input, skip: exclude, hash: sha256.New(), seen: map[inode]bool{}}
+func Scan(ctx context.Context, input string, exclude ...Pattern) (Survey, error) {
+	w := &scan{input: input, skip: exclude, hash: sha256.New(), seen: map[inode]bool{}}
 	root, err := filepath.EvalSymlinks(input)
 	if err != nil {
 		return Survey{}, err
@@ -44,17 +44,17 @@ func Look(ctx context.Context, input string, exclude ...Pattern) (Survey, error)
 			return context.Cause(ctx)
 		}
 		rel := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
-		return l.entry(rel, path, e, err)
+		return w.entry(rel, path, e, err)
 	})
 	if err == nil {
-		err = l.trouble()
+		err = w.trouble()
 	}
 	const fixed = 1 << 20 // keys.age, index, footer
-	l.usage.SealedBytes += fixed
-	return Survey{Usage: l.usage, Fingerprint: volume.Digest(l.hash.Sum(nil))}, err
+	w.usage.SealedBytes += fixed
+	return Survey{Usage: w.usage, Fingerprint: volume.Digest(w.hash.Sum(nil))}, err
 }
 
-type looking struct {
+type scan struct {
 	input string
 	skip  []Pattern
 	hash  hash.Hash
@@ -67,9 +67,9 @@ type looking struct {
 	}
 }
 
-func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
-	name := filepath.Join(l.input, rel)
-	if rel != "" && e != nil && Excluded(l.skip, rel, e.IsDir()) {
+func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
+	name := filepath.Join(w.input, rel)
+	if rel != "" && e != nil && Excluded(w.skip, rel, e.IsDir()) {
 		return left(e)
 	}
 	if errors.Is(err, fs.ErrPermission) {
@@ -85,24 +85,24 @@ func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
 	if err != nil {
 		return gone(name, err)
 	}
-	l.stamp(rel, stampOf(statOf(fi)))
+	w.stamp(rel, stampOf(statOf(fi)))
 	mode := uint32(unix.R_OK)
 	switch fi.Mode().Type() {
 	case fs.ModeDir:
 		mode |= unix.X_OK
 	case 0:
 	case fs.ModeSymlink:
-		count(&l.usage, e, l.seen)
+		count(&w.usage, e, w.seen)
 		return nil
 	default:
-		l.note(0, volume.ErrSpecial, name)
+		w.note(0, volume.ErrSpecial, name)
 		return nil
 	}
 	if rel != "" || fi.Mode().IsRegular() {
-		count(&l.usage, e, l.seen)
+		count(&w.usage, e, w.seen)
 	}
 	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) != nil {
-		l.note(1, ErrUnreadable, name)
+		w.note(1, ErrUnreadable, name)
 		if fi.IsDir() {
 			return fs.SkipDir
 		}
@@ -110,26 +110,26 @@ func (l *looking) entry(rel, path string, e fs.DirEntry, err error) error {
 	return nil
 }
 
-func (l *looking) stamp(rel string, s stamp) {
+func (w *scan) stamp(rel string, s stamp) {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(rel)))
 	b = append(b, rel...)
 	for _, v := range []uint64{s.ino, uint64(s.size), uint64(s.mode), uint64(s.mtime.Sec), uint64(s.mtime.Nsec), uint64(s.ctime.Sec), uint64(s.ctime.Nsec)} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
-	_, _ = l.hash.Write(b)
+	_, _ = w.hash.Write(b)
 }
 
-func (l *looking) note(i int, kind error, path string) {
-	b := &l.bad[i]
+func (w *scan) note(i int, kind error, path string) {
+	b := &w.bad[i]
 	b.kind, b.n = kind, b.n+1
 	if len(b.paths) < namedFiles {
 		b.paths = append(b.paths, fmt.Sprintf("%q", path))
 	}
 }
 
-func (l *looking) trouble() error {
+func (w *scan) trouble() error {
 	var all error
-	for _, b := range l.bad {
+	for _, b := range w.bad {
 		if b.n == 0 {
 			continue
 		}

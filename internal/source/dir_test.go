@@ -80,7 +80,7 @@ func TestChangingInput(t *testing.T) {
 			w := &actWriter{act: func() { change(t, dir, file) }}
 			opt := sealOptions(t)
 			opt.Workers = 1
-			_, err := volume.Seal(context.Background(), w, DirSource(dir), opt)
+			_, err := volume.Seal(context.Background(), w, Dir(dir), opt)
 			if !errors.Is(err, volume.ErrChanged) {
 				t.Errorf("got %v", err)
 			}
@@ -116,7 +116,7 @@ func TestSpecialFiles(t *testing.T) {
 		must(t, mk(path))
 		opt := sealOptions(t)
 		for _, input := range []string{dir, path} {
-			_, err = volume.Seal(context.Background(), io.Discard, DirSource(input), opt)
+			_, err = volume.Seal(context.Background(), io.Discard, Dir(input), opt)
 			if !errors.Is(err, volume.ErrSpecial) || !strings.Contains(err.Error(), kind) || !strings.Contains(err.Error(), path) {
 				t.Errorf("%s: %v", kind, err)
 			}
@@ -130,7 +130,7 @@ func TestSealSingleFile(t *testing.T) {
 	content := make([]byte, 100_000)
 	_, _ = rand.Read(content)
 	must(t, os.WriteFile(path, content, 0o640))
-	s, r := sealAndOpen(t, DirSource(path))
+	s, r := sealAndOpen(t, Dir(path))
 	node, ok := r.Lookup(0, "image.sif")
 	if !ok || r.Entries() != 1 || r.Len() != 2 || s.PlainBytes != int64(len(content)) {
 		t.Fatalf("found %v, %d entries, %d nodes, %d bytes", ok, r.Entries(), r.Len(), s.PlainBytes)
