@@ -64,11 +64,13 @@ func ScriptDir(stage string) string { return stage + "_logic/jobs" }
 type Runtime struct {
 	Path   string
 	Prefix string // of its variables: APPTAINER or SINGULARITY
+	// Version is what it says of itself.
+	Version string
 }
 
-// ProbeLimit is how long the runtime may take to print its version: it may lie
+// probeLimit is how long the runtime may take to print its version: it may lie
 // on a slow network file system.
-const ProbeLimit = 30 * time.Second
+const probeLimit = 30 * time.Second
 
 // Find finds the runtime that the manifest names, else the first of
 // Apptainer and SingularityCE in PATH.
@@ -107,25 +109,26 @@ func lookRuntime(name, path string) (string, error) {
 // probeRuntime asks the program what it is, since "singularity" is often a link
 // to Apptainer.
 func probeRuntime(ctx context.Context, path string, environ []string) (Runtime, error) {
-	ctx, cancel := context.WithTimeout(ctx, ProbeLimit)
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env = RuntimeEnv(environ)
+	cmd.Env = runtimeEnv(environ)
 	out, err := cmd.Output()
 	if err != nil {
 		return Runtime{}, fmt.Errorf("%s --version: %w", path, err)
 	}
-	switch version := string(out); {
+	version := strings.TrimSpace(string(out))
+	switch {
 	case strings.HasPrefix(version, "apptainer"):
-		return Runtime{path, "APPTAINER"}, nil
+		return Runtime{path, "APPTAINER", version}, nil
 	case strings.HasPrefix(version, "singularity"):
-		return Runtime{path, "SINGULARITY"}, nil
+		return Runtime{path, "SINGULARITY", version}, nil
 	}
 	return Runtime{}, fmt.Errorf("%s is neither Apptainer nor SingularityCE: its --version says %.40q", path, out)
 }
 
-// RuntimeEnv is what the runtime itself sees of the job's environment.
-func RuntimeEnv(environ []string) []string {
+// runtimeEnv is what the runtime itself sees of the job's environment.
+func runtimeEnv(environ []string) []string {
 	var out []string
 	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "USER", "LOGNAME"} {
 		if v := Lookup(environ, name); v != "" {
@@ -152,6 +155,26 @@ var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9
 // Slurm token (SLURM_JWT) would let it act as the user outside of the job.
 func passed(name string) bool { return passedRE.MatchString(name) && name != "SLURM_JWT" }
 
+// Command returns the beginning of a command line that runs a contained command;
+// verb is "run" or "exec".
+func (r Runtime) Command(verb string) []string {
+	return []string{
+		r.Path, "-q", verb, "--containall", "--cleanenv",
+		// What a site's configuration binds into every container, such as its
+		// scratch file systems, would be a way out for plaintext.
+		"--no-mount", "bind-paths,hostfs,cwd",
+	}
+}
+
+// TreeBind returns the bind of a space's tree to Root, as the runtimes' _BIND has it.
+func TreeBind(s *fusefs.Space) string {
+	bind := s.Path(TreeRel) + ":" + Root
+	if s.Way() != fusefs.Namespace {
+		bind += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
+	}
+	return bind
+}
+
 // Commands makes commands that run in the job's image.
 type Commands struct {
 	Runtime Runtime
@@ -172,14 +195,7 @@ func (c Commands) command(verb string, args []string) fusefs.Cmd {
 	if pwd == "" {
 		pwd = Output
 	}
-	argv := []string{
-		c.Runtime.Path, "-q", verb, "--containall", "--cleanenv",
-		// What a site's configuration binds into every container, such as its
-		// scratch file systems, would be a way out for plaintext.
-		"--no-mount", "bind-paths,hostfs,cwd",
-		"--home", c.home() + ":" + Home,
-		"--pwd", pwd,
-	}
+	argv := append(c.Runtime.Command(verb), "--home", c.home()+":"+Home, "--pwd", pwd)
 	argv = append(argv, c.Flags.Words...)
 	argv = append(argv, c.Space.Path(ImageRel+"/"+ImageFile))
 	return fusefs.Cmd{Argv: append(argv, args...), Env: c.env()}
@@ -208,11 +224,7 @@ func (c Commands) runtimeDir() string {
 // prefix that --cleanenv lets through.
 func (c Commands) env() []string {
 	p := c.Runtime.Prefix
-	root := c.Space.Path(TreeRel) + ":" + Root
-	if c.Space.Way() != fusefs.Namespace {
-		root += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
-	}
-	binds := []string{root}
+	binds := []string{TreeBind(c.Space)}
 	if c.Space.Way() != fusefs.Runtime {
 		binds = append(binds,
 			// Binds come after the home directory is mounted, so it is bound again.
@@ -221,7 +233,7 @@ func (c Commands) env() []string {
 			c.scratch(ScratchVarTmp)+":/var/tmp",
 		)
 	}
-	env := append(RuntimeEnv(c.Environ),
+	env := append(runtimeEnv(c.Environ),
 		"HOME="+c.home(),
 		p+"_BIND="+strings.Join(binds, ","),
 		// Else a shell in the container evaluates $(...) in every variable's value, the job's name included.

@@ -47,7 +47,8 @@ func TestFindRuntime(t *testing.T) {
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{
-		"SLURM_PROCID": true, "SLURMD_NODENAME": true, "SLURMD_DEBUG": false, "PMI_RANK": true, "PMIX_RANK": true, "OMP_NUM_THREADS": true, "CUDA_VISIBLE_DEVICES": true,
+		"SLURM_PROCID": true, "SLURMD_NODENAME": true, "SLURMD_DEBUG": false, "PMI_RANK": true, "PMIX_RANK": true,
+		"OMP_NUM_THREADS": true, "CUDA_VISIBLE_DEVICES": true,
 		"ROCR_VISIBLE_DEVICES": true, "SLURM_JWT": false, "HOME": false, "LD_PRELOAD": false, "SSH_AUTH_SOCK": false,
 		"MY_SLURM_X": false, "SLURM_": false, "BASH_FUNC_SLURM_x%%": false, "APPTAINER_BIND": false,
 	} {

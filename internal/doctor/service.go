@@ -1,0 +1,149 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+)
+
+// KeyService answers who it is, and which secrets are the account's.
+type KeyService interface {
+	Service(ctx context.Context) (keyapi.Service, error)
+	ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error)
+}
+
+// Service is a key service as this machine sees it.
+type Service struct {
+	URL    string
+	CA     []byte // PEM
+	Keys   KeyService
+	Report Report
+}
+
+// CheckFromNode asks the key service from a compute node, where it need not be
+// within reach.
+func (s Service) CheckFromNode(ctx context.Context) {
+	const what = "key service"
+	answer, err := s.Keys.Service(ctx)
+	switch {
+	case errors.Is(err, keyclient.ErrUnavailable):
+		s.Report.warn(what, s.URL+" cannot be reached from here: jobs ask through the cluster's verifier",
+			"fine where the cluster has a verifier (sealbatch doctor on your machine lists it)")
+	case err != nil:
+		s.Report.failed(what, err)
+	default:
+		s.Report.ok(what, "%s answers from here", s.URL)
+		s.clock(answer.Time)
+		for _, v := range answer.Clusters {
+			s.certificate(ctx, verifierOf(v), v.VerifierURL, []byte(v.VerifierCA))
+		}
+		s.someVerifier(answer)
+	}
+}
+
+// check asks the key service from the user's machine. Of the verifiers it only
+// says which there are: nobody but their nodes, and the service, needs to reach them.
+func (s Service) check(ctx context.Context) {
+	answer, err := s.Keys.Service(ctx)
+	if err != nil {
+		s.Report.failed("key service", err)
+		return
+	}
+	s.Report.ok("key service", "%s is %s", s.URL, answer.ID)
+	s.certificate(ctx, "key service's certificate", s.URL, s.CA)
+	s.clock(answer.Time)
+	if list, err := s.Keys.ListSecrets(ctx); err != nil {
+		s.Report.failed("account", err)
+	} else {
+		s.Report.ok("account", "the key service knows this key; %d volumes are yours", len(list))
+	}
+	for _, v := range answer.Clusters {
+		s.Report.ok(verifierOf(v), "%s, good for tier %s", v.VerifierURL, v.Tier)
+	}
+	s.someVerifier(answer)
+}
+
+func verifierOf(c keyapi.Cluster) string { return "verifier of cluster " + c.Name }
+
+func (s Service) someVerifier(answer keyapi.Service) {
+	if len(answer.Clusters) == 0 {
+		s.Report.warn("verifier", "the key service knows no cluster: jobs can attest by token only (--tier C)",
+			"have the site run sealbatch verifier, and its operator enrol it")
+	}
+}
+
+// clockLimit is by how much clocks may differ before it is worth a word.
+// Requests are refused from two minutes on.
+const clockLimit = 20 * time.Second
+
+func (s Service) clock(service time.Time) {
+	off := time.Since(service).Round(time.Second)
+	if off.Abs() > clockLimit {
+		s.Report.bad("clock", fmt.Sprintf("this machine's is off by %v, compared with the key service's", off), "set it (NTP)")
+		return
+	}
+	s.Report.ok("clock", "agrees with the key service's")
+}
+
+const (
+	// soon is when a certificate's end is worth a word.
+	soon = 14 * 24 * time.Hour
+	// handshakeLimit is how long connecting may take.
+	handshakeLimit = 15 * time.Second
+)
+
+// certificate shakes hands with a service and looks at how long its certificate
+// is good.
+func (s Service) certificate(ctx context.Context, what, address string, ca []byte) {
+	ends, err := certificateEnd(ctx, address, ca)
+	if err != nil {
+		s.Report.failed(what, err)
+		return
+	}
+	s.Report(certificateFinding(what, ends))
+}
+
+func certificateFinding(what string, ends time.Time) Finding {
+	f := Finding{What: what, Detail: "answers; its certificate is good until " + ends.UTC().Format(time.DateOnly)}
+	if time.Until(ends) < soon {
+		f.Warn, f.Fix = true, "its operator should renew it"
+	}
+	return f
+}
+
+// certificateEnd returns when the certificate of the service at a URL expires.
+// The service has to prove that it holds one of the authority ca, in PEM.
+func certificateEnd(ctx context.Context, address string, ca []byte) (time.Time, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return time.Time{}, err
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return time.Time{}, fault.New(fault.Other, err, "does it run, and may this machine connect to it?")
+	}
+	defer conn.Close()
+	t, ok := conn.(*tls.Conn)
+	if !ok {
+		return time.Time{}, errors.New("the connection is not TLS") // a tls.Dialer makes no others
+	}
+	return t.ConnectionState().PeerCertificates[0].NotAfter, nil
+}

@@ -1,0 +1,236 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/nodelocal"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// wayCures is what cures a way that does not work.
+var wayCures = map[fusefs.Way]string{
+	fusefs.Namespace: "the site may allow user namespaces: sysctl user.max_user_namespaces, " +
+		"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0; not needed if way 2 works",
+	fusefs.Fusermount: "the site may install fusermount3 set-uid root (package fuse3), list the user in passwd, " +
+		"and without user namespaces make the container runtime set-uid; not needed if way 1 works",
+	fusefs.Runtime: "needed only where neither other way works: the container runtime has to be set-uid root, " +
+		"and fusermount3 is needed too, for the image",
+}
+
+// describe is how findings call a way of mounting.
+func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
+
+// checkWays tries each way for real.
+func (n Node) checkWays(ctx context.Context, place string, rt container.Runtime) {
+	if place == "" {
+		return
+	}
+	works := 0
+	for _, way := range []fusefs.Way{fusefs.Namespace, fusefs.Fusermount, fusefs.Runtime} {
+		if err := n.try(ctx, way, place, rt); err != nil {
+			n.Report.warn(describe(way), "does not work: "+err.Error(), wayCures[way])
+			continue
+		}
+		works++
+		n.Report.ok(describe(way), "a container wrote to an encrypted volume, and it was read back")
+	}
+	if works == 0 {
+		n.Report.bad("mounts", "no way of mounting works here", "one of the three above has to be made to work")
+	}
+}
+
+// try makes a trial below place and removes it.
+func (n Node) try(ctx context.Context, way fusefs.Way, place string, rt container.Runtime) error {
+	dir, err := os.MkdirTemp(place, "doctor.*")
+	if err != nil {
+		return err
+	}
+	// What the space left, should it not have closed, is not removed with it.
+	defer func() {
+		for _, name := range []string{cipherName, boxName} {
+			_ = fsx.RemoveTree(filepath.Join(dir, name))
+		}
+		_ = os.Remove(filepath.Join(dir, nodelocal.SpaceName))
+		_ = os.Remove(dir)
+	}()
+	if err := makeTrial(dir); err != nil {
+		return err
+	}
+	s, err := fusefs.NewSpace(ctx, fusefs.SpaceOptions{
+		Way: way, Dir: filepath.Join(dir, nodelocal.SpaceName), Gocryptfs: n.Gocryptfs, Log: n.Log,
+	})
+	if err != nil {
+		return err
+	}
+	t := trial{space: s, dir: dir, runtime: rt, path: n.Getenv("PATH"), view: container.OutputRel}
+	return errors.Join(t.run(), s.Close())
+}
+
+// Names in a trial's directory, besides the space.
+const (
+	cipherName = "cipher"
+	boxName    = "box"
+)
+
+// makeTrial makes what a trial needs in its directory.
+func makeTrial(dir string) error {
+	for _, name := range []string{nodelocal.SpaceName, cipherName, boxName} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.Chown(filepath.Join(dir, cipherName), -1, os.Getegid()); err != nil {
+		return err
+	}
+	if err := makeBox(filepath.Join(dir, boxName)); err != nil {
+		return fmt.Errorf("make an image to try with: %w", err)
+	}
+	return nil
+}
+
+// logFile has what the runtime said.
+const logFile = "sealbatch.log"
+
+// Files in the container of a trial: what it seals, and this program.
+const (
+	boxed   = "/etc/hostname"
+	boxSelf = "/bin/sealbatch"
+)
+
+// makeBox makes a directory that runtimes take for an image: this program, which
+// is static, and the directories that they mount on.
+func makeBox(dir string) error {
+	for _, d := range []string{"bin", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "home", "root", container.Root} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{boxed, "/etc/passwd", "/etc/group", "/etc/resolv.conf", "/etc/hosts", "/etc/localtime"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("sealbatch\n"), 0o600); err != nil {
+			return err
+		}
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	to, err := os.OpenFile(filepath.Join(dir, boxSelf), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, self)
+	return errors.Join(err, to.Close())
+}
+
+// trial is a space with one empty output volume.
+type trial struct {
+	space   *fusefs.Space
+	dir     string
+	runtime container.Runtime
+	path    string   // PATH
+	view    string   // where the volume is for this process
+	fuse    []string // where the runtime mounts: how it is told to
+}
+
+// written is what the container makes in the output volume.
+const written = "written"
+
+// run has a container write to the volume, and reads that back.
+func (t *trial) run() error {
+	key, err := volume.NewKey()
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	if err := t.mount(filepath.Join(t.dir, cipherName), key); err != nil {
+		return err
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		return err
+	}
+	p, err := t.space.Start(t.command(boxSelf, "seal", boxed, "-o", container.Output+"/"+written, "-r", id.Recipient().String()))
+	if err != nil {
+		return fmt.Errorf("start the container runtime: %w", err)
+	}
+	exit, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	out := t.space.Outside(t.view)
+	if exit.Code != 0 {
+		said, _ := fsx.ReadRegular(filepath.Join(out, logFile), maxSaid)
+		return fmt.Errorf("the container ended with exit code %d: %.600s", exit.Code, strings.TrimSpace(string(said)))
+	}
+	return readBack(filepath.Join(out, written), id)
+}
+
+// readBack opens what the container wrote.
+func readBack(path string, id age.Identity) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("what the container wrote does not come back: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil {
+		_, err = volume.UnwrapKey(f, st.Size(), id)
+	}
+	if err != nil {
+		return fmt.Errorf("what the container wrote comes back damaged: %w", err)
+	}
+	return nil
+}
+
+// maxSaid bounds what a failed runtime said, in bytes.
+const maxSaid = 64 << 10
+
+// mount mounts the volume where a job's output volume is.
+func (t *trial) mount(cipher string, key volume.Key) (err error) {
+	s := t.space
+	if err := errors.Join(s.Mkdir(container.TreeRel, 0o755), s.Mkdir(container.NoneRel, 0o500)); err != nil {
+		return err
+	}
+	if s.Way() == fusefs.Runtime {
+		t.view = container.ViewRel
+		if err := errors.Join(s.Mkdir(container.OutputRel, 0o500), s.GuestGocryptfs(container.Output, cipher, key)); err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		if t.fuse, err = s.FuseSpecs(self); err != nil {
+			return err
+		}
+	}
+	if err := s.MountGocryptfs(t.view, cipher, key); err != nil {
+		return err
+	}
+	return s.Freeze()
+}
+
+// command is as near to a job's as can be without an image.
+func (t *trial) command(args ...string) fusefs.Cmd {
+	p := t.runtime.Prefix
+	none := t.space.Path(container.NoneRel)
+	env := []string{"PATH=" + t.path, "HOME=" + none, p + "_BIND=" + container.TreeBind(t.space), p + "_TMPDIR=" + none}
+	if len(t.fuse) > 0 {
+		env = append(env, p+"_FUSESPEC="+strings.Join(t.fuse, ","))
+	}
+	argv := append(t.runtime.Command("exec"), "--no-home", "--pwd", container.Output, filepath.Join(t.dir, boxName))
+	log := t.space.Path(t.view + "/" + logFile)
+	return fusefs.Cmd{Argv: append(argv, args...), Env: env, Stdout: log, Stderr: log}
+}
