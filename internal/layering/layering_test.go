@@ -23,7 +23,7 @@ var floors = [][]string{
 	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/service", "internal/source"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
-	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
+	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
