@@ -142,7 +142,7 @@ func TestAttackPlantedConf(t *testing.T) {
 		t.Errorf("names in plain text: %v, exit code %d", gained, code)
 	}
 	// A program that believes what the file says.
-	believing := weakened(t, weakness{"fusefs/gocryptfs.go", `g.cmd.Dir, g.cmd.Env = "/"`, `unix.Nanosleep(&unix.Timespec{Sec: 1}, nil)
+	believing := weakened(t, weakness{"internal/sandbox/gocryptfs.go", `g.cmd.Dir, g.cmd.Env = "/"`, `unix.Nanosleep(&unix.Timespec{Sec: 1}, nil)
 	if b, err := os.ReadFile(cipherDir + "/gocryptfs.conf"); err == nil && bytes.Contains(b, []byte("PlaintextNames")) {
 		g.cmd.Args = append([]string{g.cmd.Args[0], "-plaintextnames"}, g.cmd.Args[1:]...)
 	}

@@ -245,7 +245,7 @@ func TestUnmountWhileFilesAreOpen(t *testing.T) {
 	}
 	unix.Close(fd)
 	select {
-	case <-s.ended():
+	case <-s.Done():
 	case <-time.After(long):
 		t.Error("the server does not end with the last file")
 	}

@@ -128,6 +128,9 @@ func (s *Server) Unmount() error {
 	return s.Wait()
 }
 
+// Done is closed when the mount is gone and nothing is served any more.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
 func (s *Server) running() bool {
 	select {
 	case <-s.done:
@@ -136,11 +139,6 @@ func (s *Server) running() bool {
 		return true
 	}
 }
-
-func (s *Server) ended() <-chan struct{} { return s.done }
-func (s *Server) err() error             { return nil }
-func (s *Server) settled()               {}
-func (s *Server) kill()                  {} // it ends with its mount
 
 // logWriter takes go-fuse's rare complaints into the log.
 type logWriter struct{ log *slog.Logger }

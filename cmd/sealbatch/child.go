@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // runChild becomes the inner process of a mount space, or its messenger, when
@@ -16,10 +16,10 @@ func runChild(args []string) {
 	var what string
 	var err error
 	switch args[1] {
-	case fusefs.ChildArg:
-		what, err = "child of the mounts", fusefs.ChildMain()
-	case fusefs.PassArg:
-		what, err = "mount by the container runtime", fusefs.PassMain(args[2:])
+	case sandbox.ChildArg:
+		what, err = "child of the mounts", sandbox.ChildMain()
+	case sandbox.PassArg:
+		what, err = "mount by the container runtime", sandbox.PassMain(args[2:])
 	default:
 		return
 	}

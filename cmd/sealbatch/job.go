@@ -9,11 +9,11 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -105,7 +105,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		key, value, _ := strings.Cut(strings.TrimLeft(r, "-"), "=")
 		o.Script.Raw = append(o.Script.Raw, slurm.KV{Key: key, Value: value})
 	}
-	if _, err := fusefs.ParseWay(c.conf.Supercomputer.Mounts); err != nil {
+	if _, err := sandbox.ParseWay(c.conf.Supercomputer.Mounts); err != nil {
 		return o, fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts

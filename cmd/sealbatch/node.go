@@ -5,9 +5,9 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -26,7 +26,7 @@ sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --s
 		return err
 	}
 	var err error
-	if o.Mounts, err = fusefs.ParseWay(mounts); err != nil {
+	if o.Mounts, err = sandbox.ParseWay(mounts); err != nil {
 		return fault.New(fault.Usage, err, "")
 	}
 	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")

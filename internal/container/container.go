@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // Script is a verification script whose bytes have been checked.
@@ -167,9 +167,9 @@ func (r Runtime) Command(verb string) []string {
 }
 
 // TreeBind returns the bind of a space's tree to Root, as the runtimes' _BIND has it.
-func TreeBind(s *fusefs.Space) string {
+func TreeBind(s *sandbox.Space) string {
 	bind := s.Path(TreeRel) + ":" + Root
-	if s.Way() != fusefs.Namespace {
+	if s.Way() != sandbox.Namespace {
 		bind += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
 	}
 	return bind
@@ -178,19 +178,19 @@ func TreeBind(s *fusefs.Space) string {
 // Commands makes commands that run in the job's image.
 type Commands struct {
 	Runtime Runtime
-	Space   *fusefs.Space
+	Space   *sandbox.Space
 	Flags   manifest.Flags
 	Environ []string
 	Fuse    []string // way 3: what the runtime mounts, as --fusemount takes it
 }
 
 // Run is the image's run script with the application's arguments.
-func (c Commands) Run(args []string) fusefs.Cmd { return c.command("run", args) }
+func (c Commands) Run(args []string) sandbox.Cmd { return c.command("run", args) }
 
 // Exec is one program of the container.
-func (c Commands) Exec(argv ...string) fusefs.Cmd { return c.command("exec", argv) }
+func (c Commands) Exec(argv ...string) sandbox.Cmd { return c.command("exec", argv) }
 
-func (c Commands) command(verb string, args []string) fusefs.Cmd {
+func (c Commands) command(verb string, args []string) sandbox.Cmd {
 	pwd := c.Flags.Pwd
 	if pwd == "" {
 		pwd = Output
@@ -198,7 +198,7 @@ func (c Commands) command(verb string, args []string) fusefs.Cmd {
 	argv := append(c.Runtime.Command(verb), "--home", c.home()+":"+Home, "--pwd", pwd)
 	argv = append(argv, c.Flags.Words...)
 	argv = append(argv, c.Space.Path(ImageRel+"/"+ImageFile))
-	return fusefs.Cmd{Argv: append(argv, args...), Env: c.env()}
+	return sandbox.Cmd{Argv: append(argv, args...), Env: c.env()}
 }
 
 func (c Commands) scratch(name string) string { return c.Space.Path(ScratchRel + "/" + name) }
@@ -206,7 +206,7 @@ func (c Commands) scratch(name string) string { return c.Space.Path(ScratchRel +
 // home is bound to the container's home directory. In way 3 it is an empty
 // directory on which the runtime mounts.
 func (c Commands) home() string {
-	if c.Space.Way() == fusefs.Runtime {
+	if c.Space.Way() == sandbox.Runtime {
 		return c.Space.Path(HomeRel)
 	}
 	return c.scratch(ScratchHome)
@@ -214,7 +214,7 @@ func (c Commands) home() string {
 
 // runtimeDir is where the runtime keeps what it has of its own.
 func (c Commands) runtimeDir() string {
-	if c.Space.Way() == fusefs.Runtime {
+	if c.Space.Way() == sandbox.Runtime {
 		return c.Space.Path(RuntimeRel)
 	}
 	return c.scratch(ScratchRuntime)
@@ -225,7 +225,7 @@ func (c Commands) runtimeDir() string {
 func (c Commands) env() []string {
 	p := c.Runtime.Prefix
 	binds := []string{TreeBind(c.Space)}
-	if c.Space.Way() != fusefs.Runtime {
+	if c.Space.Way() != sandbox.Runtime {
 		binds = append(binds,
 			// Binds come after the home directory is mounted, so it is bound again.
 			c.scratch(ScratchHome)+":"+Home,
@@ -259,7 +259,7 @@ func (c Commands) env() []string {
 }
 
 // LayOut makes the tree of the private tmpfs, but for the volumes.
-func LayOut(s *fusefs.Space, inputs []manifest.VolumeRef, scripts map[string][]Script) error {
+func LayOut(s *sandbox.Space, inputs []manifest.VolumeRef, scripts map[string][]Script) error {
 	for _, d := range []string{TreeRel, DatasetRel, HomeRel, ToolsRel} {
 		if err := s.Mkdir(d, 0o755); err != nil {
 			return err

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -38,7 +38,7 @@ type Site struct {
 // Check looks at the user's machine, the key service and the login node.
 func (c Client) Check(ctx context.Context) {
 	c.Report.ok("configuration", "%s", c.Conf.Path)
-	if _, err := fusefs.ParseWay(c.Conf.Supercomputer.Mounts); err != nil {
+	if _, err := sandbox.ParseWay(c.Conf.Supercomputer.Mounts); err != nil {
 		c.Report.failed("[supercomputer] mounts", err)
 	}
 	c.Report.ok("account key", "%s, a %s key", c.Conf.Identity.SSHKey, c.KeyType)

@@ -11,25 +11,25 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 // wayCures is what cures a way that does not work.
-var wayCures = map[fusefs.Way]string{
-	fusefs.Namespace: "the site may allow user namespaces: sysctl user.max_user_namespaces, " +
+var wayCures = map[sandbox.Way]string{
+	sandbox.Namespace: "the site may allow user namespaces: sysctl user.max_user_namespaces, " +
 		"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0; not needed if way 2 works",
-	fusefs.Fusermount: "the site may install fusermount3 set-uid root (package fuse3), list the user in passwd, " +
+	sandbox.Fusermount: "the site may install fusermount3 set-uid root (package fuse3), list the user in passwd, " +
 		"and without user namespaces make the container runtime set-uid; not needed if way 1 works",
-	fusefs.Runtime: "needed only where neither other way works: the container runtime has to be set-uid root, " +
+	sandbox.Runtime: "needed only where neither other way works: the container runtime has to be set-uid root, " +
 		"and fusermount3 is needed too, for the image",
 }
 
 // describe is how findings call a way of mounting.
-func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
+func describe(w sandbox.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
 
 // checkWays tries each way for real.
 func (n Node) checkWays(ctx context.Context, place string, rt container.Runtime) {
@@ -37,7 +37,7 @@ func (n Node) checkWays(ctx context.Context, place string, rt container.Runtime)
 		return
 	}
 	works := 0
-	for _, way := range []fusefs.Way{fusefs.Namespace, fusefs.Fusermount, fusefs.Runtime} {
+	for _, way := range []sandbox.Way{sandbox.Namespace, sandbox.Fusermount, sandbox.Runtime} {
 		if err := n.try(ctx, way, place, rt); err != nil {
 			n.Report.warn(describe(way), "does not work: "+err.Error(), wayCures[way])
 			continue
@@ -51,7 +51,7 @@ func (n Node) checkWays(ctx context.Context, place string, rt container.Runtime)
 }
 
 // try makes a trial below place and removes it.
-func (n Node) try(ctx context.Context, way fusefs.Way, place string, rt container.Runtime) error {
+func (n Node) try(ctx context.Context, way sandbox.Way, place string, rt container.Runtime) error {
 	dir, err := os.MkdirTemp(place, "doctor.*")
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (n Node) try(ctx context.Context, way fusefs.Way, place string, rt containe
 	if err := makeTrial(dir); err != nil {
 		return err
 	}
-	s, err := fusefs.NewSpace(ctx, fusefs.SpaceOptions{
+	s, err := sandbox.NewSpace(ctx, sandbox.SpaceOptions{
 		Way: way, Dir: filepath.Join(dir, nodelocal.SpaceName), Gocryptfs: n.Gocryptfs, Log: n.Log,
 	})
 	if err != nil {
@@ -136,7 +136,7 @@ func makeBox(dir string) error {
 
 // trial is a space with one empty output volume.
 type trial struct {
-	space   *fusefs.Space
+	space   *sandbox.Space
 	dir     string
 	runtime container.Runtime
 	path    string   // PATH
@@ -203,7 +203,7 @@ func (t *trial) mount(cipher string, key volume.Key) (err error) {
 	if err := errors.Join(s.Mkdir(container.TreeRel, 0o755), s.Mkdir(container.NoneRel, 0o500)); err != nil {
 		return err
 	}
-	if s.Way() == fusefs.Runtime {
+	if s.Way() == sandbox.Runtime {
 		t.view = container.ViewRel
 		if err := errors.Join(s.Mkdir(container.OutputRel, 0o500), s.GuestGocryptfs(container.Output, cipher, key)); err != nil {
 			return err
@@ -223,7 +223,7 @@ func (t *trial) mount(cipher string, key volume.Key) (err error) {
 }
 
 // command is as near to a job's as can be without an image.
-func (t *trial) command(args ...string) fusefs.Cmd {
+func (t *trial) command(args ...string) sandbox.Cmd {
 	p := t.runtime.Prefix
 	none := t.space.Path(container.NoneRel)
 	env := []string{"PATH=" + t.path, "HOME=" + none, p + "_BIND=" + container.TreeBind(t.space), p + "_TMPDIR=" + none}
@@ -232,5 +232,5 @@ func (t *trial) command(args ...string) fusefs.Cmd {
 	}
 	argv := append(t.runtime.Command("exec"), "--no-home", "--pwd", container.Output, filepath.Join(t.dir, boxName))
 	log := t.space.Path(t.view + "/" + logFile)
-	return fusefs.Cmd{Argv: append(argv, args...), Env: env, Stdout: log, Stderr: log}
+	return sandbox.Cmd{Argv: append(argv, args...), Env: env, Stdout: log, Stderr: log}
 }

@@ -20,7 +20,8 @@ var floors = [][]string{
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
-	{"fusefs", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/service", "internal/source"},
+	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/service", "internal/source"},
+	{"fusefs"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},

@@ -13,10 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -174,10 +174,10 @@ func clearMounts(root *os.Root) error {
 		return err
 	}
 	dir = filepath.Join(dir, SpaceName)
-	if _, err := root.Lstat(SpaceName + "/" + container.TreeRel); err != nil && len(fusefs.Mounts(dir)) == 0 {
+	if _, err := root.Lstat(SpaceName + "/" + container.TreeRel); err != nil && len(sandbox.Mounts(dir)) == 0 {
 		return nil // nothing that a run puts there
 	}
-	return fusefs.Clear(dir)
+	return sandbox.Clear(dir)
 }
 
 // inspectStray tells whether the directory is one's own and private, and its age.

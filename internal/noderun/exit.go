@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -99,8 +99,8 @@ func exitOf(err error, fallback int) int {
 		{ErrKeyRefused, ExitKey},
 		{ErrUnreachable, ExitKey},
 		{volume.ErrIntegrity, ExitIntegrity},
-		{fusefs.ErrNoNamespace, ExitMount},
-		{fusefs.ErrClosed, ExitMount},
+		{sandbox.ErrNoNamespace, ExitMount},
+		{sandbox.ErrClosed, ExitMount},
 		{manifest.ErrInvalid, ExitManifest},
 		{fsx.ErrNotRegular, ExitManifest},
 		{fsx.ErrTooLarge, ExitManifest},

@@ -6,9 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // In way 3 the runtime mounts what the container sees. The supervisor and the
@@ -17,7 +17,7 @@ import (
 
 // outputRel is where the output volume is for the supervisor.
 func (n *node) outputRel() string {
-	if n.space.Way() == fusefs.Runtime {
+	if n.space.Way() == sandbox.Runtime {
 		return container.ViewRel
 	}
 	return container.OutputRel

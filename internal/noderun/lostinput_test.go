@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/fusefs"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // TestInputsThatChangeUnderTheMount: an application that passes over an I/O
@@ -71,7 +71,7 @@ func TestInputsThatChangeUnderTheMount(t *testing.T) {
 func TestStorageThatFailsIsNoAlteration(t *testing.T) {
 	t.Parallel()
 	n := &node{}
-	err := n.mountFailed(fmt.Errorf("%w: at in: %w", fusefs.ErrRead, syscall.ESTALE))
+	err := n.mountFailed(fmt.Errorf("%w: at in: %w", sandbox.ErrRead, syscall.ESTALE))
 	if exitOf(err, 0) != ExitMount || !errors.Is(err, errLostInput) || !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("%v, exit code %d", err, exitOf(err, 0))
 	}

@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
 // The tests of whole runs use a stand-in for the container runtime, unless these
@@ -36,8 +36,8 @@ var gocryptfsPath string
 
 func TestMain(m *testing.M) {
 	switch {
-	case len(os.Args) > 1 && os.Args[1] == fusefs.ChildArg:
-		if fusefs.ChildMain() != nil {
+	case len(os.Args) > 1 && os.Args[1] == sandbox.ChildArg:
+		if sandbox.ChildMain() != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)

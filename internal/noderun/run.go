@@ -15,13 +15,13 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -39,7 +39,7 @@ type Options struct {
 	Keys       KeySource // nil: the manifest's key service
 	Environ    []string  // nil: os.Environ()
 	// Mounts is the way to mount; Auto takes the first that works.
-	Mounts fusefs.Way
+	Mounts sandbox.Way
 	Log    *slog.Logger
 	// Grace is how long the application may take to end after SIGUSR1; 10 s if 0.
 	Grace time.Duration
@@ -98,7 +98,7 @@ type node struct {
 	scripts map[string][]container.Script // by stage
 	runtime container.Runtime
 
-	space   *fusefs.Space
+	space   *sandbox.Space
 	grant   Grant
 	tier    manifest.Tier
 	dir     nodeDir
@@ -266,7 +266,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 		}
 	}
 	var why error
-	n.space, why, err = fusefs.Open(ctx, fusefs.SpaceOptions{
+	n.space, why, err = sandbox.Open(ctx, sandbox.SpaceOptions{
 		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
@@ -275,7 +275,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	switch way := n.space.Way(); {
 	case why != nil:
 		n.log.Info(fmt.Sprintf("mounts by %s, since %v", describe(way), why))
-	case way != fusefs.Namespace:
+	case way != sandbox.Namespace:
 		n.log.Info("mounts by " + describe(way))
 	}
 	return harden.Undumpable()
@@ -290,7 +290,7 @@ func (n *node) mounts() string {
 }
 
 // describe is how log and receipt call a way of mounting.
-func describe(w fusefs.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
+func describe(w sandbox.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
 
 // attest gets the keys and the statement, and makes the node's directory.
 func (n *node) attest(ctx context.Context) error {

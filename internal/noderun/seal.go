@@ -9,10 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -83,7 +83,7 @@ func (n *node) preserve(out *manifest.Output) error {
 // reached the cipher directory.
 func (n *node) quiesce(out *manifest.Output) error {
 	err := n.space.KillAll()
-	if errors.Is(err, fusefs.ErrClosed) {
+	if errors.Is(err, sandbox.ErrClosed) {
 		// Who held the namespaces has died, and all in them with it; Close waits for that.
 		err = nil
 		if cerr := n.space.Close(); cerr != nil {

@@ -6,11 +6,11 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -98,7 +98,7 @@ func (n *node) mount(context.Context) (err error) {
 		return fmt.Errorf("output volume: %w", err)
 	}
 	mountScratch, mountInput := n.mountScratch, n.mountTree
-	if n.space.Way() == fusefs.Runtime {
+	if n.space.Way() == sandbox.Runtime {
 		mountScratch, mountInput = n.guestScratch, n.guestTree
 	}
 	if err := mountScratch(); err != nil {

@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -108,13 +108,13 @@ func (n *node) commands() container.Commands {
 // exec runs a command inside and kills whatever it leaves behind. The error is
 // not nil if it was stopped (the halt's reason) or could not be waited for; its
 // exit code is neverRan where there is none.
-func (n *node) exec(cmd fusefs.Cmd) (fusefs.Exit, error) {
-	none := fusefs.Exit{Code: neverRan}
+func (n *node) exec(cmd sandbox.Cmd) (sandbox.Exit, error) {
+	none := sandbox.Exit{Code: neverRan}
 	p, err := n.space.Start(cmd)
 	if err != nil {
 		return none, failed(ExitMount, fmt.Errorf("start the container runtime: %w", err))
 	}
-	var exit fusefs.Exit
+	var exit sandbox.Exit
 	var waitErr error
 	ended := make(chan struct{})
 	go func() {
@@ -158,7 +158,7 @@ var errLostInput = errors.New("the image or an input could not be read while the
 // another exit code than storage that does not answer.
 func (n *node) mountFailed(err error) error {
 	n.note("a mount failed: %v", err)
-	if errors.Is(err, fusefs.ErrRead) {
+	if errors.Is(err, sandbox.ErrRead) {
 		return failed(exitOf(err, ExitMount), fmt.Errorf("%w: %w", errLostInput, terse(err)))
 	}
 	return errMountDied
@@ -215,7 +215,7 @@ func terse(err error) error {
 	for _, class := range []error{
 		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
 		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
-		fusefs.ErrNoNamespace, fusefs.ErrUnmappedGroup, fusefs.ErrClosed,
+		sandbox.ErrNoNamespace, sandbox.ErrUnmappedGroup, sandbox.ErrClosed,
 		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, context.Canceled,
 	} {
 		if errors.Is(err, class) {

@@ -1,4 +1,4 @@
-package fusefs
+package sandbox
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/fusefs"
 )
 
 // mounted is a volume in a Space and the server behind it.
@@ -119,20 +121,32 @@ func (m *mounted) waitEnd(limit time.Duration) error {
 
 // MountTree mounts a sealed volume read-only at rel. Its files belong to the
 // caller's uid and gid.
-func (s *Space) MountTree(rel string, t Tree) error {
+func (s *Space) MountTree(rel string, t fusefs.Tree) error {
 	return s.mount(rel, request{Type: "sealbatch", RO: true}, func(fuse *os.File) (server, error) {
 		return s.serveTree(fuse, rel, t)
 	})
 }
 
 // serveTree owns the descriptor. at is how errors call the mount.
-func (s *Space) serveTree(fuse *os.File, at string, t Tree) (server, error) {
+func (s *Space) serveTree(fuse *os.File, at string, t fusefs.Tree) (server, error) {
 	defer fuse.Close()
 	fd, err := unix.FcntlInt(fuse.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	return Serve(fd, t, MountOptions{Log: s.opt.Log, ReadError: func(_ uint32, err error) {
+	srv, err := fusefs.Serve(fd, t, fusefs.MountOptions{Log: s.opt.Log, ReadError: func(_ uint32, err error) {
 		s.fail(fmt.Errorf("%w: at %s: %w", ErrRead, at, err))
 	}})
+	if err != nil {
+		return nil, err
+	}
+	return treeServer{srv}, nil
 }
+
+// treeServer is the server of a sealed volume, in this process.
+type treeServer struct{ *fusefs.Server }
+
+func (t treeServer) ended() <-chan struct{} { return t.Done() }
+func (treeServer) err() error               { return nil }
+func (treeServer) settled()                 {}
+func (treeServer) kill()                    {} // it ends with its mount

@@ -1,4 +1,4 @@
-package fusefs
+package sandbox
 
 import (
 	"bytes"
@@ -310,7 +310,7 @@ func TestTmpfsIsBounded(t *testing.T) {
 
 func TestSpaceInSharedMemory(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("/dev/shm", "fusefs-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "sandbox-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

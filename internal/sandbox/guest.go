@@ -1,4 +1,4 @@
-package fusefs
+package sandbox
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fusemount"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -41,7 +42,7 @@ type guest struct {
 }
 
 // GuestTree has a sealed volume mounted at the container's path at.
-func (s *Space) GuestTree(at string, t Tree) error {
+func (s *Space) GuestTree(at string, t fusefs.Tree) error {
 	return s.addGuest(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, at, t) })
 }
 
