@@ -10,6 +10,8 @@
 //
 // WriteNew is the first two under the final name, Commit the last two, Replace
 // all four.
+//
+// Dir has the same for names in a directory that is open.
 package fsx
 
 import (
@@ -63,7 +65,11 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 
 // ReadRegular is ReadFile for regular files only, ErrNotRegular otherwise.
 func ReadRegular(path string, limit int64) ([]byte, error) {
-	f, err := OpenRegular(path)
+	return readRegular(byPath{}, path, limit)
+}
+
+func readRegular(in directory, name string, limit int64) ([]byte, error) {
+	f, err := openRegular(in, name)
 	if err != nil {
 		return nil, err
 	}
@@ -81,14 +87,16 @@ func readClose(f *os.File, limit int64) ([]byte, error) {
 
 // OpenRegular opens a regular file for reading, ErrNotRegular for anything else;
 // a named pipe does not block it.
-func OpenRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+func OpenRegular(path string) (*os.File, error) { return openRegular(byPath{}, path) }
+
+func openRegular(in directory, name string) (*os.File, error) {
+	f, err := in.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
 	}
 	if err != nil {
 		_ = f.Close()
@@ -116,7 +124,11 @@ func TryLock(f *os.File) error {
 // content durable; its name is durable after SyncDir. On failure the file may be
 // there in part.
 func WriteNew(path string, data []byte, perm os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	return writeNew(byPath{}, path, data, perm)
+}
+
+func writeNew(in directory, name string, data []byte, perm os.FileMode) error {
+	f, err := in.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return err
 	}
@@ -128,32 +140,40 @@ func WriteNew(path string, data []byte, perm os.FileMode) error {
 // as it was or holds all of data. One process at a time may replace a path, since
 // what a killed one left at path.partial is removed first.
 func Replace(path string, data []byte, perm os.FileMode) error {
-	partial := path + partialSuffix
-	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return replace(byPath{}, path, data, perm)
+}
+
+func replace(in directory, name string, data []byte, perm os.FileMode) error {
+	partial := name + partialSuffix
+	if err := in.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	err := WriteNew(partial, data, perm)
+	err := writeNew(in, partial, data, perm)
 	if err == nil {
-		err = Commit(partial, path)
+		err = commit(in, partial, name)
 	}
 	if err != nil {
-		_ = os.Remove(partial)
+		_ = in.Remove(partial)
 	}
 	return err
 }
 
 // Commit renames partial, whose content is durable already, to path, which is in
 // the same directory, and makes the name durable.
-func Commit(partial, path string) error {
-	if err := os.Rename(partial, path); err != nil {
+func Commit(partial, path string) error { return commit(byPath{}, partial, path) }
+
+func commit(in directory, partial, name string) error {
+	if err := in.Rename(partial, name); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir(in, filepath.Dir(name))
 }
 
 // SyncDir makes durable which names are in a directory.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return syncDir(byPath{}, dir) }
+
+func syncDir(in directory, name string) error {
+	d, err := in.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
