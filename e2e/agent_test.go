@@ -23,7 +23,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -331,7 +331,7 @@ func audited(t *testing.T, digest string, want ...string) {
 		`sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" >&2 && cat /etc/sealbatch/data/audit.log`)
 	var got []string
 	for line := range strings.Lines(out) {
-		var l struct{ Entry keyserver.Event }
+		var l struct{ Entry audit.Event }
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatal(err)
 		}

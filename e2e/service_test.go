@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 )
 
 // ownService is a key service of a test's own on host keys, which it may kill,
@@ -110,7 +110,7 @@ func (s *ownService) releases(t *testing.T, digest string) map[string]int {
 		`sealbatch audit verify "$1/data/audit.log" --key "$(cat "$1/statement.pub")" >&2 && cat "$1/data/audit.log"`, "sh", s.dir)
 	got := map[string]int{}
 	for line := range strings.Lines(out) {
-		var l struct{ Entry keyserver.Event }
+		var l struct{ Entry audit.Event }
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatal(err)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -257,7 +258,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 		if err != nil {
 			return err
 		}
-		head, err := keyserver.ParseAuditHead(pub, strings.TrimSpace(string(b)))
+		head, err := audit.ParseHead(pub, strings.TrimSpace(string(b)))
 		if err != nil {
 			return fault.New(fault.Integrity, wrap(h, err), "")
 		}
@@ -268,7 +269,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 		return err
 	}
 	defer log.Close()
-	n, head, err := keyserver.VerifyAudit(log, pub, remembered...)
+	n, head, err := audit.Verify(log, pub, remembered...)
 	if err != nil {
 		return fault.New(fault.Integrity, wrap(path, err), "compare with a copy of the log from a backup: entries were edited or lost")
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 )
 
 // Records that the service keeps of itself, in bucketMeta.
@@ -17,7 +19,7 @@ const maxBatch = 256
 // operation is one decision: op looks at the records, changes them and returns
 // nil, or refuses. Its writes count only if it returns nil.
 type operation struct {
-	event *Event
+	event *audit.Event
 	op    func(Writer) error // nil: only the audit entry is made
 	done  chan result
 }
@@ -30,14 +32,14 @@ type result struct {
 // committer makes all changes, in batches: see the package documentation.
 type committer struct {
 	store   Store
-	log     *auditLog
+	log     *audit.Log
 	service string
 	now     func() time.Time
 	queue   chan *operation
 	stopped chan struct{}
 }
 
-func newCommitter(store Store, log *auditLog, service string, now func() time.Time) *committer {
+func newCommitter(store Store, log *audit.Log, service string, now func() time.Time) *committer {
 	c := &committer{store: store, log: log, service: service, now: now,
 		queue: make(chan *operation, maxBatch), stopped: make(chan struct{})}
 	go c.run()
@@ -45,9 +47,9 @@ func newCommitter(store Store, log *auditLog, service string, now func() time.Ti
 }
 
 // do decides op and writes its audit entry. The error is op's own, or wraps
-// ErrAuditWrite when nothing was changed because it could not be written down.
+// audit.ErrWrite when nothing was changed because it could not be written down.
 // It does not end early with a context: what was begun is seen through.
-func (c *committer) do(e *Event, op func(Writer) error) (signedHead string, err error) {
+func (c *committer) do(e *audit.Event, op func(Writer) error) (signedHead string, err error) {
 	o := &operation{event: e, op: op, done: make(chan result, 1)}
 	c.queue <- o
 	r := <-o.done
@@ -58,7 +60,7 @@ func (c *committer) do(e *Event, op func(Writer) error) (signedHead string, err 
 func (c *committer) close() error {
 	close(c.queue)
 	<-c.stopped
-	return c.log.f.Close()
+	return c.log.Close()
 }
 
 func (c *committer) run() {
@@ -83,10 +85,10 @@ func (c *committer) run() {
 
 func (c *committer) commit(batch []*operation) {
 	results := make([]result, len(batch))
-	var head Head
+	var head audit.Head
 	written := false
 	err := c.store.Update(context.Background(), func(w Writer) error {
-		events := make([]*Event, len(batch))
+		events := make([]*audit.Event, len(batch))
 		var err error
 		for i, o := range batch {
 			if results[i].err, err = decide(w, o); err != nil {
@@ -94,7 +96,7 @@ func (c *committer) commit(batch []*operation) {
 			}
 			events[i] = o.event
 		}
-		if head, err = c.log.append(c.now(), events); err != nil {
+		if head, err = c.log.Append(c.now(), events); err != nil {
 			return err
 		}
 		written = true
@@ -104,9 +106,9 @@ func (c *committer) commit(batch []*operation) {
 	case err == nil:
 		err = c.finish(head, results)
 	case written: // the log has it, the store does not
-		err = errors.Join(fmt.Errorf("%w: the store: %w", ErrAuditWrite, err), c.log.undo())
-	case !errors.Is(err, ErrAuditWrite):
-		err = fmt.Errorf("%w: the store: %w", ErrAuditWrite, err)
+		err = errors.Join(fmt.Errorf("%w: the store: %w", audit.ErrWrite, err), c.log.Undo())
+	case !errors.Is(err, audit.ErrWrite):
+		err = fmt.Errorf("%w: the store: %w", audit.ErrWrite, err)
 	}
 	for i, o := range batch {
 		if err != nil {
@@ -117,9 +119,9 @@ func (c *committer) commit(batch []*operation) {
 }
 
 // finish makes the head that has been written the current one and signs it.
-func (c *committer) finish(head Head, results []result) error {
-	c.log.keep(head)
-	signed, err := c.log.signHead(c.service, head, c.now())
+func (c *committer) finish(head audit.Head, results []result) error {
+	c.log.Keep(head)
+	signed, err := c.log.SignHead(c.service, head, c.now())
 	if err != nil {
 		return fmt.Errorf("sign audit head: %w", err)
 	}
@@ -137,7 +139,7 @@ func decide(w Writer, o *operation) (refused, err error) {
 	}
 	v := &overlay{Writer: w, writes: map[[2]string][]byte{}}
 	if refused = o.op(v); refused != nil {
-		o.event.Outcome, o.event.Reason = OutcomeRefused, auditReason(refused)
+		o.event.Outcome, o.event.Reason = audit.OutcomeRefused, auditReason(refused)
 		return refused, nil
 	}
 	return nil, v.flush()

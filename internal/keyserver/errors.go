@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
@@ -12,7 +13,7 @@ const logHint = "its administrator finds the reason in the service's log"
 
 // asRefusal returns what the caller may see of any error.
 func (s *Server) asRefusal(err error) *service.Refusal {
-	if errors.Is(err, ErrAuditWrite) {
+	if errors.Is(err, audit.ErrWrite) {
 		return service.Refuse(keyapi.CodeUnavailable, "the key service cannot write its audit log or store; nothing was done").
 			WithHint(logHint)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -20,10 +21,10 @@ type request struct {
 	body   []byte
 	volume string // of the path, a valid id
 	remote string
-	caller caller // who signed it, if it had to be signed
-	ev     *Event // what is written down of it
-	noted  bool   // ev is in the log
-	quiet  bool   // one of too many refusals
+	caller caller       // who signed it, if it had to be signed
+	ev     *audit.Event // what is written down of it
+	noted  bool         // ev is in the log
+	quiet  bool         // one of too many refusals
 }
 
 // decode reads the body strictly.
@@ -36,8 +37,8 @@ func (q *request) decode(v any) error {
 
 // event names what the request does; if a handler fails before its commit,
 // this is written down as refused.
-func (q *request) event(name, outcome string) *Event {
-	q.ev = &Event{Event: name, Outcome: outcome, Remote: q.remote, Account: q.caller.account.ID,
+func (q *request) event(name, outcome string) *audit.Event {
+	q.ev = &audit.Event{Event: name, Outcome: outcome, Remote: q.remote, Account: q.caller.account.ID,
 		User: q.caller.account.Name, Key: q.caller.key}
 	if q.volume != "" {
 		q.ev.Volumes = []string{q.volume}
@@ -46,7 +47,7 @@ func (q *request) event(name, outcome string) *Event {
 }
 
 // commit decides op and writes ev down, whatever the outcome.
-func (q *request) commit(ev *Event, op func(Writer) error) (string, error) {
+func (q *request) commit(ev *audit.Event, op func(Writer) error) (string, error) {
 	q.noted = true
 	return q.srv.commits.do(ev, op)
 }
@@ -101,7 +102,7 @@ func (s *Server) serve(rt route) http.Handler {
 			host = r.RemoteAddr
 		}
 		q := &request{ctx: r.Context(), srv: s, remote: host}
-		q.event(rt.event, OutcomeRefused)
+		q.event(rt.event, audit.OutcomeRefused)
 		answer, err := s.admit(rt, q, w, r)
 		if err != nil {
 			return s.logRefusal(q, err)
@@ -151,7 +152,7 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 
 // noteRefusal writes down that a request failed before it was decided.
 func (s *Server) noteRefusal(q *request, err error) error {
-	q.ev.Outcome, q.ev.Reason = OutcomeRefused, auditReason(s.asRefusal(err))
+	q.ev.Outcome, q.ev.Reason = audit.OutcomeRefused, auditReason(s.asRefusal(err))
 	if q.ev.Account == "" && q.ev.Attestor == "" {
 		omitted, ok := s.strangers.note(q.remote)
 		if !ok {
@@ -174,7 +175,7 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 			return nil, service.Refuse(keyapi.CodeBadRequest, "%.80q is not a volume's id", v)
 		}
 		q.volume = v
-		q.event(rt.event, OutcomeRefused)
+		q.event(rt.event, audit.OutcomeRefused)
 	}
 	if rt.signed {
 		s.accounts.refresh(q.ctx, s.now())
@@ -182,7 +183,7 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 		if q.caller, err = s.authenticate(r, q.body); err != nil {
 			return nil, err
 		}
-		q.event(rt.event, OutcomeRefused)
+		q.event(rt.event, audit.OutcomeRefused)
 	}
 	return rt.handle(s, q)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -58,7 +59,7 @@ func (s *Server) newManifest(q *request) (any, error) {
 	if err != nil {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
-	ev := q.event("manifest.register", OutcomeDone)
+	ev := q.event("manifest.register", audit.OutcomeDone)
 	ev.Manifest = digest.String()
 	if body.Uses != 1 {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%d uses: a manifest is for 1 job", body.Uses)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -286,7 +286,7 @@ func TestConcurrentClaims(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if n, _, err := keyserver.VerifyAudit(f, s.StatementKey); err != nil || n < 24 {
+			if n, _, err := audit.Verify(f, s.StatementKey); err != nil || n < 24 {
 				t.Errorf("audit: %d entries, %v", n, err)
 			}
 		})

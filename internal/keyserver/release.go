@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -35,7 +36,7 @@ func (s *Server) release(q *request) (any, error) {
 	if err := c.Validate(); err != nil {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
-	ev := q.event("release", OutcomeReleased)
+	ev := q.event("release", audit.OutcomeReleased)
 	ev.Node, ev.Manifest = c.Node, c.Manifest
 	ev.Job = &manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
 
@@ -50,7 +51,7 @@ func (s *Server) release(q *request) (any, error) {
 		return nil, err
 	}
 	if again {
-		ev.Outcome = OutcomeRepeated
+		ev.Outcome = audit.OutcomeRepeated
 	} else if claims, err = s.attest(q, body); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -63,7 +63,7 @@ func TestReleaseByToken(t *testing.T) {
 	if err != nil || info.Released != 1 {
 		t.Errorf("secret shows %d releases, %v; want 1", info.Released, err)
 	}
-	head, err := keyserver.ParseAuditHead(s.StatementKey, got.AuditHead)
+	head, err := audit.ParseHead(s.StatementKey, got.AuditHead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestReleaseByToken(t *testing.T) {
 			t.Errorf("the audit log holds %s", what)
 		}
 	}
-	if n, _, err := keyserver.VerifyAudit(bytes.NewReader(log), s.StatementKey, head); err != nil || uint64(n) < head.Seq {
+	if n, _, err := audit.Verify(bytes.NewReader(log), s.StatementKey, head); err != nil || uint64(n) < head.Seq {
 		t.Errorf("audit log: %d entries, %v", n, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -106,7 +107,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	_, err = q.commit(q.event("secret.put", OutcomeDone), func(w Writer) error {
+	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w Writer) error {
 		switch err := s.mayDeposit(w, q, rec, conflict); {
 		case err == nil:
 			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
@@ -182,7 +183,7 @@ func ownSecret(g getter, q *request) (secretRecord, error) {
 
 func (s *Server) getSecret(q *request) (any, error) {
 	var rec secretRecord
-	_, err := q.commit(q.event("secret.get", OutcomeDone), func(w Writer) (err error) {
+	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w Writer) (err error) {
 		rec, err = ownSecret(w, q)
 		return err
 	})
@@ -209,14 +210,14 @@ func (s *Server) listSecrets(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = q.commit(q.event("secret.list", OutcomeDone), nil)
+	_, err = q.commit(q.event("secret.list", audit.OutcomeDone), nil)
 	return out, err
 }
 
 // changeSecret lets the owner change a secret's record.
 func (s *Server) changeSecret(q *request, event string, change func(*secretRecord)) (any, error) {
 	var rec secretRecord
-	_, err := q.commit(q.event(event, OutcomeDone), func(w Writer) (err error) {
+	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w Writer) (err error) {
 		if rec, err = ownSecret(w, q); err != nil {
 			return err
 		}

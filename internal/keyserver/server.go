@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -82,7 +83,7 @@ type serviceIdentity struct {
 var serviceNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
 
 // loadIdentity returns the service's identity, making it if there is none.
-func loadIdentity(st Store, name string) (id string, key ed25519.PrivateKey, head Head, err error) {
+func loadIdentity(st Store, name string) (id string, key ed25519.PrivateKey, head audit.Head, err error) {
 	var si serviceIdentity
 	err = st.Update(context.Background(), func(w Writer) error {
 		if err := getJSON(w, bucketMeta, keyHead, &head); err != nil && !errors.Is(err, ErrNotFound) {
@@ -119,7 +120,7 @@ func loadIdentity(st Store, name string) (id string, key ed25519.PrivateKey, hea
 }
 
 // New makes a server. It reads the whole audit log and refuses to start with
-// ErrAuditBroken or ErrAuditRolledBack if log and store do not agree. Close
+// audit.ErrBroken or audit.ErrRolledBack if log and store do not agree. Close
 // ends it; the store stays the caller's.
 func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Keys == nil || cfg.AuditLog == "" || cfg.AllowedSigners == "" {
@@ -139,7 +140,7 @@ func New(cfg Config) (*Server, error) {
 	})
 	s.queue = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
 	s.strangers = newStrangers()
-	var head Head
+	var head audit.Head
 	var err error
 	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func New(cfg Config) (*Server, error) {
 	if _, err := s.purge(context.Background()); err != nil {
 		s.log.Error("outdated records were not removed", "error", err)
 	}
-	log, recovered, err := openAudit(cfg.AuditLog, s.signKey, head)
+	log, recovered, err := audit.Open(cfg.AuditLog, s.signKey, head)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +167,7 @@ func New(cfg Config) (*Server, error) {
 // noteStart writes down that the service started, and of how many entries at
 // the end of the log the answers never left.
 func (s *Server) noteStart(recovered int) error {
-	e := &Event{Event: "service.start", Outcome: OutcomeDone}
+	e := &audit.Event{Event: "service.start", Outcome: audit.OutcomeDone}
 	if recovered > 0 {
 		e.Reason = fmt.Sprintf("the service died before the last %d entries took effect: they were not answered and count for nothing", recovered)
 		s.log.Warn(e.Reason)
@@ -236,7 +237,7 @@ func (s *Server) describe(*request) (any, error) {
 
 // auditHead answers GET /v1/audit/head with the head after its own entry.
 func (s *Server) auditHead(q *request) (any, error) {
-	h, err := q.commit(q.event("audit.head", OutcomeDone), nil)
+	h, err := q.commit(q.event("audit.head", audit.OutcomeDone), nil)
 	return keyapi.SignedHead{Head: h}, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
@@ -93,7 +94,7 @@ func (s *Server) newToken(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ev := q.event("token.new", OutcomeDone)
+	ev := q.event("token.new", audit.OutcomeDone)
 	ev.Manifest, ev.Node = body.Manifest, body.Node
 	if _, err := manifest.ParseDigest(body.Manifest); err != nil {
 		ev.Manifest = ""

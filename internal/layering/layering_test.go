@@ -14,13 +14,14 @@ const module = "github.com/sealbatch/sealbatch/"
 
 // floors lists the packages, top floor first. A package may import from lower
 // floors only; packages on one floor do not import each other. A package's own
-// subpackages (test doubles, conformance suites) stand just above it.
+// subpackages (test doubles, conformance suites) stand just above it, unless they
+// are listed themselves.
 var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
-	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/service", "internal/source"},
+	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/service", "internal/source"},
 	{"fusefs"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
@@ -28,17 +29,18 @@ var floors = [][]string{
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
+	longest := ""
 	for i, f := range floors {
 		for _, p := range f {
-			if pkg == p {
-				return i, false, nil
-			}
-			if strings.HasPrefix(pkg, p+"/") {
-				return i, true, nil
+			if (pkg == p || strings.HasPrefix(pkg, p+"/")) && len(p) > len(longest) {
+				longest, floor, sub = p, i, pkg != p
 			}
 		}
 	}
-	return 0, false, fmt.Errorf("package %s stands on no floor", pkg)
+	if longest == "" {
+		return 0, false, fmt.Errorf("package %s stands on no floor", pkg)
+	}
+	return floor, sub, nil
 }
 
 func checkImport(from, to string) error {
@@ -102,13 +104,17 @@ func TestCheckImportBites(t *testing.T) {
 		{"nosuch", "volume"},              // unknown importer
 		{"cmd/sealbatch", "nosuch"},       // unknown import
 		{"volume", "volume/vectors"},
+		{"internal/keyserver/audit", "internal/keyserver"},         // a listed subpackage, upwards
+		{"internal/keyserver/audit", "internal/keyclient"},         // and sideways
+		{"internal/keyserver", "internal/keyserver/keyservertest"}, // one that is not listed
 	} {
 		if checkImport(c.from, c.to) == nil {
 			t.Errorf("%s importing %s passed", c.from, c.to)
 		}
 	}
 	for _, c := range []struct{ from, to string }{
-		{"cmd/sealbatch", "volume"}, {"internal/keyserver/storetest", "internal/keyserver"}, {"internal/publish", "internal/transfer"},
+		{"cmd/sealbatch", "volume"}, {"internal/keyserver/storetest", "internal/keyserver"}, {"internal/keyserver", "internal/keyserver/audit"},
+		{"internal/publish", "internal/transfer"},
 	} {
 		if err := checkImport(c.from, c.to); err != nil {
 			t.Error(err)

@@ -1,0 +1,129 @@
+// Package audit is the key service's log of what it decided: a chain of signed
+// entries that nobody without the service's statement key can edit, reorder or
+// cut inside, and that shows to whoever keeps a signed head whether it was cut
+// at the end.
+//
+//	{"entry":{"seq":1,"batch":1,"prev":"GENESIS",...},"sig":"..."}
+//	{"entry":{"seq":2,"batch":2,"prev":"HASH OF 1",...},"sig":"..."}
+//	{"entry":{"seq":3,"batch":2,"prev":"HASH OF 2",...},"sig":"..."}   <- head: seq, batch, hash
+//
+// The service keeps the head in its store, in the transaction that the entries
+// tell of. So log and store agree, or differ by the one batch that the service
+// was writing when it died (Open).
+package audit
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Errors of the audit log.
+var (
+	// ErrBroken says that the log was edited, reordered or cut inside.
+	ErrBroken = errors.New("audit log does not hold")
+	// ErrRolledBack says that the log or the store is older than the other.
+	ErrRolledBack = errors.New("audit log and store do not agree")
+	// ErrHead says that a log does not contain a remembered head.
+	ErrHead = errors.New("audit log does not contain the remembered head")
+	// ErrWrite says that the log cannot be written; nothing is released.
+	ErrWrite = errors.New("audit log cannot be written")
+)
+
+// Outcomes of an audited event.
+const (
+	OutcomeDone     = "done"
+	OutcomeReleased = "released"
+	OutcomeRepeated = "repeated" // the answer to a release was given again; it counts once
+	OutcomeRefused  = "refused"
+)
+
+// Event is one entry of the audit log. It holds no secret.
+//
+// On disk an entry is a line {"entry":{...},"sig":"..."}: sig is an Ed25519
+// signature by the service's statement key over "sealbatch-audit v1", a zero
+// byte and the exact bytes of entry. Prev is the SHA-256 of the preceding
+// entry's bytes, of the first one the SHA-256 of "sealbatch-audit v1", a zero
+// byte and the statement key.
+type Event struct {
+	Seq   uint64    `json:"seq"`   // 1, 2, ...
+	Batch uint64    `json:"batch"` // entries of one transaction share it
+	Time  time.Time `json:"time"`
+	Prev  string    `json:"prev"`
+
+	Event     string        `json:"event"` // such as "release" or "secret.put"
+	Outcome   string        `json:"outcome"`
+	Reason    string        `json:"reason,omitempty"`
+	Remote    string        `json:"remote,omitempty"`  // address of the peer, or of its relay
+	Account   string        `json:"account,omitempty"` // id
+	Key       string        `json:"key,omitempty"`     // fingerprint of the signer's SSH key
+	User      string        `json:"user,omitempty"`    // attested, or the account's name
+	UID       *int64        `json:"uid,omitempty"`
+	Node      string        `json:"node,omitempty"`
+	Job       *manifest.Job `json:"job,omitempty"`
+	Manifest  string        `json:"manifest,omitempty"`
+	Volumes   []string      `json:"volumes,omitempty"`
+	Attestor  string        `json:"attestor,omitempty"`
+	Tier      string        `json:"tier,omitempty"`
+	Submitter string        `json:"submitter,omitempty"` // account that registered the manifest
+}
+
+// Head names the last entry of a log: their number and its hash.
+type Head struct {
+	Seq   uint64 `json:"seq"`
+	Batch uint64 `json:"batch"`
+	Hash  string `json:"hash"` // hex SHA-256
+}
+
+type signedLine struct {
+	Entry json.RawMessage `json:"entry"`
+	Sig   string          `json:"sig"`
+}
+
+const (
+	signContext = "sealbatch-audit v1\x00"
+	maxLine     = 256 << 10
+)
+
+func genesis(pub ed25519.PublicKey) Head {
+	h := sha256.Sum256(append([]byte(signContext), pub...))
+	return Head{Hash: hex.EncodeToString(h[:])}
+}
+
+func hashHex(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+// render fills in the chain's fields and returns the lines and the head
+// after them.
+func render(head Head, key ed25519.PrivateKey, now time.Time, events []*Event) ([]byte, Head, error) {
+	var out bytes.Buffer
+	batch := head.Batch + 1
+	for _, e := range events {
+		e.Seq, e.Batch, e.Prev, e.Time = head.Seq+1, batch, head.Hash, now.UTC()
+		entry, err := json.Marshal(e)
+		if err != nil {
+			return nil, head, fmt.Errorf("audit entry: %w", err)
+		}
+		sig := ed25519.Sign(key, append([]byte(signContext), entry...))
+		line, err := json.Marshal(signedLine{entry, base64.RawURLEncoding.EncodeToString(sig)})
+		if err != nil {
+			return nil, head, fmt.Errorf("audit entry: %w", err)
+		}
+		if len(line) > maxLine {
+			return nil, head, fmt.Errorf("audit entry of %d bytes", len(line))
+		}
+		out.Write(append(line, '\n'))
+		head = Head{Seq: e.Seq, Batch: batch, Hash: hashHex(entry)}
+	}
+	return out.Bytes(), head, nil
+}
