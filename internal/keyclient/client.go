@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,6 +27,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/retry"
 )
 
 // Options say how a key service is reached. URL and CA are required.
@@ -119,16 +119,21 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 		defer clear(b)
 		k.raw = b
 	}
-	for try := 0; ; try++ {
-		wait, err := c.once(ctx, k, out)
-		if err == nil || try >= c.retries || !worthAnother(err) {
-			return err
-		}
-		if err := c.pause(ctx, "trying again", max(wait, backoff(try)), err); err != nil {
-			return err
-		}
+	p := c.policy("trying again", worthAnother)
+	p.Tries = c.tries()
+	return p.Do(ctx, func() error { return c.once(ctx, k, out) })
+}
+
+// policy is how calls are repeated; doing names what, for the log.
+func (c *Client) policy(doing string, worth func(error) bool) retry.Policy {
+	return retry.Policy{
+		First: firstBackoff, Most: longestBackoff, Worth: worth,
+		Waiting: func(wait time.Duration, err error) { c.log.Info("key service: "+doing, "in", wait, "error", err) },
 	}
 }
+
+// tries is how often a call is made.
+func (c *Client) tries() int { return max(c.retries, 0) + 1 }
 
 // worthAnother tells what may pass: every call that do makes can be repeated.
 func worthAnother(err error) bool {
@@ -138,52 +143,34 @@ func worthAnother(err error) bool {
 	return errors.Is(err, ErrTooMany) || errors.Is(err, ErrUnavailable)
 }
 
-// pause waits after err, or returns err when ctx ends first.
-func (c *Client) pause(ctx context.Context, doing string, wait time.Duration, err error) error {
-	c.log.Info("key service: "+doing, "in", wait, "error", err)
-	select {
-	case <-ctx.Done():
-		return errors.Join(err, ctx.Err())
-	case <-time.After(wait):
-		return nil
-	}
-}
-
 // errNotSent marks requests of which the service has seen nothing.
 var errNotSent = errors.New("nothing was sent")
 
-// backoff doubles from firstBackoff, with half of it random so that a
-// thousand nodes do not come back at once.
-func backoff(try int) time.Duration {
-	d := min(firstBackoff<<min(try, 10), longestBackoff)
-	return d/2 + mathrand.N(d)
-}
-
-// once makes one exchange. On errors it returns how long the service asked to wait.
-func (c *Client) once(ctx context.Context, k call, out any) (time.Duration, error) {
+// once makes one exchange. Its errors carry how long the service asked to wait.
+func (c *Client) once(ctx context.Context, k call, out any) error {
 	req, err := c.request(ctx, k)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return 0, c.transportError(ctx, err)
+		return c.transportError(ctx, err)
 	}
 	defer res.Body.Close()
 	b, err := fsx.ReadAll(res.Body, maxAnswer)
 	if errors.Is(err, fsx.ErrTooLarge) {
-		return 0, fmt.Errorf("%w: %w", ErrAnswer, err)
+		return fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
 	if err != nil {
-		return 0, c.transportError(ctx, err)
+		return c.transportError(ctx, err)
 	}
 	if res.StatusCode != http.StatusOK {
-		return retryAfter(res), apiError(res.StatusCode, b)
+		return retry.After(apiError(res.StatusCode, b), retryAfter(res))
 	}
 	if err := keyapi.Decode(b, out); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrAnswer, err)
+		return fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
-	return 0, nil
+	return nil
 }
 
 // transportError tells a service that is out of reach, which may come back,

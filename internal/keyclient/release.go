@@ -61,24 +61,28 @@ func (c *Client) Release(ctx context.Context, r ReleaseRequest) (Released, error
 	if r.Manifest.Service.ID != id || r.Manifest.Service.StatementKey != manifest.EncodeKey(key) {
 		return Released{}, fmt.Errorf("%w: the manifest names %.160q, %s is %.160q", ErrService, r.Manifest.Service.ID, c.base.Host, id)
 	}
-	for try := 0; ; try++ {
-		a, err := c.attest(ctx, r, id)
-		if err != nil {
-			return Released{}, err
+	var (
+		a      attested
+		answer keyapi.Released
+		late   bool
+	)
+	p := c.policy("attesting again", func(error) bool { return late })
+	p.Tries = c.tries()
+	err = p.Do(ctx, func() (err error) {
+		late = false
+		if a, err = c.attest(ctx, r, id); err != nil {
+			return err
 		}
-		answer, repeated, err := c.claim(ctx, a.raw)
-		if err == nil {
-			return c.open(ctx, r, a, answer)
-		}
+		var repeated bool
+		answer, repeated, err = c.claim(ctx, a.raw)
 		api, ok := errors.AsType[*APIError](err)
-		late := ok && (api.Retryable || repeated && errors.Is(err, ErrAttestation))
-		if !late || try >= c.retries {
-			return Released{}, err
-		}
-		if err := c.pause(ctx, "attesting again", backoff(try), err); err != nil {
-			return Released{}, err
-		}
+		late = ok && (api.Retryable || repeated && errors.Is(err, ErrAttestation))
+		return err
+	})
+	if err != nil {
+		return Released{}, err
 	}
+	return c.open(ctx, r, a, answer)
 }
 
 // attested is a claim, ready to be made.
@@ -126,23 +130,22 @@ func (c *Client) attest(ctx context.Context, r ReleaseRequest, id string) (attes
 // service answers repeats: a new claim would be the second one. A 503 may come
 // from a relay, so it proves nothing.
 func (c *Client) claim(ctx context.Context, raw []byte) (out keyapi.Released, repeated bool, err error) {
-	arrived := false
+	tries, arrived := 0, false
 	until := time.Now().Add(keyapi.RepeatTTL)
-	for try := 0; ; try++ {
-		out = keyapi.Released{}
-		wait, err := c.once(ctx, call{method: http.MethodPost, path: "/v1/release", raw: raw}, &out)
+	worth := func(err error) bool {
 		unavailable := errors.Is(err, ErrUnavailable)
 		if !unavailable && !errors.Is(err, ErrTooMany) || ctx.Err() != nil {
-			return out, try > 0, err
+			return false
 		}
 		arrived = arrived || unavailable && !errors.Is(err, errNotSent)
-		if c.retries < 0 || time.Now().After(until) || !arrived && try >= c.retries {
-			return out, try > 0, err
-		}
-		if err := c.pause(ctx, "claiming again", max(wait, backoff(try)), err); err != nil {
-			return out, true, err
-		}
+		return c.retries >= 0 && !time.Now().After(until) && (arrived || tries < c.tries())
 	}
+	err = c.policy("claiming again", worth).Do(ctx, func() error {
+		tries++
+		out = keyapi.Released{}
+		return c.once(ctx, call{method: http.MethodPost, path: "/v1/release", raw: raw}, &out)
+	})
+	return out, tries > 1, err
 }
 
 // open checks and opens what was released.

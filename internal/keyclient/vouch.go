@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/retry"
 )
 
 // ErrVerifierUnreachable says that the cluster's verifier gave no answer, or
@@ -69,26 +70,19 @@ func SlurmEvidence(v manifest.Verifier, m munge.Commands) (func(ctx context.Cont
 	}
 	url := strings.TrimSuffix(v.URL, "/") + "/v1/vouch"
 	return func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error) {
-		pause := verifierPause
-		for try := 1; ; try++ {
+		var voucher string
+		err := retry.Policy{First: verifierPause, Tries: verifierTries, Worth: worthRetrying}.Do(ctx, func() error {
 			cred, err := m.Encode(ctx, v.MungeUser, keyapi.MungePayload(serviceID, claim))
 			if err != nil {
-				return keyapi.Evidence{}, err
+				return err
 			}
-			voucher, err := vouch(ctx, client, url, keyapi.VouchRequest{Service: serviceID, Claim: claim, Credential: cred})
-			if err == nil {
-				return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: voucher}, nil
-			}
-			if try == verifierTries || !worthRetrying(err) {
-				return keyapi.Evidence{}, err
-			}
-			select {
-			case <-ctx.Done():
-				return keyapi.Evidence{}, err
-			case <-time.After(pause):
-				pause *= 2
-			}
+			voucher, err = vouch(ctx, client, url, keyapi.VouchRequest{Service: serviceID, Claim: claim, Credential: cred})
+			return err
+		})
+		if err != nil {
+			return keyapi.Evidence{}, err
 		}
+		return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: voucher}, nil
 	}, nil
 }
 

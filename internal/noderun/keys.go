@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/retry"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -86,7 +87,7 @@ func (g *Grant) checkStatement(req KeyRequest) (manifest.Statement, error) {
 // How long an unreachable key service is asked again, and how often.
 const (
 	fetchLimit   = 10 * time.Minute
-	fetchWait    = time.Second // doubled each time, up to
+	fetchWait    = time.Second
 	fetchMaxWait = 30 * time.Second
 )
 
@@ -94,21 +95,22 @@ const (
 func fetchKeys(ctx context.Context, src KeySource, req KeyRequest, limit time.Duration, log *slog.Logger) (Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for wait := fetchWait; ; wait = min(2*wait, fetchMaxWait) {
-		g, err := src.Fetch(ctx, req)
-		if !errors.Is(err, ErrUnreachable) {
-			return g, err
-		}
-		log.Warn("trying again", "in", wait, "error", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return Grant{}, context.Cause(ctx)
-			}
-			return Grant{}, unanswered(err, req.Manifest)
-		}
+	var g Grant
+	err := retry.Policy{
+		First: fetchWait, Most: fetchMaxWait,
+		Worth:   func(err error) bool { return errors.Is(err, ErrUnreachable) },
+		Waiting: func(wait time.Duration, err error) { log.Warn("trying again", "in", wait, "error", err) },
+	}.Do(ctx, func() (err error) {
+		g, err = src.Fetch(ctx, req)
+		return err
+	})
+	switch {
+	case !errors.Is(err, ErrUnreachable):
+		return g, err
+	case errors.Is(ctx.Err(), context.Canceled):
+		return Grant{}, context.Cause(ctx)
 	}
+	return Grant{}, unanswered(err, req.Manifest)
 }
 
 // unanswered gives the error of a job that waited for its keys in vain a next step.

@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/retry"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -116,19 +117,20 @@ const (
 // one broke. Where moved reports that something got across, it counts anew.
 func (p *publishing) over(ctx context.Context, moved func() bool, step func(transfer.FS) error) error {
 	err := step(p.site())
-	for try := 0; err != nil && errors.Is(err, transfer.ErrConnect) && p.Reconnect != nil && ctx.Err() == nil; try++ {
+	pauses := retry.Policy{
+		First: cmp.Or(p.FirstWait, firstWait), Most: longestWait, Tries: maxReconnects + 1,
+		Waiting: func(wait time.Duration, err error) {
+			p.Log.Warn("the connection broke; trying again", "in", wait, "error", err)
+		},
+	}.Begin()
+	// That the host's name is unknown is not final here: it was known before, and
+	// is known again when a VPN is back.
+	for errors.Is(err, transfer.ErrConnect) && p.Reconnect != nil && ctx.Err() == nil {
 		if moved != nil && moved() {
-			try = 0
+			pauses.Reset()
 		}
-		if try >= maxReconnects {
-			return err
-		}
-		wait := min(cmp.Or(p.FirstWait, firstWait)<<try, longestWait)
-		p.Log.Warn("the connection broke; trying again", "in", wait, "error", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if perr := pauses.Pause(ctx, err); perr != nil {
+			return cmp.Or(ctx.Err(), perr)
 		}
 		fsys, dialErr := p.Reconnect(ctx)
 		if dialErr != nil {
