@@ -49,7 +49,7 @@ func (o Options) request() publish.Request {
 		o.DataPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+name+".sif")
 	}
 	return publish.Request{
-		Input: source.At(o.Image), FileName: ImageFile, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
+		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: ImageFile}, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
 		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
 	}
 }

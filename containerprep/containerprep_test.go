@@ -10,6 +10,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/source"
 )
 
 func TestRequest(t *testing.T) {
@@ -23,7 +24,7 @@ func TestRequest(t *testing.T) {
 		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", DataPath: "p/x"}, "jp2a", "p/x"},
 	} {
 		r := c.o.request()
-		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.FileName != ImageFile || r.Input.String() != c.o.Image {
+		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.Input.(source.Input).FileName != ImageFile || r.Input.String() != c.o.Image {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

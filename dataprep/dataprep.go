@@ -41,7 +41,7 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 // input is the input with absolute paths, checked.
 func (o Options) input() (source.Input, error) {
 	in := o.Input
-	in.Paths, in.Name = nil, o.Name
+	in.Paths = nil
 	for _, p := range o.Input.Paths {
 		if p != source.Stdin {
 			var err error
@@ -51,8 +51,11 @@ func (o Options) input() (source.Input, error) {
 		}
 		in.Paths = append(in.Paths, p)
 	}
-	if in.FromStdin() && o.Name == "" {
-		return in, nil // refused below, with a hint
+	if in.FromStdin() {
+		if o.Name == "" {
+			return in, nil // refused below, with a hint
+		}
+		in.FileName = o.Name
 	}
 	return in, in.Check()
 }
@@ -75,6 +78,10 @@ func (o Options) request() (publish.Request, error) {
 			return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("where should the sealed dataset go?"), "give --data-path FILE, or -o DIRECTORY")
 		}
 		o.DataPath = filepath.Join(o.OutputDir, "encrypted_"+o.Name+".sealed")
+	}
+	if dir := in.Holds(o.DataPath); dir != "" {
+		err := fmt.Errorf("the sealed file %s would lie in the directory that it is made from", o.DataPath)
+		return publish.Request{}, fault.New(fault.Usage, err, "choose a directory outside "+dir)
 	}
 	in.Spool = filepath.Dir(o.DataPath)
 	return publish.Request{

@@ -1,6 +1,7 @@
 package dataprep
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,7 @@ func TestRequest(t *testing.T) {
 		"a path of its own":     {Options{Input: source.At(input), OutputDir: "out", DataPath: "p/enc.tgz"}, "genomes", "p/enc.tgz"},
 	} {
 		r, err := c.o.request()
-		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input.String() != input || r.FileName != "" {
+		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input.String() != input || r.Input.(source.Input).FileName != "" {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
@@ -45,7 +46,7 @@ func TestRequest(t *testing.T) {
 	} {
 		o.OutputDir = "out"
 		r, err := o.request()
-		if err != nil || r.Name != want || r.SealedPath != "out/encrypted_"+want+".sealed" || r.Input.Spool != "out" {
+		if err != nil || r.Name != want || r.SealedPath != "out/encrypted_"+want+".sealed" || r.Input.(source.Input).Spool != "out" {
 			t.Errorf("%s: %+v, %v", want, r, err)
 		}
 	}
@@ -73,5 +74,24 @@ func TestRequestForDot(t *testing.T) {
 	r, err := Options{Input: source.At("."), OutputDir: "/out"}.request()
 	if err != nil || r.Name != "here" || r.SealedPath != "/out/encrypted_here.sealed" {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestOutputInsideInput: the sealed file must not lie in what it is made from.
+func TestOutputInsideInput(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "in")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "sub"), 0o700), os.Symlink(dir, dir+"-link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{dir + "/d.sealed", dir + "/sub/../d.sealed", dir + "-link/d.sealed"} {
+		_, err := Run(t.Context(), publish.Deps{}, Options{Input: source.At(dir), DataPath: out})
+		if err == nil || !strings.Contains(err.Error(), "would lie in the directory that it is made from") ||
+			fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.Hint(err), "outside") {
+			t.Errorf("%s: %v; %s", out, err, fault.Hint(err))
+		}
+	}
+	if _, err := (Options{Input: source.At(dir), DataPath: dir + "-beside.sealed"}).request(); err != nil {
+		t.Errorf("beside it: %v", err)
 	}
 }

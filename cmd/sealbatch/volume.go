@@ -41,7 +41,10 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 	if err != nil {
 		return err
 	}
-	input.Name, input.Spool = name, filepath.Dir(out)
+	input.Spool = filepath.Dir(out)
+	if input.FromStdin() {
+		input.FileName = name
+	}
 	rcpts, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
@@ -61,13 +64,9 @@ func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts
 	}
 	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0)
 	defer p.Abandon()
-	s, err := volume.SealFile(ctx, out, input.Source(), volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
+	s, err := volume.SealFile(ctx, out, input, volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
 	if err != nil {
-		err = fmt.Errorf("seal %s: %w", input, err)
-		if errors.Is(err, source.ErrArchive) {
-			err = fault.New(fault.Other, err, source.HintArchive)
-		}
-		return s, err
+		return s, fmt.Errorf("seal %s: %w", input, err)
 	}
 	p.Finish()
 	return s, nil

@@ -24,7 +24,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -45,8 +44,7 @@ const SealedMode = 0o640
 
 // Request says what to publish.
 type Request struct {
-	Input      source.Input
-	FileName   string // inside the volume, for a single file; "" keeps its own
+	Input      Input
 	Kind       manifest.Kind
 	Name       string // the directory below /sd-container/encrypted
 	SealedPath string // local path of the sealed volume
@@ -102,7 +100,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if err := r.check(); err != nil {
 		return Published{}, fault.New(fault.Usage, err, "")
 	}
-	input, err := r.look(ctx)
+	input, err := scan(ctx, r.Input)
 	if err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
@@ -120,7 +118,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	}
 	defer p.s.Key.Wipe()
 	if err := p.publish(ctx); err != nil {
-		return Published{}, interrupted(ctx, err, r.goOn())
+		return Published{}, interrupted(ctx, err, p.input.hintGoOn())
 	}
 	p.forget()
 	return Published{Info: r.info(p.s), InfoPath: r.remotePath() + InfoSuffix, SealedPath: r.SealedPath}, nil
@@ -130,17 +128,7 @@ const (
 	hintAfresh = "nothing was published; the same command begins again"
 	hintStill  = "nothing was published: wait until nobody writes to the input any more, and run the same command again"
 	hintGoOn   = "the same command goes on where this one stopped"
-	hintAgain  = "the same command, with the same standard input, begins again"
 )
-
-// goOn is what can be done when the sealed file is there. Standard input cannot
-// be compared with what it was.
-func (r Request) goOn() string {
-	if r.Input.FromStdin() {
-		return hintAgain
-	}
-	return hintGoOn
-}
 
 // interrupted puts what to do next to a Ctrl-C.
 func interrupted(ctx context.Context, err error, hint string) error {
@@ -154,7 +142,7 @@ func interrupted(ctx context.Context, err error, hint string) error {
 type publishing struct {
 	Deps
 	r     Request
-	input source.Survey
+	input scanned
 	s     volume.Sealed
 	sent  *upload    // nil until it has begun
 	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
@@ -181,49 +169,6 @@ func (r Request) check() error {
 	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
 }
 
-// look surveys the input, early.
-func (r Request) look(ctx context.Context) (source.Survey, error) {
-	if err := r.Input.Check(); errors.Is(err, source.ErrInput) {
-		return source.Survey{}, fault.New(fault.Usage, err, "")
-	}
-	for _, path := range r.Input.Paths {
-		if path != source.Stdin && within(r.SealedPath, path) {
-			return source.Survey{}, fault.New(fault.Usage, fmt.Errorf("the sealed file %s would lie in the directory that it is made from", r.SealedPath),
-				"choose a directory outside "+path)
-		}
-	}
-	s, err := r.Input.Scan(ctx)
-	switch {
-	case errors.Is(err, volume.ErrSpecial):
-		err = fault.New(fault.Other, err, "only files, directories and symbolic links can be sealed: move the others out of the input")
-	case errors.Is(err, source.ErrUnreadable):
-		err = fault.New(fault.Other, err, "make them readable for yourself (chmod u+rX), or move them out of the input")
-	case errors.Is(err, volume.ErrChanged):
-		err = fault.New(fault.Other, err, hintStill)
-	}
-	if err != nil {
-		return s, fmt.Errorf("input %s: %w", r.Input, err)
-	}
-	return s, nil
-}
-
-// within tells whether a file to be made lies below dir, links resolved.
-func within(file, dir string) bool {
-	parent, err := filepath.Abs(filepath.Dir(file))
-	if err == nil {
-		parent, err = filepath.EvalSymlinks(parent)
-	}
-	root, rerr := filepath.EvalSymlinks(dir)
-	if rerr == nil {
-		root, rerr = filepath.Abs(root)
-	}
-	if err != nil || rerr != nil {
-		return false // found out, and said better, later
-	}
-	rel, err := filepath.Rel(root, parent)
-	return err == nil && (rel == "." || filepath.IsLocal(rel))
-}
-
 // reachable finds out early, before hours of sealing, whether the end can be reached.
 func (p *publishing) reachable(ctx context.Context) error {
 	if _, err := p.Keys.ListSecrets(ctx); err != nil {
@@ -242,10 +187,10 @@ func (p *publishing) reachable(ctx context.Context) error {
 // room fails if a sealed file of the input's size cannot have space in dir.
 func (p *publishing) room(fsys transfer.FS, dir, where string) error {
 	free, err := fsys.Free(dir)
-	if err != nil || free < 0 || free >= p.input.SealedBytes-tolerance {
+	if err != nil || free < 0 || free >= p.input.usage.SealedBytes-tolerance {
 		return nil // a guess at the most: writing will tell
 	}
-	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.SealedBytes), dir, ui.Size(free)),
+	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, ui.Size(p.input.usage.SealedBytes), dir, ui.Size(free)),
 		"make space, or name another directory")
 }
 
@@ -263,8 +208,8 @@ func away(err error, hint string) error {
 // seal makes the sealed file, which is uploaded meanwhile. That its input
 // changed meanwhile is an error, even where each file by itself was whole when it
 // was read.
-func (p *publishing) seal(ctx context.Context, src volume.Source) (volume.Sealed, error) {
-	s, err := p.make(ctx, src)
+func (p *publishing) seal(ctx context.Context) (volume.Sealed, error) {
+	s, err := p.make(ctx)
 	if err != nil {
 		p.sent.abandon(p)
 		p.sent = nil
@@ -274,13 +219,13 @@ func (p *publishing) seal(ctx context.Context, src volume.Source) (volume.Sealed
 	return s, err
 }
 
-func (p *publishing) make(ctx context.Context, src volume.Source) (volume.Sealed, error) {
+func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
 		return volume.Sealed{}, err
 	}
 	bar := p.bar("sealing " + p.r.Name)
 	begin := time.Now()
-	s, err := volume.SealFile(ctx, p.r.SealedPath, src, volume.SealOptions{
+	s, err := volume.SealFile(ctx, p.r.SealedPath, p.input.Input, volume.SealOptions{
 		Recipients: p.r.Recipients,
 		Progress:   func(done, total int64) { bar.SetTotal(total); bar.Set(done) },
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
@@ -291,18 +236,7 @@ func (p *publishing) make(ctx context.Context, src volume.Source) (volume.Sealed
 		return s, p.whySeal(ctx, err)
 	}
 	bar.Finish()
-	if p.r.Input.FromStdin() {
-		return s, nil
-	}
-	after, err := p.r.Input.Scan(ctx)
-	if err == nil && after.Fingerprint != p.input.Fingerprint {
-		what := p.r.Input.ChangedSince(ctx, begin)
-		if what == "" {
-			what = p.r.Input.String()
-		}
-		err = fmt.Errorf("%q %w", what, volume.ErrChanged)
-	}
-	if err != nil {
+	if err = p.input.unchanged(ctx, begin); err != nil {
 		s.Key.Wipe()
 		return s, errors.Join(p.whySeal(ctx, err), os.Remove(p.r.SealedPath))
 	}
@@ -321,35 +255,8 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
 	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
 		hint = hintStill
-	case errors.Is(err, source.ErrArchive):
-		hint = source.HintArchive
 	case errors.Is(err, volume.ErrBusy):
 		hint = "wait for the other one, or choose another --data-path"
 	}
-	return fault.New(fault.Other, fmt.Errorf("seal %s: %w", p.r.Input, err), hint)
-}
-
-// source is the input, a single file under the name that it is to have.
-func (r Request) source() volume.Source {
-	src := r.Input.Source()
-	if r.FileName == "" {
-		return src
-	}
-	return renamed{src, r.FileName}
-}
-
-// renamed gives the one file of a Source another name.
-type renamed struct {
-	volume.Source
-	name string
-}
-
-// Walk implements volume.Source.
-func (r renamed) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
-	return r.Source.Walk(ctx, func(e volume.Entry) (uint32, error) {
-		if e.Name != "" {
-			e.Name = r.name
-		}
-		return emit(e)
-	})
+	return fault.New(fault.Other, fmt.Errorf("seal %s: %w", p.input, err), hint)
 }

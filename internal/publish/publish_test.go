@@ -26,6 +26,7 @@ import (
 // a request that can be met.
 type setting struct {
 	service *keyservertest.Service
+	file    string // the input
 	owner   *age.X25519Identity
 	d       Deps
 	r       Request
@@ -39,14 +40,24 @@ func newSetting(t *testing.T) *setting {
 	if s.owner, err = age.GenerateX25519Identity(); err != nil {
 		t.Fatal(err)
 	}
-	input := filepath.Join(t.TempDir(), "input")
-	if err := os.WriteFile(input, bytes.Repeat([]byte("genome"), 5000), 0o600); err != nil {
+	s.file = filepath.Join(t.TempDir(), "input")
+	if err := os.WriteFile(s.file, bytes.Repeat([]byte("genome"), 5000), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.d = Deps{FS: transfer.Local{}, Keys: s.service.Client(t, alice), Signer: alice}
-	s.r = Request{Input: source.At(input), FileName: "renamed", Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"),
+	s.r = Request{Input: source.Input{Paths: []string{s.file}, FileName: "renamed"}, Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"),
 		RemoteDir: t.TempDir(), Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{s.owner.Recipient()}, ServiceURL: s.service.URL}
 	return s
+}
+
+// publishing is s's request as Run takes it up, once the input was scanned.
+func (s *setting) publishing(t *testing.T) *publishing {
+	t.Helper()
+	input, err := scan(t.Context(), s.r.Input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &publishing{Deps: s.d, r: s.r, input: input}
 }
 
 func TestRun(t *testing.T) {

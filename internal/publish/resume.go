@@ -44,8 +44,6 @@ const maxMemory = 16 << 20
 // request is a digest of what goes into the sealed file besides the input.
 func (r Request) request() string {
 	h := sha256.New()
-	in := r.Input
-	fmt.Fprintf(h, "%q %q %q %v %q", in.Paths, r.FileName, in.Exclude, in.AsFile, in.Name)
 	for _, reader := range r.Readers {
 		fmt.Fprintf(h, " %q", reader)
 	}
@@ -106,7 +104,7 @@ func (p *publishing) sealed(ctx context.Context) error {
 	if m != nil {
 		p.forget()
 	}
-	s, err := p.seal(ctx, p.r.source())
+	s, err := p.seal(ctx)
 	if err != nil {
 		return err
 	}
@@ -145,7 +143,9 @@ func (p *publishing) goOn(m memory) error {
 	switch {
 	case m.Size == 0:
 		return errors.New("it was not sealed to its end")
-	case m.Input != p.input.Fingerprint:
+	case !p.input.resumable():
+		return errors.New("the input cannot be compared with what it was")
+	case m.Input != p.input.fingerprint:
 		return errors.New("the input has changed since")
 	case m.Request != p.r.request():
 		return errors.New("it was made for other recipients")
@@ -193,7 +193,7 @@ func (p *publishing) remember() error {
 		return err
 	}
 	b, err := json.Marshal(memory{
-		Format: memoryFormat, Sealed: p.r.SealedPath, Input: p.input.Fingerprint, Request: p.r.request(), VolumeID: p.s.ID.String(),
+		Format: memoryFormat, Sealed: p.r.SealedPath, Input: p.input.fingerprint, Request: p.r.request(), VolumeID: p.s.ID.String(),
 		Digest: p.s.Digest, Size: p.s.Size, Segments: p.s.Segments, Partial: p.partial(),
 	})
 	if err != nil {

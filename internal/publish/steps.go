@@ -38,7 +38,7 @@ func (p *publishing) publish(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("ship %s: %w", filepath.Base(p.r.SealedPath), err)
 	} else if err = p.deposit(ctx); err != nil {
-		err = fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.r.goOn()))
+		err = fmt.Errorf("deposit the key: %w", away(err, "the sealed file has arrived; when the key service answers, "+p.input.hintGoOn()))
 	}
 	if err != nil {
 		a.unstage(p.site(), remote+InfoSuffix)
@@ -101,7 +101,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 	}
 	err = p.sent.wait(p)
 	if errors.Is(err, transfer.ErrConnect) {
-		err = fault.New(fault.ClassOf(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.r.goOn()))
+		err = fault.New(fault.ClassOf(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.input.hintGoOn()))
 	}
 	return false, err
 }

@@ -52,18 +52,8 @@ func TestUploadMeanwhile(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", make([]byte, 8<<20), 0o600), os.WriteFile(dir+"/b", []byte("b"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	s.r.Input, s.r.FileName = source.At(dir), ""
-	p := &publishing{Deps: s.d, r: s.r}
-	unlock, err := p.lock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlock()
-	if p.input, err = s.r.Input.Scan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	early := false
-	src := &changing{Source: source.Dir(dir), change: func() error { // when b is opened
+	s.r.Input = &changing{Input: source.At(dir), change: func() error { // when b is opened
 		select {
 		case <-site.came:
 			early = true
@@ -71,7 +61,13 @@ func TestUploadMeanwhile(t *testing.T) {
 		}
 		return nil
 	}}
-	if p.s, err = p.seal(t.Context(), src); err != nil {
+	p := s.publishing(t)
+	unlock, err := p.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if p.s, err = p.seal(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !early {
@@ -96,18 +92,17 @@ func TestSealBrokenOff(t *testing.T) {
 		s.remembering(t)
 		site := newArrival()
 		s.d.FS = noRemove{site, removes}
-		if err := os.WriteFile(s.r.Input.Paths[0], make([]byte, 8<<20), 0o600); err != nil {
+		if err := os.WriteFile(s.file, make([]byte, 8<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := &publishing{Deps: s.d, r: s.r}
+		p := s.publishing(t)
 		unlock, err := p.lock()
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		p.r.Input = source.At(s.r.Input.Paths[0])
-		src := stopping{source.Dir(s.r.Input.Paths[0]), func() { <-site.came; cancel() }}
-		if _, err := p.seal(ctx, src); !errors.Is(err, context.Canceled) {
+		p.input.Input = stopping{p.input.Input, func() { <-site.came; cancel() }}
+		if _, err := p.seal(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		left, _ := filepath.Glob(s.r.RemoteDir + "/*")
@@ -140,12 +135,12 @@ func (n noRemove) Remove(p string) error {
 
 // stopping does something at the end of each file.
 type stopping struct {
-	volume.Source
+	Input
 	stop func()
 }
 
 func (s stopping) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
-	return s.Source.Walk(ctx, func(e volume.Entry) (uint32, error) {
+	return s.Input.Walk(ctx, func(e volume.Entry) (uint32, error) {
 		if open := e.Open; open != nil {
 			e.Open = func() (io.ReadCloser, error) {
 				r, err := open()

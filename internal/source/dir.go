@@ -249,7 +249,6 @@ func (d dir) Measure(ctx context.Context) (volume.Usage, error) {
 		u = volume.Usage{}
 		u.Add(volume.File, fi.Size(), true)
 	}
-	const fixed = 1 << 20 // keys.age, index, footer
 	u.SealedBytes += fixed
 	return u, err
 }

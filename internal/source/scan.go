@@ -14,16 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/volume"
 )
-
-// Survey is a first look at an input, before hours are spent on sealing it.
-type Survey struct {
-	volume.Usage
-	// Fingerprint changes whenever anything in the input does: it covers every
-	// path with its size, permissions, times and inode, but no content.
-	Fingerprint volume.Digest
-}
 
 // ErrUnreadable: files or directories of the input that may not be read.
 var ErrUnreadable = errors.New("not allowed to read")
@@ -31,13 +24,16 @@ var ErrUnreadable = errors.New("not allowed to read")
 // namedFiles is how many files an error names before it only counts.
 const namedFiles = 3
 
-// Scan surveys what Dir(input, exclude...) would seal, and finds out what could not
-// be: ErrUnreadable and ErrSpecial, each with the first paths and their number.
-func Scan(ctx context.Context, input string, exclude ...Pattern) (Survey, error) {
+// Scan looks at what Dir(input, exclude...) would seal, before hours are spent on
+// that: how much it is, and a fingerprint that differs whenever anything in it did,
+// since it covers every path with its size, permissions, times and inode, but no
+// content. ErrUnreadable and ErrSpecial, each with the first paths and their number,
+// for what could not be sealed.
+func Scan(ctx context.Context, input string, exclude ...Pattern) (volume.Usage, volume.Digest, error) {
 	w := &scan{input: input, skip: exclude, hash: sha256.New(), seen: map[inode]bool{}}
 	root, err := filepath.EvalSymlinks(input)
 	if err != nil {
-		return Survey{}, err
+		return volume.Usage{}, volume.Digest{}, err
 	}
 	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
@@ -47,26 +43,29 @@ func Scan(ctx context.Context, input string, exclude ...Pattern) (Survey, error)
 		return w.entry(rel, path, e, err)
 	})
 	if err == nil {
-		err = w.trouble()
+		err = errors.Join(
+			w.special.err(volume.ErrSpecial, "only files, directories and symbolic links can be sealed: move the others out of the input"),
+			w.unreadable.err(ErrUnreadable, "make them readable for yourself (chmod u+rX), or move them out of the input"))
 	}
-	const fixed = 1 << 20 // keys.age, index, footer
 	w.usage.SealedBytes += fixed
-	return Survey{Usage: w.usage, Fingerprint: volume.Digest(w.hash.Sum(nil))}, err
+	return w.usage, volume.Digest(w.hash.Sum(nil)), err
 }
 
+// fixed is what a volume takes besides its entries: keys.age, index, footer.
+const fixed = 1 << 20
+
+// scan is one look at a directory.
 type scan struct {
-	input string
+	input string // the first part of paths in errors
 	skip  []Pattern
 	hash  hash.Hash
 	usage volume.Usage
 	seen  map[inode]bool
-	bad   [2]struct {
-		kind  error
-		paths []string
-		n     int
-	}
+
+	special, unreadable obstacle
 }
 
+// entry looks at one entry; rel is its path from the top, "" for the top itself.
 func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
 	name := filepath.Join(w.input, rel)
 	if rel != "" && e != nil && Excluded(w.skip, rel, e.IsDir()) {
@@ -95,14 +94,14 @@ func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
 		count(&w.usage, e, w.seen)
 		return nil
 	default:
-		w.note(0, volume.ErrSpecial, name)
+		w.special.add(name)
 		return nil
 	}
 	if rel != "" || fi.Mode().IsRegular() {
 		count(&w.usage, e, w.seen)
 	}
 	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) != nil {
-		w.note(1, ErrUnreadable, name)
+		w.unreadable.add(name)
 		if fi.IsDir() {
 			return fs.SkipDir
 		}
@@ -110,36 +109,42 @@ func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
 	return nil
 }
 
+// stamp puts an entry into the fingerprint.
 func (w *scan) stamp(rel string, s stamp) {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(rel)))
 	b = append(b, rel...)
-	for _, v := range []uint64{s.ino, uint64(s.size), uint64(s.mode), uint64(s.mtime.Sec), uint64(s.mtime.Nsec), uint64(s.ctime.Sec), uint64(s.ctime.Nsec)} {
+	for _, v := range []uint64{
+		s.ino, uint64(s.size), uint64(s.mode),
+		uint64(s.mtime.Sec), uint64(s.mtime.Nsec), uint64(s.ctime.Sec), uint64(s.ctime.Nsec),
+	} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
 	_, _ = w.hash.Write(b)
 }
 
-func (w *scan) note(i int, kind error, path string) {
-	b := &w.bad[i]
-	b.kind, b.n = kind, b.n+1
-	if len(b.paths) < namedFiles {
-		b.paths = append(b.paths, fmt.Sprintf("%q", path))
+// obstacle is one reason why entries cannot be sealed.
+type obstacle struct {
+	paths []string // the first of them
+	n     int      // how many there are
+}
+
+func (o *obstacle) add(path string) {
+	o.n++
+	if len(o.paths) < namedFiles {
+		o.paths = append(o.paths, fmt.Sprintf("%q", path))
 	}
 }
 
-func (w *scan) trouble() error {
-	var all error
-	for _, b := range w.bad {
-		if b.n == 0 {
-			continue
-		}
-		what := strings.Join(b.paths, ", ")
-		if more := b.n - len(b.paths); more > 0 {
-			what += fmt.Sprintf(" and %d more", more)
-		}
-		all = errors.Join(all, fmt.Errorf("%w: %s", b.kind, what))
+// err returns the reason with the entries, nil if there are none.
+func (o *obstacle) err(reason error, hint string) error {
+	if o.n == 0 {
+		return nil
 	}
-	return all
+	what := strings.Join(o.paths, ", ")
+	if more := o.n - len(o.paths); more > 0 {
+		what += fmt.Sprintf(" and %d more", more)
+	}
+	return fault.New(fault.Other, fmt.Errorf("%w: %s", reason, what), hint)
 }
 
 // ChangedSince names an entry of input that changed at or after a time, a file

@@ -24,24 +24,24 @@ func TestScanFingerprint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	look := func() Survey {
+	scan := func() (volume.Usage, volume.Digest) {
 		t.Helper()
-		s, err := Scan(t.Context(), dir)
+		u, f, err := Scan(t.Context(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s
+		return u, f
 	}
 	write("a", "1234")
 	write("d/b", "12345678")
-	before := look()
-	if before.Entries != 3 || before.PlainBytes != 12 || look().Fingerprint != before.Fingerprint {
-		t.Errorf("%+v", before)
+	usage, before := scan()
+	if _, again := scan(); usage.Entries != 3 || usage.PlainBytes != 12 || again != before {
+		t.Errorf("%+v, %v, %v", usage, before, again)
 	}
-	if n, err := Dir(dir).(volume.Measurer).Measure(t.Context()); err != nil || n != before.Usage {
-		t.Errorf("Measure %+v, Look %+v, %v", n, before.Usage, err)
+	if n, err := Dir(dir).(volume.Measurer).Measure(t.Context()); err != nil || n != usage {
+		t.Errorf("Measure %+v, Scan %+v, %v", n, usage, err)
 	}
-	seen := map[volume.Digest]string{before.Fingerprint: "before"}
+	seen := map[volume.Digest]string{before: "before"}
 	for _, c := range []struct {
 		name   string
 		change func() error
@@ -62,7 +62,7 @@ func TestScanFingerprint(t *testing.T) {
 		if err := c.change(); err != nil {
 			t.Fatal(err)
 		}
-		f := look().Fingerprint
+		_, f := scan()
 		if was, ok := seen[f]; ok {
 			t.Errorf("%s: the same fingerprint as %s", c.name, was)
 		}
@@ -79,7 +79,7 @@ func TestScanFingerprint(t *testing.T) {
 // TestScanFindsTrouble runs as a user who may not read everything: root may.
 func TestScanFindsTrouble(t *testing.T) {
 	if os.Getenv("SEALBATCH_TEST_SCAN") != "" {
-		_, err := Scan(t.Context(), os.Getenv("SEALBATCH_TEST_SCAN"))
+		_, _, err := Scan(t.Context(), os.Getenv("SEALBATCH_TEST_SCAN"))
 		for _, kind := range []error{ErrUnreadable, volume.ErrSpecial} {
 			if !errors.Is(err, kind) {
 				t.Errorf("%v is not %v", err, kind)

@@ -4,7 +4,6 @@ package source
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -29,18 +28,16 @@ type Input struct {
 	// Paths are local; a single one may be Stdin, which is a tar archive.
 	Paths   []string
 	Exclude []Pattern
-	// AsFile makes files of archives, and one called Name of standard input.
+	// AsFile makes files of archives and of standard input, which then needs a FileName.
 	AsFile bool
-	Name   string
-	Stdin  io.Reader
+	// FileName is what a single file is called in the volume; "" keeps its own name.
+	FileName string
+	Stdin    io.Reader
 	// Spool is a directory for what standard input holds, encrypted: the length of
 	// a file has to be known before its content is sealed. "" is that for
 	// temporary files.
 	Spool string
 }
-
-// HintArchive is what to do about ErrArchive.
-const HintArchive = "pack it anew with tar -czf NAME.tgz DIRECTORY, or seal the archive itself with --as-file"
 
 // At is the Input of one path.
 func At(path string) Input { return Input{Paths: []string{path}} }
@@ -103,7 +100,7 @@ func (in Input) Check() error {
 	switch {
 	case len(in.Paths) == 0:
 		return fmt.Errorf("%w: none is named", ErrInput)
-	case in.FromStdin() && in.AsFile && (in.Name == "" || strings.Contains(in.Name, "/")):
+	case in.FromStdin() && in.AsFile && (in.FileName == "" || strings.Contains(in.FileName, "/")):
 		return fmt.Errorf("%w: standard input as one file has to be given a name", ErrInput)
 	}
 	for _, p := range in.Paths {
@@ -130,61 +127,66 @@ func (in Input) Check() error {
 
 // only is one of several inputs.
 func (in Input) only(path string) Input {
-	in.Paths = []string{path}
+	in.Paths, in.FileName = []string{path}, ""
 	return in
 }
 
-// Source is the tree. It can be walked once if it is standard input.
-func (in Input) Source() volume.Source {
-	if len(in.Paths) > 1 {
-		return several{in}
+// Holds returns the first directory of the input in which a file to be made would
+// lie, links resolved; "" if there is none.
+func (in Input) Holds(file string) string {
+	for _, dir := range in.Paths {
+		if dir != Stdin && within(file, dir) {
+			return dir
+		}
 	}
-	return in.single()
+	return ""
 }
 
-func (in Input) single() volume.Source {
-	path := in.Paths[0]
-	switch {
-	case in.FromStdin() && in.AsFile:
-		return stream{in}
-	case in.FromStdin():
-		return tarStream{in}
-	case in.isArchive(path):
-		return archive{path, in.Exclude}
+// within reports whether a file to be made lies below dir.
+func within(file, dir string) bool {
+	parent, err := filepath.Abs(filepath.Dir(file))
+	if err == nil {
+		parent, err = filepath.EvalSymlinks(parent)
 	}
-	return Dir(path, in.Exclude...)
+	root, rerr := filepath.EvalSymlinks(dir)
+	if rerr == nil {
+		root, rerr = filepath.Abs(root)
+	}
+	if err != nil || rerr != nil {
+		return false // found out, and said better, later
+	}
+	rel, err := filepath.Rel(root, parent)
+	return err == nil && (rel == "." || filepath.IsLocal(rel))
 }
 
-// Scan surveys the input as the function Scan does. What an archive holds is not
-// looked into; nothing is known of standard input, and its fingerprint never
-// comes again.
-func (in Input) Scan(ctx context.Context) (Survey, error) {
+// Scan looks at the input as the function Scan does. What an archive holds is not
+// looked into. Of standard input nothing is known: the zero fingerprint says that
+// it cannot be compared with what it is later.
+func (in Input) Scan(ctx context.Context) (volume.Usage, volume.Digest, error) {
+	var all volume.Usage
 	if in.FromStdin() {
-		var s Survey
-		_, err := rand.Read(s.Fingerprint[:])
-		return s, err
+		return all, volume.Digest{}, nil
 	}
-	var all Survey
 	h := sha256.New()
+	fmt.Fprintf(h, "%q %v %q\n", in.Exclude, in.AsFile, in.FileName)
 	for _, p := range in.Paths {
 		skip := in.Exclude
 		if in.isArchive(p) {
 			skip = nil
 		}
-		s, err := Scan(ctx, p, skip...)
+		u, fingerprint, err := Scan(ctx, p, skip...)
 		if err != nil {
-			return s, err
+			return u, fingerprint, err
 		}
-		all.Entries += s.Entries
-		all.PlainBytes += s.PlainBytes
-		all.SealedBytes += s.SealedBytes
-		fmt.Fprintf(h, "%q %s\n", p, s.Fingerprint)
+		all.Entries += u.Entries
+		all.PlainBytes += u.PlainBytes
+		all.SealedBytes += u.SealedBytes
+		fmt.Fprintf(h, "%q %s\n", p, fingerprint)
 	}
-	all.Fingerprint = volume.Digest(h.Sum(nil))
-	return all, nil
+	return all, volume.Digest(h.Sum(nil)), nil
 }
 
-// ChangedSince is ChangedSince for the first input of which it can tell.
+// ChangedSince is the function ChangedSince for the first path of which it can tell.
 func (in Input) ChangedSince(ctx context.Context, since time.Time) string {
 	for _, p := range in.Paths {
 		if what := ChangedSince(ctx, p, since, in.Exclude...); what != "" {
@@ -192,112 +194,4 @@ func (in Input) ChangedSince(ctx context.Context, since time.Time) string {
 		}
 	}
 	return ""
-}
-
-// archive is the contents of a tar archive on disk.
-type archive struct {
-	path    string
-	exclude []Pattern
-}
-
-// Walk implements volume.Source. The file is opened, and compared afterwards
-// with what it was, as every other.
-func (a archive) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
-	top, _ := cutEnding(filepath.Base(a.path))
-	return Dir(a.path).Walk(ctx, func(e volume.Entry) (uint32, error) {
-		if e.Open == nil {
-			return 0, nil // the root that is made for a single file
-		}
-		r, err := e.Open()
-		if err != nil {
-			return 0, err
-		}
-		err = Tar(ctx, r, top, a.exclude, emit)
-		if cerr := r.Close(); cerr != nil { // because of which the rest may have failed
-			err = cerr
-		}
-		return 0, err
-	})
-}
-
-// tarStream is a tar archive on standard input.
-type tarStream struct{ in Input }
-
-// Walk implements volume.Source.
-func (t tarStream) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
-	return Tar(ctx, t.in.Stdin, "", t.in.Exclude, emit)
-}
-
-// several are inputs side by side under a root of their own.
-type several struct{ in Input }
-
-// Walk implements volume.Source.
-func (s several) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
-	root := volume.Attr{Type: volume.Dir, Mode: 0o755}
-	for _, p := range s.in.Paths { // as young as the youngest
-		fi, err := os.Stat(p)
-		if err != nil {
-			return err
-		}
-		if fi.ModTime().After(root.Mtime) {
-			root.Mtime = fi.ModTime()
-		}
-	}
-	top, err := emit(volume.Entry{Attr: root})
-	if err != nil {
-		return err
-	}
-	for _, p := range s.in.Paths {
-		if err := s.one(ctx, p, top, emit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// one gives one input: its root becomes an entry of the common one, but for the
-// root that is made for a single file.
-func (s several) one(ctx context.Context, path string, top uint32, emit func(volume.Entry) (uint32, error)) error {
-	in := s.in.only(path)
-	name, err := in.DatasetName()
-	if err != nil {
-		return err
-	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	flat := fi.Mode().IsRegular() && !in.isArchive(path)
-	first := true
-	return in.single().Walk(ctx, func(e volume.Entry) (uint32, error) {
-		if first {
-			first = false
-			if flat {
-				return top, nil
-			}
-			e.Parent, e.Name = top, name
-		} else if flat {
-			e.Parent = top
-		}
-		return emit(e)
-	})
-}
-
-// Measure implements volume.Measurer, but for archives, which do not tell.
-func (s several) Measure(ctx context.Context) (volume.Usage, error) {
-	var u volume.Usage
-	for _, p := range s.in.Paths {
-		m, ok := s.in.only(p).single().(volume.Measurer)
-		if !ok {
-			return u, fmt.Errorf("%s: the size of an archive's contents is not known", p)
-		}
-		one, err := m.Measure(ctx)
-		if err != nil {
-			return u, err
-		}
-		u.Entries += one.Entries
-		u.PlainBytes += one.PlainBytes
-		u.SealedBytes += one.SealedBytes
-	}
-	return u, nil
 }

@@ -146,7 +146,7 @@ func TestTarIsTree(t *testing.T) {
 	for i, compress := range []string{"", "--gzip", "--zstd", "--xz", "--bzip2"} {
 		dir := t.TempDir()
 		grow(t, seed+uint64(i), filepath.Join(dir, "tree"))
-		want := list(t, At(filepath.Join(dir, "tree")).Source())
+		want := list(t, At(filepath.Join(dir, "tree")))
 		end := map[string]string{"": ".tar", "--gzip": ".tgz", "--zstd": ".tar.zst", "--xz": ".tar.xz", "--bzip2": ".tar.bz2"}[compress]
 		create := []string{"--sort=name", "--format=posix", "--create"}
 		if compress != "" {
@@ -156,7 +156,7 @@ func TestTarIsTree(t *testing.T) {
 		run(t, dir, "tar", append(create, "--file", "inside"+end, "--directory", "tree", ".")...)
 		for _, name := range []string{"tree", "inside"} {
 			in := At(filepath.Join(dir, name+end))
-			if got := list(t, in.Source()); got != want {
+			if got := list(t, in); got != want {
 				t.Errorf("%s%s:\n%s\ninstead of\n%s", name, end, got, want)
 			}
 			if called, err := in.DatasetName(); err != nil || called != name {
@@ -165,12 +165,12 @@ func TestTarIsTree(t *testing.T) {
 			f, err := os.Open(in.Paths[0])
 			must(t, err)
 			stdin := Input{Paths: []string{Stdin}, Stdin: f}
-			if got := list(t, stdin.Source()); name == "inside" && got != want {
+			if got := list(t, stdin); name == "inside" && got != want {
 				t.Errorf("%s%s on standard input:\n%s", name, end, got)
 			}
 			must(t, f.Close())
 			in.AsFile = true
-			if got := list(t, in.Source()); strings.Count(got, "\n") != 1 || !strings.Contains(got, name+end) {
+			if got := list(t, in); strings.Count(got, "\n") != 1 || !strings.Contains(got, name+end) {
 				t.Errorf("as a file: %s", got)
 			}
 		}
@@ -186,7 +186,7 @@ func TestTarSeals(t *testing.T) {
 	var all [2]string
 	for i, name := range []string{"tree", "tree.tgz"} {
 		var out bytes.Buffer
-		s, err := volume.Seal(t.Context(), &out, At(filepath.Join(dir, name)).Source(), sealOptions(t))
+		s, err := volume.Seal(t.Context(), &out, At(filepath.Join(dir, name)), sealOptions(t))
 		must(t, err)
 		r, err := volume.Open(bytes.NewReader(out.Bytes()), s.Size, s.Key)
 		must(t, err)
@@ -217,7 +217,7 @@ func TestSeveral(t *testing.T) {
 	in.Exclude, err = ParsePatterns([]string{"*.log"})
 	must(t, err)
 	must(t, in.Check())
-	got := list(t, in.Source())
+	got := list(t, in)
 	for _, want := range []string{`in 0 "c.txt" file`, `in 0 "a" directory`, `in 2 "x" file`, `in 0 "arch" directory`, `in 4 "y" directory`, `in 5 "z" file`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
@@ -226,15 +226,15 @@ func TestSeveral(t *testing.T) {
 	if strings.Count(got, "\n") != 6 {
 		t.Errorf("got\n%s", got)
 	}
-	before, err := in.Scan(t.Context())
+	usage, before, err := in.Scan(t.Context())
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "a/x"), []byte("changed"), 0o600))
-	after, err := in.Scan(t.Context())
+	_, after, err := in.Scan(t.Context())
 	must(t, err)
-	if before.Fingerprint == after.Fingerprint || before.Entries == 0 {
+	if before == after || usage.Entries == 0 {
 		t.Error("a changed input looks the same")
 	}
-	if u, err := at("a", "c.txt").Source().(volume.Measurer).Measure(t.Context()); err != nil || u.PlainBytes != 9 || u.Entries != 3 {
+	if u, err := at("a", "c.txt").Measure(t.Context()); err != nil || u.PlainBytes != 9 || u.Entries != 3 {
 		t.Errorf("%+v, %v", u, err)
 	}
 	for want, in := range map[string]Input{
@@ -258,11 +258,11 @@ func TestStdinFile(t *testing.T) {
 	t.Parallel()
 	text := strings.Repeat("patient 4711 ", 20_000)
 	dir := t.TempDir()
-	in := Input{Paths: []string{Stdin}, AsFile: true, Name: "notes.txt", Stdin: strings.NewReader(text), Spool: dir}
+	in := Input{Paths: []string{Stdin}, AsFile: true, FileName: "notes.txt", Stdin: strings.NewReader(text), Spool: dir}
 	must(t, in.Check())
 	var l lister
 	seen := 0
-	must(t, in.Source().Walk(t.Context(), func(e volume.Entry) (uint32, error) {
+	must(t, in.Walk(t.Context(), func(e volume.Entry) (uint32, error) {
 		open, err := filepath.Glob("/proc/self/fd/*")
 		must(t, err)
 		for _, fd := range open {
@@ -285,7 +285,7 @@ func TestStdinFile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	in.Stdin = strings.NewReader(text)
-	if err := in.Source().Walk(ctx, l.emit); !errors.Is(err, context.Canceled) {
+	if err := in.Walk(ctx, l.emit); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -300,7 +300,7 @@ func TestArchiveChanges(t *testing.T) {
 	old := time.Unix(1e9, 0)
 	must(t, os.Chtimes(path, old, old))
 	var l lister
-	err := At(path).Source().Walk(t.Context(), func(e volume.Entry) (uint32, error) {
+	err := At(path).Walk(t.Context(), func(e volume.Entry) (uint32, error) {
 		if e.Open != nil {
 			must(t, os.Truncate(path, 1<<20))
 		}

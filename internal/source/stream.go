@@ -28,7 +28,7 @@ func (s stream) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error
 		return err
 	}
 	_, err = emit(volume.Entry{
-		Name: s.in.Name, Attr: volume.Attr{Type: volume.File, Mode: 0o644, Mtime: now, Size: size, Nlink: 1},
+		Name: s.in.FileName, Attr: volume.Attr{Type: volume.File, Mode: 0o644, Mtime: now, Size: size, Nlink: 1},
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(content), nil },
 	})
 	return err
