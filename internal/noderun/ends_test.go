@@ -80,7 +80,8 @@ func TestKilledSupervisorLeavesOutputsThatOpen(t *testing.T) {
 func TestStrayProcessesAreKilledBeforeSealing(t *testing.T) {
 	t.Parallel()
 	// The application ends once the stray process has written: else that may be killed before.
-	j := newJob(t, nil, "sh", "-c", `(trap '' TERM HUP; exec 9> /host/ready; echo ready >&9; while :; do date > stray; done) & until test -e stray; do sleep 0.01; done`)
+	j := newJob(t, nil, "sh", "-c", `(trap '' TERM HUP; exec 9> /host/ready; echo ready >&9; while :; do date > stray; done) &
+		until test -e stray; do sleep 0.01; done`)
 	cmd := j.start()
 	pipe := j.ready()
 	defer pipe.Close()
@@ -161,7 +162,8 @@ func TestSealingAndIndexingThatFailLeaveTheCipherDirectory(t *testing.T) {
 	if code := j.run(); code != ExitSeal {
 		t.Fatalf("exit code %d", code)
 	}
-	if r := j.receipt(); r.Output.Sealed || r.Output.Index != nil || r.Output.File != jobdir.CipherDirName || r.Reason != "sealing" || r.Exit != 0 {
+	r := j.receipt()
+	if r.Output.Sealed || r.Output.Index != nil || r.Output.File != jobdir.CipherDirName || r.Reason != "sealing" || r.Exit != 0 {
 		t.Errorf("receipt: %+v", r)
 	}
 	got := j.recovered()

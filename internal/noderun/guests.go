@@ -43,7 +43,8 @@ func (n *node) guestScratch() error {
 	err = errors.Join(n.space.Mkdir(container.OutputRel, 0o500), n.space.Mkdir(container.ScratchRel, 0o500),
 		n.space.GuestGocryptfs(container.Output, n.output.path, n.output.key))
 	for _, g := range []struct{ name, at string }{
-		{"files", container.Scratch}, {container.ScratchHome, container.Home}, {container.ScratchTmp, "/tmp"}, {container.ScratchVarTmp, "/var/tmp"},
+		{"files", container.Scratch}, {container.ScratchHome, container.Home},
+		{container.ScratchTmp, "/tmp"}, {container.ScratchVarTmp, "/var/tmp"},
 	} {
 		err = errors.Join(err, os.Mkdir(filepath.Join(c.path, g.name), 0o700),
 			n.space.GuestGocryptfs(g.at, filepath.Join(c.path, g.name), c.key))

@@ -116,7 +116,9 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 	t.Helper()
 	base := privateTemp(t)
 	j := &testJob{t: t, dir: filepath.Join(base, "job"), self: filepath.Join(base, "self"), host: filepath.Join(base, "host")}
-	for _, d := range []string{j.dir, j.self, j.host, filepath.Join(base, "bin"), j.dir + "/scripts/input", j.dir + "/scripts/output"} {
+	for _, d := range []string{
+		j.dir, j.self, j.host, filepath.Join(base, "bin"), j.dir + "/scripts/input", j.dir + "/scripts/output",
+	} {
 		check(t, os.MkdirAll(d, 0o700))
 	}
 	// Project directories on shared storage hand down a group that is not one's
@@ -183,7 +185,8 @@ func (j *testJob) seal(kind manifest.Kind, name string, files map[string]string)
 	f, err := os.CreateTemp(j.t.TempDir(), "")
 	check(j.t, err)
 	defer f.Close()
-	s, err := volume.Seal(j.t.Context(), f, source.Dir(src), volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}})
+	opt := volume.SealOptions{Recipients: []age.Recipient{j.identity.Recipient()}}
+	s, err := volume.Seal(j.t.Context(), f, source.Dir(src), opt)
 	check(j.t, err)
 	ref := manifest.VolumeRef{
 		Kind: kind, Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),

@@ -41,11 +41,13 @@ func readAllocation(getenv func(string) string) (allocation, error) {
 	case e.err != nil:
 		return allocation{}, e.err
 	case a.job.ArrayTask >= 0: // its tasks would have one directory and one release between them
-		return allocation{}, fmt.Errorf("task %d of a job array: keys are released to one job of a submission; run job-prep once for each", a.job.ArrayTask)
+		return allocation{}, fmt.Errorf("task %d of a job array: "+
+			"keys are released to one job of a submission; run job-prep once for each", a.job.ArrayTask)
 	case !names.Node(a.node):
 		return allocation{}, fmt.Errorf("SLURMD_NODENAME %.80q is not a node name", a.node)
 	case tasks > nodes:
-		return allocation{}, fmt.Errorf("%d tasks on %d nodes: each node runs the application once, so submit with one task a node", tasks, nodes)
+		return allocation{}, fmt.Errorf("%d tasks on %d nodes: "+
+			"each node runs the application once, so submit with one task a node", tasks, nodes)
 	}
 	return a, nil
 }

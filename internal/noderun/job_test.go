@@ -18,11 +18,12 @@ func TestReadAllocation(t *testing.T) {
 		want func(a *allocation)
 		say  string // of the error
 	}{
-		"plain":            {base, func(*allocation) {}, ""},
-		"array":            {base + " SLURM_ARRAY_TASK_ID=0", nil, "run job-prep once for each"},
-		"restart":          {base + " SLURM_RESTART_COUNT=2", func(a *allocation) { a.job.Restart = 2 }, ""},
-		"second node":      {base + " SLURM_NODEID=1", func(a *allocation) { a.nodeID = 1 }, ""},
-		"end":              {base + " SLURM_JOB_END_TIME=1700000000", func(a *allocation) { a.ends = time.Unix(1700000000, 0) }, ""},
+		"plain":       {base, func(*allocation) {}, ""},
+		"array":       {base + " SLURM_ARRAY_TASK_ID=0", nil, "run job-prep once for each"},
+		"restart":     {base + " SLURM_RESTART_COUNT=2", func(a *allocation) { a.job.Restart = 2 }, ""},
+		"second node": {base + " SLURM_NODEID=1", func(a *allocation) { a.nodeID = 1 }, ""},
+		"end": {base + " SLURM_JOB_END_TIME=1700000000",
+			func(a *allocation) { a.ends = time.Unix(1700000000, 0) }, ""},
 		"a task a node":    {base + " SLURM_STEP_NUM_TASKS=4 SLURM_STEP_NUM_NODES=4", func(*allocation) {}, ""},
 		"too many tasks":   {base + " SLURM_STEP_NUM_TASKS=5 SLURM_STEP_NUM_NODES=4", nil, "one task a node"},
 		"no node":          {"SLURM_JOB_ID=42", nil, "SLURMD_NODENAME"},

@@ -30,8 +30,10 @@ func TestInputsThatChangeUnderTheMount(t *testing.T) {
 		"altered":              {alter, "exit 0", ExitIntegrity, "integrity"},
 		"altered and it fails": {alter, "exit 3", ExitIntegrity, "integrity"},
 		"altered and it waits": {alter, "sleep 1000", ExitIntegrity, "integrity"},
-		"cut":                  {func(_ *testing.T, f *os.File, size int64) error { return f.Truncate(size / 2) }, "exit 0", ExitIntegrity, "integrity"},
-		"removed":              {func(_ *testing.T, f *os.File, _ int64) error { return os.Remove(f.Name()) }, "exit 0", 0, "completed"},
+		"cut": {func(_ *testing.T, f *os.File, size int64) error { return f.Truncate(size / 2) },
+			"exit 0", ExitIntegrity, "integrity"},
+		"removed": {func(_ *testing.T, f *os.File, _ int64) error { return os.Remove(f.Name()) },
+			"exit 0", 0, "completed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -63,7 +63,8 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	if gocryptfsPath = os.Getenv(envGocryptfs); gocryptfsPath == "" {
 		gocryptfsPath = filepath.Join(dir, "gocryptfs")
-		build := exec.Command("go", "build", "-C", "../../tools/gocryptfs", "-tags", "without_openssl", "-o", gocryptfsPath, "github.com/rfjakob/gocryptfs/v2")
+		build := exec.Command("go", "build", "-C", "../../tools/gocryptfs", "-tags", "without_openssl",
+			"-o", gocryptfsPath, "github.com/rfjakob/gocryptfs/v2")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build gocryptfs: %v\n%s", err, out)

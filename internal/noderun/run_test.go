@@ -48,13 +48,17 @@ func TestRunSealsTheResults(t *testing.T) {
 			t.Errorf("%s holds %q, want %q", name, v, want)
 		}
 	}
-	for _, want := range []string{"input script sees a,b:c d\ninput\n", "output script is content\n", "1 sockets and pipes were removed and 2 entries made readable"} {
+	for _, want := range []string{
+		"input script sees a,b:c d\ninput\n", "output script is content\n",
+		"1 sockets and pipes were removed and 2 entries made readable",
+	} {
 		if !strings.Contains(got[logFile], want) {
 			t.Errorf("%s lacks %q: %s", logFile, want, got[logFile])
 		}
 	}
 	r := j.receipt()
-	if r.Reason != "completed" || r.Exit != 0 || r.Run != j.m.Run || r.Tier != manifest.TierC || r.Node != testNode || r.Output.Until != "scratch" {
+	if r.Reason != "completed" || r.Exit != 0 || r.Run != j.m.Run || r.Tier != manifest.TierC ||
+		r.Node != testNode || r.Output.Until != "scratch" {
 		t.Errorf("receipt: %+v", r)
 	}
 	j.missing(jobdir.CipherDirName, jobdir.ScratchName, jobdir.SealedName+jobdir.PartialSuffix)
@@ -135,7 +139,9 @@ func TestRefusals(t *testing.T) {
 		reason  string // of the receipt; "" if there is none
 		mounted bool
 	}{
-		"manifest digest": {func(_ *testing.T, j *testJob) { j.in.Options.Digest = "sha256:" + strings.Repeat("0", 64) }, ExitIntegrity, "", false},
+		"manifest digest": {func(_ *testing.T, j *testJob) {
+			j.in.Options.Digest = "sha256:" + strings.Repeat("0", 64)
+		}, ExitIntegrity, "", false},
 		"binary": {func(t *testing.T, j *testJob) {
 			check(t, os.WriteFile(j.self+"/gocryptfs", []byte("other"), 0o700))
 		}, ExitIntegrity, "", false},
@@ -143,7 +149,9 @@ func TestRefusals(t *testing.T) {
 		"runtime": {func(_ *testing.T, j *testJob) {
 			j.m.Runtime, j.env = "/nonexistent/apptainer", append(j.env, "X=1")
 		}, ExitMount, "", false},
-		"tasks":       {func(_ *testing.T, j *testJob) { j.env = append(j.env, "SLURM_STEP_NUM_TASKS=2") }, ExitManifest, "", false},
+		"tasks": {func(_ *testing.T, j *testJob) {
+			j.env = append(j.env, "SLURM_STEP_NUM_TASKS=2")
+		}, ExitManifest, "", false},
 		"attestation": {func(_ *testing.T, j *testJob) { j.in.Refuse = "attestation" }, ExitAttestation, "", false},
 		"key":         {func(_ *testing.T, j *testJob) { j.in.Refuse = "key" }, ExitKey, "", false},
 		"tier":        {func(_ *testing.T, j *testJob) { j.m.Tier = manifest.TierB2 }, ExitAttestation, "", false},
@@ -157,7 +165,9 @@ func TestRefusals(t *testing.T) {
 		"image cut": {func(t *testing.T, j *testJob) {
 			check(t, os.Truncate(j.m.Volumes[0].Path, j.m.Volumes[0].Size-512))
 		}, ExitIntegrity, "integrity", false},
-		"index flipped": {func(t *testing.T, j *testJob) { flip(t, j.m.Volumes[1].Path, inIndex) }, ExitIntegrity, "integrity", false},
+		"index flipped": {func(t *testing.T, j *testJob) {
+			flip(t, j.m.Volumes[1].Path, inIndex)
+		}, ExitIntegrity, "integrity", false},
 		"not an image": {func(_ *testing.T, j *testJob) {
 			j.m.Volumes = j.m.Volumes[1:]
 			j.m.Volumes[0].Kind = manifest.KindImage
@@ -166,7 +176,9 @@ func TestRefusals(t *testing.T) {
 		"sum differs": {func(_ *testing.T, j *testJob) {
 			j.replaceInput(map[string]string{"f": "x", sumsName: sum("y") + "  f\n"})
 		}, ExitInput, "input check", true},
-		"listed file lacks": {func(_ *testing.T, j *testJob) { j.replaceInput(map[string]string{sumsName: sum("y") + "  f\n"}) }, ExitInput, "input check", true},
+		"listed file lacks": {func(_ *testing.T, j *testJob) {
+			j.replaceInput(map[string]string{sumsName: sum("y") + "  f\n"})
+		}, ExitInput, "input check", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -50,15 +50,20 @@ func TestShippedInputScript(t *testing.T) {
 		spoil func(dir string) error
 		say   string
 	}{
-		"as expected": {map[string]string{"a b": "1", ".hidden": "", "d/e/f": "2", "link": "->d/e", "-n": "3", "n\nl": "4"}, nil, "1 data sets are as expected"},
-		"empty":       {nil, nil, "empty"},
-		"dangling":    {map[string]string{"link": "->nowhere"}, nil, "leads nowhere"},
-		"leads out":   {map[string]string{"link": "->../../outside"}, nil, "leads out"},
-		"deep link":   {map[string]string{"d/e/link": "->/etc/passwd"}, nil, "leads out"},
-		"pipe":        {map[string]string{"d/f": ""}, func(d string) error { return exec.Command("mkfifo", d+"/d/p").Run() }, "neither a file"},
-		"unreadable":  {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d/f", 0) }, "a file that cannot be read"},
-		"closed":      {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d", 0o300) }, "a directory that cannot be read"},
-		"oversized":   {map[string]string{"d/f": ""}, func(d string) error { return os.Truncate(d+"/d/f", 1<<40+1) }, "1099511627777 bytes"},
+		"as expected": {map[string]string{"a b": "1", ".hidden": "", "d/e/f": "2", "link": "->d/e", "-n": "3", "n\nl": "4"}, nil,
+			"1 data sets are as expected"},
+		"empty":     {nil, nil, "empty"},
+		"dangling":  {map[string]string{"link": "->nowhere"}, nil, "leads nowhere"},
+		"leads out": {map[string]string{"link": "->../../outside"}, nil, "leads out"},
+		"deep link": {map[string]string{"d/e/link": "->/etc/passwd"}, nil, "leads out"},
+		"pipe": {map[string]string{"d/f": ""}, func(d string) error { return exec.Command("mkfifo", d+"/d/p").Run() },
+			"neither a file"},
+		"unreadable": {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d/f", 0) },
+			"a file that cannot be read"},
+		"closed": {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d", 0o300) },
+			"a directory that cannot be read"},
+		"oversized": {map[string]string{"d/f": ""}, func(d string) error { return os.Truncate(d+"/d/f", 1<<40+1) },
+			"1099511627777 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -100,8 +105,9 @@ func TestShippedOutputScript(t *testing.T) {
 		"link":         {map[string]string{"r": "->../sets/one/d"}, nil, "hold no copy"},
 		"copy":         {map[string]string{"d/copy here": long, "r": "result"}, nil, "/d/copy here\n"},
 		"copy, hidden": {map[string]string{".x/.y": long}, nil, "/.x/.y\n"},
-		"too large":    {map[string]string{"r": ""}, func(d string) error { return os.Truncate(d+"/r", 100<<30+1) }, "107374182401 bytes"},
-		"closed":       {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d", 0) }, "cannot be read"},
+		"too large": {map[string]string{"r": ""}, func(d string) error { return os.Truncate(d+"/r", 100<<30+1) },
+			"107374182401 bytes"},
+		"closed": {map[string]string{"d/f": ""}, func(d string) error { return os.Chmod(d+"/d", 0) }, "cannot be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

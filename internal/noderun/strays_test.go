@@ -16,7 +16,9 @@ func TestRestartClearsScratchOfEarlierRuns(t *testing.T) {
 		check(t, os.MkdirAll(filepath.Join(job, jobdir.NodesDir, name, jobdir.CipherDirName), 0o700))
 	}
 	check(t, clearEarlier(job, 2))
-	for name, want := range map[string]bool{"cn1": false, "cn2": false, "cn.rack": false, "cn1.r1": false, "cn1.r2": true, "cn1.r3": true} {
+	for name, want := range map[string]bool{
+		"cn1": false, "cn2": false, "cn.rack": false, "cn1.r1": false, "cn1.r2": true, "cn1.r3": true,
+	} {
 		if _, err := os.Stat(filepath.Join(job, jobdir.NodesDir, name, jobdir.ScratchName)); (err == nil) != want {
 			t.Errorf("%s: %v, want it there: %v", name, err, want)
 		}

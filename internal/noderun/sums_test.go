@@ -43,7 +43,8 @@ func sumsTree(t *testing.T) string {
 	}
 	check(t, os.Symlink("d", dir+"/link"))
 	check(t, os.Symlink("../link/deep", dir+"/d/loop"))
-	cmd := exec.Command("sha256sum", "plain", "with space", "line\nbreak", `back\slash`, "d/deep", "empty", "large", "link/deep", "d/loop", "./d/../plain")
+	cmd := exec.Command("sha256sum", "plain", "with space", "line\nbreak", `back\slash`, "d/deep", "empty", "large",
+		"link/deep", "d/loop", "./d/../plain")
 	cmd.Dir = dir
 	out, err := cmd.Output()
 	check(t, err)
