@@ -169,7 +169,7 @@ func forge(c *copied, node string, ownStatement bool) {
 	}))
 	c.write(node, jobdir.ReceiptName, sign(manifest.TypeReceipt, manifest.Receipt{
 		Run: c.rec.Run, Manifest: c.rec.Manifest, Job: st.Job, Node: st.Node, Tier: st.Tier,
-		Started: now, Ended: now, Reason: "completed", Mounts: "way 1", Steps: []manifest.Step{},
+		Started: now, Ended: now, Reason: "completed", Mounts: "namespace", Steps: []manifest.Step{},
 		Output: manifest.Output{Sealed: true, File: "results.sealed", VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
 			Checksum: manifest.Digest(s.Checksum), Size: s.Size, Until: "scratch"},
 	}))

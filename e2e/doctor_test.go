@@ -22,7 +22,7 @@ func says(t *testing.T, r result, code int, lines ...string) {
 	}
 }
 
-// On compute nodes each way is tried with a container that writes: on cn1 all
+// On compute nodes each mount mode is tried with a container that writes: on cn1 all
 // work, on cn3 the first does not.
 func TestDoctorOnNodes(t *testing.T) {
 	t.Parallel()
@@ -37,13 +37,13 @@ func TestDoctorOnNodes(t *testing.T) {
 		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+at+"/key\n")
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
 	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ", "ok  container runtime: /usr/bin/apptainer, apptainer version ",
-		"ok  way 2 (fusermount)" + works, "ok  way 3 (runtime)" + works, "ok  MUNGE: "}
+		"ok  mounts by fusermount" + works, "ok  mounts by runtime" + works, "ok  MUNGE: "}
 	for name, c := range map[string]struct {
 		flags []string
 		lines []string
 	}{
-		"cn1": {[]string{"-w", "cn1"}, []string{"ok  way 1 (namespace)" + works, "--  key service: not tried: "}},
-		"cn3": {noUserNS, []string{"--  way 1 (namespace): does not work: private namespaces are not available here: ",
+		"cn1": {[]string{"-w", "cn1"}, []string{"ok  mounts by namespace" + works, "--  key service: not tried: "}},
+		"cn3": {noUserNS, []string{"--  mounts by namespace: does not work: private namespaces are not available here: ",
 			"fix: the site may allow user namespaces: sysctl user.max_user_namespaces"}},
 		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/client.conf"},
 			[]string{"ok  key service: https://keys:8443 answers from here", "ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
@@ -80,10 +80,10 @@ func TestDoctorOnIllNodes(t *testing.T) {
 			[]string{"--  directory /tmp: jobs pass it over: programs cannot be run there (noexec)", "NO  node-local directory: none of ",
 				"fix: set TMPDIR in [supercomputer] setup to a directory of the node that is not mounted noexec"}},
 		"no fusermount3": {"cn1", "mount --bind /dev/null /usr/bin/fusermount3", 0,
-			[]string{"ok  way 1 (namespace)", "--  way 2 (fusermount): does not work: ", "fix: the site may install fusermount3 set-uid root"}},
-		"no way": {"cn3", "mount --bind /dev/null /usr/bin/fusermount3", 1,
-			[]string{"--  way 1 (namespace): does not work: ", "--  way 2 (fusermount): does not work: ", "--  way 3 (runtime): does not work: ",
-				"NO  mounts: no way of mounting works here", "fix: one of the three above"}},
+			[]string{"ok  mounts by namespace", "--  mounts by fusermount: does not work: ", "fix: the site may install fusermount3 set-uid root"}},
+		"no mode": {"cn3", "mount --bind /dev/null /usr/bin/fusermount3", 1,
+			[]string{"--  mounts by namespace: does not work: ", "--  mounts by fusermount: does not work: ", "--  mounts by runtime: does not work: ",
+				"NO  mounts: no mount mode works here", "fix: one of the three above"}},
 		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,
 			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse", "error: 1 thing keeps jobs from running"}},
 	} {
@@ -118,8 +118,8 @@ func TestDoctorAtHome(t *testing.T) {
 			"ok  workdir: /scratch/project_1 can be changed by its group"}},
 		"ill": {strings.Replace(conf, "keys:8443", "keys:1", 1) + "[job]\nworkdir = /scratch/none\n", 1, []string{
 			"NO  key service: ", "NO  workdir: /scratch/none: ", "fix: make it on the supercomputer", "error: 2 things keep jobs from running"}},
-		"a way unknown, no sbatch": {strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
-			`NO  [supercomputer] mounts: "2" is not a way to mount: there are auto, namespace, fusermount, runtime`, "NO  Slurm: ", "fix: name the directory of Slurm's commands"}},
+		"a mode unknown, no sbatch": {strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
+			`NO  [supercomputer] mounts: "2" is not a mount mode: there are auto, namespace, fusermount, runtime`, "NO  Slurm: ", "fix: name the directory of Slurm's commands"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -36,7 +36,7 @@ type Options struct {
 	Args            []string // the application's
 	Flags           []string // the container runtime's
 	Runtime         string   // "" for the first found on the node
-	Mounts          string   // way to mount on the nodes, as sandbox.ParseWay takes it; "" is auto
+	Mounts          string   // mount mode on the nodes, as sandbox.ParseMode takes it; "" is auto
 	Tier            manifest.Tier
 	Valid           time.Duration // how long the manifest may wait for its job
 	Recipients      []string      // who can open the results

@@ -105,7 +105,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		key, value, _ := strings.Cut(strings.TrimLeft(r, "-"), "=")
 		o.Script.Raw = append(o.Script.Raw, slurm.KV{Key: key, Value: value})
 	}
-	if _, err := sandbox.ParseWay(c.conf.Supercomputer.Mounts); err != nil {
+	if _, err := sandbox.ParseMode(c.conf.Supercomputer.Mounts); err != nil {
 		return o, fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts

@@ -20,13 +20,13 @@ sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --s
 	f.Word(&o.Digest, "its digest", []string{"digest"}, ui.Required)
 	f.String(&o.SelfDir, "private directory of this node with the job's own copies of the programs", []string{"self"}, ui.Required)
 	var mounts string
-	f.Word(&mounts, "way to mount: auto, namespace, fusermount or runtime", []string{"mounts"})
+	f.Word(&mounts, "mount mode: auto, namespace, fusermount or runtime", []string{"mounts"})
 	f.String(&o.TokensFile, "one-time tokens, one a line for each node", []string{"tokens"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	var err error
-	if o.Mounts, err = sandbox.ParseWay(mounts); err != nil {
+	if o.Mounts, err = sandbox.ParseMode(mounts); err != nil {
 		return fault.New(fault.Usage, err, "")
 	}
 	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")

@@ -33,7 +33,7 @@ const (
 	ScratchRel = TreeRel + "/scratch"
 	HomeRel    = TreeRel + "/home"
 	ToolsRel   = TreeRel + "/tools"
-	// In way 3, what the supervisor and the runtime themselves look at.
+	// In mode runtime, what the supervisor and the runtime themselves look at.
 	ViewRel    = "view"
 	RuntimeRel = "runtime"
 )
@@ -169,7 +169,7 @@ func (r Runtime) Command(verb string) []string {
 // TreeBind returns the bind of a space's tree to Root, as the runtimes' _BIND has it.
 func TreeBind(s *sandbox.Space) string {
 	bind := s.Path(TreeRel) + ":" + Root
-	if s.Way() != sandbox.Namespace {
+	if s.Mode() != sandbox.Namespace {
 		bind += ":ro" // it is no read-only tmpfs then; mounts in it keep their own mode
 	}
 	return bind
@@ -181,7 +181,7 @@ type Commands struct {
 	Space   *sandbox.Space
 	Flags   manifest.Flags
 	Environ []string
-	Fuse    []string // way 3: what the runtime mounts, as --fusemount takes it
+	Fuse    []string // mode runtime: what the runtime mounts, as --fusemount takes it
 }
 
 // Run is the image's run script with the application's arguments.
@@ -203,10 +203,10 @@ func (c Commands) command(verb string, args []string) sandbox.Cmd {
 
 func (c Commands) scratch(name string) string { return c.Space.Path(ScratchRel + "/" + name) }
 
-// home is bound to the container's home directory. In way 3 it is an empty
+// home is bound to the container's home directory. In mode runtime, it is an empty
 // directory on which the runtime mounts.
 func (c Commands) home() string {
-	if c.Space.Way() == sandbox.Runtime {
+	if c.Space.Mode() == sandbox.Runtime {
 		return c.Space.Path(HomeRel)
 	}
 	return c.scratch(ScratchHome)
@@ -214,7 +214,7 @@ func (c Commands) home() string {
 
 // runtimeDir is where the runtime keeps what it has of its own.
 func (c Commands) runtimeDir() string {
-	if c.Space.Way() == sandbox.Runtime {
+	if c.Space.Mode() == sandbox.Runtime {
 		return c.Space.Path(RuntimeRel)
 	}
 	return c.scratch(ScratchRuntime)
@@ -225,7 +225,7 @@ func (c Commands) runtimeDir() string {
 func (c Commands) env() []string {
 	p := c.Runtime.Prefix
 	binds := []string{TreeBind(c.Space)}
-	if c.Space.Way() != sandbox.Runtime {
+	if c.Space.Mode() != sandbox.Runtime {
 		binds = append(binds,
 			// Binds come after the home directory is mounted, so it is bound again.
 			c.scratch(ScratchHome)+":"+Home,

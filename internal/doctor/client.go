@@ -38,7 +38,7 @@ type Site struct {
 // Check looks at the user's machine, the key service and the login node.
 func (c Client) Check(ctx context.Context) {
 	c.Report.ok("configuration", "%s", c.Conf.Path)
-	if _, err := sandbox.ParseWay(c.Conf.Supercomputer.Mounts); err != nil {
+	if _, err := sandbox.ParseMode(c.Conf.Supercomputer.Mounts); err != nil {
 		c.Report.failed("[supercomputer] mounts", err)
 	}
 	c.Report.ok("account key", "%s, a %s key", c.Conf.Identity.SSHKey, c.KeyType)

@@ -47,8 +47,8 @@ func (n Node) Check(ctx context.Context) {
 	}
 	dir := n.checkPlaces()
 	fuse := n.checkFuse()
-	if rt, ok := n.checkRuntime(ctx); ok && fuse { // without it, what each way says would mislead
-		n.checkWays(ctx, dir, rt)
+	if rt, ok := n.checkRuntime(ctx); ok && fuse { // without it, what each mount mode says would mislead
+		n.checkModes(ctx, dir, rt)
 	}
 	n.checkMunge(ctx)
 	n.checkMemory()

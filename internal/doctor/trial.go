@@ -18,40 +18,37 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// wayCures is what cures a way that does not work.
-var wayCures = map[sandbox.Way]string{
+// modeCures is what cures a mount mode that does not work.
+var modeCures = map[sandbox.Mode]string{
 	sandbox.Namespace: "the site may allow user namespaces: sysctl user.max_user_namespaces, " +
-		"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0; not needed if way 2 works",
+		"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0; not needed if fusermount works",
 	sandbox.Fusermount: "the site may install fusermount3 set-uid root (package fuse3), list the user in passwd, " +
-		"and without user namespaces make the container runtime set-uid; not needed if way 1 works",
-	sandbox.Runtime: "needed only where neither other way works: the container runtime has to be set-uid root, " +
+		"and without user namespaces make the container runtime set-uid; not needed if namespace works",
+	sandbox.Runtime: "needed only where neither other mode works: the container runtime has to be set-uid root, " +
 		"and fusermount3 is needed too, for the image",
 }
 
-// describe is how findings call a way of mounting.
-func describe(w sandbox.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
-
-// checkWays tries each way for real.
-func (n Node) checkWays(ctx context.Context, place string, rt container.Runtime) {
+// checkModes tries each mount mode for real.
+func (n Node) checkModes(ctx context.Context, place string, rt container.Runtime) {
 	if place == "" {
 		return
 	}
 	works := 0
-	for _, way := range []sandbox.Way{sandbox.Namespace, sandbox.Fusermount, sandbox.Runtime} {
-		if err := n.try(ctx, way, place, rt); err != nil {
-			n.Report.warn(describe(way), "does not work: "+err.Error(), wayCures[way])
+	for _, mode := range []sandbox.Mode{sandbox.Namespace, sandbox.Fusermount, sandbox.Runtime} {
+		if err := n.try(ctx, mode, place, rt); err != nil {
+			n.Report.warn("mounts by "+mode.String(), "does not work: "+err.Error(), modeCures[mode])
 			continue
 		}
 		works++
-		n.Report.ok(describe(way), "a container wrote to an encrypted volume, and it was read back")
+		n.Report.ok("mounts by "+mode.String(), "a container wrote to an encrypted volume, and it was read back")
 	}
 	if works == 0 {
-		n.Report.bad("mounts", "no way of mounting works here", "one of the three above has to be made to work")
+		n.Report.bad("mounts", "no mount mode works here", "one of the three above has to be made to work")
 	}
 }
 
 // try makes a trial below place and removes it.
-func (n Node) try(ctx context.Context, way sandbox.Way, place string, rt container.Runtime) error {
+func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt container.Runtime) error {
 	dir, err := os.MkdirTemp(place, "doctor.*")
 	if err != nil {
 		return err
@@ -68,7 +65,7 @@ func (n Node) try(ctx context.Context, way sandbox.Way, place string, rt contain
 		return err
 	}
 	s, err := sandbox.NewSpace(ctx, sandbox.SpaceOptions{
-		Way: way, Dir: filepath.Join(dir, nodelocal.SpaceName), Gocryptfs: n.Gocryptfs, Log: n.Log,
+		Mode: mode, Dir: filepath.Join(dir, nodelocal.SpaceName), Gocryptfs: n.Gocryptfs, Log: n.Log,
 	})
 	if err != nil {
 		return err
@@ -203,9 +200,9 @@ func (t *trial) mount(cipher string, key volume.Key) (err error) {
 	if err := errors.Join(s.Mkdir(container.TreeRel, 0o755), s.Mkdir(container.NoneRel, 0o500)); err != nil {
 		return err
 	}
-	if s.Way() == sandbox.Runtime {
+	if s.Mode() == sandbox.Runtime {
 		t.view = container.ViewRel
-		if err := errors.Join(s.Mkdir(container.OutputRel, 0o500), s.GuestGocryptfs(container.Output, cipher, key)); err != nil {
+		if err := errors.Join(s.Mkdir(container.OutputRel, 0o500), s.AddRuntimeGocryptfs(container.Output, cipher, key)); err != nil {
 			return err
 		}
 		self, err := os.Executable()

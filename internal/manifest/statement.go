@@ -108,7 +108,7 @@ type Receipt struct {
 	Ended    time.Time `json:"ended"`
 	Exit     int       `json:"exit"`   // the application's, 128+signal, or -1 when it never ran
 	Reason   string    `json:"reason"` // "completed", "time limit", "cancelled", or the failed step
-	Mounts   string    `json:"mounts"` // how the volumes reached the container: "way 1", ...
+	Mounts   string    `json:"mounts"` // how the volumes reached the container: "namespace", "fusermount" or "runtime"
 	Steps    []Step    `json:"steps"`
 	Output   Output    `json:"output"`
 }

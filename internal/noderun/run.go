@@ -38,8 +38,8 @@ type Options struct {
 	TokensFile string
 	Keys       KeySource // nil: the manifest's key service
 	Environ    []string  // nil: os.Environ()
-	// Mounts is the way to mount; Auto takes the first that works.
-	Mounts sandbox.Way
+	// Mounts is the mount mode; Auto takes the first that works.
+	Mounts sandbox.Mode
 	Log    *slog.Logger
 	// Grace is how long the application may take to end after SIGUSR1; 10 s if 0.
 	Grace time.Duration
@@ -105,8 +105,8 @@ type node struct {
 	volumes []openVolume // the image first
 
 	output  cipherDir
-	scratch cipherDir // in way 3
-	fuse    []string  // in way 3: what the runtime is told to mount
+	scratch cipherDir // in mode runtime
+	fuse    []string  // in mode runtime: what the runtime is told to mount
 	results *os.Root  // the mounted output volume; nil while it is not
 	app     int       // exit code, or neverRan
 }
@@ -267,16 +267,16 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	}
 	var why error
 	n.space, why, err = sandbox.Open(ctx, sandbox.SpaceOptions{
-		Way: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
+		Mode: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
 		return fault.New(fault.Other, err, "on such a node, srun sealbatch doctor --node tells more")
 	}
-	switch way := n.space.Way(); {
+	switch mode := n.space.Mode(); {
 	case why != nil:
-		n.log.Info(fmt.Sprintf("mounts by %s, since %v", describe(way), why))
-	case way != sandbox.Namespace:
-		n.log.Info("mounts by " + describe(way))
+		n.log.Info(fmt.Sprintf("mounts by %v, since %v", mode, why))
+	case mode != sandbox.Namespace:
+		n.log.Info("mounts by " + mode.String())
 	}
 	return harden.Undumpable()
 }
@@ -286,11 +286,8 @@ func (n *node) mounts() string {
 	if n.space == nil {
 		return ""
 	}
-	return describe(n.space.Way())
+	return n.space.Mode().String()
 }
-
-// describe is how log and receipt call a way of mounting.
-func describe(w sandbox.Way) string { return fmt.Sprintf("way %d (%v)", w, w) }
 
 // attest gets the keys and the statement, and makes the node's directory.
 func (n *node) attest(ctx context.Context) error {

@@ -98,8 +98,8 @@ func (n *node) mount(context.Context) (err error) {
 		return fmt.Errorf("output volume: %w", err)
 	}
 	mountScratch, mountInput := n.mountScratch, n.mountTree
-	if n.space.Way() == sandbox.Runtime {
-		mountScratch, mountInput = n.guestScratch, n.guestTree
+	if n.space.Mode() == sandbox.Runtime {
+		mountScratch, mountInput = n.addRuntimeScratch, n.addRuntimeTree
 	}
 	if err := mountScratch(); err != nil {
 		return fmt.Errorf("scratch volume: %w", err)

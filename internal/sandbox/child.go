@@ -25,9 +25,10 @@ const ChildArg = "ns-child"
 // childSocket is the descriptor of the socket to the Space.
 const childSocket = 3
 
-// ChildMain is the process 1 of a Space, or what stands for it in ways 2 and 3. It mounts, starts and reaps as it is
-// asked to over the socket, and holds no keys. When the socket closes it
-// returns: the process must then exit, and everything in the namespace ends.
+// ChildMain is the process 1 of a Space, or what stands for it where there are no
+// namespaces. It mounts, starts and reaps as it is asked to over the socket, and
+// holds no keys. When the socket closes it returns: the process must then exit,
+// and everything in the namespace ends.
 func ChildMain() error {
 	// Whatever the caller inherited or will be passed stays out of the commands.
 	if err := unix.CloseRange(childSocket, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -80,7 +81,7 @@ func closeOnExec() error {
 type child struct {
 	wire       *wire
 	dir        string
-	plain      bool   // no namespaces: ways 2 and 3
+	plain      bool   // no namespaces: the modes Fusermount and Runtime
 	fusermount string // if plain
 	forks      chan func()
 
@@ -192,7 +193,7 @@ func (c *child) answer(r reply, fd int) {
 
 // init makes the namespace private.
 func (c *child) init(r request) error {
-	c.dir, c.plain, c.fusermount = r.Path, r.Way != Namespace, r.Program
+	c.dir, c.plain, c.fusermount = r.Path, r.Mode != Namespace, r.Program
 	if c.plain {
 		return c.initPlain()
 	}

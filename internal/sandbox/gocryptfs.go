@@ -118,7 +118,7 @@ func (s *Space) startGocryptfs(fuse *os.File, cipherDir string, key volume.Key) 
 	defer keyPipe.Close()
 	g := &gocryptfs{warnings: &head{limit: 2 << 10}, done: make(chan struct{})}
 	args := []string{"-fg", "-q", "-nosyslog", "-masterkey=stdin"}
-	if s.opt.Way == Runtime {
+	if s.opt.Mode == Runtime {
 		args = append(args, "-sharedstorage") // there is one for the caller, one for the container
 	}
 	g.cmd = exec.Command(s.opt.Gocryptfs, append(args, cipherDir, "/dev/fd/3")...)

@@ -18,9 +18,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/harden"
 )
 
-// What the child does differently where it has no namespaces of its own (ways 2
-// and 3). Instead of a pid namespace, it is the subreaper: whatever its commands
-// leave behind, daemons in sessions of their own included, becomes its child.
+// What the child does differently where it has no namespaces of its own (modes
+// Fusermount and Runtime). Instead of a pid namespace, it is the subreaper:
+// whatever its commands leave behind, daemons in sessions of their own included,
+// becomes its child.
 
 // initPlain readies the child.
 func (c *child) initPlain() error {

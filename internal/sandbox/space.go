@@ -23,9 +23,9 @@ import (
 // Errors that callers test for.
 var (
 	// ErrNoNamespace: this machine does not let the caller make user, mount, pid
-	// and IPC namespaces, or mount in them. Another way of mounting may work.
+	// and IPC namespaces, or mount in them. Another mode may work.
 	ErrNoNamespace = errors.New("private namespaces are not available here")
-	// ErrRoot: ways 2 and 3 are for ordinary users only.
+	// ErrRoot: the modes Fusermount and Runtime are for ordinary users only.
 	ErrRoot = errors.New("root can mount only in private namespaces")
 	// ErrUnmappedGroup: the cipher directory belongs to a group that the
 	// namespace does not know, so that nothing could be created in it.
@@ -44,11 +44,11 @@ const patience = 20 * time.Second
 
 // SpaceOptions describe a Space.
 type SpaceOptions struct {
-	// Way is the way to mount; for NewSpace, Auto is Namespace.
-	Way Way
-	// Dir is an existing directory of the caller's, 0700. In way 1, inside it is
-	// the root of a private tmpfs, and outside it stays as it is. In the others
-	// it is the same everywhere, and empty again at the end.
+	// Mode is how to mount; for NewSpace, Auto is Namespace.
+	Mode Mode
+	// Dir is an existing directory of the caller's, 0700. In mode Namespace, inside
+	// it is the root of a private tmpfs, and outside it stays as it is. In the
+	// others it is the same everywhere, and empty again at the end.
 	Dir string
 	// Gocryptfs is the path of the gocryptfs program, for MountGocryptfs.
 	Gocryptfs string
@@ -56,14 +56,14 @@ type SpaceOptions struct {
 	// TmpfsBytes bounds the tmpfs at Dir, 16 MiB if 0. (Data belongs in volumes.)
 	TmpfsBytes int64
 
-	fusermount string // the program, in ways 2 and 3
+	fusermount string // the program, unless Mode is Namespace
 }
 
-// Space is a private place in which volumes are mounted and commands run: in way 1
-// a user, mount, pid and IPC namespace with a tmpfs at Dir, in the others Dir
-// itself and the descendants of one child process. Keys and FUSE servers stay
+// Space is a private place in which volumes are mounted and commands run: in mode
+// Namespace a user, mount, pid and IPC namespace with a tmpfs at Dir, in the others
+// Dir itself and the descendants of one child process. Keys and FUSE servers stay
 // outside of it. When the calling process dies, even by SIGKILL, all of it goes
-// with it; in ways 2 and 3 it is the child who sees to that, and should it be
+// with it; without namespaces it is the child who sees to that, and should it be
 // killed as well, dead mounts stay (Clear).
 //
 // It keeps out other users; processes of the same user can enter it by
@@ -82,11 +82,11 @@ type Space struct {
 	calls  map[uint64]chan answer
 	procs  map[uint64]*Proc
 	mounts []*mounted // in the order in which they were mounted
-	hosted []server   // of guests' connections
+	served []server   // of the container runtime's mounts
 	closed bool
 
-	guests  []guest
-	passing *net.UnixListener // for guests; nil without
+	runtimeMounts []runtimeMount
+	listener      *net.UnixListener // of the container runtime's mounts; nil without
 
 	closing  sync.Once
 	closeErr error
@@ -111,10 +111,10 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 	if opt.Dir, err = privateDir(opt.Dir); err != nil {
 		return nil, err
 	}
-	if opt.Way == Auto {
-		opt.Way = Namespace
+	if opt.Mode == Auto {
+		opt.Mode = Namespace
 	}
-	if opt.Way != Namespace {
+	if opt.Mode != Namespace {
 		if os.Geteuid() == 0 {
 			// gocryptfs would mount by itself, and over /dev/fuse, where root may.
 			return nil, ErrRoot
@@ -139,7 +139,7 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 	}
 	go s.receive()
 	go s.waitChild()
-	init := request{Op: opInit, Way: opt.Way, Program: opt.fusermount, Path: opt.Dir, Bytes: opt.TmpfsBytes}
+	init := request{Op: opInit, Mode: opt.Mode, Program: opt.fusermount, Path: opt.Dir, Bytes: opt.TmpfsBytes}
 	if _, err := s.call(ctx, init); err != nil {
 		s.Close()
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -185,10 +185,10 @@ func (s *Space) startChild() error {
 	s.child.Env = []string{}
 	s.child.Stderr = os.Stderr
 	s.child.ExtraFiles = []*os.File{theirs}
-	s.child.SysProcAttr = childAttr(s.opt.Way)
+	s.child.SysProcAttr = childAttr(s.opt.Mode)
 	if err := s.thread.do(s.child.Start); err != nil {
 		s.wire.conn.Close()
-		if s.opt.Way != Namespace {
+		if s.opt.Mode != Namespace {
 			return fmt.Errorf("start the mounts' child process: %w", err)
 		}
 		return fmt.Errorf("%w: %w (user.max_user_namespaces, AppArmor or the site may forbid them)",
@@ -199,9 +199,9 @@ func (s *Space) startChild() error {
 
 // childAttr says how the child starts. Without namespaces it has to survive the
 // caller's death, which it sees on its socket, to clean up.
-func childAttr(way Way) *syscall.SysProcAttr {
+func childAttr(mode Mode) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true} // a terminal's signals are the caller's to handle
-	if way == Namespace {
+	if mode == Namespace {
 		uid, gid := os.Geteuid(), os.Getegid()
 		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
@@ -324,7 +324,7 @@ func (s *Space) Path(rel string) string { return filepath.Join(s.opt.Dir, rel) }
 // met on the way lead to the caller's own root: open untrusted trees with
 // os.OpenRoot(s.Outside(rel)).
 func (s *Space) Outside(rel string) string {
-	if s.opt.Way != Namespace {
+	if s.opt.Mode != Namespace {
 		return s.Path(rel)
 	}
 	return fmt.Sprintf("/proc/%d/root%s", s.child.Process.Pid, s.Path(rel))
@@ -375,7 +375,7 @@ func (s *Space) KillAll() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*s.limit)
 	defer cancel()
 	_, err := s.call(ctx, request{Op: opKillAll, Limit: s.limit})
-	return errors.Join(err, s.dismiss())
+	return errors.Join(err, s.awaitServed())
 }
 
 // Close kills every process inside, unmounts everything, waits for the FUSE
@@ -391,8 +391,8 @@ func (s *Space) close() error {
 	mounts := slices.Clone(s.mounts)
 	s.mu.Unlock()
 	var errs []error
-	if s.passing != nil {
-		errs = append(errs, s.passing.Close())
+	if s.listener != nil {
+		errs = append(errs, s.listener.Close())
 	}
 	if s.alive() {
 		errs = append(errs, s.KillAll())
@@ -404,7 +404,7 @@ func (s *Space) close() error {
 	}
 	s.wire.conn.Close()
 	errs = append(errs, s.endChild(mounts))
-	if s.opt.Way != Namespace { // the child has done it unless it was killed
+	if s.opt.Mode != Namespace { // the child has done it unless it was killed
 		errs = append(errs, clearDir(s.opt.fusermount, s.opt.Dir))
 	}
 	// With the child, its mounts are gone, whatever went wrong above.

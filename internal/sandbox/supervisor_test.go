@@ -45,10 +45,10 @@ func supervisorMain(dir string) {
 		err = supervise(dir, &out)
 	case "no namespaces":
 		err = withoutNamespaces(dir)
-	case "way 2":
-		err = superviseWay2(dir, &out)
-	case "no way":
-		err = withoutAnyWay(dir)
+	case "fusermount":
+		err = superviseFusermount(dir, &out)
+	case "no mode":
+		err = withoutAnyMode(dir)
 	default:
 		err = fmt.Errorf("no mode %q", mode)
 	}
@@ -125,13 +125,13 @@ func withoutNamespaces(dir string) error {
 	return nil
 }
 
-// superviseWay2 mounts by fusermount3, and starts what will not end by itself.
-func superviseWay2(dir string, out *supervision) error {
+// superviseFusermount mounts by fusermount3, and starts what will not end by itself.
+func superviseFusermount(dir string, out *supervision) error {
 	out.Dir, out.Cipher = filepath.Join(dir, "private"), filepath.Join(dir, "cipher")
 	if err := errors.Join(os.Mkdir(out.Dir, 0o700), os.Mkdir(out.Cipher, 0o700)); err != nil {
 		return err
 	}
-	s, err := NewSpace(context.Background(), SpaceOptions{Way: Fusermount, Dir: out.Dir, Gocryptfs: gocryptfsPath})
+	s, err := NewSpace(context.Background(), SpaceOptions{Mode: Fusermount, Dir: out.Dir, Gocryptfs: gocryptfsPath})
 	if err != nil {
 		return err
 	}
@@ -154,14 +154,14 @@ func superviseWay2(dir string, out *supervision) error {
 	return err
 }
 
-// withoutAnyWay has neither user namespaces nor a root that fusermount3 could become.
-func withoutAnyWay(dir string) error {
+// withoutAnyMode has neither user namespaces nor a root that fusermount3 could become.
+func withoutAnyMode(dir string) error {
 	if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
 		return err
 	}
 	_, _, err := Open(context.Background(), SpaceOptions{Dir: dir})
-	if !errors.Is(err, ErrNoWay) || !errors.Is(err, ErrNoNamespace) ||
-		!(errors.Is(err, ErrRoot) || strings.Contains(err.Error(), "way 2 (fusermount): mount FUSE at ")) {
+	if !errors.Is(err, ErrNoMode) || !errors.Is(err, ErrNoNamespace) ||
+		!(errors.Is(err, ErrRoot) || strings.Contains(err.Error(), "fusermount: mount FUSE at ")) {
 		return fmt.Errorf("Open says %v", err)
 	}
 	return nil

@@ -41,8 +41,8 @@ const (
 type request struct {
 	ID      uint64
 	Op      operation
-	Way     Way           // opInit
-	Program string        // opInit: fusermount3, for ways 2 and 3
+	Mode    Mode          // opInit
+	Program string        // opInit: fusermount3, unless Mode is Namespace
 	Path    string        // absolute
 	Perm    uint32        // opMkdir, opWriteFile
 	Data    []byte        // opWriteFile

@@ -17,8 +17,8 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Guests (way 3) are volumes that the container runtime mounts for each of its
-// commands. With --fusemount "host-daemon:PROGRAM MOUNTPOINT" it opens and mounts
+// Runtime mounts are volumes that the container runtime mounts for each of its
+// commands, in mode Runtime. With --fusemount "host-daemon:PROGRAM MOUNTPOINT" it opens and mounts
 // /dev/fuse by itself and starts the program, which should serve, with the
 // descriptor as /dev/fd/N in the mount point's place (apptainer(1), SingularityCE's
 // likewise). The program is this executable (PassMain): it passes the descriptor
@@ -34,59 +34,60 @@ const passLimit = 20 * time.Second
 // socketName is the socket for descriptors, in a Space's directory.
 const socketName = "fuse"
 
-// guest is such a volume. Each command of the runtime gets a connection, and a
+// runtimeMount is such a volume. Each command of the runtime gets a connection, and a
 // server, of its own.
-type guest struct {
+type runtimeMount struct {
 	at    string // inside the container
 	serve func(*os.File) (server, error)
 }
 
-// GuestTree has a sealed volume mounted at the container's path at.
-func (s *Space) GuestTree(at string, t fusefs.Tree) error {
-	return s.addGuest(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, at, t) })
+// AddRuntimeTree has the container runtime mount a sealed volume at the container's
+// path at.
+func (s *Space) AddRuntimeTree(at string, t fusefs.Tree) error {
+	return s.addRuntimeMount(at, func(fuse *os.File) (server, error) { return s.serveTree(fuse, at, t) })
 }
 
-// GuestGocryptfs has a cipher directory mounted at the container's path at. The
-// Space uses key until it is closed.
-func (s *Space) GuestGocryptfs(at, cipherDir string, key volume.Key) error {
+// AddRuntimeGocryptfs has the container runtime mount a cipher directory at the
+// container's path at. The Space uses key until it is closed.
+func (s *Space) AddRuntimeGocryptfs(at, cipherDir string, key volume.Key) error {
 	if err := prepareCipherDir(cipherDir); err != nil {
 		return err
 	}
-	return s.addGuest(at, func(fuse *os.File) (server, error) {
+	return s.addRuntimeMount(at, func(fuse *os.File) (server, error) {
 		defer fuse.Close()
 		return s.startGocryptfs(fuse, cipherDir, key)
 	})
 }
 
-// maxGuests is what the one byte that names them allows for.
-const maxGuests = 256
+// maxRuntimeMounts is what the one byte that names them allows for.
+const maxRuntimeMounts = 256
 
-func (s *Space) addGuest(at string, serve func(*os.File) (server, error)) error {
-	if s.passing != nil {
+func (s *Space) addRuntimeMount(at string, serve func(*os.File) (server, error)) error {
+	if s.listener != nil {
 		return errors.New("the runtime has been told already what to mount")
 	}
-	if len(s.guests) == maxGuests || strings.ContainsAny(at, ", \t\n\"'\\") {
-		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name", at, maxGuests)
+	if len(s.runtimeMounts) == maxRuntimeMounts || strings.ContainsAny(at, ", \t\n\"'\\") {
+		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name", at, maxRuntimeMounts)
 	}
-	s.guests = append(s.guests, guest{at, serve})
+	s.runtimeMounts = append(s.runtimeMounts, runtimeMount{at, serve})
 	return nil
 }
 
-// FuseSpecs are the values of --fusemount for the guests. They are served from
-// then on, and no others can be added. program is this executable's name on this
-// machine.
+// FuseSpecs returns the values of --fusemount for what was added. That is served
+// from then on, and no more can be added. program is this executable's name on
+// this machine.
 func (s *Space) FuseSpecs(program string) ([]string, error) {
 	if strings.ContainsAny(program+s.opt.Dir, ", \t\n\"'\\") {
 		return nil, fmt.Errorf("the runtime cannot be given %q: it has a space, comma or quote in its name", program)
 	}
-	if len(s.guests) > 0 && s.passing == nil {
+	if len(s.runtimeMounts) > 0 && s.listener == nil {
 		if err := s.listen(); err != nil {
 			return nil, err
 		}
 	}
-	specs := make([]string, len(s.guests))
-	for i, g := range s.guests {
-		specs[i] = fmt.Sprintf("host-daemon:%s %s %s %d %s", program, PassArg, s.Path(socketName), i, g.at)
+	specs := make([]string, len(s.runtimeMounts))
+	for i, m := range s.runtimeMounts {
+		specs[i] = fmt.Sprintf("host-daemon:%s %s %s %d %s", program, PassArg, s.Path(socketName), i, m.at)
 	}
 	return specs, nil
 }
@@ -98,7 +99,7 @@ func (s *Space) listen() error {
 	if err != nil {
 		return fmt.Errorf("socket for the runtime's mounts: %w", err)
 	}
-	s.passing = l
+	s.listener = l
 	go func() {
 		for {
 			c, err := l.AcceptUnix()
@@ -107,7 +108,7 @@ func (s *Space) listen() error {
 			}
 			go func() {
 				defer c.Close()
-				if err := s.host(c); err != nil {
+				if err := s.serveRuntimeMount(c); err != nil {
 					s.fail(fmt.Errorf("a mount by the container runtime: %w", err))
 				}
 			}()
@@ -116,8 +117,8 @@ func (s *Space) listen() error {
 	return nil
 }
 
-// host takes the connection of a guest, has it served and says so.
-func (s *Space) host(c *net.UnixConn) error {
+// serveRuntimeMount takes a FUSE connection over, has it served and says so.
+func (s *Space) serveRuntimeMount(c *net.UnixConn) error {
 	if err := c.SetDeadline(time.Now().Add(passLimit)); err != nil {
 		return err
 	}
@@ -130,18 +131,18 @@ func (s *Space) host(c *net.UnixConn) error {
 	}
 	var st unix.Stat_t
 	err = unix.Fstat(int(fuse.Fd()), &st)
-	if isFuse := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(10, 229); err != nil || !isFuse || int(number) >= len(s.guests) {
+	if isFuse := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(10, 229); err != nil || !isFuse || int(number) >= len(s.runtimeMounts) {
 		fuse.Close()
 		return errors.Join(errors.New("not a FUSE connection for one of the volumes"), err)
 	}
-	g := s.guests[number]
-	srv, err := g.serve(fuse)
+	m := s.runtimeMounts[number]
+	srv, err := m.serve(fuse)
 	if err != nil {
-		return fmt.Errorf("%s: %w", g.at, err)
+		return fmt.Errorf("%s: %w", m.at, err)
 	}
 	srv.settled()
 	s.mu.Lock()
-	s.hosted = append(s.hosted, srv)
+	s.served = append(s.served, srv)
 	s.mu.Unlock()
 	go func() { // it ends well when its container does
 		<-srv.ended()
@@ -149,7 +150,7 @@ func (s *Space) host(c *net.UnixConn) error {
 		expected := s.closed
 		s.mu.Unlock()
 		if err := srv.err(); err != nil && !expected {
-			s.fail(fmt.Errorf("the server of the mount at %s died: %w", g.at, err))
+			s.fail(fmt.Errorf("the server of the mount at %s died: %w", m.at, err))
 		}
 	}()
 	_, err = c.Write([]byte{0})
@@ -175,13 +176,14 @@ func ownPeer(c *net.UnixConn) error {
 	return nil
 }
 
-// dismiss waits until the servers of guests have ended; their containers have.
-func (s *Space) dismiss() error {
+// awaitServed waits until the servers of runtime mounts have ended; their
+// containers have.
+func (s *Space) awaitServed() error {
 	s.mu.Lock()
-	hosted := s.hosted
-	s.hosted = nil
+	served := s.served
+	s.served = nil
 	s.mu.Unlock()
-	for _, srv := range hosted {
+	for _, srv := range served {
 		select {
 		case <-srv.ended():
 		case <-time.After(s.limit):
@@ -192,8 +194,8 @@ func (s *Space) dismiss() error {
 	return nil
 }
 
-// PassMain passes on a descriptor: its arguments are the socket, the guest's
-// number and /dev/fd/N. It returns when the guest is served.
+// PassMain passes on a descriptor: its arguments are the socket, the runtime
+// mount's number and /dev/fd/N. It returns when the mount is served.
 func PassMain(args []string) error {
 	if len(args) != 3 {
 		return errors.New("socket, number and descriptor are needed")

@@ -10,20 +10,20 @@ import (
 )
 
 // The runtime is played by this process: it mounts, and runs PassMain.
-func TestGuests(t *testing.T) {
+func TestRuntimeMounts(t *testing.T) {
 	t.Parallel()
 	if !forUsers(t) {
 		return
 	}
-	s := openWay(t, Runtime)
+	s := openMode(t, Runtime)
 	cipher, key := fusetest.PrivateDir(t), newKey(t)
-	if err := s.GuestTree("/sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
+	if err := s.AddRuntimeTree("/sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.GuestGocryptfs("/sd/out", cipher, key); err != nil {
+	if err := s.AddRuntimeGocryptfs("/sd/out", cipher, key); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.GuestTree("/a b", &fusetest.Tree{}); err == nil {
+	if err := s.AddRuntimeTree("/a b", &fusetest.Tree{}); err == nil {
 		t.Error("a name that would be split is taken")
 	}
 	if _, err := s.FuseSpecs("/a program"); err == nil {
@@ -34,8 +34,8 @@ func TestGuests(t *testing.T) {
 	if err != nil || len(specs) != 2 || specs[1] != want {
 		t.Fatalf("specs %q, %v, want %q", specs, err, want)
 	}
-	if err := s.GuestTree("/sd/late", &fusetest.Tree{}); err == nil {
-		t.Error("a guest is taken that the runtime is not told of")
+	if err := s.AddRuntimeTree("/sd/late", &fusetest.Tree{}); err == nil {
+		t.Error("a mount is taken that the runtime is not told of")
 	}
 	mountOutput(t, s, "log")
 	for i, rel := range []string{"m/in", "m/out"} {

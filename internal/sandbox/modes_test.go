@@ -24,24 +24,24 @@ func forUsers(t *testing.T) bool {
 	if os.Geteuid() != 0 {
 		return true
 	}
-	for _, way := range []Way{Fusermount, Runtime} {
-		if _, err := NewSpace(context.Background(), SpaceOptions{Way: way, Dir: fusetest.PrivateDir(t)}); !errors.Is(err, ErrRoot) {
-			t.Errorf("%v as root: %v", way, err)
+	for _, mode := range []Mode{Fusermount, Runtime} {
+		if _, err := NewSpace(context.Background(), SpaceOptions{Mode: mode, Dir: fusetest.PrivateDir(t)}); !errors.Is(err, ErrRoot) {
+			t.Errorf("%v as root: %v", mode, err)
 		}
 	}
 	return false
 }
 
-// openWay makes a Space by a way and checks, when the test ends, that closing it
+// openMode makes a Space in a mode and checks, when the test ends, that closing it
 // leaves nothing.
-func openWay(t *testing.T, way Way) *Space {
+func openMode(t *testing.T, mode Mode) *Space {
 	t.Helper()
 	dir := fusetest.PrivateDir(t)
 	s, why, err := Open(context.Background(), SpaceOptions{
-		Way: way, Dir: dir, Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Mode: mode, Dir: dir, Gocryptfs: gocryptfsPath, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
-	if err != nil || why != nil || (way != Auto && s.Way() != way) {
-		t.Fatalf("Open: way %v, %v, %v", s, why, err)
+	if err != nil || why != nil || (mode != Auto && s.Mode() != mode) {
+		t.Fatalf("Open: mode %v, %v, %v", s, why, err)
 	}
 	t.Cleanup(func() {
 		_ = s.Close() // what it says is the test's to judge
@@ -53,16 +53,16 @@ func openWay(t *testing.T, way Way) *Space {
 	return s
 }
 
-func TestWays(t *testing.T) {
+func TestModes(t *testing.T) {
 	t.Parallel()
-	ways := []Way{Auto, Namespace}
+	modes := []Mode{Auto, Namespace}
 	if forUsers(t) {
-		ways = append(ways, Fusermount, Runtime)
+		modes = append(modes, Fusermount, Runtime)
 	}
-	for _, way := range ways {
-		t.Run(way.String(), func(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
-			s := openWay(t, way)
+			s := openMode(t, mode)
 			cipher := mountOutput(t, s, "sd/out")
 			if err := s.MountTree("sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 				t.Fatal(err)
@@ -97,22 +97,22 @@ func TestWays(t *testing.T) {
 
 func TestParseWay(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]Way{"": Auto, "auto": Auto, "namespace": Namespace, "fusermount": Fusermount, "runtime": Runtime} {
-		if got, err := ParseWay(name); got != want || err != nil {
-			t.Errorf("ParseWay(%q) = %v, %v", name, got, err)
+	for name, want := range map[string]Mode{"": Auto, "auto": Auto, "namespace": Namespace, "fusermount": Fusermount, "runtime": Runtime} {
+		if got, err := ParseMode(name); got != want || err != nil {
+			t.Errorf("ParseMode(%q) = %v, %v", name, got, err)
 		}
 	}
-	if _, err := ParseWay("2"); err == nil || !strings.Contains(err.Error(), "fusermount") {
-		t.Errorf("ParseWay(2): %v", err)
+	if _, err := ParseMode("2"); err == nil || !strings.Contains(err.Error(), "fusermount") {
+		t.Errorf("ParseMode(2): %v", err)
 	}
 }
 
-func TestWriteAfterServerDeathFailsInWay2(t *testing.T) {
+func TestWriteAfterServerDeathFailsByFusermount(t *testing.T) {
 	t.Parallel()
 	if !forUsers(t) {
 		return
 	}
-	s := openWay(t, Fusermount)
+	s := openMode(t, Fusermount)
 	cipher := mountOutput(t, s, "sd/out")
 	if err := s.Freeze(); err != nil {
 		t.Fatal(err)
@@ -149,12 +149,12 @@ func TestWriteAfterServerDeathFailsInWay2(t *testing.T) {
 	}
 }
 
-func TestKillAllFindsDaemonsInWay2(t *testing.T) {
+func TestKillAllFindsDaemonsWithoutNamespaces(t *testing.T) {
 	t.Parallel()
 	if !forUsers(t) {
 		return
 	}
-	s := openWay(t, Fusermount)
+	s := openMode(t, Fusermount)
 	mountOutput(t, s, "out")
 	// Daemons: other sessions, parents that are gone, ignored signals, children of their own.
 	got, exit := shell(t, s, "out", `for i in 1 2 3 4; do
@@ -192,7 +192,7 @@ func TestDeadMountsAreCleared(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		t.Run(strconv.FormatBool(both), func(t *testing.T) {
 			t.Parallel()
-			cmd, got := startSupervisor(t, "way 2", nil)
+			cmd, got := startSupervisor(t, "fusermount", nil)
 			if len(Mounts(got.Dir)) != 2 {
 				t.Fatalf("mounts at %s: %q", got.Dir, Mounts(got.Dir))
 			}
@@ -254,7 +254,7 @@ func TestEmptyDirStopsAtMounts(t *testing.T) {
 	if !forUsers(t) {
 		return
 	}
-	s := openWay(t, Fusermount)
+	s := openMode(t, Fusermount)
 	cipher := mountOutput(t, s, "out")
 	if _, exit := shell(t, s, "out", "exit 0"); exit.Code != 0 {
 		t.Fatal(exit)
@@ -267,12 +267,12 @@ func TestEmptyDirStopsAtMounts(t *testing.T) {
 	}
 }
 
-// Neither way is there: Open says what was wrong with each.
-func TestNoWay(t *testing.T) {
+// Neither mode works: Open says what was wrong with each.
+func TestNoMode(t *testing.T) {
 	t.Parallel()
 	id := []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 	gid := []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
-	startSupervisor(t, "no way", &syscall.SysProcAttr{
+	startSupervisor(t, "no mode", &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: id, GidMappings: gid,
 		AmbientCaps: []uintptr{unix.CAP_SYS_RESOURCE},
 	})

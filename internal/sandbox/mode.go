@@ -10,57 +10,57 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
-// Way is how volumes reach the commands in a Space. All ways keep the same
+// Mode is how volumes reach the commands in a Space. All modes keep the same
 // promise: keys and FUSE servers stay with the caller, and once a Space is frozen
 // a write beneath a mount whose server died fails.
-type Way int
+type Mode int
 
 const (
-	// Auto is the first way that works here.
-	Auto Way = iota
-	// Namespace is way 1: FUSE is mounted in private user, mount, pid and IPC
+	// Auto is the first mode that works here.
+	Auto Mode = iota
+	// Namespace: FUSE is mounted in private user, mount, pid and IPC
 	// namespaces. Nothing is left of it once the caller has died.
 	Namespace
-	// Fusermount is way 2: set-uid fusermount3 mounts in the caller's private
+	// Fusermount: set-uid fusermount3 mounts in the caller's private
 	// directory. A dead mount stays if caller and child are killed (Clear).
 	Fusermount
-	// Runtime is way 3: the container runtime mounts, by --fusemount, what its
-	// commands see (Guests); the image and what the caller looks at itself are
-	// mounted as in way 2.
+	// Runtime: the container runtime mounts, by --fusemount, what its
+	// commands see (AddRuntimeTree); the image and what the caller looks at
+	// itself are mounted as in Fusermount.
 	Runtime
 )
 
-var wayNames = [...]string{"auto", "namespace", "fusermount", "runtime"}
+var modeNames = [...]string{"auto", "namespace", "fusermount", "runtime"}
 
-// String is the name that ParseWay takes.
-func (w Way) String() string { return wayNames[w] }
+// String returns the name that ParseMode takes.
+func (m Mode) String() string { return modeNames[m] }
 
-// ParseWay reads auto, namespace, fusermount or runtime; "" is auto.
-func ParseWay(name string) (Way, error) {
+// ParseMode returns the mode called auto, namespace, fusermount or runtime; "" is auto.
+func ParseMode(name string) (Mode, error) {
 	if name == "" {
 		return Auto, nil
 	}
-	for w, n := range wayNames {
+	for m, n := range modeNames {
 		if n == name {
-			return Way(w), nil
+			return Mode(m), nil
 		}
 	}
-	return Auto, fmt.Errorf("%.40q is not a way to mount: there are %s", name, strings.Join(wayNames[:], ", "))
+	return Auto, fmt.Errorf("%.40q is not a mount mode: there are %s", name, strings.Join(modeNames[:], ", "))
 }
 
-// ErrNoWay: volumes cannot be mounted here in any of the ways that were tried.
-var ErrNoWay = errors.New("no way of mounting works here")
+// ErrNoMode: volumes cannot be mounted here in any of the modes that were tried.
+var ErrNoMode = errors.New("no mount mode works here")
 
-// Open makes a Space in which mounting has been tried: by opt.Way, or by the
-// first of ways 1 and 2 that works. (Way 3 needs whatever way 2 needs, so it is
-// never the first that works; it has to be asked for.) For a Space by a later
-// way, why says what was wrong with the earlier. It fails with ErrNoWay.
+// Open makes a Space in which mounting has been tried: in opt.Mode, or in the
+// first of Namespace and Fusermount that works. (Runtime needs whatever Fusermount
+// needs, so it is never the first that works; it has to be asked for.) For a Space
+// in the second, why says what was wrong with the first. It fails with ErrNoMode.
 func Open(ctx context.Context, opt SpaceOptions) (s *Space, why error, err error) {
-	ways := []Way{Namespace, Fusermount}
-	if opt.Way != Auto {
-		ways = []Way{opt.Way}
+	modes := []Mode{Namespace, Fusermount}
+	if opt.Mode != Auto {
+		modes = []Mode{opt.Mode}
 	}
-	for _, opt.Way = range ways {
+	for _, opt.Mode = range modes {
 		s, err := NewSpace(ctx, opt)
 		if err == nil {
 			if err = s.probe(); err == nil {
@@ -71,9 +71,9 @@ func Open(ctx context.Context, opt SpaceOptions) (s *Space, why error, err error
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}
-		why = errors.Join(why, fmt.Errorf("way %d (%v): %w", opt.Way, opt.Way, err))
+		why = errors.Join(why, fmt.Errorf("%v: %w", opt.Mode, err))
 	}
-	return nil, nil, fmt.Errorf("%w: %w", ErrNoWay, why)
+	return nil, nil, fmt.Errorf("%w: %w", ErrNoMode, why)
 }
 
 // probeName is the mount point of probe; it stays as an empty directory.
@@ -91,12 +91,12 @@ func (s *Space) probe() error {
 	return errors.Join(fuse.Close(), s.disconnect(probeName, true))
 }
 
-// Way is the way in which this Space mounts.
-func (s *Space) Way() Way { return s.opt.Way }
+// Mode returns how this Space mounts.
+func (s *Space) Mode() Mode { return s.opt.Mode }
 
 // connect mounts a new FUSE connection at rel, which it makes if it is missing.
 func (s *Space) connect(rel string, r request) (*os.File, error) {
-	if s.opt.Way == Namespace {
+	if s.opt.Mode == Namespace {
 		r.Op = opMount
 		return s.ask(rel, r)
 	}
@@ -109,7 +109,7 @@ func (s *Space) connect(rel string, r request) (*os.File, error) {
 
 // disconnect unmounts rel, lazily with detach.
 func (s *Space) disconnect(rel string, detach bool) error {
-	if s.opt.Way == Namespace {
+	if s.opt.Mode == Namespace {
 		_, err := s.ask(rel, request{Op: opUnmount, Detach: detach})
 		return err
 	}

@@ -11,43 +11,43 @@ import (
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
-// In way 3 the runtime mounts what the container sees. The supervisor and the
+// In mode runtime, the runtime mounts what the container sees. The supervisor and the
 // runtime itself have mounts of their own: the image, the output volume (ViewRel)
 // and the runtime's directory (RuntimeRel).
 
 // outputRel is where the output volume is for the supervisor.
 func (n *node) outputRel() string {
-	if n.space.Way() == sandbox.Runtime {
+	if n.space.Mode() == sandbox.Runtime {
 		return container.ViewRel
 	}
 	return container.OutputRel
 }
 
-// guestTree has an input mounted by the runtime.
-func (n *node) guestTree(v openVolume) error {
+// addRuntimeTree has an input mounted by the runtime.
+func (n *node) addRuntimeTree(v openVolume) error {
 	if err := n.space.Mkdir(v.rel, 0o500); err != nil {
 		return err
 	}
-	return n.space.GuestTree(container.Root+strings.TrimPrefix(v.rel, container.TreeRel), v.Reader)
+	return n.space.AddRuntimeTree(container.Root+strings.TrimPrefix(v.rel, container.TreeRel), v.Reader)
 }
 
-// guestScratch has the output and the scratch volume mounted by the runtime. A
+// addRuntimeScratch has the output and the scratch volume mounted by the runtime. A
 // runtime binds nothing out of its own mounts, so what is bound from the scratch
-// volume in the other ways is a cipher directory of its own here, under one key.
-func (n *node) guestScratch() error {
+// volume in the other modes is a cipher directory of its own here, under one key.
+func (n *node) addRuntimeScratch() error {
 	c, err := n.dir.makeCipherDir(jobdir.ScratchName)
 	if err != nil {
 		return err
 	}
 	n.scratch = c // its key is needed for every container
 	err = errors.Join(n.space.Mkdir(container.OutputRel, 0o500), n.space.Mkdir(container.ScratchRel, 0o500),
-		n.space.GuestGocryptfs(container.Output, n.output.path, n.output.key))
+		n.space.AddRuntimeGocryptfs(container.Output, n.output.path, n.output.key))
 	for _, g := range []struct{ name, at string }{
 		{"files", container.Scratch}, {container.ScratchHome, container.Home},
 		{container.ScratchTmp, "/tmp"}, {container.ScratchVarTmp, "/var/tmp"},
 	} {
 		err = errors.Join(err, os.Mkdir(filepath.Join(c.path, g.name), 0o700),
-			n.space.GuestGocryptfs(g.at, filepath.Join(c.path, g.name), c.key))
+			n.space.AddRuntimeGocryptfs(g.at, filepath.Join(c.path, g.name), c.key))
 	}
 	own := filepath.Join(c.path, container.ScratchRuntime)
 	return errors.Join(err, os.Mkdir(own, 0o700), n.space.MountGocryptfs(container.RuntimeRel, own, c.key))

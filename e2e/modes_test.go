@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// forced is the flag that has jobs mount by one way.
+// forced is the flag that has jobs mount in one mode.
 func forced(t *testing.T, way string) []string {
 	t.Helper()
 	conf := must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf")
@@ -20,9 +20,9 @@ func forced(t *testing.T, way string) []string {
 // noUserNS puts a job on cn3, where nobody can make a user namespace.
 var noUserNS = []string{"-p", "nouserns"}
 
-// A job with two datasets by each way: what it sees, what comes back, and what
+// A job with two datasets in each mount mode: what it sees, what comes back, and what
 // log and receipt say.
-func TestWays(t *testing.T) {
+func TestMountModes(t *testing.T) {
 	t.Parallel()
 	first := alice.dataset(t, "ways", map[string]string{"run.sh": `set -eu
 test "$(cat /sd-container/encrypted/ways2/same)" = "same in both"
@@ -42,10 +42,10 @@ while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line
 		log                string
 		types              string // of the mounts in the container
 	}{
-		{"first", "", "way 1 (namespace)", nil, "private space: ok", " - fuse."},
-		{"fusermount", "cn2", "way 2 (fusermount)", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by way 2 (fusermount)", " - fuse."},
-		{"set-uid", "cn3", "way 2 (fusermount)", noUserNS, "mounts by way 2 (fusermount), since way 1 (namespace): private namespaces are not available here", " - fuse."},
-		{"runtime", "cn3", "way 3 (runtime)", append(forced(t, "runtime"), noUserNS...), "mounts by way 3 (runtime)", " - fuse fuse "},
+		{"first", "", "namespace", nil, "private space: ok", " - fuse."},
+		{"fusermount", "cn2", "fusermount", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by fusermount", " - fuse."},
+		{"set-uid", "cn3", "fusermount", noUserNS, "mounts by fusermount, since namespace: private namespaces are not available here", " - fuse."},
+		{"runtime", "cn3", "runtime", append(forced(t, "runtime"), noUserNS...), "mounts by runtime", " - fuse fuse "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -74,7 +74,7 @@ while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line
 					}
 				}
 				if receipt := must(t, "login", "alice", "sh", "-c", `cut -d. -f2 "$1"/nodes/*/receipt.jws | tr '_-' '/+' | base64 -d 2>/dev/null || true`, "sh", j.dir); !strings.Contains(receipt, `"mounts":"`+c.mounts+`"`) {
-					t.Errorf("the receipt does not tell the way: %s", receipt)
+					t.Errorf("the receipt does not tell the mount mode: %s", receipt)
 				}
 				nothingLeft(t, j, node, "a ways job")
 			}
@@ -140,7 +140,7 @@ func writesIn(t *testing.T, j *job, node, what string) result {
 }
 
 // noDeadMounts fails if a FUSE mount of the user is on the node whose supervisor
-// is gone. (Others of the user's jobs may be running; by way 2, their mounts show.)
+// is gone. (Others of the user's jobs may be running; by fusermount, their mounts show.)
 func noDeadMounts(t *testing.T, who person, node string) {
 	t.Helper()
 	var dead string
