@@ -1,6 +1,6 @@
-// Package jobdir owns the layout of a job's directory on a cluster's shared
-// storage: its names, the programs that travel with a job, the reasons that its
-// receipts give, and the check of what a node signed.
+// Package jobdir owns the job's directory on a cluster's shared storage: its
+// names, the programs that travel with a job, the reasons that its receipts
+// give, the check of what a node signed, and the opening of it on a node.
 //
 // The submitter lays out the directory, and nobody writes there after that but
 // the job itself, below nodes:
@@ -29,5 +29,35 @@
 //	        ├── results.sealed 0600  the outputs as a sealed volume
 //	        └── receipt.jws    0600  S's account of the run; the last thing that is written
 //
-// Files that are being written have the suffix .partial.
+// Files that are being written have the suffix .partial. Where the directory
+// above is setgid, as project directories are, so are the ones made by job-prep;
+// what a node makes has its user's own group.
+//
+// # Opening
+//
+// Members of a project can rename what lies in its directories at any time, and
+// scratch directories are reached through symbolic links of the site's
+// (/scratch/project_1 leads to /pfs/lustre2/...). So on a node the job directory
+// is opened once, by Open, and everything below is reached from there; nobody
+// else uses its path.
+//
+// Open walks from "/", one name at a time:
+//
+//   - A directory that anyone can write is passed only with the sticky bit. Ones
+//     that a group can write, or that belong to others than root and oneself, are
+//     passed, too; from there on the walk is among what others can change.
+//   - A symbolic link is followed only where nothing above it can be changed by
+//     others, and if it belongs to root or oneself. A relative target is walked
+//     from the directory that holds the link, an absolute one from "/", by the
+//     same rules; ".." goes back the way that was come.
+//   - Where the walk ends must be a directory of one's own with mode 0700: nobody
+//     else has put anything there. Others can still have put one of one's own in
+//     the place of another, so it must hold the manifest whose digest the job's
+//     script carries.
+//
+// Mode bits and owners are those of the opened directory, never of a name.
+// Descriptors are opened by O_PATH, since os.Root.OpenRoot needs the permission
+// to read each directory on the way, which sites do not give for /home or
+// /scratch (0711), and since between its looking and opening an automounter can
+// put a file system.
 package jobdir
