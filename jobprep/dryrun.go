@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // digestLater stands in a dry run's script for the manifest's digest, which
@@ -33,7 +34,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	n := 0
 	step := func(format string, a ...any) {
 		n++
-		fmt.Fprintf(&b, "%2d. %s\n", n, ui.Printable(fmt.Sprintf(format, a...)))
+		fmt.Fprintf(&b, "%2d. %s\n", n, text.Printable(fmt.Sprintf(format, a...)))
 	}
 	where := "this machine"
 	if d.Address != "" {
@@ -54,7 +55,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	}
 	step("make %s (mode 0700) and upload into it:", p.at())
 	for _, f := range p.binaries {
-		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, ui.Size(f.Size))
+		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, text.Size(f.Size))
 	}
 	fmt.Fprintf(&b, "      %s, %s, %s, %s/\n", jobdir.ManifestName, jobdir.SignatureName, jobdir.ScriptName, jobdir.ScriptsDir)
 	if tokens {

@@ -9,11 +9,12 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -146,7 +147,7 @@ func (f *follower) show(s slurm.Status) {
 	}
 	if line != f.shown {
 		f.shown = line
-		fmt.Fprintln(f.o.Out, ui.Printable(line))
+		fmt.Fprintln(f.o.Out, text.Printable(line))
 	}
 }
 
@@ -170,7 +171,7 @@ func (f *follower) tail(rest bool) (more bool) {
 	}
 	f.offset += int64(whole)
 	for line := range bytes.Lines(b[:whole]) {
-		fmt.Fprintln(f.o.Out, ui.Printable(string(line)))
+		fmt.Fprintln(f.o.Out, text.Printable(string(line)))
 	}
 	return whole > 0 && len(b) == maxLook
 }

@@ -10,8 +10,9 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // ErrSlurm is wrapped by errors of Slurm's own commands.
@@ -104,7 +105,7 @@ func (c Commands) run(ctx context.Context, stdin io.Reader, name string, args ..
 		return nil, &Error{Command: name, Exit: exit, Stderr: tail(stderr)}
 	}
 	if c.Notices != nil && len(bytes.TrimSpace(stderr)) > 0 {
-		fmt.Fprintln(c.Notices, ui.Printable(string(bytes.TrimSpace(stderr)))) // it comes from the other side
+		fmt.Fprintln(c.Notices, text.Printable(string(bytes.TrimSpace(stderr)))) // it comes from the other side
 	}
 	return stdout, nil
 }

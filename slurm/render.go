@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 // Render writes the batch script. Everything that came from a user is checked first and quoted where
@@ -48,11 +48,11 @@ func (s *Script) command() string {
 	var b strings.Builder
 	b.WriteString("programs=(\n")
 	for _, p := range s.Node.Binaries {
-		b.WriteString("  " + ui.QuoteArgs(p.Name, p.SHA256, strconv.FormatInt(p.Size, 10), p.Path) + "\n")
+		b.WriteString("  " + shellwords.QuoteArgs(p.Name, p.SHA256, strconv.FormatInt(p.Size, 10), p.Path) + "\n")
 	}
-	b.WriteString(")\narguments=(\n  " + ui.QuoteArgs(s.Node.Command) + "\n")
+	b.WriteString(")\narguments=(\n  " + shellwords.QuoteArgs(s.Node.Command) + "\n")
 	for _, a := range s.Node.Args {
-		b.WriteString("  " + ui.QuoteArgs(a) + "\n")
+		b.WriteString("  " + shellwords.QuoteArgs(a) + "\n")
 	}
 	b.WriteString(")\n\ntrap \"signalled=yes\" TERM USR1\n")
 	// Each node works for itself: one that fails does not end the others, whatever the site's default.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
@@ -41,7 +43,7 @@ func commands() []command {
 
 // plugins is how the age plugins that the user named talk to them.
 func (a *app) plugins() *plugin.ClientUI {
-	say := func(format string, v ...any) { fmt.Fprintln(a.stderr, ui.Printable(fmt.Sprintf(format, v...))) }
+	say := func(format string, v ...any) { fmt.Fprintln(a.stderr, text.Printable(fmt.Sprintf(format, v...))) }
 	return plugin.NewTerminalUI(say, say)
 }
 

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
 	"github.com/sealbatch/sealbatch/internal/harden"
@@ -62,9 +64,9 @@ func printFinding(w io.Writer, f doctor.Finding) {
 	case f.Warn:
 		mark = "--"
 	}
-	fmt.Fprintf(w, "%s  %s: %s\n", mark, f.What, ui.Printable(f.Detail))
+	fmt.Fprintf(w, "%s  %s: %s\n", mark, f.What, text.Printable(f.Detail))
 	if f.Fix != "" {
-		fmt.Fprintf(w, "    fix: %s\n", ui.Printable(f.Fix))
+		fmt.Fprintf(w, "    fix: %s\n", text.Printable(f.Fix))
 	}
 }
 

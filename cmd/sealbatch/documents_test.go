@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 // documents are where people copy commands from.
@@ -83,7 +83,7 @@ func TestDocumentedCommands(t *testing.T) {
 			if strings.Contains(line, "COMMAND") || strings.Contains(line, "[flags]") {
 				continue
 			}
-			words, err := ui.SplitArgs(line)
+			words, err := shellwords.SplitArgs(line)
 			if err != nil {
 				t.Errorf("%s: %s: %v", doc, line, err)
 				continue

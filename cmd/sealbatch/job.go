@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/shellwords"
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -83,21 +86,21 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		return o, usageError("--workdir is needed: an absolute path on the supercomputer", "or set [job] workdir in the configuration")
 	}
 	var err error
-	if o.Args, err = ui.SplitArgs(j.args); err != nil {
+	if o.Args, err = shellwords.SplitArgs(j.args); err != nil {
 		return o, fault.New(fault.Usage, wrap("-args", err), "")
 	}
-	if o.Flags, err = ui.SplitArgs(j.flags); err != nil {
+	if o.Flags, err = shellwords.SplitArgs(j.flags); err != nil {
 		return o, fault.New(fault.Usage, wrap("-flags", err), "")
 	}
 	if o.Tier, err = manifest.ParseTier(strings.ToUpper(j.tier)); err != nil {
 		return o, fault.New(fault.Usage, wrap("--tier", err), "")
 	}
-	if o.Valid, err = ui.ParseSpan(j.valid); err != nil {
+	if o.Valid, err = text.ParseSpan(j.valid); err != nil {
 		return o, fault.New(fault.Usage, wrap("--valid", err), "")
 	}
 	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
 	if j.sealTime != "" {
-		if o.Script.SealTime, err = ui.ParseSpan(j.sealTime); err != nil {
+		if o.Script.SealTime, err = text.ParseSpan(j.sealTime); err != nil {
 			return o, fault.New(fault.Usage, wrap("--seal-time", err), "")
 		}
 	}

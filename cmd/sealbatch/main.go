@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -59,7 +61,7 @@ func realMain(args []string) int {
 	case errors.Is(err, context.Canceled) && fault.ClassOf(err) == fault.Interrupted:
 		fmt.Fprintln(a.stderr, "interrupted")
 		if h := fault.Hint(err); h != "" {
-			fmt.Fprintf(a.stderr, "hint: %s\n", ui.Printable(h))
+			fmt.Fprintf(a.stderr, "hint: %s\n", text.Printable(h))
 		}
 		return exitCodes[fault.Interrupted]
 	}

@@ -8,6 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -128,7 +130,7 @@ func listSecrets(a *app, all []keyapi.SecretInfo) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VOLUME\tNAME\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
 	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, ui.Printable(s.Name), s.Kind, ui.Size(s.Size),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), s.Kind, text.Size(s.Size),
 			s.Created.Local().Format(time.DateTime), s.Released, state(s))
 	}
 	return w.Flush()
@@ -147,7 +149,7 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 		}
 	}
 	row("volume", "%s", s.VolumeID)
-	row("name", "%s", ui.Printable(s.Name))
+	row("name", "%s", text.Printable(s.Name))
 	row("digest", "%s", s.Digest)
 	row("state", "%s", state(s))
 	list("users", p.Users)

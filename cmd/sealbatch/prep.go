@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/containerprep"
@@ -113,7 +115,7 @@ func runPublish(ctx context.Context, a *app, cf clientFlags, run func(*client, p
 	if err != nil {
 		return err
 	}
-	a.log.Info("sealed and shipped", "volume", p.Info.VolumeID, "size", ui.Size(p.Info.Size), "expires", p.Info.Policy.Expires.Format(time.DateOnly))
+	a.log.Info("sealed and shipped", "volume", p.Info.VolumeID, "size", text.Size(p.Info.Size), "expires", p.Info.Policy.Expires.Format(time.DateOnly))
 	fmt.Fprintln(a.stdout, p.InfoPath)
 	return nil
 }

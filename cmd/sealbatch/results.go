@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -153,7 +155,7 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bo
 }
 
 func reportNode(a *app, n results.Node, running bool) error {
-	say := func(format string, args ...any) { fmt.Fprintln(a.stderr, ui.Printable(fmt.Sprintf(format, args...))) }
+	say := func(format string, args ...any) { fmt.Fprintln(a.stderr, text.Printable(fmt.Sprintf(format, args...))) }
 	for _, note := range n.Notes {
 		say("%s: note: %s", n.Name, note)
 	}
@@ -258,14 +260,14 @@ func listJobs(a *app, store submission.Store) error {
 		if id == "" {
 			id = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], ui.Printable(r.Name), r.Submitted.Local().Format(time.DateTime), r.JobDir)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], text.Printable(r.Name), r.Submitted.Local().Format(time.DateTime), r.JobDir)
 	}
 	return w.Flush()
 }
 
 // prompt asks a question of an SSH server on the terminal.
 func (a *app) prompt(_ context.Context, p transfer.Prompt) (string, error) {
-	question := ui.Printable(p.Target + ": " + p.Question)
+	question := text.Printable(p.Target + ": " + p.Question)
 	if p.Echo {
 		fmt.Fprint(a.stderr, question)
 		var answer string

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -64,7 +66,7 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 		return fmt.Errorf("info file %s: %w", info, err)
 	}
 	fmt.Fprintf(a.stderr, "note: %s has the new checksum and is signed anew: put the volume, the info file and its %s in the place of the old ones (%s); %s\n",
-		info, publish.SigSuffix, ui.Printable(r.info.PathAtRest), kept)
+		info, publish.SigSuffix, text.Printable(r.info.PathAtRest), kept)
 	return nil
 }
 

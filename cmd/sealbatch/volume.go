@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -135,12 +137,12 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	report, err := r.Verify(ctx, volume.VerifyOptions{Checksum: wantChecksum, Progress: setProgress(p)})
 	if err != nil {
 		for _, d := range report.Damaged {
-			fmt.Fprintf(a.stderr, "damaged: %s: %v\n", ui.Printable(d.Path), d.Err)
+			fmt.Fprintf(a.stderr, "damaged: %s: %v\n", text.Printable(d.Path), d.Err)
 		}
 		return fmt.Errorf("verify %s: %w", file, err)
 	}
 	p.Finish()
-	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), ui.Size(report.PlainBytes))
+	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), text.Size(report.PlainBytes))
 	if report.Unread > 0 {
 		fmt.Fprintf(a.stderr, "note: %d files have no digest in the index: an older version of the same file would pass too\n", report.Unread)
 	}
@@ -254,15 +256,15 @@ func walkTree(r *volume.Reader, dir uint32, prefix string, plain *int64, seen ma
 }
 
 func printInspection(a *app, in inspection) {
-	fmt.Fprintf(a.stdout, "volume   %s\ndigest   %s\nsize     %d (%s)\n", in.ID, in.Digest, in.Size, ui.Size(in.Size))
+	fmt.Fprintf(a.stdout, "volume   %s\ndigest   %s\nsize     %d (%s)\n", in.ID, in.Digest, in.Size, text.Size(in.Size))
 	if in.Entries == nil {
 		return
 	}
-	fmt.Fprintf(a.stdout, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, ui.Size(*in.Plain))
+	fmt.Fprintf(a.stdout, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, text.Size(*in.Plain))
 	for _, e := range in.Tree {
-		name := ui.Printable(e.Path)
+		name := text.Printable(e.Path)
 		if e.Target != "" {
-			name += " -> " + ui.Printable(e.Target)
+			name += " -> " + text.Printable(e.Target)
 		}
 		fmt.Fprintf(a.stdout, "%-13s %s %12d %s %s\n", e.Type, e.Mode, e.Size, e.Mtime.Format("2006-01-02 15:04"), name)
 	}

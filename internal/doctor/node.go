@@ -12,13 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
-	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // Node is a compute node, seen by a process on it. It needs no configuration
@@ -78,14 +79,14 @@ func (n Node) checkPlaces() (first string) {
 		serr := unix.Statfs(place, &st)
 		free := int64(st.Bavail) * st.Bsize
 		if serr == nil && err == nil && free < leastFree {
-			err = fmt.Errorf("%s are free, %s are needed", ui.Size(free), ui.Size(leastFree))
+			err = fmt.Errorf("%s are free, %s are needed", text.Size(free), text.Size(leastFree))
 		}
 		switch {
 		case err != nil:
 			n.Report.warn("directory "+place, "jobs pass it over: "+err.Error(), "")
 		case first == "":
 			first = place
-			n.Report.ok("directory "+place, "programs run there, %s are free: jobs take it", ui.Size(free))
+			n.Report.ok("directory "+place, "programs run there, %s are free: jobs take it", text.Size(free))
 		}
 	}
 	if first == "" {

@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"fusefs"},
 	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
 	{"internal/ui"},
-	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
+	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

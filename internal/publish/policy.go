@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -72,7 +74,7 @@ func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	return out, nil
 }
 
-// ParseExpiry reads a span (ui.ParseSpan) or "2027-01-31" (the end of that day, UTC).
+// ParseExpiry reads a span (text.ParseSpan) or "2027-01-31" (the end of that day, UTC).
 func ParseExpiry(s string, now time.Time) (time.Time, error) {
 	if day, err := time.Parse(time.DateOnly, s); err == nil {
 		end := day.Add(24*time.Hour - time.Second)
@@ -81,7 +83,7 @@ func ParseExpiry(s string, now time.Time) (time.Time, error) {
 		}
 		return end, nil
 	}
-	span, err := ui.ParseSpan(s)
+	span, err := text.ParseSpan(s)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%.40q is not a span (90d, 12h) or a date (2027-01-31)", s)
 	}

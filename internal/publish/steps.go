@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -101,7 +103,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 	}
 	err = p.sent.wait(p)
 	if errors.Is(err, transfer.ErrConnect) {
-		err = fault.New(fault.ClassOf(err), err, fmt.Sprintf("%s of %s have arrived; %s", ui.Size(p.sent.most.Load()), ui.Size(p.s.Size), p.input.hintGoOn()))
+		err = fault.New(fault.ClassOf(err), err, fmt.Sprintf("%s of %s have arrived; %s", text.Size(p.sent.most.Load()), text.Size(p.s.Size), p.input.hintGoOn()))
 	}
 	return false, err
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -182,7 +184,7 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 			return placeholder(to, e.Size())
 		}
 	case e.Size() > limit:
-		return fmt.Errorf("%w: a file of %s is in the cipher directory, and here is room for one of %s: %w", errTooLarge, ui.Size(e.Size()), ui.Size(limit), syscall.ENOSPC)
+		return fmt.Errorf("%w: a file of %s is in the cipher directory, and here is room for one of %s: %w", errTooLarge, text.Size(e.Size()), text.Size(limit), syscall.ENOSPC)
 	}
 	got, err := transfer.Download(c.ctx, c.fs, from, to, limit, nil)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"os/exec"
 	"time"
 
-	"golang.org/x/crypto/ssh"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 
-	"github.com/sealbatch/sealbatch/internal/ui"
+	"golang.org/x/crypto/ssh"
 )
 
 // maxOutput bounds what a command may write to either stream.
@@ -47,7 +47,7 @@ func (c *Client) Run(ctx context.Context, argv []string, stdin io.Reader) (stdou
 	var out, errOut limited
 	session.Stdout, session.Stderr, session.Stdin = &out, &errOut, stdin
 	done := make(chan error, 1)
-	go func() { done <- session.Run(ui.QuoteArgs(argv...)) }()
+	go func() { done <- session.Run(shellwords.QuoteArgs(argv...)) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():

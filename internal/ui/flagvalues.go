@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 type stringValue string
@@ -19,7 +21,7 @@ type wordValue string
 
 func (v *wordValue) String() string { return string(*v) }
 func (v *wordValue) Set(s string) error {
-	if s = Unquote(s); s == "" {
+	if s = shellwords.Unquote(s); s == "" {
 		return errors.New("is empty")
 	}
 	*v = wordValue(s)
@@ -52,7 +54,7 @@ func (v *intValue) String() string {
 }
 
 func (v *intValue) Set(s string) error {
-	n, err := strconv.Atoi(Unquote(s))
+	n, err := strconv.Atoi(shellwords.Unquote(s))
 	if err != nil || n < v.low {
 		return fmt.Errorf("is not a whole number from %d on", v.low)
 	}
@@ -77,7 +79,7 @@ func (v *listValue) Set(s string) error {
 		*v.dst = append(*v.dst, s)
 		return nil
 	}
-	for _, item := range splitCommas(Unquote(s)) {
+	for _, item := range splitCommas(shellwords.Unquote(s)) {
 		if item = strings.TrimSpace(item); item == "" {
 			return errors.New("has an empty item")
 		}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // NewLogHandler gives a handler for people: one line a record, the message
@@ -35,7 +37,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 		b.WriteString("warning: ")
 	}
 	b.WriteString(h.prefix)
-	b.WriteString(Printable(r.Message))
+	b.WriteString(text.Printable(r.Message))
 	b.WriteString(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		b.WriteString(attrText(a))
@@ -50,7 +52,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 
 // attrText gives " name=value", quoted where a space would mislead.
 func attrText(a slog.Attr) string {
-	v := Printable(a.Value.Resolve().String())
+	v := text.Printable(a.Value.Resolve().String())
 	if v == "" || strings.ContainsAny(v, " \n\"") {
 		v = fmt.Sprintf("%q", v)
 	}
@@ -61,7 +63,7 @@ func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	c := *h
 	for _, a := range attrs {
 		if a.Key == "prefix" {
-			c.prefix += Printable(a.Value.String())
+			c.prefix += text.Printable(a.Value.String())
 			continue
 		}
 		c.attrs += attrText(a)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/text"
+
 	"golang.org/x/term"
 )
 
@@ -52,7 +54,7 @@ func NewProgress(out io.Writer, label string, total int64) *Progress {
 
 func newProgress(out io.Writer, label string, total int64, terminal bool, now func() time.Time) *Progress {
 	t := now()
-	return &Progress{out: out, label: Printable(label), total: total, terminal: terminal, now: now,
+	return &Progress{out: out, label: text.Printable(label), total: total, terminal: terminal, now: now,
 		start: t, last: t, stop: make(chan struct{})}
 }
 
@@ -138,9 +140,9 @@ func (p *Progress) end(ok bool) {
 	}
 	last := ""
 	if p.before > 0 {
-		last = ", the last " + Size(p.done-p.before)
+		last = ", the last " + text.Size(p.done-p.before)
 	}
-	fmt.Fprintf(p.out, "%s: %s%s in %s (%s)\n", p.label, Size(p.done), last, Span(took), rate(p.done-p.before, took))
+	fmt.Fprintf(p.out, "%s: %s%s in %s (%s)\n", p.label, text.Size(p.done), last, text.Span(took), rate(p.done-p.before, took))
 }
 
 // refresh writes a line if one is due. The caller holds the lock.
@@ -166,13 +168,13 @@ func (p *Progress) refresh() {
 // line gives "uploading data.sealed: 1.2 GiB of 4.0 GiB (30%), 210 MiB/s, 14 s left".
 func (p *Progress) line(took time.Duration) string {
 	if p.total <= 0 {
-		return fmt.Sprintf("%s: %s, %s", p.label, Size(p.done), rate(p.done-p.before, took))
+		return fmt.Sprintf("%s: %s, %s", p.label, text.Size(p.done), rate(p.done-p.before, took))
 	}
 	left := "unknown time"
 	if p.done > p.before {
-		left = Span(time.Duration(float64(took) / float64(p.done-p.before) * float64(max(0, p.total-p.done))))
+		left = text.Span(time.Duration(float64(took) / float64(p.done-p.before) * float64(max(0, p.total-p.done))))
 	}
-	return fmt.Sprintf("%s: %s of %s (%d%%), %s, %s left", p.label, Size(p.done), Size(p.total),
+	return fmt.Sprintf("%s: %s of %s (%d%%), %s, %s left", p.label, text.Size(p.done), text.Size(p.total),
 		int(float64(p.done)/float64(p.total)*100), rate(p.done-p.before, took), left)
 }
 
@@ -180,5 +182,5 @@ func rate(n int64, took time.Duration) string {
 	if took <= 0 {
 		return "-"
 	}
-	return Size(int64(float64(n)/took.Seconds())) + "/s"
+	return text.Size(int64(float64(n)/took.Seconds())) + "/s"
 }

@@ -1,4 +1,6 @@
-package ui
+// Package shellwords splits command lines into words and joins words into
+// command lines, as a POSIX shell reads them.
+package shellwords
 
 import (
 	"errors"
