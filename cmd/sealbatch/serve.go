@@ -24,6 +24,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -109,37 +111,15 @@ func noneExists(paths ...string) error {
 	return nil
 }
 
+// keyStores are the types of key stores that server.conf may name.
+var keyStores = store.KeyStores{"bolt": boltstore.OpenKeys}
+
 func serve(ctx context.Context, a *app, c *config.Server) error {
-	master, err := keyserver.LoadMasterKey(c.MasterKeyFile)
-	if err != nil {
-		return fault.New(fault.Config, err, "")
-	}
-	verifiers, err := enrolled(c.Clusters)
-	if err != nil {
-		return fault.New(fault.Config, err, "")
-	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
-	if err != nil {
-		return fault.New(fault.Config, fmt.Errorf("TLS certificate: %w", err), "")
-	}
-	tier, err := manifest.ParseTier(c.MinTier)
-	if err != nil {
-		return fault.New(fault.Config, err, "")
-	}
-	store, err := keyserver.OpenBolt(filepath.Join(c.DataDir, filepath.Base(keyserver.LayoutOf("").StoreFile)), master)
+	s, err := newKeyService(ctx, c, keyStores, a.log)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
-	s, err := keyserver.New(keyserver.Config{
-		Name: c.Name, Store: store, Keys: store, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
-		Verifiers: verifiers, MinTier: tier, Log: a.log,
-		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond),
-			Secrets: c.SecretsPerAccount, Manifests: c.ManifestsPerAccount, Tokens: c.TokensPerAccount},
-	})
-	if err != nil {
-		return err
-	}
+	defer s.closeStores()
 	ln, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return errors.Join(err, s.Close())
@@ -147,10 +127,70 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	go reloadOn(ctx, hup, s, a.log)
-	a.log.Info("key service is ready", "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(verifiers))
+	go reloadOn(ctx, hup, s.Server, a.log)
+	a.log.Info("key service is ready", "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(c.Clusters))
 	return s.Serve(ctx, ln)
 }
+
+// keyService is a key service over its stores.
+type keyService struct {
+	*keyserver.Server
+	records *boltstore.Store
+	keys    store.KeyStoreCloser
+}
+
+// newKeyService makes the service that a configuration describes, with a key
+// store of one of types. Whoever calls it calls closeStores after the service's
+// end.
+func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) (*keyService, error) {
+	verifiers, err := enrolled(c.Clusters)
+	if err != nil {
+		return nil, fault.New(fault.Config, err, "")
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fault.New(fault.Config, fmt.Errorf("TLS certificate: %w", err), "")
+	}
+	tier, err := manifest.ParseTier(c.MinTier)
+	if err != nil {
+		return nil, fault.New(fault.Config, err, "")
+	}
+	s := &keyService{}
+	if err := s.openStores(ctx, c, types); err != nil {
+		return nil, err
+	}
+	s.Server, err = keyserver.New(keyserver.Config{
+		Name: c.Name, Store: s.records, Keys: s.keys, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
+		Verifiers: verifiers, MinTier: tier, Log: log,
+		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond),
+			Secrets: c.SecretsPerAccount, Manifests: c.ManifestsPerAccount, Tokens: c.TokensPerAccount},
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.closeStores())
+	}
+	return s, nil
+}
+
+func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores) error {
+	master, err := boltstore.LoadMasterKey(c.MasterKeyFile)
+	if err != nil {
+		return fault.New(fault.Config, err, "")
+	}
+	path := filepath.Join(c.DataDir, filepath.Base(keyserver.LayoutOf("").StoreFile))
+	if s.records, err = boltstore.Open(path, master); err != nil {
+		return err
+	}
+	s.keys, err = types.Open(ctx, c.KeyStore.Type, s.records, c.KeyStore.Parameters)
+	if errors.Is(err, store.ErrConfig) {
+		err = fault.New(fault.Config, fmt.Errorf("%s: [key-store]: %w", c.Path, err), "")
+	}
+	if err != nil {
+		return errors.Join(err, s.records.Close())
+	}
+	return nil
+}
+
+func (s *keyService) closeStores() error { return errors.Join(s.keys.Close(), s.records.Close()) }
 
 // reloadOn reads the accounts again at each SIGHUP.
 func reloadOn(ctx context.Context, hup <-chan os.Signal, s *keyserver.Server, log *slog.Logger) {

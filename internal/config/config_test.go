@@ -173,6 +173,9 @@ allowed-signers = accounts
 [limits]
 min-tier = B2
 manifests-per-account = 7
+[key-store]
+Type = made-up
+Address = https://store:1
 [cluster "b"]
 verifier-key = b.pub
 verifier-url = https://w:1
@@ -194,6 +197,7 @@ munge-user = sb
 		TLSKey: "/var/lib/sb/tls.key", Audit: "/var/lib/sb/audit.log", MasterKeyFile: "/etc/sb/master",
 		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
 		SecretsPerAccount: 50_000, ManifestsPerAccount: 7, TokensPerAccount: 1 << 18,
+		KeyStore: KeyStoreConf{Type: "made-up", Parameters: map[string]string{"address": "https://store:1"}},
 		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
 			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},
 			{Name: "b", VerifierURL: "https://w:1", VerifierCA: "/ca.pem", MungeUser: "slurm", Tier: "C", VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}
@@ -207,6 +211,7 @@ munge-user = sb
 		"verifier-key = b.pub\n":       {"", "[cluster b] verifier-key missing"},
 		"[cluster a]":                  {"[cluster]", "needs a name"},
 		"allowed-signers = accounts\n": {"tls-key = x\nallowed-signers = accounts\n", "go together"},
+		"Address = ":                   {"address = a\nAddress = ", "given twice"},
 		"verifier-key = b.pub":         {"verifer-key = b.pub", `did you mean "verifier-key"?`},
 	} {
 		bad := strings.Replace(text, old, c.new, 1)

@@ -27,6 +27,9 @@ type key struct {
 type schema struct {
 	sections map[string][]key
 	named    map[string]func(name string) []key
+	// others takes the keys of a section that are not among its own, in lower
+	// case: those of a section that belongs to one of several packages.
+	others map[string]map[string]string
 }
 
 // file is one configuration file while it is being read.
@@ -108,7 +111,9 @@ func (f *file) applySection(s schema, section *ini.Section) error {
 	}
 	for _, got := range section.Keys() {
 		k, ok := find(keys, got.Name())
-		if !ok {
+		if others := s.others[name]; !ok && others != nil {
+			k = otherKey(got.Name(), others)
+		} else if !ok {
 			return f.unknownKey(name, got.Name(), keys)
 		}
 		values := clean(got.ValueWithShadows())

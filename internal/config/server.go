@@ -23,6 +23,13 @@ type Server struct {
 	// Volumes, registered jobs and tokens that the store holds of one account; default 50,000, 50,000 and 262,144.
 	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount int
 	Clusters                                                 []ClusterConf
+	KeyStore                                                 KeyStoreConf
+}
+
+// KeyStoreConf is [key-store]: where the volumes' keys are kept.
+type KeyStoreConf struct {
+	Type       string            // default bolt: among the service's records
+	Parameters map[string]string // the section's other keys, in lower case; what they mean is the type's matter
 }
 
 // ClusterConf is [cluster NAME]: a Slurm cluster whose verifier the service believes.
@@ -42,7 +49,8 @@ func LoadServer(path string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
-		SecretsPerAccount: 50_000, ManifestsPerAccount: 50_000, TokensPerAccount: 1 << 18}
+		SecretsPerAccount: 50_000, ManifestsPerAccount: 50_000, TokensPerAccount: 1 << 18,
+		KeyStore: KeyStoreConf{Type: "bolt", Parameters: map[string]string{}}}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err
@@ -79,7 +87,9 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				intKey("manifests-per-account", &s.ManifestsPerAccount, 1, 1<<30),
 				intKey("tokens-per-account", &s.TokensPerAccount, 1, 1<<30),
 			},
+			"key-store": {stringKey("type", &s.KeyStore.Type)},
 		},
+		others: map[string]map[string]string{"key-store": s.KeyStore.Parameters},
 		named: map[string]func(string) []key{"cluster": func(name string) []key {
 			c, ok := clusters[name]
 			if !ok {

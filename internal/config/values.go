@@ -17,6 +17,18 @@ func stringKey(name string, dst *string) key {
 	}}
 }
 
+// otherKey takes a value of which nothing is known here.
+func otherKey(name string, dst map[string]string) key {
+	return key{name: name, set: func(v []string) error {
+		lower := strings.ToLower(name)
+		if _, ok := dst[lower]; ok {
+			return errors.New("is given twice, in small letters and in large ones")
+		}
+		dst[lower] = v[0]
+		return nil
+	}}
+}
+
 func linesKey(name string, dst *[]string) key {
 	return key{name: name, repeated: true, set: func(v []string) error {
 		*dst = v

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
@@ -35,7 +36,7 @@ type enrolment struct {
 // accounts is the administrator's file, read again when it changes.
 type accounts struct {
 	path  string
-	store Store
+	store store.Store
 	log   *slog.Logger
 
 	mu      sync.RWMutex
@@ -158,7 +159,7 @@ func checkEnrolment(l sshid.AllowedSigner) error {
 // enrol returns the account of each principal, making those that are new.
 func (a *accounts) enrol(ctx context.Context, lines []sshid.AllowedSigner) (map[string]account, error) {
 	out := map[string]account{}
-	err := a.store.Update(ctx, func(w Writer) error {
+	err := a.store.Update(ctx, func(w store.Writer) error {
 		for _, l := range lines {
 			name := l.Principals[0]
 			if _, ok := out[name]; ok {
@@ -166,7 +167,7 @@ func (a *accounts) enrol(ctx context.Context, lines []sshid.AllowedSigner) (map[
 			}
 			var acc account
 			err := getJSON(w, bucketAccounts, name, &acc)
-			if errors.Is(err, ErrNotFound) {
+			if errors.Is(err, store.ErrNotFound) {
 				acc = account{ID: randomHex(16), Name: name}
 				err = putJSON(w, bucketAccounts, name, acc)
 			}

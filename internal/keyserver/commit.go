@@ -8,10 +8,14 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
-// Records that the service keeps of itself, in bucketMeta.
-const keyHead = "audit-head"
+// bucketMeta holds what the service keeps of itself.
+const (
+	bucketMeta = "meta"
+	keyHead    = "audit-head"
+)
 
 // maxBatch bounds how many decisions share one transaction.
 const maxBatch = 256
@@ -20,7 +24,7 @@ const maxBatch = 256
 // nil, or refuses. Its writes count only if it returns nil.
 type operation struct {
 	event *audit.Event
-	op    func(Writer) error // nil: only the audit entry is made
+	op    func(store.Writer) error // nil: only the audit entry is made
 	done  chan result
 }
 
@@ -31,7 +35,7 @@ type result struct {
 
 // committer makes all changes, in batches: see the package documentation.
 type committer struct {
-	store   Store
+	store   store.Store
 	log     *audit.Log
 	service string
 	now     func() time.Time
@@ -39,8 +43,8 @@ type committer struct {
 	stopped chan struct{}
 }
 
-func newCommitter(store Store, log *audit.Log, service string, now func() time.Time) *committer {
-	c := &committer{store: store, log: log, service: service, now: now,
+func newCommitter(records store.Store, log *audit.Log, service string, now func() time.Time) *committer {
+	c := &committer{store: records, log: log, service: service, now: now,
 		queue: make(chan *operation, maxBatch), stopped: make(chan struct{})}
 	go c.run()
 	return c
@@ -49,7 +53,7 @@ func newCommitter(store Store, log *audit.Log, service string, now func() time.T
 // do decides op and writes its audit entry. The error is op's own, or wraps
 // audit.ErrWrite when nothing was changed because it could not be written down.
 // It does not end early with a context: what was begun is seen through.
-func (c *committer) do(e *audit.Event, op func(Writer) error) (signedHead string, err error) {
+func (c *committer) do(e *audit.Event, op func(store.Writer) error) (signedHead string, err error) {
 	o := &operation{event: e, op: op, done: make(chan result, 1)}
 	c.queue <- o
 	r := <-o.done
@@ -87,7 +91,7 @@ func (c *committer) commit(batch []*operation) {
 	results := make([]result, len(batch))
 	var head audit.Head
 	written := false
-	err := c.store.Update(context.Background(), func(w Writer) error {
+	err := c.store.Update(context.Background(), func(w store.Writer) error {
 		events := make([]*audit.Event, len(batch))
 		var err error
 		for i, o := range batch {
@@ -133,7 +137,7 @@ func (c *committer) finish(head audit.Head, results []result) error {
 
 // decide runs one operation. What it refuses is refused; err is the store's
 // and fails the batch.
-func decide(w Writer, o *operation) (refused, err error) {
+func decide(w store.Writer, o *operation) (refused, err error) {
 	if o.op == nil {
 		return nil, nil
 	}
@@ -149,7 +153,7 @@ func decide(w Writer, o *operation) (refused, err error) {
 // nil value marks a deletion. Its Each, which no operation uses, does not show
 // them.
 type overlay struct {
-	Writer
+	store.Writer
 	writes map[[2]string][]byte
 	order  [][2]string
 }
@@ -157,7 +161,7 @@ type overlay struct {
 func (o *overlay) Get(bucket, key string) ([]byte, error) {
 	if v, ok := o.writes[[2]string{bucket, key}]; ok {
 		if v == nil {
-			return nil, ErrNotFound
+			return nil, store.ErrNotFound
 		}
 		return v, nil
 	}
@@ -199,7 +203,7 @@ type getter interface {
 	Get(bucket, key string) ([]byte, error)
 }
 
-// getJSON reads a record into v; ErrNotFound if there is none.
+// getJSON reads a record into v; store.ErrNotFound if there is none.
 func getJSON(g getter, bucket, key string, v any) error {
 	b, err := g.Get(bucket, key)
 	if err != nil {
@@ -211,7 +215,7 @@ func getJSON(g getter, bucket, key string, v any) error {
 	return nil
 }
 
-func putJSON(w Writer, bucket, key string, v any) error {
+func putJSON(w store.Writer, bucket, key string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("record in %s: %w", bucket, err)

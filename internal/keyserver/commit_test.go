@@ -16,6 +16,8 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -26,7 +28,7 @@ type bench struct {
 	key   ed25519.PrivateKey
 	pub   ed25519.PublicKey
 	disk  *badDisk // under the log; nil: a good one
-	store *Bolt
+	store *boltstore.Store
 	c     *committer
 }
 
@@ -46,13 +48,13 @@ func newBench(t *testing.T) *bench {
 func (b *bench) log() string { return filepath.Join(b.dir, "audit.log") }
 
 func (b *bench) start() error {
-	st, err := OpenBolt(filepath.Join(b.dir, "store.db"), MasterKey{1})
+	st, err := boltstore.Open(filepath.Join(b.dir, "store.db"), boltstore.MasterKey{1})
 	if err != nil {
 		return err
 	}
 	var head audit.Head
-	err = st.View(context.Background(), func(r Reader) error { return getJSON(r, bucketMeta, keyHead, &head) })
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	err = st.View(context.Background(), func(r store.Reader) error { return getJSON(r, bucketMeta, keyHead, &head) })
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return errors.Join(err, st.Close())
 	}
 	l, err := b.openLog(head)
@@ -258,11 +260,11 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	put := func(key string) error {
-		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w Writer) error { return w.Put("test", key, []byte("x")) })
+		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w store.Writer) error { return w.Put("test", key, []byte("x")) })
 		return err
 	}
 	has := func(key string) bool {
-		return b.store.View(t.Context(), func(r Reader) error { _, err := r.Get("test", key); return err }) == nil
+		return b.store.View(t.Context(), func(r store.Reader) error { _, err := r.Get("test", key); return err }) == nil
 	}
 	if err := put("before"); err != nil || !has("before") {
 		t.Fatal(err)
@@ -319,7 +321,7 @@ func TestFullStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	put := func(key string) error {
-		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w Writer) error { return w.Put("test", key, make([]byte, 100<<10)) })
+		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w store.Writer) error { return w.Put("test", key, make([]byte, 100<<10)) })
 		return err
 	}
 	var err error
@@ -328,8 +330,8 @@ func TestFullStore(t *testing.T) {
 		err = put(strconv.Itoa(n))
 	}
 	last := strconv.Itoa(n - 1)
-	has := b.store.View(t.Context(), func(r Reader) error { _, err := r.Get("test", last); return err })
-	if !errors.Is(err, audit.ErrWrite) || !errors.Is(err, syscall.ENOSPC) || n < 3 || !errors.Is(has, ErrNotFound) {
+	has := b.store.View(t.Context(), func(r store.Reader) error { _, err := r.Get("test", last); return err })
+	if !errors.Is(err, audit.ErrWrite) || !errors.Is(err, syscall.ENOSPC) || n < 3 || !errors.Is(has, store.ErrNotFound) {
 		t.Fatalf("full store: %v after %d, changed: %v", err, n, has)
 	}
 	if logged, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || int(logged) != n-1 {
@@ -359,9 +361,9 @@ func TestBatches(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
-			head, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w Writer) error {
+			head, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
 				n := 0
-				if err := getJSON(w, "n", "count", &n); err != nil && !errors.Is(err, ErrNotFound) {
+				if err := getJSON(w, "n", "count", &n); err != nil && !errors.Is(err, store.ErrNotFound) {
 					return err
 				}
 				if err := putJSON(w, "n", "count", n+1); err != nil {
@@ -383,7 +385,7 @@ func TestBatches(t *testing.T) {
 	}
 	wg.Wait()
 	n := 0
-	if err := b.store.View(t.Context(), func(r Reader) error { return getJSON(r, "n", "count", &n) }); err != nil || n != 50 {
+	if err := b.store.View(t.Context(), func(r store.Reader) error { return getJSON(r, "n", "count", &n) }); err != nil || n != 50 {
 		t.Errorf("%d counted, %v; want 50", n, err)
 	}
 	b.stop(t)

@@ -14,7 +14,7 @@
 //
 // # Seams
 //
-// Store keeps records (transactional) and KeyStore the volumes' keys (Vault can
-// take its place); package storetest is their conformance test. Attestor checks
-// one kind of node evidence; package attestortest is its conformance test.
+// store.Store keeps records (transactional), store.KeyStore the volumes' keys;
+// package boltstore is both, package storetest their conformance test. Attestor
+// checks one kind of node evidence; package attestortest is its conformance test.
 package keyserver

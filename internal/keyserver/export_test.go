@@ -1,6 +1,10 @@
 package keyserver
 
-import "context"
+import (
+	"context"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+)
 
 // AttestorOf returns a server's attestor for a type of evidence.
 func AttestorOf(s *Server, typ string) Attestor { return s.attestors[typ] }
@@ -11,7 +15,7 @@ func Purge(ctx context.Context, s *Server) (int, error) { return s.purge(ctx) }
 // Records counts a server's records by bucket; audit-head and identity aside.
 func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
-	err := s.store.View(ctx, func(r Reader) error {
+	err := s.store.View(ctx, func(r store.Reader) error {
 		for _, b := range []string{bucketTokens, bucketUsed, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats, bucketSecrets} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -47,7 +48,7 @@ func (q *request) event(name, outcome string) *audit.Event {
 }
 
 // commit decides op and writes ev down, whatever the outcome.
-func (q *request) commit(ev *audit.Event, op func(Writer) error) (string, error) {
+func (q *request) commit(ev *audit.Event, op func(store.Writer) error) (string, error) {
 	q.noted = true
 	return q.srv.commits.do(ev, op)
 }

@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 )
 
 // Layout is where Init puts what a key service needs. CA is for clients'
@@ -74,7 +76,7 @@ func Init(dir string, hosts []string) (Layout, error) {
 	if err := l.WriteCertificates(hosts); err != nil {
 		return l, err
 	}
-	var k MasterKey
+	var k boltstore.MasterKey
 	rand.Read(k[:]) // never fails
 	if err := writeNew(l.MasterKey, []byte(hex.EncodeToString(k[:])+"\n"), 0o600); err != nil {
 		return l, err
@@ -91,13 +93,17 @@ const accountsHeader = `# Accounts of the key service, in OpenSSH's allowed_sign
 `
 
 // firstStart makes the service's identity, which is all that the first start does.
-func (l *Layout) firstStart(name string, k MasterKey) error {
-	st, err := OpenBolt(l.StoreFile, k)
+func (l *Layout) firstStart(name string, k boltstore.MasterKey) error {
+	st, err := boltstore.Open(l.StoreFile, k)
 	if err != nil {
 		return err
 	}
+	keys, err := boltstore.OpenKeys(context.Background(), st, nil)
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
 	l.Name = serviceName(name)
-	srv, err := New(Config{Name: l.Name, Store: st, Keys: st, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners})
+	srv, err := New(Config{Name: l.Name, Store: st, Keys: keys, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -77,16 +78,20 @@ func TestNameIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := keyserver.LoadMasterKey(l.MasterKey)
+	k, err := boltstore.LoadMasterKey(l.MasterKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := keyserver.OpenBolt(l.StoreFile, k)
+	st, err := boltstore.Open(l.StoreFile, k)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	cfg := keyserver.Config{Name: "two", Store: st, Keys: st, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners}
+	keys, err := boltstore.OpenKeys(t.Context(), st, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := keyserver.Config{Name: "two", Store: st, Keys: keys, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners}
 	if _, err := keyserver.New(cfg); err == nil || !strings.Contains(err.Error(), `"one"`) {
 		t.Errorf("another name: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -84,7 +85,7 @@ func (s *Server) newManifest(q *request) (any, error) {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	rec := recordOf(m, private, digest, q.caller.account.ID)
-	_, err = q.commit(ev, func(w Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
+	_, err = q.commit(ev, func(w store.Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error 
 	return nil
 }
 
-func (s *Server) register(w Writer, who account, rec manifestRecord, private []byte) error {
+func (s *Server) register(w store.Writer, who account, rec manifestRecord, private []byte) error {
 	var old manifestRecord
 	err := getJSON(w, bucketManifests, rec.Digest, &old)
 	switch {
@@ -133,7 +134,7 @@ func (s *Server) register(w Writer, who account, rec manifestRecord, private []b
 		return nil
 	case err == nil:
 		return service.Refuse(keyapi.CodeConflict, "another account registered this manifest")
-	case !errors.Is(err, ErrNotFound):
+	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
 	if err := room(w, who, countManifests, s.limits.Manifests); err != nil {
@@ -142,7 +143,7 @@ func (s *Server) register(w Writer, who account, rec manifestRecord, private []b
 	for _, v := range rec.Volumes {
 		var secret secretRecord
 		err := getJSON(w, bucketSecrets, v.ID, &secret)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) {
 			return service.Refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
 				WithHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
 // How long records outlive their use.
@@ -32,7 +33,7 @@ type record struct{ bucket, key, account, kind string }
 // how many it removed.
 func (s *Server) purge(ctx context.Context) (int, error) {
 	var old []record
-	err := s.store.View(ctx, func(r Reader) (err error) {
+	err := s.store.View(ctx, func(r store.Reader) (err error) {
 		old, err = outdated(r, s.now())
 		return err
 	})
@@ -40,7 +41,7 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("look for outdated records: %w", err)
 	}
 	for from := 0; from < len(old); from += purgeBatch {
-		err := s.store.Update(ctx, func(w Writer) error {
+		err := s.store.Update(ctx, func(w store.Writer) error {
 			var errs []error
 			for _, o := range old[from:min(from+purgeBatch, len(old))] {
 				errs = append(errs, w.Delete(o.bucket, o.key))
@@ -58,7 +59,7 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 }
 
 // outdated lists the records that go. None of them is ever given a later time.
-func outdated(r Reader, now time.Time) ([]record, error) {
+func outdated(r store.Reader, now time.Time) ([]record, error) {
 	var old []record
 	find := func(bucket string, look func(key string, b []byte) ([]record, error)) error {
 		return r.Each(bucket, "", func(key string, b []byte) error {
@@ -97,7 +98,7 @@ func outdated(r Reader, now time.Time) ([]record, error) {
 			case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
 				return nil, err
 			case now.Before(m.Expires.Add(keepManifest)):
-				if _, err := r.Get(bucketPrivate, digest); errors.Is(err, ErrNotFound) {
+				if _, err := r.Get(bucketPrivate, digest); errors.Is(err, store.ErrNotFound) {
 					return nil, nil
 				}
 				return []record{{bucket: bucketPrivate, key: digest}}, nil

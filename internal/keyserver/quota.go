@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
@@ -22,7 +23,7 @@ func countKey(account, kind string) string { return account + "/" + kind }
 
 func countOf(g getter, account, kind string) (n int, err error) {
 	err = getJSON(g, bucketCounts, countKey(account, kind), &n)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		err = nil
 	}
 	return n, err
@@ -40,7 +41,7 @@ func room(g getter, who account, kind string, most int) error {
 }
 
 // count adds n to an account's records of a kind.
-func count(w Writer, account, kind string, n int) error {
+func count(w store.Writer, account, kind string, n int) error {
 	old, err := countOf(w, account, kind)
 	if err != nil {
 		return err

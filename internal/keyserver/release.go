@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -58,7 +59,7 @@ func (s *Server) release(q *request) (any, error) {
 	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
 
 	var g grant
-	err = s.store.View(q.ctx, func(r Reader) (err error) {
+	err = s.store.View(q.ctx, func(r store.Reader) (err error) {
 		g, err = s.decideRelease(r, c, claims, again)
 		return err
 	})
@@ -70,7 +71,7 @@ func (s *Server) release(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer.AuditHead, err = q.commit(ev, func(w Writer) error {
+	answer.AuditHead, err = q.commit(ev, func(w store.Writer) error {
 		g, err := s.decideRelease(w, c, claims, again)
 		if err != nil || again {
 			return err
@@ -141,7 +142,7 @@ func (g grant) volumeIDs() []string {
 func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bool) (grant, error) {
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest, &g.manifest)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).WithHint("submit the job again with job-prep")
 	}
 	if err != nil {
@@ -155,7 +156,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 		if err == nil {
 			return g, service.Refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
 		}
-		if !errors.Is(err, ErrNotFound) {
+		if !errors.Is(err, store.ErrNotFound) {
 			return g, err
 		}
 	}
@@ -203,7 +204,7 @@ func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
 func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims, again bool) (secretRecord, error) {
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return sec, service.Refuse(keyapi.CodeNotFound, "volume %s is not deposited here", v.ID)
 	}
 	if err != nil {
@@ -224,7 +225,7 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims,
 		return sec, service.Refuse(keyapi.CodeConflict, "the key of volume %s was released to job %s on node %s before; a second claim is refused",
 			v.ID, jobName(c.Job), c.Node).WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
-	if !errors.Is(err, ErrNotFound) {
+	if !errors.Is(err, store.ErrNotFound) {
 		return sec, err
 	}
 	return sec, nil
@@ -237,7 +238,7 @@ func releaseKey(volume string, c Claims) string {
 }
 
 // record counts and binds.
-func (g grant) record(w Writer, now time.Time) error {
+func (g grant) record(w store.Writer, now time.Time) error {
 	m, c := g.manifest, g.claims
 	job := c.Job
 	job.Restart = 0

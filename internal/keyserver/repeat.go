@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
@@ -33,10 +34,10 @@ func requestName(body []byte) string {
 // released returns what was shown by the same request if its keys were
 // released a short while ago.
 func (s *Server) released(ctx context.Context, name string) (c Claims, ok bool, err error) {
-	err = s.store.View(ctx, func(r Reader) error {
+	err = s.store.View(ctx, func(r store.Reader) error {
 		var rec repeatRecord
 		err := getJSON(r, bucketRepeats, name, &rec)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
 		c, ok = rec.Claims, s.now().Before(rec.Until)
@@ -46,7 +47,7 @@ func (s *Server) released(ctx context.Context, name string) (c Claims, ok bool, 
 }
 
 // rememberRelease makes a repeat of the request possible.
-func (s *Server) rememberRelease(w Writer, name string, c Claims) error {
+func (s *Server) rememberRelease(w store.Writer, name string, c Claims) error {
 	return putJSON(w, bucketRepeats, name, repeatRecord{Until: s.now().Add(keyapi.RepeatTTL).UTC(), Claims: c})
 }
 

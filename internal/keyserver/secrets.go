@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -97,21 +98,21 @@ func (s *Server) putSecret(q *request) (any, error) {
 		WithHint("seal the volume again: a new one gets an id of its own")
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.
-	err = s.store.View(q.ctx, func(r Reader) error { return s.mayDeposit(r, q, rec, conflict) })
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	err = s.store.View(q.ctx, func(r store.Reader) error { return s.mayDeposit(r, q, rec, conflict) })
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	switch err := s.keys.PutKey(q.ctx, rec.VolumeID, key); {
-	case errors.Is(err, ErrKeyExists):
+	case errors.Is(err, store.ErrKeyExists):
 		return nil, conflict
 	case err != nil:
 		return nil, err
 	}
-	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w Writer) error {
+	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w store.Writer) error {
 		switch err := s.mayDeposit(w, q, rec, conflict); {
 		case err == nil:
 			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
-		case !errors.Is(err, ErrNotFound):
+		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
 		return deposit(w, rec)
@@ -125,7 +126,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 // mayDeposit is sameDeposit, or a refusal if something new is one too many.
 func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict error) error {
 	err := sameDeposit(g, rec, conflict)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		if full := room(g, q.caller.account, countSecrets, s.limits.Secrets); full != nil {
 			return full
 		}
@@ -134,7 +135,7 @@ func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict err
 }
 
 // sameDeposit is nil if rec was deposited before, conflict if something else
-// was, ErrNotFound if nothing was.
+// was, store.ErrNotFound if nothing was.
 func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	var old secretRecord
 	if err := getJSON(g, bucketSecrets, rec.VolumeID, &old); err != nil {
@@ -146,13 +147,13 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	return nil
 }
 
-func deposit(w Writer, rec secretRecord) error {
+func deposit(w store.Writer, rec secretRecord) error {
 	name := nameKey(rec.Owner, rec.Kind, rec.Name)
 	before, err := w.Get(bucketNames, name)
 	if err == nil {
 		err = updateSecret(w, string(before), func(old *secretRecord) { old.SupersededBy = rec.VolumeID })
 	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	return errors.Join(
@@ -162,7 +163,7 @@ func deposit(w Writer, rec secretRecord) error {
 		putJSON(w, bucketSecrets, rec.VolumeID, rec))
 }
 
-func updateSecret(w Writer, volume string, change func(*secretRecord)) error {
+func updateSecret(w store.Writer, volume string, change func(*secretRecord)) error {
 	var s secretRecord
 	if err := getJSON(w, bucketSecrets, volume, &s); err != nil {
 		return err
@@ -175,7 +176,7 @@ func updateSecret(w Writer, volume string, change func(*secretRecord)) error {
 func ownSecret(g getter, q *request) (secretRecord, error) {
 	var rec secretRecord
 	err := getJSON(g, bucketSecrets, q.volume, &rec)
-	if errors.Is(err, ErrNotFound) || err == nil && rec.Owner != q.caller.account.ID {
+	if errors.Is(err, store.ErrNotFound) || err == nil && rec.Owner != q.caller.account.ID {
 		return rec, service.Refuse(keyapi.CodeNotFound, "this account deposited no volume %s", q.volume)
 	}
 	return rec, err
@@ -183,7 +184,7 @@ func ownSecret(g getter, q *request) (secretRecord, error) {
 
 func (s *Server) getSecret(q *request) (any, error) {
 	var rec secretRecord
-	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w Writer) (err error) {
+	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w store.Writer) (err error) {
 		rec, err = ownSecret(w, q)
 		return err
 	})
@@ -196,7 +197,7 @@ func (s *Server) getSecret(q *request) (any, error) {
 func (s *Server) listSecrets(q *request) (any, error) {
 	out := keyapi.SecretList{Secrets: []keyapi.SecretInfo{}}
 	prefix := q.caller.account.ID + "/"
-	err := s.store.View(q.ctx, func(r Reader) error {
+	err := s.store.View(q.ctx, func(r store.Reader) error {
 		return r.Each(bucketOwned, prefix, func(k string, _ []byte) error {
 			var rec secretRecord
 			if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
@@ -217,7 +218,7 @@ func (s *Server) listSecrets(q *request) (any, error) {
 // changeSecret lets the owner change a secret's record.
 func (s *Server) changeSecret(q *request, event string, change func(*secretRecord)) (any, error) {
 	var rec secretRecord
-	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w Writer) (err error) {
+	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w store.Writer) (err error) {
 		if rec, err = ownSecret(w, q); err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -26,8 +27,8 @@ type Config struct {
 	// Name begins the service's id. It is kept at the first start; later it
 	// must be the same or empty. Default "sealbatch".
 	Name  string
-	Store Store
-	Keys  KeyStore
+	Store store.Store
+	Keys  store.KeyStore
 	// AuditLog is the log's file; it is made at the first start.
 	AuditLog string
 	// AllowedSigners is the administrator's file of accounts, in OpenSSH's
@@ -49,8 +50,8 @@ type Config struct {
 type Server struct {
 	id        string
 	signKey   ed25519.PrivateKey
-	store     Store
-	keys      KeyStore
+	store     store.Store
+	keys      store.KeyStore
 	accounts  *accounts
 	commits   *committer
 	attestors map[string]Attestor
@@ -83,14 +84,14 @@ type serviceIdentity struct {
 var serviceNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
 
 // loadIdentity returns the service's identity, making it if there is none.
-func loadIdentity(st Store, name string) (id string, key ed25519.PrivateKey, head audit.Head, err error) {
+func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKey, head audit.Head, err error) {
 	var si serviceIdentity
-	err = st.Update(context.Background(), func(w Writer) error {
-		if err := getJSON(w, bucketMeta, keyHead, &head); err != nil && !errors.Is(err, ErrNotFound) {
+	err = st.Update(context.Background(), func(w store.Writer) error {
+		if err := getJSON(w, bucketMeta, keyHead, &head); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 		err := getJSON(w, bucketMeta, keyIdentity, &si)
-		if !errors.Is(err, ErrNotFound) {
+		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 		_, priv, err := ed25519.GenerateKey(nil)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
@@ -33,7 +34,7 @@ type tokenRecord struct {
 // tokenAttestor takes the word of a submitter who handed out a token. It
 // shows the submitter's account; all else is what the holder says.
 type tokenAttestor struct {
-	store Store
+	store store.Store
 	now   func() time.Time
 }
 
@@ -44,7 +45,7 @@ func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Cla
 	}
 	var t tokenRecord
 	used := false
-	err := a.store.View(ctx, func(r Reader) error {
+	err := a.store.View(ctx, func(r store.Reader) error {
 		if err := getJSON(r, bucketTokens, id, &t); err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Cla
 		return nil
 	})
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, store.ErrNotFound):
 		return Claims{}, fmt.Errorf("%w: the token is unknown", ErrEvidence)
 	case err != nil:
 		return Claims{}, fmt.Errorf("look up a token: %w", err)
@@ -102,10 +103,10 @@ func (s *Server) newToken(q *request) (any, error) {
 	}
 	rec := tokenRecord{Keys: keys, Manifest: body.Manifest, Account: q.caller.account, Node: body.Node,
 		Expires: s.now().Add(keyapi.TokenTTL)}
-	_, err = q.commit(ev, func(w Writer) error {
+	_, err = q.commit(ev, func(w store.Writer) error {
 		var m manifestRecord
 		err := getJSON(w, bucketManifests, body.Manifest, &m)
-		if errors.Is(err, ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
+		if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
 			return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", body.Manifest)
 		}
 		if err != nil {

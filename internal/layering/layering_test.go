@@ -21,9 +21,9 @@ var floors = [][]string{
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
-	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/service", "internal/source"},
+	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/service", "internal/source"},
 	{"fusefs"},
-	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/gate", "internal/munge"},
+	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
 	{"internal/ui"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
@@ -54,7 +55,7 @@ type Service struct {
 
 	opts  Options
 	mu    sync.Mutex
-	store *keyserver.Bolt
+	store *boltstore.Store
 	stop  func() error
 	addr  string
 }
@@ -112,7 +113,7 @@ func (s *Service) Enrol(t testing.TB, name string, key ssh.PublicKey, options ..
 
 // TryRun starts the service on its files, on the same address as before.
 func (s *Service) TryRun() error {
-	k, err := keyserver.LoadMasterKey(s.Layout.MasterKey)
+	k, err := boltstore.LoadMasterKey(s.Layout.MasterKey)
 	if err != nil {
 		return err
 	}
@@ -120,12 +121,16 @@ func (s *Service) TryRun() error {
 	if err != nil {
 		return err
 	}
-	st, err := keyserver.OpenBolt(s.Layout.StoreFile, k)
+	st, err := boltstore.Open(s.Layout.StoreFile, k)
 	if err != nil {
 		return err
 	}
+	keys, err := boltstore.OpenKeys(context.Background(), st, nil)
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
 	srv, err := keyserver.New(keyserver.Config{
-		Store: st, Keys: st, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
+		Store: st, Keys: keys, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
 		Verifiers: []keyserver.Verifier{{
 			Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA, MungeUser: "sealbatch"},

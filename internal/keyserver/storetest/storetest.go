@@ -12,18 +12,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
-// Store is a keyserver.Store that can be closed.
+// Store is a store.Store that can be closed.
 type Store interface {
-	keyserver.Store
-	io.Closer
-}
-
-// KeyStore is a keyserver.KeyStore that can be closed.
-type KeyStore interface {
-	keyserver.KeyStore
+	store.Store
 	io.Closer
 }
 
@@ -51,7 +45,7 @@ func TestStore(t *testing.T, open func(t *testing.T, dir string) Store) {
 	}
 }
 
-func update(t *testing.T, s keyserver.Store, fn func(keyserver.Writer) error) {
+func update(t *testing.T, s store.Store, fn func(store.Writer) error) {
 	t.Helper()
 	if err := s.Update(t.Context(), fn); err != nil {
 		t.Fatal(err)
@@ -59,14 +53,14 @@ func update(t *testing.T, s keyserver.Store, fn func(keyserver.Writer) error) {
 }
 
 // get returns a record, or "none".
-func get(t *testing.T, s keyserver.Store, bucket, key string) string {
+func get(t *testing.T, s store.Store, bucket, key string) string {
 	t.Helper()
 	var v []byte
-	err := s.View(t.Context(), func(r keyserver.Reader) (err error) {
+	err := s.View(t.Context(), func(r store.Reader) (err error) {
 		v, err = r.Get(bucket, key)
 		return err
 	})
-	if errors.Is(err, keyserver.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return "none"
 	}
 	if err != nil {
@@ -75,7 +69,7 @@ func get(t *testing.T, s keyserver.Store, bucket, key string) string {
 	return string(v)
 }
 
-func want(t *testing.T, s keyserver.Store, bucket, key, value string) {
+func want(t *testing.T, s store.Store, bucket, key, value string) {
 	t.Helper()
 	if got := get(t, s, bucket, key); got != value {
 		t.Errorf("%s/%s is %q, want %q", bucket, key, got, value)
@@ -84,7 +78,7 @@ func want(t *testing.T, s keyserver.Store, bucket, key, value string) {
 
 func getPut(t *testing.T, s Store, _ func() Store) {
 	want(t, s, "b", "k", "none")
-	update(t, s, func(w keyserver.Writer) error {
+	update(t, s, func(w store.Writer) error {
 		if err := w.Put("b", "k", []byte("one")); err != nil {
 			return err
 		}
@@ -96,13 +90,13 @@ func getPut(t *testing.T, s Store, _ func() Store) {
 	want(t, s, "b", "k", "one")
 	want(t, s, "c", "k", "")
 	want(t, s, "c", "other", "none")
-	update(t, s, func(w keyserver.Writer) error { return errors.Join(w.Put("b", "k", []byte("two")), w.Delete("c", "k")) })
+	update(t, s, func(w store.Writer) error { return errors.Join(w.Put("b", "k", []byte("two")), w.Delete("c", "k")) })
 	want(t, s, "b", "k", "two")
 	want(t, s, "c", "k", "none")
 }
 
 func each(t *testing.T, s Store, _ func() Store) {
-	update(t, s, func(w keyserver.Writer) error {
+	update(t, s, func(w store.Writer) error {
 		var errs []error
 		for _, k := range []string{"a/2", "b/1", "a/1", "a", "a/3"} {
 			errs = append(errs, w.Put("list", k, []byte("v"+k)))
@@ -110,7 +104,7 @@ func each(t *testing.T, s Store, _ func() Store) {
 		return errors.Join(errs...)
 	})
 	collect := func(prefix string, stop int) (keys []string, err error) {
-		err = s.View(t.Context(), func(r keyserver.Reader) error {
+		err = s.View(t.Context(), func(r store.Reader) error {
 			return r.Each("list", prefix, func(k string, v []byte) error {
 				if string(v) != "v"+k {
 					t.Errorf("value of %s is %q", k, v)
@@ -135,8 +129,8 @@ func each(t *testing.T, s Store, _ func() Store) {
 }
 
 func atomic(t *testing.T, s Store, _ func() Store) {
-	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("old")) })
-	err := s.Update(t.Context(), func(w keyserver.Writer) error {
+	update(t, s, func(w store.Writer) error { return w.Put("b", "k", []byte("old")) })
+	err := s.Update(t.Context(), func(w store.Writer) error {
 		return errors.Join(w.Put("b", "k", []byte("new")), w.Put("n", "k", []byte("new")), io.ErrClosedPipe)
 	})
 	if !errors.Is(err, io.ErrClosedPipe) {
@@ -153,7 +147,7 @@ func panics(t *testing.T, s Store, _ func() Store) {
 				t.Error("the panic was swallowed")
 			}
 		}()
-		s.Update(t.Context(), func(w keyserver.Writer) error {
+		s.Update(t.Context(), func(w store.Writer) error {
 			if err := w.Put("b", "k", []byte("new")); err != nil {
 				t.Error(err)
 			}
@@ -161,16 +155,16 @@ func panics(t *testing.T, s Store, _ func() Store) {
 		})
 	}()
 	want(t, s, "b", "k", "none")
-	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("later")) })
+	update(t, s, func(w store.Writer) error { return w.Put("b", "k", []byte("later")) })
 	want(t, s, "b", "k", "later")
 }
 
 func snapshot(t *testing.T, s Store, _ func() Store) {
-	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("old")) })
-	err := s.View(t.Context(), func(r keyserver.Reader) error {
+	update(t, s, func(w store.Writer) error { return w.Put("b", "k", []byte("old")) })
+	err := s.View(t.Context(), func(r store.Reader) error {
 		done := make(chan error)
 		go func() {
-			done <- s.Update(context.Background(), func(w keyserver.Writer) error { return w.Put("b", "k", []byte("new")) })
+			done <- s.Update(context.Background(), func(w store.Writer) error { return w.Put("b", "k", []byte("new")) })
 		}()
 		if err := <-done; err != nil {
 			return err
@@ -187,7 +181,7 @@ func snapshot(t *testing.T, s Store, _ func() Store) {
 }
 
 func durable(t *testing.T, s Store, reopen func() Store) {
-	update(t, s, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("kept")) })
+	update(t, s, func(w store.Writer) error { return w.Put("b", "k", []byte("kept")) })
 	want(t, reopen(), "b", "k", "kept")
 }
 
@@ -197,9 +191,9 @@ func serial(t *testing.T, s Store, _ func() Store) {
 	for range workers {
 		wg.Go(func() {
 			for range rounds {
-				err := s.Update(context.Background(), func(w keyserver.Writer) error {
+				err := s.Update(context.Background(), func(w store.Writer) error {
 					v, err := w.Get("n", "count")
-					if err != nil && !errors.Is(err, keyserver.ErrNotFound) {
+					if err != nil && !errors.Is(err, store.ErrNotFound) {
 						return err
 					}
 					n, _ := strconv.Atoi(string(v)) // nothing is 0
@@ -218,10 +212,10 @@ func serial(t *testing.T, s Store, _ func() Store) {
 func ended(t *testing.T, s Store, _ func() Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Update(ctx, func(w keyserver.Writer) error { return w.Put("b", "k", []byte("v")) }); !errors.Is(err, context.Canceled) {
+	if err := s.Update(ctx, func(w store.Writer) error { return w.Put("b", "k", []byte("v")) }); !errors.Is(err, context.Canceled) {
 		t.Errorf("Update under an ended context: %v", err)
 	}
-	if err := s.View(ctx, func(keyserver.Reader) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := s.View(ctx, func(store.Reader) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("View under an ended context: %v", err)
 	}
 	want(t, s, "b", "k", "none")
@@ -229,13 +223,13 @@ func ended(t *testing.T, s Store, _ func() Store) {
 
 func copies(t *testing.T, s Store, _ func() Store) {
 	v := []byte("value")
-	update(t, s, func(w keyserver.Writer) error {
+	update(t, s, func(w store.Writer) error {
 		err := w.Put("b", "k", v)
 		clear(v)
 		return err
 	})
 	want(t, s, "b", "k", "value")
-	err := s.View(t.Context(), func(r keyserver.Reader) error {
+	err := s.View(t.Context(), func(r store.Reader) error {
 		got, err := r.Get("b", "k")
 		clear(got)
 		return err
@@ -247,7 +241,7 @@ func copies(t *testing.T, s Store, _ func() Store) {
 }
 
 // TestKeyStore runs the conformance test of key stores; open as in TestStore.
-func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) KeyStore) {
+func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) store.KeyStoreCloser) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	t.Cleanup(func() { s.Close() })
@@ -260,7 +254,7 @@ func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) KeyStore) {
 			t.Errorf("key of volume %d is not the one that was put first: %v", n, err)
 		}
 	}
-	if _, err := s.Key(ctx, volume(1)); !errors.Is(err, keyserver.ErrNotFound) {
+	if _, err := s.Key(ctx, volume(1)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("key that was never put: %v", err)
 	}
 	for range 2 { // twice is as once
@@ -268,7 +262,7 @@ func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) KeyStore) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.PutKey(ctx, volume(1), key(2)); !errors.Is(err, keyserver.ErrKeyExists) {
+	if err := s.PutKey(ctx, volume(1), key(2)); !errors.Is(err, store.ErrKeyExists) {
 		t.Errorf("another key for a volume: %v", err)
 	}
 	check(1, 1)
@@ -295,7 +289,7 @@ func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) KeyStore) {
 }
 
 // oneWins puts many keys for one volume at once.
-func oneWins(t *testing.T, s keyserver.KeyStore, volume string, key func(byte) []byte) {
+func oneWins(t *testing.T, s store.KeyStore, volume string, key func(byte) []byte) {
 	t.Helper()
 	const workers = 10
 	var mu sync.Mutex
@@ -309,7 +303,7 @@ func oneWins(t *testing.T, s keyserver.KeyStore, volume string, key func(byte) [
 			switch {
 			case err == nil:
 				won = append(won, byte(10+i))
-			case !errors.Is(err, keyserver.ErrKeyExists):
+			case !errors.Is(err, store.ErrKeyExists):
 				t.Error(err)
 			}
 		})

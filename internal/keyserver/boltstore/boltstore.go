@@ -1,19 +1,25 @@
-package keyserver
+// Package boltstore is the embedded store: one bbolt file, every value sealed
+// under the master key. Keys of records (ids, digests) are not sealed.
+//
+//	bucket "secrets"      VOLUME   -> nonce (12) | AES-256-GCM(value), by a key of the bucket
+//	bucket "volume-keys"  VOLUME   -> the same, of the volume's key
+//	bucket "meta"         "canary" -> the same, of a constant: finds a wrong master key
+package boltstore
 
 import (
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
 const (
-	bucketKeys = "volume-keys"
 	bucketMeta = "meta"
 	keyCanary  = "canary"
 	// mapSize is address space, not memory: a store that outgrows its mapping
@@ -21,16 +27,14 @@ const (
 	mapSize = 256 << 20
 )
 
-// Bolt is the embedded store: one bbolt file, every value sealed. It is a
-// Store and a KeyStore. Keys of records (ids, digests) are not sealed.
-type Bolt struct {
+// Store is the embedded store, a store.Store.
+type Store struct {
 	db   *bbolt.DB
 	seal *sealer
 }
 
-// OpenBolt opens or makes the store at path. A wrong master key is
-// ErrStoreSeal; a file in use by another process is an error after a second.
-func OpenBolt(path string, k MasterKey) (*Bolt, error) {
+// Open opens or makes the store at path. A wrong master key is store.ErrSeal; a file in use by another process is an error after a second.
+func Open(path string, k MasterKey) (*Store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize})
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("store %s is in use: another key service runs on it", path)
@@ -38,7 +42,7 @@ func OpenBolt(path string, k MasterKey) (*Bolt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", path, err)
 	}
-	s := &Bolt{db: db, seal: newSealer(k)}
+	s := &Store{db: db, seal: newSealer(k)}
 	if err := s.checkKey(); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", path, err), db.Close())
 	}
@@ -47,10 +51,10 @@ func OpenBolt(path string, k MasterKey) (*Bolt, error) {
 
 // checkKey finds a wrong master key when the store is opened, not when the
 // first key is asked for.
-func (s *Bolt) checkKey() error {
-	return s.Update(context.Background(), func(w Writer) error {
+func (s *Store) checkKey() error {
+	return s.Update(context.Background(), func(w store.Writer) error {
 		_, err := w.Get(bucketMeta, keyCanary)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) {
 			return w.Put(bucketMeta, keyCanary, []byte("sealbatch store v1"))
 		}
 		return err
@@ -58,47 +62,22 @@ func (s *Bolt) checkKey() error {
 }
 
 // Close closes the file.
-func (s *Bolt) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return s.db.Close() }
 
-// View implements Store.
-func (s *Bolt) View(ctx context.Context, fn func(Reader) error) error {
+// View implements store.Store.
+func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return s.db.View(func(tx *bbolt.Tx) error { return fn(boltTx{tx, s.seal}) })
 }
 
-// Update implements Store.
-func (s *Bolt) Update(ctx context.Context, fn func(Writer) error) error {
+// Update implements store.Store.
+func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return s.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx, s.seal}) })
-}
-
-// PutKey implements KeyStore.
-func (s *Bolt) PutKey(ctx context.Context, volume string, key []byte) error {
-	return s.Update(ctx, func(w Writer) error {
-		old, err := w.Get(bucketKeys, volume)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			return w.Put(bucketKeys, volume, key)
-		case err != nil:
-			return err
-		case subtle.ConstantTimeCompare(old, key) != 1:
-			return ErrKeyExists
-		}
-		return nil
-	})
-}
-
-// Key implements KeyStore.
-func (s *Bolt) Key(ctx context.Context, volume string) (k []byte, err error) {
-	err = s.View(ctx, func(r Reader) error {
-		k, err = r.Get(bucketKeys, volume)
-		return err
-	})
-	return k, err
 }
 
 type boltTx struct {
@@ -109,11 +88,11 @@ type boltTx struct {
 func (t boltTx) Get(bucket, key string) ([]byte, error) {
 	b := t.tx.Bucket([]byte(bucket))
 	if b == nil {
-		return nil, ErrNotFound
+		return nil, store.ErrNotFound
 	}
 	v := b.Get([]byte(key))
 	if v == nil {
-		return nil, ErrNotFound
+		return nil, store.ErrNotFound
 	}
 	return t.seal.open(bucket, key, v)
 }

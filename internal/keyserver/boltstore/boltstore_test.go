@@ -1,22 +1,24 @@
-package keyserver_test
+package boltstore_test
 
 import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"go.etcd.io/bbolt"
 
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/storetest"
 )
 
-func openBolt(t *testing.T, dir string) *keyserver.Bolt {
+func openBolt(t *testing.T, dir string) *boltstore.Store {
 	t.Helper()
-	s, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{1})
+	s, err := boltstore.Open(filepath.Join(dir, "store.db"), boltstore.MasterKey{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +32,20 @@ func TestBoltConforms(t *testing.T) {
 
 func TestBoltKeysConform(t *testing.T) {
 	t.Parallel()
-	storetest.TestKeyStore(t, func(t *testing.T, dir string) storetest.KeyStore { return openBolt(t, dir) })
+	storetest.TestKeyStore(t, func(t *testing.T, dir string) store.KeyStoreCloser {
+		records := openBolt(t, dir)
+		keys, err := boltstore.OpenKeys(t.Context(), records, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return closing{keys, records}
+	})
+}
+
+// closing closes the records with the key store.
+type closing struct {
+	store.KeyStore
+	io.Closer
 }
 
 func TestBoltWrongMasterKey(t *testing.T) {
@@ -39,8 +54,8 @@ func TestBoltWrongMasterKey(t *testing.T) {
 	if err := openBolt(t, dir).Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{2})
-	if !errors.Is(err, keyserver.ErrStoreSeal) {
+	s, err := boltstore.Open(filepath.Join(dir, "store.db"), boltstore.MasterKey{2})
+	if !errors.Is(err, store.ErrSeal) {
 		t.Errorf("opened with another master key: %v, %v", s, err)
 	}
 }
@@ -50,7 +65,7 @@ func TestBoltInUse(t *testing.T) {
 	dir := t.TempDir()
 	s := openBolt(t, dir)
 	defer s.Close()
-	if _, err := keyserver.OpenBolt(filepath.Join(dir, "store.db"), keyserver.MasterKey{1}); err == nil {
+	if _, err := boltstore.Open(filepath.Join(dir, "store.db"), boltstore.MasterKey{1}); err == nil {
 		t.Error("a store was opened twice")
 	}
 }
@@ -62,7 +77,7 @@ func TestBoltSealed(t *testing.T) {
 	dir := t.TempDir()
 	s := openBolt(t, dir)
 	value := []byte("a value that must not lie in the file")
-	err := s.Update(t.Context(), func(w keyserver.Writer) error {
+	err := s.Update(t.Context(), func(w store.Writer) error {
 		return errors.Join(w.Put("one", "k", value), w.Put("one", "other", []byte("x")), w.Put("two", "k", []byte("x")))
 	})
 	if err != nil {
@@ -79,18 +94,18 @@ func TestBoltSealed(t *testing.T) {
 	s = openBolt(t, dir)
 	defer s.Close()
 	for _, at := range [][2]string{{"one", "other"}, {"two", "k"}, {"one", "flipped"}, {"one", "short"}} {
-		err := s.View(t.Context(), func(r keyserver.Reader) error {
+		err := s.View(t.Context(), func(r store.Reader) error {
 			_, err := r.Get(at[0], at[1])
 			return err
 		})
-		if !errors.Is(err, keyserver.ErrStoreSeal) {
+		if !errors.Is(err, store.ErrSeal) {
 			t.Errorf("value moved or altered at %q: %v", at, err)
 		}
 	}
-	err = s.View(t.Context(), func(r keyserver.Reader) error {
+	err = s.View(t.Context(), func(r store.Reader) error {
 		return r.Each("one", "o", func(string, []byte) error { return nil })
 	})
-	if !errors.Is(err, keyserver.ErrStoreSeal) {
+	if !errors.Is(err, store.ErrSeal) {
 		t.Errorf("Each over a moved value: %v", err)
 	}
 }
@@ -130,7 +145,7 @@ func TestLoadMasterKey(t *testing.T) {
 		if err := os.WriteFile(p, []byte(c.body), c.mode); err != nil {
 			t.Fatal(err)
 		}
-		k, err := keyserver.LoadMasterKey(p)
+		k, err := boltstore.LoadMasterKey(p)
 		if (err == nil) != c.ok || c.ok && k[31] != 7 {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -138,7 +153,7 @@ func TestLoadMasterKey(t *testing.T) {
 			t.Errorf("%s: the error repeats the key", name)
 		}
 	}
-	if _, err := keyserver.LoadMasterKey(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := boltstore.LoadMasterKey(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package keyserver
+package boltstore
 
 import (
 	"crypto/aes"
@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
 // MasterKey seals every value of the embedded store.
@@ -101,11 +102,11 @@ func (s *sealer) open(bucket, key string, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	if len(sealed) < a.NonceSize() {
-		return nil, errors.Join(ErrStoreSeal, fmt.Errorf("in bucket %s: too short", bucket))
+		return nil, errors.Join(store.ErrSeal, fmt.Errorf("in bucket %s: too short", bucket))
 	}
 	v, err := a.Open(nil, sealed[:a.NonceSize()], sealed[a.NonceSize():], place(bucket, key))
 	if err != nil {
-		return nil, fmt.Errorf("%w (bucket %s)", ErrStoreSeal, bucket)
+		return nil, fmt.Errorf("%w (bucket %s)", store.ErrSeal, bucket)
 	}
 	return v, nil
 }

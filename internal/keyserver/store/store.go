@@ -1,0 +1,106 @@
+// Package store is the seam between the key service and what keeps its records
+// and the volumes' keys. Package storetest is the conformance test of both.
+//
+//	keyserver ── Store ───── boltstore: records, each value sealed
+//	          └─ KeyStore ── boltstore: keys among the records
+//	                         another package: one line in the table of KeyStores
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Errors of stores.
+var (
+	// ErrNotFound says that there is no such key.
+	ErrNotFound = errors.New("not in the store")
+	// ErrKeyExists says that another key is stored for that volume.
+	ErrKeyExists = errors.New("another key is stored for this volume")
+	// ErrSeal says that a stored value does not open: wrong master key,
+	// or a value that was altered or moved.
+	ErrSeal = errors.New("stored value does not open under the master key")
+)
+
+// Reader reads records. Get returns a copy, or ErrNotFound. Each calls fn for
+// the keys of a bucket that begin with prefix, in byte order, and stops at fn's
+// first error; a bucket that was never written is empty. Code within a View must
+// not wait for an Update.
+type Reader interface {
+	Get(bucket, key string) ([]byte, error)
+	Each(bucket, prefix string, fn func(key string, value []byte) error) error
+}
+
+// Writer changes records within one Update. Get and Each see what was put
+// before; nothing may be put while Each runs.
+type Writer interface {
+	Reader
+	Put(bucket, key string, value []byte) error
+	Delete(bucket, key string) error // no error if there is none
+}
+
+// Store keeps the service's records. Updates are serialisable and atomic: of
+// an fn that fails or panics nothing remains, and once Update has returned nil
+// all of it is on disk. View sees a snapshot. Both are safe for concurrent use.
+type Store interface {
+	View(ctx context.Context, fn func(Reader) error) error
+	Update(ctx context.Context, fn func(Writer) error) error
+}
+
+// KeyStore keeps the volumes' keys, 32 bytes each, by volume id. A key never
+// changes: PutKey is atomic and idempotent, the same key again is no error,
+// another key for the same volume is ErrKeyExists and the first stays. Once it
+// has returned nil the key is durable. Key returns a copy, or ErrNotFound.
+type KeyStore interface {
+	PutKey(ctx context.Context, volume string, key []byte) error
+	Key(ctx context.Context, volume string) ([]byte, error)
+}
+
+// KeyStoreCloser is a KeyStore that is closed after use.
+type KeyStoreCloser interface {
+	KeyStore
+	io.Closer
+}
+
+// ErrConfig is wrapped by errors of OpenKeys that a change of the configuration mends.
+var ErrConfig = errors.New("wrong configuration")
+
+// Parameters are the keys of the configuration's section [key-store] but for its
+// type, in lower case, with their values. Paths in them are absolute.
+type Parameters map[string]string
+
+// Only returns an error if there is a parameter that is not among known.
+func (p Parameters) Only(known ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("%w: unknown parameter %.80q", ErrConfig, name)
+		}
+	}
+	return nil
+}
+
+// OpenKeys opens a key store. It may keep the keys in records, the service's own
+// store, which is closed after it, and checks its parameters strictly.
+type OpenKeys func(ctx context.Context, records Store, p Parameters) (KeyStoreCloser, error)
+
+// KeyStores are the types of key stores, by the name that the configuration has
+// for them.
+type KeyStores map[string]OpenKeys
+
+// Open opens a key store of a type.
+func (t KeyStores) Open(ctx context.Context, typ string, records Store, p Parameters) (KeyStoreCloser, error) {
+	open, ok := t[typ]
+	if !ok {
+		return nil, fmt.Errorf("%w: type %.80q is none of %s", ErrConfig, typ, strings.Join(slices.Sorted(maps.Keys(t)), ", "))
+	}
+	keys, err := open(ctx, records, p)
+	if err != nil {
+		return nil, fmt.Errorf("key store of type %s: %w", typ, err)
+	}
+	return keys, nil
+}
