@@ -33,7 +33,7 @@ import (
 const (
 	selfPrefix = "sealbatch."
 	SpaceName  = "space" // mount point of the private tmpfs
-	LockName   = "lock"
+	lockName   = "lock"
 	TryName    = "try" // the job script's, to see whether programs run there
 )
 
@@ -43,34 +43,6 @@ const youngest = time.Hour
 
 // maxLock bounds the lock file, in bytes: two names.
 const maxLock = 8 << 10
-
-// Lock takes the lock of one's own directory. It appears under its name when
-// it is held, so that nobody else can take it in between.
-func Lock(dir string) (*os.File, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
-	partial := filepath.Join(dir, LockName+".partial")
-	f, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	// Where the file system knows no locks, nobody can take this one either.
-	if err = fsx.TryLock(f); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		err = nil
-	}
-	if err == nil {
-		_, err = f.WriteString(host + "\n")
-	}
-	if err == nil {
-		err = os.Rename(partial, filepath.Join(dir, LockName))
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
 
 // Places returns the directories in which the job script makes its own,
 // that of self first. getenv reads the job's environment.
@@ -126,7 +98,7 @@ func clearStray(dir string) (dead bool, err error) {
 	if err != nil || !own {
 		return false, err
 	}
-	lock, err := root.OpenFile(LockName, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	lock, err := root.OpenFile(lockName, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if age < youngest {
@@ -208,7 +180,7 @@ func readLock(f *os.File) (host, nodeDir string, err error) {
 // removeStray removes what a run puts into its directory, and it if nothing else
 // is in it.
 func removeStray(root *os.Root, dir string) error {
-	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, LockName + ".partial", LockName} {
+	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, lockName + ".partial", lockName} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -22,7 +22,7 @@ func stray(t *testing.T, place, name string, lock string, age time.Duration) str
 		check(t, os.WriteFile(dir+"/"+program, []byte("x"), 0o500))
 	}
 	if lock != "" {
-		check(t, os.WriteFile(dir+"/"+LockName, []byte(lock), 0o600))
+		check(t, os.WriteFile(dir+"/"+lockName, []byte(lock), 0o600))
 	}
 	then := time.Now().Add(-age)
 	check(t, os.Chtimes(dir, then, then))
@@ -46,8 +46,9 @@ func TestClearStrays(t *testing.T) {
 		"old, no lock": stray(t, place, "sealbatch.cccccccccc", "", 2*youngest),
 	}
 	live := stray(t, place, "sealbatch.dddddddddd", "", 2*youngest)
-	lock, err := Lock(live)
+	own, err := Own(live)
 	check(t, err)
+	check(t, own.Lock())
 	open := stray(t, place, "sealbatch.gggggggggg", host+"\n", 0)
 	check(t, os.Chmod(open, 0o755))
 	notes := stray(t, place, "notes", host+"\n", 2*youngest)
@@ -81,8 +82,8 @@ func TestClearStrays(t *testing.T) {
 	}
 	// Closing alone would not give it up at once: a process that another test is just
 	// starting holds a copy of every descriptor until it executes its program.
-	check(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
-	check(t, lock.Close())
+	check(t, unix.Flock(int(own.lock.Fd()), unix.LOCK_UN))
+	check(t, own.lock.Close())
 	if n := Clear([]string{place}, log); n != 1 {
 		t.Errorf("%d are cleared after the lock was given up, want 1", n)
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -85,9 +84,8 @@ type node struct {
 	halt    *halt
 	started time.Time
 	steps   []manifest.Step
-	ownDir  bool          // SelfDir has been checked
-	lock    *os.File      // says that SelfDir is in use
-	cleared chan struct{} // closed when the leavings of dead runs are away
+	self    *nodelocal.Dir // nil until SelfDir has been checked
+	cleared chan struct{}  // closed when the leavings of dead runs are away
 
 	m       manifest.Manifest
 	digest  manifest.Digest
@@ -193,7 +191,10 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if getenv("SLURM_JOB_ID") == "" {
 		return errors.New("SLURM_JOB_ID is not set: this command is started by the job script, by srun")
 	}
-	if err := n.checkSelf(); err != nil {
+	if n.self, err = nodelocal.Own(n.opt.SelfDir); err != nil {
+		return err
+	}
+	if err := n.lockSelf(); err != nil {
 		return err
 	}
 	if n.alloc, err = readAllocation(getenv); err != nil {
@@ -217,24 +218,6 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkSelf makes sure that SelfDir was made for this run, since what is in it
-// will be removed.
-func (n *node) checkSelf() error {
-	var st unix.Stat_t
-	if err := unix.Lstat(n.opt.SelfDir, &st); err != nil {
-		return fmt.Errorf("the job's own directory: %w", err)
-	}
-	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
-		return errors.New("the job's own directory is not a directory of one's own with mode 0700")
-	}
-	// The runtimes split their lists of binds at these.
-	if strings.ContainsAny(n.opt.SelfDir, ",:\\") || !filepath.IsAbs(n.opt.SelfDir) {
-		return errors.New("the job's own directory must have an absolute name without commas, colons and backslashes")
-	}
-	n.ownDir = true
-	return n.lockDir()
-}
-
 func (n *node) readScripts() (map[string][]container.Script, error) {
 	all := map[string][]container.Script{}
 	for stage, refs := range map[string][]manifest.FileRef{jobdir.InputStage: n.m.InputScripts, jobdir.OutputStage: n.m.OutputScripts} {
@@ -255,7 +238,7 @@ func (n *node) readScripts() (map[string][]container.Script, error) {
 const tmpfsBytes = 16 << 20
 
 func (n *node) makeSpace(ctx context.Context) (err error) {
-	dir := filepath.Join(n.opt.SelfDir, nodelocal.SpaceName)
+	dir := n.self.Path(nodelocal.SpaceName)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
@@ -267,7 +250,7 @@ func (n *node) makeSpace(ctx context.Context) (err error) {
 	}
 	var why error
 	n.space, why, err = sandbox.Open(ctx, sandbox.SpaceOptions{
-		Mode: n.opt.Mounts, Dir: dir, Gocryptfs: filepath.Join(n.opt.SelfDir, jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
+		Mode: n.opt.Mounts, Dir: dir, Gocryptfs: n.self.Path(jobdir.Gocryptfs), Log: n.log, TmpfsBytes: size,
 	})
 	if err != nil {
 		return fault.New(fault.Other, err, "on such a node, srun sealbatch doctor --node tells more")
@@ -355,14 +338,11 @@ func (n *node) tearDown() {
 	n.output.key.Wipe()
 	n.scratch.key.Wipe()
 	clear(n.grant.Signer)
-	if !n.ownDir {
+	if n.self == nil {
 		return
 	}
 	n.awaitCleared()
-	for _, name := range []string{nodelocal.SpaceName, jobdir.Sealbatch, jobdir.Gocryptfs, nodelocal.LockName, ""} {
-		err := os.Remove(filepath.Join(n.opt.SelfDir, name))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			n.log.Warn("node-local directory not removed", "error", err)
-		}
+	if err := n.self.Remove(); err != nil {
+		n.log.Warn("node-local directory not removed", "error", err)
 	}
 }

@@ -28,10 +28,9 @@ func clearEarlier(jobDir string, restart uint32) error {
 	return errors.Join(errs...)
 }
 
-// lockDir takes the lock and starts to clear away what others left.
-func (n *node) lockDir() error {
-	var err error
-	if n.lock, err = nodelocal.Lock(n.opt.SelfDir); err != nil {
+// lockSelf takes the lock and starts to clear away what others left.
+func (n *node) lockSelf() error {
+	if err := n.self.Lock(); err != nil {
 		return fmt.Errorf("lock the job's own directory: %w", terse(err))
 	}
 	n.cleared = make(chan struct{})
@@ -47,7 +46,7 @@ func (n *node) lockDir() error {
 
 // noteDir notes the node's directory in the lock.
 func (n *node) noteDir() {
-	if _, err := n.lock.WriteString(string(n.dir) + "\n"); err != nil {
+	if err := n.self.Note(string(n.dir)); err != nil {
 		n.log.Warn("the node's directory is not noted; if this job is killed, its scratch volume stays", "error", terse(err))
 	}
 	if n.alloc.job.Restart == 0 {

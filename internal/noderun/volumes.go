@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
@@ -114,7 +113,7 @@ func (n *node) mount(context.Context) (err error) {
 			return fmt.Errorf("%s: %w", v.what, terse(err))
 		}
 	}
-	if n.fuse, err = n.space.FuseSpecs(filepath.Join(n.opt.SelfDir, jobdir.Sealbatch)); err != nil {
+	if n.fuse, err = n.space.FuseSpecs(n.self.Path(jobdir.Sealbatch)); err != nil {
 		return err
 	}
 	return n.space.Freeze()
