@@ -13,7 +13,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -24,9 +23,9 @@ sealbatch policy show encrypted_jp2a_input.tgz
 sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
 sealbatch policy revoke 9c1f...`)
 	var cf clientFlags
-	var pf publish.PolicyFlags
+	var pf policyFlags
 	cf.add(f)
-	pf.AddOptional(f)
+	pf.addOptional(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
     --data-path ./encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project_1/etellier/`)
 	var cf clientFlags
 	var o dataprep.Options
-	var pf publish.PolicyFlags
+	var pf policyFlags
 	cf.add(f)
 	var in inputFlags
 	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
@@ -33,7 +33,7 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	f.String(&o.DataPath, "local path of the sealed volume", []string{"data-path"})
 	f.String(&o.AtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
 	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)", []string{"name"})
-	pf.Add(f)
+	pf.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
     --data-path ./encrypted_prepared_jp2a.sif --data-path-at-rest /scratch/project_1/etellier/`)
 	var cf clientFlags
 	var o containerprep.Options
-	var pf publish.PolicyFlags
+	var pf policyFlags
 	var encrypted bool
 	var docker, dockerHost string
 	cf.add(f)
@@ -73,7 +73,7 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 	f.String(&dockerHost, "HPCS's Docker socket; not needed", []string{"docker-host-path"})
 	f.String(&o.DataPath, "local path of the sealed volume", []string{"data-path"})
 	f.String(&o.AtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
-	pf.Add(f)
+	pf.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package publish
+package main
 
 import (
 	"bytes"
@@ -19,14 +19,14 @@ func TestParseExpiry(t *testing.T) {
 		"2027-01-31": time.Date(2027, 1, 31, 23, 59, 59, 0, time.UTC),
 		"2026-11-22": time.Date(2026, 11, 22, 23, 59, 59, 0, time.UTC),
 	} {
-		got, err := ParseExpiry(s, now)
+		got, err := parseExpiry(s, now)
 		if err != nil || !got.Equal(want) {
-			t.Errorf("ParseExpiry(%q) = %v, %v; want %v", s, got, err, want)
+			t.Errorf("parseExpiry(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "d", "0d", "-1d", "1.5d", "99999d", "2026-11-21", "31.1.2027", "2027-02-30"} {
-		if got, err := ParseExpiry(s, now); err == nil {
-			t.Errorf("ParseExpiry(%q) = %v", s, got)
+		if got, err := parseExpiry(s, now); err == nil {
+			t.Errorf("parseExpiry(%q) = %v", s, got)
 		}
 	}
 }
@@ -34,9 +34,9 @@ func TestParseExpiry(t *testing.T) {
 func TestPolicyFlags(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	var p PolicyFlags
+	var p policyFlags
 	f := ui.NewFlags("x", "", "", "")
-	p.Add(f)
+	p.require(f)
 	args := []string{"-u", "alice,bob", "--groups", "project_1", "-c", "cn[1-2],cn7", "--tier=b2", "--releases", "3"}
 	if err := f.Parse(args, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
@@ -48,17 +48,29 @@ func TestPolicyFlags(t *testing.T) {
 	if len(got.Users) != 2 || len(got.Nodes) != 2 || got.Tier != manifest.TierB2 || got.Releases != 3 || !got.Expires.Equal(now.AddDate(0, 0, 365)) {
 		t.Errorf("policy = %+v", got)
 	}
-	for _, bad := range []func(*PolicyFlags){
-		func(p *PolicyFlags) { p.Users, p.Groups = nil, nil },
-		func(p *PolicyFlags) { p.Users = []string{"a b"} },
-		func(p *PolicyFlags) { p.Nodes = []string{"cn1;rm"} },
-		func(p *PolicyFlags) { p.Tier = "D" },
-		func(p *PolicyFlags) { p.Expires = "never" },
+	for _, bad := range []func(*policyFlags){
+		func(p *policyFlags) { p.Users, p.Groups = nil, nil },
+		func(p *policyFlags) { p.Users = []string{"a b"} },
+		func(p *policyFlags) { p.Nodes = []string{"cn1;rm"} },
+		func(p *policyFlags) { p.Tier = "D" },
+		func(p *policyFlags) { p.Expires = "never" },
 	} {
 		q := p
 		bad(&q)
 		if _, err := q.Policy(now); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
+
+// TestHostLists: a policy's nodes must be host lists before anything is sealed.
+func TestHostLists(t *testing.T) {
+	t.Parallel()
+	p := policyFlags{Users: []string{"alice"}, Tier: defaultTier, Expires: defaultExpires}
+	for nodes, ok := range map[string]bool{"cn1": true, "cn[1-3,7]": true, "*": true, "cn[1": false, "cn[3-1]": false} {
+		p.Nodes = []string{nodes}
+		if _, err := p.Policy(time.Now()); (err == nil) != ok || (err != nil && fault.ClassOf(err) != fault.Usage) {
+			t.Errorf("%s: %v", nodes, err)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package publish
+package main
 
 import (
 	"fmt"
@@ -13,8 +13,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
-// PolicyFlags are the flags of data-prep and container-prep that make a policy.
-type PolicyFlags struct {
+// policyFlags are the flags of data-prep and container-prep that make a policy.
+type policyFlags struct {
 	Users, Groups, Nodes, Clusters, Accounts, Partitions []string
 	Tier, Expires                                        string
 	Releases                                             int
@@ -23,18 +23,18 @@ type PolicyFlags struct {
 
 // Defaults of the policy flags.
 const (
-	DefaultTier    = "B2"
-	DefaultExpires = "365d"
+	defaultTier    = "B2"
+	defaultExpires = "365d"
 )
 
-// Add puts the flags into f, HPCS's names first; compute nodes are required, as in HPCS.
-func (p *PolicyFlags) Add(f *ui.Flags) { p.add(f, ui.Required) }
+// require puts the flags into f, HPCS's names first; compute nodes are required, as in HPCS.
+func (p *policyFlags) require(f *ui.Flags) { p.add(f, ui.Required) }
 
-// AddOptional is Add for a command that needs them only sometimes.
-func (p *PolicyFlags) AddOptional(f *ui.Flags) { p.add(f) }
+// addOptional is require for a command that needs them only sometimes.
+func (p *policyFlags) addOptional(f *ui.Flags) { p.add(f) }
 
-func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
-	p.Tier, p.Expires = DefaultTier, DefaultExpires
+func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
+	p.Tier, p.Expires = defaultTier, defaultExpires
 	f.List(&p.Users, "Unix users at the computing site who may open it", []string{"u", "users"})
 	f.List(&p.Groups, "Unix groups at the computing site whose members may open it", []string{"g", "groups"})
 	f.List(&p.Nodes, "compute nodes on which it may be opened: a host list, or * for any", []string{"c", "compute-nodes"}, nodes...)
@@ -49,8 +49,8 @@ func (p *PolicyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 }
 
 // Policy makes the policy, as of now.
-func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
-	expires, err := ParseExpiry(p.Expires, now)
+func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
+	expires, err := parseExpiry(p.Expires, now)
 	if err != nil {
 		return manifest.Policy{}, fault.New(fault.Usage, fmt.Errorf("--expires: %w", err), "")
 	}
@@ -74,8 +74,8 @@ func (p *PolicyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	return out, nil
 }
 
-// ParseExpiry reads a span (text.ParseSpan) or "2027-01-31" (the end of that day, UTC).
-func ParseExpiry(s string, now time.Time) (time.Time, error) {
+// parseExpiry reads a span (text.ParseSpan) or "2027-01-31" (the end of that day, UTC).
+func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if day, err := time.Parse(time.DateOnly, s); err == nil {
 		end := day.Add(24*time.Hour - time.Second)
 		if !end.After(now) {
