@@ -164,7 +164,7 @@ func (a answer) into(t *testing.T, v any) {
 	if a.status != http.StatusOK {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
-	if err := keyapi.Decode(a.body, v); err != nil {
+	if err := manifest.DecodeJSON(a.body, v); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -174,7 +174,7 @@ func (a answer) into(t *testing.T, v any) {
 func (a answer) denied(t *testing.T, status int, code, want string) {
 	t.Helper()
 	var e keyapi.Error
-	if err := keyapi.Decode(a.body, &e); err != nil || a.status != status || e.Code != code || !strings.Contains(e.Message, want) {
+	if err := manifest.DecodeJSON(a.body, &e); err != nil || a.status != status || e.Code != code || !strings.Contains(e.Message, want) {
 		t.Errorf("status %d: %.300s\nwant a refusal, %d %s: %s", a.status, a.body, status, code, want)
 	}
 }
@@ -215,11 +215,20 @@ func claimantAt(t *testing.T, keys, verifier endpoint, at place, digest string, 
 	t.Helper()
 	c := &claimant{at: at, keys: keys, via: keys, verifier: verifier}
 	at.ask(t, keys, "/v1/service", nil).into(t, &c.service)
-	c.claim = keyapi.Claim{Manifest: digest, Cluster: "testcluster", JobID: job, ArrayTask: -1, Node: node}
+	c.claim = keyapi.Claim{Manifest: parseDigest(t, digest), Job: manifest.Job{Cluster: "testcluster", ID: job, ArrayTask: -1}, Node: node}
 	c.claim.Nonce = at.nonceOf(t, keys)
 	c.renewE(t)
 	c.renewS(t)
 	return c
+}
+
+func parseDigest(t *testing.T, s string) manifest.Digest {
+	t.Helper()
+	d, err := manifest.ParseDigest(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func (p place) nonce(t *testing.T) []byte {
@@ -311,12 +320,7 @@ func (c *claimant) gets(t *testing.T, a answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest, err := manifest.ParseDigest(c.claim.Manifest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	job := manifest.Job{Cluster: c.claim.Cluster, ID: c.claim.JobID, ArrayTask: c.claim.ArrayTask, Restart: c.claim.Restart}
-	st, err := keyclient.CheckStatement(key, out.Statement, c.service.ID, digest, job, c.claim.Node, c.claim.S)
+	st, err := keyclient.CheckStatement(key, out.Statement, c.service.ID, c.claim.Manifest, c.claim.Job, c.claim.Node, c.claim.S)
 	if err != nil || st.User != "alice" || st.UID != 2001 || st.Tier != manifest.TierB2 {
 		t.Errorf("statement about %s (uid %d) at tier %s, %v", st.User, st.UID, st.Tier, err)
 	}

@@ -290,10 +290,10 @@ func TestAttackOtherCluster(t *testing.T) {
 		p.Clusters = []string{"testcluster"}
 		s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" }, w.stakeOf(t, p, nil).volumes...)
 		c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn1")
-		c.claim.Cluster = "elsewhere"
+		c.claim.Job.Cluster = "elsewhere"
 		d := keyapi.ClaimDigest(c.service.ID, c.claim)
-		voucher, err := manifest.SignJWS(manifest.TypeVoucher, elsewhere, keyapi.Voucher{Service: c.service.ID, Cluster: "elsewhere", Claim: d[:],
-			UID: 2001, User: "alice", Node: "cn1", JobID: 4711, ArrayTask: -1, Issued: time.Now().UTC()})
+		voucher, err := manifest.SignJWS(manifest.TypeVoucher, elsewhere, keyapi.Voucher{Service: c.service.ID, Claim: d[:],
+			UID: 2001, User: "alice", Node: "cn1", Job: manifest.Job{Cluster: "elsewhere", ID: 4711, ArrayTask: -1}, Issued: time.Now().UTC()})
 		if err != nil {
 			t.Fatal(err)
 		}

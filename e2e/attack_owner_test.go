@@ -66,7 +66,7 @@ func TestAttackOverwrittenSecret(t *testing.T) {
 	attack{without: []string{"depositor", "key exists"}, says: "was deposited before, by somebody else", play: func(t *testing.T, w *world) outcome {
 		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
 		theirs := v.Secret
-		theirs.Key, theirs.Policy = keyservertest.NewVolume(t, "x", manifest.KindImage, openTo("mallory")).Key, keyservertest.PolicyJSON(t, openTo("mallory"))
+		theirs.Key, theirs.Policy = keyservertest.NewVolume(t, "x", manifest.KindImage, openTo("mallory")).Key, openTo("mallory")
 		a := w.call(t, mallory, http.MethodPut, "/v1/secrets/"+v.ID, theirs)
 		if o := w.claimsAs(t, mallory, v); o.gained {
 			return o
@@ -145,7 +145,7 @@ func (w *world) token(t *testing.T, s stake) oneTime {
 func (w *world) tokenOf(t *testing.T, who person, s stake) oneTime {
 	t.Helper()
 	var k keyapi.Token
-	w.call(t, who, http.MethodPost, "/v1/tokens", keyapi.TokenRequest{Manifest: s.digest}).into(t, &k)
+	w.call(t, who, http.MethodPost, "/v1/tokens", keyapi.TokenRequest{Manifest: parseDigest(t, s.digest)}).into(t, &k)
 	return oneTime{k.Token}
 }
 
@@ -346,7 +346,7 @@ func TestAttackForgedManifest(t *testing.T) {
 			return a.refusal(t)
 		}
 		var k keyapi.Token
-		w.send(t, w.sign(t, alice, http.MethodPost, "/v1/tokens", keyapi.TokenRequest{Manifest: s.digest}, forge)).into(t, &k)
+		w.send(t, w.sign(t, alice, http.MethodPost, "/v1/tokens", keyapi.TokenRequest{Manifest: parseDigest(t, s.digest)}, forge)).into(t, &k)
 		return oneTime{k.Token}.claims(t, w, s)
 	}}.run(t)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // outcome is what an attacker has in the end.
@@ -69,7 +70,7 @@ func (a attack) keptOut(t *testing.T, name string, off ...string) {
 func (a answer) refusal(t *testing.T) outcome {
 	t.Helper()
 	var e keyapi.Error
-	if err := keyapi.Decode(a.body, &e); err != nil || a.status < 400 || e.Message == "" {
+	if err := manifest.DecodeJSON(a.body, &e); err != nil || a.status < 400 || e.Message == "" {
 		t.Fatalf("status %d is no proper refusal: %.300s", a.status, a.body)
 	}
 	return keptOut("%s: %s", e.Code, e.Message)

@@ -98,8 +98,8 @@ func TestAttestAlteredClaim(t *testing.T) {
 		{"E", func(c *claimant) { c.renewE(t) }},
 		{"S", func(c *claimant) { c.renewS(t) }},
 		{"the nonce", func(c *claimant) { c.claim.Nonce = c.at.nonce(t) }},
-		{"the manifest", func(c *claimant) { c.claim.Manifest = other }},
-		{"the job", func(c *claimant) { c.claim.JobID = second }},
+		{"the manifest", func(c *claimant) { c.claim.Manifest = parseDigest(t, other) }},
+		{"the job", func(c *claimant) { c.claim.Job.ID = second }},
 		{"the service", func(c *claimant) { c.service.ID += "0" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -176,9 +176,9 @@ func TestAttestVoucher(t *testing.T) {
 		{"another E", another, func(c *claimant) { c.renewE(t) }},
 		{"another S", another, func(c *claimant) { c.renewS(t) }},
 		{"another node", another, func(c *claimant) { c.claim.Node = "cn2" }},
-		{"another job", another, func(c *claimant) { c.claim.JobID = second }},
-		{"another manifest", another, func(c *claimant) { c.claim.Manifest = other }},
-		{"another cluster", "no verifier is enrolled", func(c *claimant) { c.claim.Cluster = "elsewhere" }},
+		{"another job", another, func(c *claimant) { c.claim.Job.ID = second }},
+		{"another manifest", another, func(c *claimant) { c.claim.Manifest = parseDigest(t, other) }},
+		{"another cluster", "no verifier is enrolled", func(c *claimant) { c.claim.Job.Cluster = "elsewhere" }},
 		{"proof by another key", "not signed by its own key S", func(c *claimant) { _, c.s, _ = ed25519.GenerateKey(nil) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -216,8 +216,8 @@ func TestAttestVoucher(t *testing.T) {
 	t.Run("signed by itself", func(t *testing.T) {
 		c := newClaimant(t, aliceOnCN1, digest, job, "cn1")
 		d := keyapi.ClaimDigest(c.service.ID, c.claim)
-		forged, err := manifest.SignJWS(manifest.TypeVoucher, c.s, keyapi.Voucher{Service: c.service.ID, Cluster: "testcluster", Claim: d[:],
-			UID: 2001, User: "alice", Node: "cn1", JobID: job, ArrayTask: -1, Issued: time.Now().UTC()})
+		forged, err := manifest.SignJWS(manifest.TypeVoucher, c.s, keyapi.Voucher{Service: c.service.ID, Claim: d[:],
+			UID: 2001, User: "alice", Node: "cn1", Job: c.claim.Job, Issued: time.Now().UTC()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,10 +252,10 @@ func TestAttestBorrowed(t *testing.T) {
 			{name: "for bob", at: aliceOnCN1, want: "MUNGE refuses", munge: []string{"--restrict-uid=bob", "--ttl=60"}},
 			{name: "for long", at: aliceOnCN1, want: "lives", munge: []string{"--restrict-uid=slurm", "--ttl=61"}},
 			{name: "for as long as MUNGE likes", at: aliceOnCN1, want: "lives", munge: []string{"--restrict-uid=slurm"}},
-			{name: "another restart", at: aliceOnCN1, want: "was restarted 0 times, not 1", alter: func(c *keyapi.Claim) { c.Restart = 1 }},
-			{name: "an array's task", at: aliceOnCN1, want: "is array task -1, not 0", alter: func(c *keyapi.Claim) { c.ArrayTask = 0 }},
-			{name: "another cluster", at: aliceOnCN1, want: "vouches for cluster testcluster", alter: func(c *keyapi.Claim) { c.Cluster = "other" }},
-			{name: "a job that never was", at: aliceOnCN1, want: "Slurm does not know job", alter: func(c *keyapi.Claim) { c.JobID = 60_000_000 }},
+			{name: "another restart", at: aliceOnCN1, want: "was restarted 0 times, not 1", alter: func(c *keyapi.Claim) { c.Job.Restart = 1 }},
+			{name: "an array's task", at: aliceOnCN1, want: "is array task -1, not 0", alter: func(c *keyapi.Claim) { c.Job.ArrayTask = 0 }},
+			{name: "another cluster", at: aliceOnCN1, want: "vouches for cluster testcluster", alter: func(c *keyapi.Claim) { c.Job.Cluster = "other" }},
+			{name: "a job that never was", at: aliceOnCN1, want: "Slurm does not know job", alter: func(c *keyapi.Claim) { c.Job.ID = 60_000_000 }},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -111,11 +110,11 @@ func findSecret(all []keyapi.SecretInfo, ref string) (keyapi.SecretInfo, error) 
 }
 
 func state(s keyapi.SecretInfo) string {
-	var p manifest.Policy
+	p := s.Policy
 	switch {
 	case s.Revoked:
 		return "revoked"
-	case json.Unmarshal(s.Policy, &p) == nil && time.Now().After(p.Expires):
+	case time.Now().After(p.Expires):
 		return "expired"
 	case s.SupersededBy != "" && p.PinVersion:
 		return "superseded, pinned"
@@ -136,10 +135,7 @@ func listSecrets(a *app, all []keyapi.SecretInfo) error {
 }
 
 func showSecret(a *app, s keyapi.SecretInfo) error {
-	var p manifest.Policy
-	if err := json.Unmarshal(s.Policy, &p); err != nil {
-		return fmt.Errorf("policy of %s: %w", s.VolumeID, err)
-	}
+	p := s.Policy
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	row := func(name, format string, v ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, v...)) }
 	list := func(name string, l []string) {

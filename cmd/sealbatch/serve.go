@@ -222,7 +222,7 @@ func enrolled(clusters []config.ClusterConf) ([]keyserver.Verifier, error) {
 		if err != nil {
 			return nil, fmt.Errorf("[cluster %s] tier: %w", c.Name, err)
 		}
-		out = append(out, keyserver.Verifier{Key: key, Tier: tier, Cluster: keyapi.Cluster{
+		out = append(out, keyserver.Verifier{Key: key, Cluster: keyapi.Cluster{Tier: tier,
 			Name: c.Name, VerifierURL: c.VerifierURL, VerifierCA: string(ca), MungeUser: c.MungeUser}})
 	}
 	return out, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // fakeKeys is a key service; err is the answer to who it is.
@@ -57,7 +58,7 @@ func TestService(t *testing.T) {
 	now := func(clusters ...keyapi.Cluster) keyapi.Service {
 		return keyapi.Service{ID: "id", Time: time.Now(), Clusters: clusters}
 	}
-	good := keyapi.Cluster{Name: "box", VerifierURL: server.URL, VerifierCA: ca, Tier: "B2"}
+	good := keyapi.Cluster{Name: "box", VerifierURL: server.URL, VerifierCA: ca, Tier: manifest.TierB2}
 	away := keyapi.Cluster{Name: "box", VerifierURL: "https://127.0.0.1:1", VerifierCA: ca}
 	slow := now(good)
 	slow.Time = time.Now().Add(-2 * clockLimit)

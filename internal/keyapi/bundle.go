@@ -1,12 +1,12 @@
 package keyapi
 
 import (
-	"bytes"
 	"crypto/hpke"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // ErrBundle says that sealed keys do not open: they were sealed to another
@@ -36,22 +36,8 @@ func OpenBundle(key hpke.PrivateKey, service string, c Claim, sealed []byte) (Bu
 	}
 	defer clear(plain)
 	var b Bundle
-	if err := Decode(plain, &b); err != nil {
+	if err := manifest.DecodeJSON(plain, &b); err != nil {
 		return Bundle{}, fmt.Errorf("released keys: %w", err)
 	}
 	return b, nil
-}
-
-// Decode reads exactly one JSON value with no unknown fields. Its errors do
-// not repeat the input.
-func Decode(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("not the expected JSON: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("not the expected JSON: trailing bytes")
-	}
-	return nil
 }

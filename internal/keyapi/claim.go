@@ -16,9 +16,9 @@ const MungePrefix = "sealbatch-munge-v1"
 func ClaimDigest(service string, c Claim) [sha256.Size]byte {
 	h := sha256.New()
 	for _, f := range [][]byte{
-		[]byte(MungePrefix), []byte(service), c.Nonce, c.E, c.S, []byte(c.Cluster),
-		fmt.Append(nil, c.JobID), fmt.Append(nil, c.ArrayTask), fmt.Append(nil, c.Restart),
-		[]byte(c.Node), []byte(c.Manifest),
+		[]byte(MungePrefix), []byte(service), c.Nonce, c.E, c.S, []byte(c.Job.Cluster),
+		fmt.Append(nil, c.Job.ID), fmt.Append(nil, c.Job.ArrayTask), fmt.Append(nil, c.Job.Restart),
+		[]byte(c.Node), []byte(c.Manifest.String()),
 	} {
 		var n [4]byte
 		binary.BigEndian.PutUint32(n[:], uint32(len(f)))

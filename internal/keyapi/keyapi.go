@@ -25,7 +25,7 @@ import (
 	"strings"
 	"time"
 
-	"encoding/json"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Request signing.
@@ -76,35 +76,34 @@ type Service struct {
 
 // Cluster tells a submitter how nodes of a cluster reach their verifier.
 type Cluster struct {
-	Name        string `json:"name"`
-	VerifierURL string `json:"verifier_url"`
-	VerifierCA  string `json:"verifier_ca"` // PEM
-	MungeUser   string `json:"munge_user"`
-	Tier        string `json:"tier"` // what this verifier's word is worth
+	Name        string        `json:"name"`
+	VerifierURL string        `json:"verifier_url"`
+	VerifierCA  string        `json:"verifier_ca"` // PEM
+	MungeUser   string        `json:"munge_user"`
+	Tier        manifest.Tier `json:"tier"` // what this verifier's word is worth
 }
 
-// Secret is the body of PUT /v1/secrets/{volume}. Policy is a
-// manifest.Policy, kept as raw JSON here.
+// Secret is the body of PUT /v1/secrets/{volume}.
 type Secret struct {
 	Name   string          `json:"name"`
-	Kind   string          `json:"kind"`
-	Digest string          `json:"digest"` // volume digest
+	Kind   manifest.Kind   `json:"kind"`
+	Digest manifest.Digest `json:"digest"` // volume digest
 	Size   int64           `json:"size"`
 	Key    []byte          `json:"key"` // 32 bytes, base64 in JSON
-	Policy json.RawMessage `json:"policy"`
+	Policy manifest.Policy `json:"policy"`
 }
 
 // SecretInfo is what the owner sees of a secret.
 type SecretInfo struct {
 	VolumeID     string          `json:"volume_id"`
 	Name         string          `json:"name"`
-	Kind         string          `json:"kind"`
-	Digest       string          `json:"digest"`
+	Kind         manifest.Kind   `json:"kind"`
+	Digest       manifest.Digest `json:"digest"`
 	Size         int64           `json:"size"`
 	Owner        string          `json:"owner"` // account id
 	Path         string          `json:"path"`  // the info file's secret_path
 	Created      time.Time       `json:"created"`
-	Policy       json.RawMessage `json:"policy"`
+	Policy       manifest.Policy `json:"policy"`
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
@@ -122,15 +121,15 @@ type Manifest struct {
 
 // ManifestInfo answers POST /v1/manifests.
 type ManifestInfo struct {
-	Digest  string    `json:"digest"`
-	Expires time.Time `json:"expires"`
+	Digest  manifest.Digest `json:"digest"`
+	Expires time.Time       `json:"expires"`
 }
 
 // TokenRequest is the body of POST /v1/tokens: claims that the submitter
 // vouches for, at tier C.
 type TokenRequest struct {
-	Manifest string `json:"manifest"` // digest
-	Node     string `json:"node"`     // the token is good on this node only; "" any
+	Manifest manifest.Digest `json:"manifest"`
+	Node     string          `json:"node"` // the token is good on this node only; "" any
 }
 
 // Token answers POST /v1/tokens.
@@ -147,15 +146,12 @@ type Nonce struct {
 
 // Claim is what a node says of itself. Evidence must prove it.
 type Claim struct {
-	Manifest  string `json:"manifest"` // digest
-	Cluster   string `json:"cluster"`
-	JobID     uint32 `json:"job_id"`
-	ArrayTask int64  `json:"array_task"` // -1 outside arrays
-	Restart   uint32 `json:"restart"`
-	Node      string `json:"node"`
-	Nonce     []byte `json:"nonce"`
-	E         []byte `json:"e"` // HPKE public key, MLKEM768X25519
-	S         []byte `json:"s"` // Ed25519 public key
+	Manifest manifest.Digest `json:"manifest"`
+	Job      manifest.Job    `json:"job"`
+	Node     string          `json:"node"`
+	Nonce    []byte          `json:"nonce"`
+	E        []byte          `json:"e"` // HPKE public key, MLKEM768X25519
+	S        []byte          `json:"s"` // Ed25519 public key
 }
 
 // The types of evidence.
@@ -198,9 +194,9 @@ type Bundle struct {
 
 // BundleKey is one released key, with the digest that the volume must have.
 type BundleKey struct {
-	VolumeID string `json:"volume_id"`
-	Digest   string `json:"digest"`
-	Key      []byte `json:"key"`
+	VolumeID string          `json:"volume_id"`
+	Digest   manifest.Digest `json:"digest"`
+	Key      []byte          `json:"key"`
 }
 
 // VouchRequest is the body of POST /v1/vouch at a verifier.
@@ -217,19 +213,16 @@ type VouchResponse struct {
 
 // Voucher is a verifier's signed word about a claim.
 type Voucher struct {
-	Service   string    `json:"service"`
-	Cluster   string    `json:"cluster"`
-	Claim     []byte    `json:"claim"` // ClaimDigest
-	UID       int64     `json:"uid"`
-	User      string    `json:"user"`
-	Groups    []string  `json:"groups"`
-	Node      string    `json:"node"`
-	JobID     uint32    `json:"job_id"`
-	ArrayTask int64     `json:"array_task"`
-	Restart   uint32    `json:"restart"`
-	Account   string    `json:"account"`
-	Partition string    `json:"partition"`
-	Issued    time.Time `json:"issued"`
+	Service   string       `json:"service"`
+	Claim     []byte       `json:"claim"` // ClaimDigest
+	UID       int64        `json:"uid"`
+	User      string       `json:"user"`
+	Groups    []string     `json:"groups"`
+	Node      string       `json:"node"`
+	Job       manifest.Job `json:"job"`
+	Account   string       `json:"account"`
+	Partition string       `json:"partition"`
+	Issued    time.Time    `json:"issued"`
 }
 
 // AuditHead answers GET /v1/audit/head, and stands in every Released, as a JWS

@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 func sampleClaim() Claim {
-	return Claim{Manifest: "sha256:" + strings.Repeat("ab", 32), Cluster: "puhti", JobID: 12, ArrayTask: -1, Restart: 1, Node: "cn1",
+	return Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{0xab}, 32)), Job: manifest.Job{Cluster: "puhti", ID: 12, ArrayTask: -1, Restart: 1}, Node: "cn1",
 		Nonce: bytes.Repeat([]byte{1}, NonceSize), E: bytes.Repeat([]byte{2}, PublicKeyE), S: bytes.Repeat([]byte{3}, ed25519.PublicKeySize)}
 }
 
@@ -37,9 +40,9 @@ func TestClaimDigestCoversEveryField(t *testing.T) {
 	if len(seen) != 2 {
 		t.Fatal("the service is not covered")
 	}
-	for i := range reflect.TypeFor[Claim]().NumField() {
+	for _, index := range claimFields(t, reflect.TypeFor[Claim](), nil) {
 		altered := sampleClaim()
-		f := reflect.ValueOf(&altered).Elem().Field(i)
+		f := reflect.ValueOf(&altered).Elem().FieldByIndex(index)
 		switch f.Kind() {
 		case reflect.String:
 			f.SetString(f.String() + "1")
@@ -49,10 +52,12 @@ func TestClaimDigestCoversEveryField(t *testing.T) {
 			f.SetUint(f.Uint() + 1)
 		case reflect.Slice:
 			f.SetBytes(append(f.Bytes(), '1'))
+		case reflect.Array:
+			f.Index(0).SetUint(f.Index(0).Uint() ^ 1)
 		default:
 			t.Fatalf("field of kind %s", f.Kind())
 		}
-		name := reflect.TypeFor[Claim]().Field(i).Name
+		name := fmt.Sprint(reflect.TypeFor[Claim]().FieldByIndex(index).Name, index)
 		d := ClaimDigest("svc", altered)
 		if was, ok := seen[d]; ok {
 			t.Errorf("a claim with another %s has the digest of %s", name, was)
@@ -61,11 +66,25 @@ func TestClaimDigestCoversEveryField(t *testing.T) {
 	}
 }
 
+// claimFields returns the index of every field of t, those of its structs included.
+func claimFields(t *testing.T, of reflect.Type, at []int) (all [][]int) {
+	t.Helper()
+	for i := range of.NumField() {
+		index := append(slices.Clone(at), i)
+		if f := of.Field(i).Type; f.Kind() == reflect.Struct {
+			all = append(all, claimFields(t, f, index)...)
+		} else {
+			all = append(all, index)
+		}
+	}
+	return all
+}
+
 func TestClaimDigestHasNoShiftedFields(t *testing.T) {
 	t.Parallel()
 	a, b := sampleClaim(), sampleClaim()
-	a.Cluster, a.JobID = "puhti1", 2
-	b.Cluster, b.JobID = "puhti", 12
+	a.Job.Cluster, a.Job.ID = "puhti1", 2
+	b.Job.Cluster, b.Job.ID = "puhti", 12
 	if ClaimDigest("svc", a) == ClaimDigest("svc", b) {
 		t.Error("bytes moved from one field to the next are not noticed")
 	}
@@ -77,11 +96,10 @@ func TestClaimValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Claim){
-		"no manifest": func(c *Claim) { c.Manifest = "" }, "upper-case digest": func(c *Claim) { c.Manifest = strings.ToUpper(c.Manifest) },
-		"manifest with newline": func(c *Claim) { c.Manifest += "\n" },
-		"no cluster":            func(c *Claim) { c.Cluster = "" }, "cluster with slash": func(c *Claim) { c.Cluster = "a/b" },
+		"no manifest": func(c *Claim) { c.Manifest = manifest.Digest{} },
+		"no cluster":  func(c *Claim) { c.Job.Cluster = "" }, "cluster with slash": func(c *Claim) { c.Job.Cluster = "a/b" },
 		"no node": func(c *Claim) { c.Node = "" }, "list of nodes": func(c *Claim) { c.Node = "cn[1-2]" }, "node with newline": func(c *Claim) { c.Node = "cn1\n" },
-		"no job": func(c *Claim) { c.JobID = 0 }, "array task -2": func(c *Claim) { c.ArrayTask = -2 },
+		"no job": func(c *Claim) { c.Job.ID = 0 }, "array task -2": func(c *Claim) { c.Job.ArrayTask = -2 },
 		"short nonce": func(c *Claim) { c.Nonce = c.Nonce[1:] }, "short E": func(c *Claim) { c.E = c.E[1:] }, "long S": func(c *Claim) { c.S = append(c.S, 0) },
 	} {
 		c := sampleClaim()
@@ -126,7 +144,7 @@ func TestBundle(t *testing.T) {
 	if len(c.E) != PublicKeyE {
 		t.Fatalf("a public key has %d bytes, PublicKeyE is %d", len(c.E), PublicKeyE)
 	}
-	b := Bundle{Keys: []BundleKey{{VolumeID: "v", Digest: "d", Key: bytes.Repeat([]byte{9}, 32)}}}
+	b := Bundle{Keys: []BundleKey{{VolumeID: "v", Digest: manifest.DigestOf([]byte("d")), Key: bytes.Repeat([]byte{9}, 32)}}}
 	sealed, err := SealBundle("svc", c, b)
 	if err != nil {
 		t.Fatal(err)
@@ -200,27 +218,14 @@ func TestServiceID(t *testing.T) {
 	}
 }
 
-func TestDecode(t *testing.T) {
-	t.Parallel()
-	var n Nonce
-	for _, bad := range []string{``, `{`, `{"x":1}`, `{} {}`, `{}x`, `[]`} {
-		if err := Decode([]byte(bad), &n); err == nil {
-			t.Errorf("%q is accepted", bad)
-		}
-	}
-	if err := Decode([]byte(" {\"nonce\":\"AQ==\"}\n"), &n); err != nil || !bytes.Equal(n.Nonce, []byte{1}) {
-		t.Errorf("%+v, %v", n, err)
-	}
-}
-
 func FuzzDecodeRelease(f *testing.F) {
-	f.Add([]byte(`{"claim":{"manifest":"","job_id":1},"evidence":{"type":"token"},"proof":"AA=="}`))
+	f.Add([]byte(`{"claim":{"manifest":"sha256:` + strings.Repeat("ab", 32) + `","job":{"id":1}},"evidence":{"type":"token"},"proof":"AA=="}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r Release
-		if Decode(b, &r) != nil {
+		if manifest.DecodeJSON(b, &r) != nil {
 			return
 		}
-		if r.Claim.Validate() == nil && (len(r.Claim.Nonce) != NonceSize || strings.ContainsAny(r.Claim.Node+r.Claim.Cluster, "\n/ []")) {
+		if r.Claim.Validate() == nil && (len(r.Claim.Nonce) != NonceSize || strings.ContainsAny(r.Claim.Node+r.Claim.Job.Cluster, "\n/ []")) {
 			t.Errorf("valid claim %+v", r.Claim)
 		}
 	})

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/names"
@@ -19,24 +18,20 @@ var ErrInvalid = errors.New("invalid claim")
 // key (1184, FIPS 203) and an X25519 public key (32).
 const PublicKeyE = 1184 + 32
 
-var (
-	manifestRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-)
-
 // Validate reports the first field that is out of its domain. A claim is
 // always a Slurm job's, so its number is never 0; Node is one host name.
 func (c Claim) Validate() error {
 	switch {
-	case !manifestRE.MatchString(c.Manifest):
-		return fmt.Errorf("%w: manifest is not a digest", ErrInvalid)
-	case !names.Word(c.Cluster):
-		return fmt.Errorf("%w: %.80q is not a cluster's name", ErrInvalid, c.Cluster)
+	case c.Manifest.IsZero():
+		return fmt.Errorf("%w: no manifest", ErrInvalid)
+	case !names.Word(c.Job.Cluster):
+		return fmt.Errorf("%w: %.80q is not a cluster's name", ErrInvalid, c.Job.Cluster)
 	case !names.Node(c.Node):
 		return fmt.Errorf("%w: %.80q is not a node's name", ErrInvalid, c.Node)
-	case c.JobID == 0:
+	case c.Job.ID == 0:
 		return fmt.Errorf("%w: no job id", ErrInvalid)
-	case c.ArrayTask < -1:
-		return fmt.Errorf("%w: array task %d", ErrInvalid, c.ArrayTask)
+	case c.Job.ArrayTask < -1:
+		return fmt.Errorf("%w: array task %d", ErrInvalid, c.Job.ArrayTask)
 	case len(c.Nonce) != NonceSize:
 		return fmt.Errorf("%w: nonce of %d bytes", ErrInvalid, len(c.Nonce))
 	case len(c.E) != PublicKeyE:

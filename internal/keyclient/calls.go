@@ -64,8 +64,8 @@ func (c *Client) RegisterManifest(ctx context.Context, signed, signature, privat
 	if err := c.do(ctx, call{method: http.MethodPost, path: "/v1/manifests", body: body, signed: true}, &out); err != nil {
 		return out, err
 	}
-	if want := manifest.DigestOf(signed).String(); out.Digest != want {
-		return out, fmt.Errorf("%w: registered %.80q instead of %s", ErrAnswer, out.Digest, want)
+	if want := manifest.DigestOf(signed); out.Digest != want {
+		return out, fmt.Errorf("%w: registered %s instead of %s", ErrAnswer, out.Digest, want)
 	}
 	return out, nil
 }
@@ -74,7 +74,7 @@ func (c *Client) RegisterManifest(ctx context.Context, signed, signature, privat
 func (c *Client) NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error) {
 	var out keyapi.Token
 	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/tokens",
-		body: keyapi.TokenRequest{Manifest: digest.String(), Node: node}, signed: true}, &out)
+		body: keyapi.TokenRequest{Manifest: digest, Node: node}, signed: true}, &out)
 	return out, err
 }
 

@@ -167,7 +167,7 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 	if res.StatusCode != http.StatusOK {
 		return retry.After(apiError(res.StatusCode, b), retryAfter(res))
 	}
-	if err := keyapi.Decode(b, out); err != nil {
+	if err := manifest.DecodeJSON(b, out); err != nil {
 		return fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
 	return nil
@@ -206,7 +206,7 @@ func retryAfter(res *http.Response) time.Duration {
 
 func apiError(status int, b []byte) error {
 	var e keyapi.Error
-	if err := keyapi.Decode(b, &e); err != nil || byCode[e.Code] == nil {
+	if err := manifest.DecodeJSON(b, &e); err != nil || byCode[e.Code] == nil {
 		kind := ErrAnswer
 		if status == http.StatusBadGateway || status == http.StatusGatewayTimeout || status == http.StatusServiceUnavailable {
 			kind = ErrUnavailable

@@ -151,7 +151,7 @@ func TestRelayThatLies(t *testing.T) {
 func alter[T any](t *testing.T, b []byte, change func(*T)) []byte {
 	t.Helper()
 	var v T
-	if err := keyapi.Decode(b, &v); err != nil {
+	if err := manifest.DecodeJSON(b, &v); err != nil {
 		t.Error(err)
 		return b
 	}

@@ -107,8 +107,7 @@ func (c *Client) attest(ctx context.Context, r ReleaseRequest, id string) (attes
 		return attested{}, fmt.Errorf("make a key: %w", err)
 	}
 	claim := keyapi.Claim{
-		Manifest: r.Digest.String(), Cluster: r.Job.Cluster, JobID: r.Job.ID, ArrayTask: r.Job.ArrayTask, Restart: r.Job.Restart,
-		Node: r.Node, Nonce: n.Nonce, E: e.PublicKey().Bytes(), S: pub,
+		Manifest: r.Digest, Job: r.Job, Node: r.Node, Nonce: n.Nonce, E: e.PublicKey().Bytes(), S: pub,
 	}
 	if err := claim.Validate(); err != nil {
 		return attested{}, err
@@ -171,9 +170,9 @@ func (c *Client) open(ctx context.Context, r ReleaseRequest, a attested, answer 
 
 // take checks that the bundle holds exactly the manifest's volumes.
 func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
-	digests := map[string]string{}
+	digests := map[string]manifest.Digest{}
 	for _, v := range m.Volumes {
-		digests[v.VolumeID] = v.Digest.String()
+		digests[v.VolumeID] = v.Digest
 	}
 	for _, k := range b.Keys {
 		want, ok := digests[k.VolumeID]

@@ -135,13 +135,13 @@ func vouch(ctx context.Context, client *http.Client, url string, v keyapi.VouchR
 	}
 	if resp.StatusCode != http.StatusOK {
 		refused := &VerifierError{Status: resp.StatusCode}
-		if err := keyapi.Decode(b, &refused.Answer); err != nil {
+		if err := manifest.DecodeJSON(b, &refused.Answer); err != nil {
 			return "", fmt.Errorf("%w: %s answered %s", ErrVerifierUnreachable, url, resp.Status)
 		}
 		return "", refused
 	}
 	var answer keyapi.VouchResponse
-	if err := keyapi.Decode(b, &answer); err != nil || answer.Voucher == "" {
+	if err := manifest.DecodeJSON(b, &answer); err != nil || answer.Voucher == "" {
 		return "", fmt.Errorf("%w: %s answered with no voucher", ErrVerifierUnreachable, url)
 	}
 	return answer.Voucher, nil

@@ -1,6 +1,7 @@
 package keyclient
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -26,7 +27,7 @@ import (
 )
 
 func testClaim() keyapi.Claim {
-	return keyapi.Claim{Manifest: "sha256:" + strings.Repeat("0a", 32), Cluster: "box", JobID: 7, ArrayTask: -1, Node: "cn1",
+	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)), Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
 		Nonce: make([]byte, keyapi.NonceSize), E: make([]byte, keyapi.PublicKeyE), S: make([]byte, 32)}
 }
 
@@ -62,7 +63,7 @@ func TestSlurmEvidence(t *testing.T) {
 		}
 		b, err := io.ReadAll(r.Body)
 		var q keyapi.VouchRequest
-		if err != nil || keyapi.Decode(b, &q) != nil || r.URL.Path != "/v1/vouch" || r.Method != http.MethodPost || r.TLS.Version != tls.VersionTLS13 {
+		if err != nil || manifest.DecodeJSON(b, &q) != nil || r.URL.Path != "/v1/vouch" || r.Method != http.MethodPost || r.TLS.Version != tls.VersionTLS13 {
 			reply(w, http.StatusBadRequest, keyapi.Error{Code: keyapi.CodeBadRequest})
 			return
 		}

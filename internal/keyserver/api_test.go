@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,7 +68,7 @@ func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
 	}
 	var e keyapi.Error
 	if res.StatusCode != http.StatusOK {
-		if err := keyapi.Decode(b, &e); err != nil {
+		if err := manifest.DecodeJSON(b, &e); err != nil {
 			t.Errorf("status %d with body %.200q", res.StatusCode, b)
 		}
 	}
@@ -141,7 +142,8 @@ func TestStrictRequests(t *testing.T) {
 		return b
 	}
 	policy := func(from, to string) []byte {
-		return encode(func(x *keyapi.Secret) { x.Policy = []byte(strings.Replace(string(x.Policy), from, to, 1)) })
+		before, after, _ := strings.Cut(string(encode(func(*keyapi.Secret) {})), `"policy":`)
+		return []byte(before + `"policy":` + strings.Replace(after, from, to, 1))
 	}
 	for _, tc := range []struct {
 		name, path string
@@ -156,7 +158,7 @@ func TestStrictRequests(t *testing.T) {
 		{"short key", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Key = x.Key[:31] }), 400},
 		{"name with slash", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Name = "a/b" }), 400},
 		{"name with newline", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Name = "a\nb" }), 400},
-		{"no digest", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Digest = "" }), 400},
+		{"no digest", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Digest = manifest.Digest{} }), 400},
 		{"odd kind", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Kind = "other" }), 400},
 		{"no size", "/v1/secrets/" + id, encode(func(x *keyapi.Secret) { x.Size = 0 }), 400},
 		{"policy with an unknown field", "/v1/secrets/" + id, policy(`{`, `{"everyone":true,`), 400},
@@ -202,10 +204,10 @@ func TestSecretsAreTheirOwners(t *testing.T) {
 		t.Errorf("bob sees %d secrets, %v", len(l), err)
 	}
 	again := v.Secret
-	again.Policy = keyservertest.PolicyJSON(t, keyservertest.Policy("bob"))
+	again.Policy = keyservertest.Policy("bob")
 	info, err := alice.PutSecret(ctx, v.ID, again)
 	want("the same again, with another policy", err, nil)
-	if !strings.Contains(string(info.Policy), "bob") || info.Path != keyapi.SecretPath(v.ID) || info.Revoked {
+	if !slices.Equal(info.Policy.Users, []string{"bob"}) || info.Path != keyapi.SecretPath(v.ID) || info.Revoked {
 		t.Errorf("after the second deposit: %+v", info)
 	}
 	other := v.Secret
@@ -213,7 +215,7 @@ func TestSecretsAreTheirOwners(t *testing.T) {
 	_, err = alice.PutSecret(ctx, v.ID, other)
 	want("another key", err, keyclient.ErrConflict)
 	other = v.Secret
-	other.Digest = manifest.DigestOf(nil).String()
+	other.Digest = manifest.DigestOf(nil)
 	_, err = alice.PutSecret(ctx, v.ID, other)
 	want("another digest", err, keyclient.ErrConflict)
 
@@ -333,7 +335,7 @@ func TestClaims(t *testing.T) {
 		{"no proof", nil, func(r *keyapi.Release) { r.Proof = nil }, keyapi.CodeAttestation},
 		{"E that is no key", func(c *keyapi.Claim) { c.E, c.Node = bytes.Repeat([]byte{0xff}, keyapi.PublicKeyE), "cn3" }, nil, keyapi.CodeBadRequest},
 		{"short E", func(c *keyapi.Claim) { c.E = c.E[1:] }, nil, keyapi.CodeBadRequest},
-		{"job 0", func(c *keyapi.Claim) { c.JobID = 0 }, nil, keyapi.CodeBadRequest},
+		{"job 0", func(c *keyapi.Claim) { c.Job.ID = 0 }, nil, keyapi.CodeBadRequest},
 		{"list of nodes", func(c *keyapi.Claim) { c.Node = "cn[1-2]" }, nil, keyapi.CodeBadRequest},
 		{"unknown evidence", nil, func(r *keyapi.Release) { r.Evidence.Type = "tpm" }, keyapi.CodeAttestation},
 		{"no evidence", nil, func(r *keyapi.Release) { r.Evidence.Voucher = "" }, keyapi.CodeAttestation},
@@ -347,7 +349,7 @@ func TestClaims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := keyapi.Claim{Manifest: digest.String(), Cluster: s.Cluster, JobID: 7, ArrayTask: -1, Node: "cn1", Nonce: n.Nonce, E: newE(t), S: pub}
+		c := keyapi.Claim{Manifest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1", Nonce: n.Nonce, E: newE(t), S: pub}
 		if tc.before != nil {
 			tc.before(&c)
 		}

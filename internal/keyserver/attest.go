@@ -46,9 +46,8 @@ type Attestor interface {
 
 // Verifier enrols a cluster's verifier.
 type Verifier struct {
-	keyapi.Cluster                   // Tier is overwritten by Verifier.Tier
+	keyapi.Cluster                   // its Tier, what the verifier\'s word is worth, is C or B2
 	Key            ed25519.PublicKey // its signing key
-	Tier           manifest.Tier     // what its word is worth: C or B2
 }
 
 // Freshness of vouchers, and how far a verifier's clock may run ahead.
@@ -87,9 +86,9 @@ func NewSlurmAttestor(verifiers []Verifier, now func() time.Time) (Attestor, err
 }
 
 func (a *slurmAttestor) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (Claims, error) {
-	v, ok := a.verifiers[c.Cluster]
+	v, ok := a.verifiers[c.Job.Cluster]
 	if !ok {
-		return Claims{}, fmt.Errorf("%w: no verifier is enrolled for cluster %.80q", ErrEvidence, c.Cluster)
+		return Claims{}, fmt.Errorf("%w: no verifier is enrolled for cluster %.80q", ErrEvidence, c.Job.Cluster)
 	}
 	if ev.Type != keyapi.EvidenceSlurm || ev.Voucher == "" || ev.Token != "" {
 		return Claims{}, fmt.Errorf("%w: no voucher", ErrEvidence)
@@ -103,7 +102,7 @@ func (a *slurmAttestor) Attest(_ context.Context, service string, c keyapi.Claim
 	}
 	return Claims{
 		Attestor: keyapi.EvidenceSlurm, Tier: v.Tier, UID: w.UID, User: w.User, Groups: w.Groups, Node: w.Node,
-		Job:     manifest.Job{Cluster: w.Cluster, ID: w.JobID, ArrayTask: w.ArrayTask, Restart: w.Restart},
+		Job:     w.Job,
 		Account: w.Account, Partition: w.Partition,
 	}, nil
 }
@@ -114,7 +113,7 @@ func (a *slurmAttestor) check(service string, c keyapi.Claim, w keyapi.Voucher) 
 	switch {
 	case w.Service != service:
 		return errors.New("was made for another service")
-	case w.Cluster != c.Cluster:
+	case w.Job.Cluster != c.Job.Cluster:
 		return errors.New("names another cluster")
 	case len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest:
 		return errors.New("covers another claim")
@@ -129,7 +128,7 @@ func (a *slurmAttestor) check(service string, c keyapi.Claim, w keyapi.Voucher) 
 			w.Issued.UTC().Format(time.RFC3339), aheadOf(-age), voucherAge)
 	case w.Node != c.Node:
 		return fmt.Errorf("names node %.80q, the claim %.80q", w.Node, c.Node)
-	case w.JobID != c.JobID || w.ArrayTask != c.ArrayTask || w.Restart != c.Restart:
+	case w.Job != c.Job:
 		return errors.New("names another job")
 	}
 	return nil

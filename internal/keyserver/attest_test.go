@@ -14,13 +14,13 @@ import (
 )
 
 func sampleClaim(digest manifest.Digest) keyapi.Claim {
-	return keyapi.Claim{Manifest: digest.String(), Cluster: "puhti", JobID: 7, ArrayTask: -1, Node: "cn1"}
+	return keyapi.Claim{Manifest: digest, Job: manifest.Job{Cluster: "puhti", ID: 7, ArrayTask: -1}, Node: "cn1"}
 }
 
 func sampleVoucher(service string, c keyapi.Claim, issued time.Time) keyapi.Voucher {
 	d := keyapi.ClaimDigest(service, c)
-	return keyapi.Voucher{Service: service, Cluster: c.Cluster, Claim: d[:], UID: 1000, User: "alice", Groups: []string{"project_1"},
-		Node: c.Node, JobID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart, Account: "acc", Partition: "small", Issued: issued}
+	return keyapi.Voucher{Service: service, Claim: d[:], UID: 1000, User: "alice", Groups: []string{"project_1"},
+		Node: c.Node, Job: c.Job, Account: "acc", Partition: "small", Issued: issued}
 }
 
 func newVerifier(t *testing.T) (keyserver.Verifier, ed25519.PrivateKey) {
@@ -29,7 +29,7 @@ func newVerifier(t *testing.T) (keyserver.Verifier, ed25519.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keyserver.Verifier{Cluster: keyapi.Cluster{Name: "puhti"}, Key: pub, Tier: manifest.TierB2}, priv
+	return keyserver.Verifier{Cluster: keyapi.Cluster{Name: "puhti", Tier: manifest.TierB2}, Key: pub}, priv
 }
 
 func signVoucher(t testing.TB, typ string, key ed25519.PrivateKey, v keyapi.Voucher) keyapi.Evidence {
@@ -119,10 +119,10 @@ func TestVoucherRefused(t *testing.T) {
 		"from the future":  func(v *keyapi.Voucher) { v.Issued = now.Add(time.Hour) },
 		"no time":          func(v *keyapi.Voucher) { v.Issued = time.Time{} },
 		"other node":       func(v *keyapi.Voucher) { v.Node = "cn2" },
-		"other job":        func(v *keyapi.Voucher) { v.JobID++ },
-		"other array task": func(v *keyapi.Voucher) { v.ArrayTask = 0 },
-		"other restart":    func(v *keyapi.Voucher) { v.Restart++ },
-		"other cluster":    func(v *keyapi.Voucher) { v.Cluster = "mahti" },
+		"other job":        func(v *keyapi.Voucher) { v.Job.ID++ },
+		"other array task": func(v *keyapi.Voucher) { v.Job.ArrayTask = 0 },
+		"other restart":    func(v *keyapi.Voucher) { v.Job.Restart++ },
+		"other cluster":    func(v *keyapi.Voucher) { v.Job.Cluster = "mahti" },
 		"other service":    func(v *keyapi.Voucher) { v.Service = "other" },
 		"short claim":      func(v *keyapi.Voucher) { v.Claim = v.Claim[:31] },
 	} {

@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -30,7 +31,7 @@ type request struct {
 
 // decode reads the body strictly.
 func (q *request) decode(v any) error {
-	if err := keyapi.Decode(q.body, v); err != nil {
+	if err := manifest.DecodeJSON(q.body, v); err != nil {
 		return service.Refuse(keyapi.CodeBadRequest, "request body: %w", err)
 	}
 	return nil

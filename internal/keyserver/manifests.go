@@ -27,15 +27,15 @@ const (
 
 // manifestRecord is what release needs of a registered manifest.
 type manifestRecord struct {
-	Digest    string        `json:"digest"`
-	Account   string        `json:"account"` // id of who registered it
-	Expires   time.Time     `json:"expires"`
-	Tier      manifest.Tier `json:"tier"`
-	Cluster   string        `json:"cluster"` // of its verifier; "" any
-	User      string        `json:"user"`    // Unix user whose job it is
-	Nodes     int           `json:"nodes"`
-	HostBinds bool          `json:"host_binds"` // its runtime flags need permission
-	Volumes   []volumeUse   `json:"volumes"`
+	Digest    manifest.Digest `json:"digest"`
+	Account   string          `json:"account"` // id of who registered it
+	Expires   time.Time       `json:"expires"`
+	Tier      manifest.Tier   `json:"tier"`
+	Cluster   string          `json:"cluster"` // of its verifier; "" any
+	User      string          `json:"user"`    // Unix user whose job it is
+	Nodes     int             `json:"nodes"`
+	HostBinds bool            `json:"host_binds"` // its runtime flags need permission
+	Volumes   []volumeUse     `json:"volumes"`
 	// Bound is the first job that was given keys; Restart in it is 0.
 	Bound *manifest.Job `json:"bound,omitempty"`
 	// Served counts the nodes that were given keys, by restart.
@@ -45,8 +45,8 @@ type manifestRecord struct {
 
 // volumeUse is a volume as the manifest pins it.
 type volumeUse struct {
-	ID     string `json:"id"`
-	Digest string `json:"digest"`
+	ID     string          `json:"id"`
+	Digest manifest.Digest `json:"digest"`
 }
 
 // newManifest answers POST /v1/manifests. The same manifest by the same
@@ -95,16 +95,16 @@ func (s *Server) newManifest(q *request) (any, error) {
 func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, account string) manifestRecord {
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
-		Digest: d.String(), Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster, User: m.User,
+		Digest: d, Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster, User: m.User,
 		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
-	seen := map[string]bool{}
+	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {
-		u := volumeUse{v.VolumeID, v.Digest.String()}
-		if !seen[u.ID+u.Digest] { // one volume may be mounted under two names
+		u := volumeUse{v.VolumeID, v.Digest}
+		if !seen[u] { // one volume may be mounted under two names
 			rec.Volumes = append(rec.Volumes, u)
 		}
-		seen[u.ID+u.Digest] = true
+		seen[u] = true
 	}
 	return rec
 }
@@ -128,7 +128,7 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error 
 
 func (s *Server) register(w store.Writer, who account, rec manifestRecord, private []byte) error {
 	var old manifestRecord
-	err := getJSON(w, bucketManifests, rec.Digest, &old)
+	err := getJSON(w, bucketManifests, rec.Digest.String(), &old)
 	switch {
 	case err == nil && old.Account == rec.Account:
 		return nil
@@ -154,7 +154,7 @@ func (s *Server) register(w store.Writer, who account, rec manifestRecord, priva
 			return err
 		}
 	}
-	return errors.Join(w.Put(bucketPrivate, rec.Digest, private), putJSON(w, bucketManifests, rec.Digest, rec),
+	return errors.Join(w.Put(bucketPrivate, rec.Digest.String(), private), putJSON(w, bucketManifests, rec.Digest.String(), rec),
 		count(w, rec.Account, countManifests, 1))
 }
 

@@ -11,14 +11,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
-// parsePolicy reads a policy strictly and checks that its host lists expand.
-func parsePolicy(b []byte) (manifest.Policy, error) {
-	var p manifest.Policy
-	if err := keyapi.Decode(b, &p); err != nil {
-		return p, service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
-	}
+// checkPolicy checks a policy, and that its host lists expand.
+func checkPolicy(p manifest.Policy) error {
 	if err := p.Validate(); err != nil {
-		return p, service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
+		return service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
 	}
 	total := 0
 	for _, n := range p.Nodes {
@@ -27,14 +23,14 @@ func parsePolicy(b []byte) (manifest.Policy, error) {
 		}
 		hosts, err := hostlist.Expand(n)
 		if err != nil {
-			return p, service.Refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
+			return service.Refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
 		}
 		// The lists are expanded at each release: no owner may slow those of others.
 		if total += len(hosts); total > hostlist.Max {
-			return p, service.Refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
+			return service.Refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // nodeAllowed reports whether node is in one of the host lists.

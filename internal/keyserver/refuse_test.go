@@ -156,7 +156,7 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		"root":              {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.UID = 0 } }},
 		"stale voucher":     {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Issued = v.Issued.Add(-2 * time.Minute) } }},
 		"voucher's node":    {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Node = "cn2" } }},
-		"voucher's job":     {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.JobID = 99 } }},
+		"voucher's job":     {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Job.ID = 99 } }},
 		"voucher's service": {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Service = "other" } }},
 		"no such cluster":   {keyclient.ErrAttestation, func(a *attempt) { a.job.Cluster = "nowhere" }},
 	}

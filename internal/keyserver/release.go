@@ -38,8 +38,8 @@ func (s *Server) release(q *request) (any, error) {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	ev := q.event("release", audit.OutcomeReleased)
-	ev.Node, ev.Manifest = c.Node, c.Manifest
-	ev.Job = &manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
+	ev.Node, ev.Manifest = c.Node, c.Manifest.String()
+	ev.Job = &c.Job
 
 	name := requestName(q.body)
 	leave, err := s.flights.enter(q.ctx, name)
@@ -112,9 +112,8 @@ func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
 
 // checkClaims keeps a faulty attestor from saying more than was claimed.
 func checkClaims(c keyapi.Claim, claims Claims) error {
-	job := manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
 	if claims.UID == 0 || claims.User == "" || claims.Tier < manifest.TierC || claims.Tier > manifest.TierA ||
-		claims.Node != c.Node || claims.Job != job {
+		claims.Node != c.Node || claims.Job != c.Job {
 		return service.Refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
 	}
 	return nil
@@ -141,7 +140,7 @@ func (g grant) volumeIDs() []string {
 // On refusal the grant holds the manifest's record, if there is one, for the audit.
 func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bool) (grant, error) {
 	g := grant{claims: claims}
-	err := getJSON(r, bucketManifests, c.Manifest, &g.manifest)
+	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {
 		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).WithHint("submit the job again with job-prep")
 	}
@@ -167,7 +166,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 		}
 		g.secrets = append(g.secrets, sec)
 	}
-	if g.private, err = r.Get(bucketPrivate, g.manifest.Digest); err != nil {
+	if g.private, err = r.Get(bucketPrivate, g.manifest.Digest.String()); err != nil {
 		return g, fmt.Errorf("private part of manifest %s: %w", g.manifest.Digest, err)
 	}
 	return g, nil
@@ -247,7 +246,7 @@ func (g grant) record(w store.Writer, now time.Time) error {
 		m.Served = map[uint32]int{}
 	}
 	m.Served[c.Job.Restart]++
-	if err := putJSON(w, bucketManifests, m.Digest, m); err != nil {
+	if err := putJSON(w, bucketManifests, m.Digest.String(), m); err != nil {
 		return err
 	}
 	if c.SingleUse != "" {
@@ -289,12 +288,8 @@ func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims Claims, g gra
 	if err != nil {
 		return keyapi.Released{}, err
 	}
-	digest, err := manifest.ParseDigest(c.Manifest)
-	if err != nil {
-		return keyapi.Released{}, service.Refuse(keyapi.CodeBadRequest, "%w", err)
-	}
 	statement, err := manifest.SignJWS(manifest.TypeStatement, s.signKey, manifest.Statement{
-		Service: s.id, Manifest: digest, Job: claims.Job, Node: claims.Node, UID: claims.UID, User: claims.User,
+		Service: s.id, Manifest: c.Manifest, Job: claims.Job, Node: claims.Node, UID: claims.UID, User: claims.User,
 		Tier: claims.Tier, Attestor: claims.Attestor, S: manifest.EncodeKey(c.S), Issued: s.now().UTC(),
 	})
 	return keyapi.Released{Sealed: sealed, Statement: statement}, err

@@ -47,7 +47,7 @@ func newClaimed(t *testing.T, c *clock, change func(*manifest.Policy)) *claimed 
 		t.Fatal(err)
 	}
 	out.s = priv
-	out.release.Claim = keyapi.Claim{Manifest: digest.String(), Cluster: s.Cluster, JobID: 7, ArrayTask: -1, Node: "cn1",
+	out.release.Claim = keyapi.Claim{Manifest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1",
 		Nonce: n.Nonce, E: out.e.PublicKey().Bytes(), S: pub}
 	out.prove(t)
 	return out
@@ -87,13 +87,13 @@ func (c *claimed) sendRaw(t *testing.T, b []byte) string {
 	}
 	if res.StatusCode != http.StatusOK {
 		var e keyapi.Error
-		if err := keyapi.Decode(body, &e); err != nil {
+		if err := manifest.DecodeJSON(body, &e); err != nil {
 			t.Fatal(err)
 		}
 		return e.Code
 	}
 	var out keyapi.Released
-	if err := keyapi.Decode(body, &out); err != nil {
+	if err := manifest.DecodeJSON(body, &out); err != nil {
 		t.Fatal(err)
 	}
 	bundle, err := keyapi.OpenBundle(c.e, c.ID, c.release.Claim, out.Sealed)

@@ -2,7 +2,6 @@ package keyserver
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -26,8 +25,8 @@ const (
 type secretRecord struct {
 	VolumeID     string          `json:"volume_id"`
 	Name         string          `json:"name"`
-	Kind         string          `json:"kind"`
-	Digest       string          `json:"digest"`
+	Kind         manifest.Kind   `json:"kind"`
+	Digest       manifest.Digest `json:"digest"`
 	Size         int64           `json:"size"`
 	Owner        string          `json:"owner"` // account id
 	Created      time.Time       `json:"created"`
@@ -37,13 +36,12 @@ type secretRecord struct {
 	SupersededBy string          `json:"superseded_by"`
 }
 
-func (s secretRecord) info() (keyapi.SecretInfo, error) {
-	p, err := json.Marshal(s.Policy)
+func (s secretRecord) info() keyapi.SecretInfo {
 	return keyapi.SecretInfo{
 		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
-		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, Released: s.Released,
+		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: s.Policy, Released: s.Released,
 		Revoked: s.Revoked, SupersededBy: s.SupersededBy,
-	}, err
+	}
 }
 
 // nameKey is the record key of a name: hashed, since names can be telling and
@@ -65,23 +63,21 @@ func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
 	switch {
 	case len(body.Key) != keyapi.SecretKeyLen:
 		return bad("key of %d bytes, not %d", len(body.Key), keyapi.SecretKeyLen)
-	case body.Kind != string(manifest.KindDataset) && body.Kind != string(manifest.KindImage):
+	case body.Kind != manifest.KindDataset && body.Kind != manifest.KindImage:
 		return bad("kind %.40q is neither dataset nor image", body.Kind)
 	case body.Name == "" || len(body.Name) > 255 || strings.ContainsFunc(body.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }):
 		return bad("name %.80q is not a file name", body.Name)
+	case body.Digest.IsZero():
+		return bad("no digest")
 	case body.Size <= 0:
 		return bad("size %d is not positive", body.Size)
 	}
-	if _, err := manifest.ParseDigest(body.Digest); err != nil {
-		return bad("%w", err)
-	}
-	p, err := parsePolicy(body.Policy)
-	if err != nil {
+	if err := checkPolicy(body.Policy); err != nil {
 		return secretRecord{}, nil, err
 	}
 	return secretRecord{
 		VolumeID: q.volume, Name: body.Name, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
-		Owner: q.caller.account.ID, Created: now.UTC(), Policy: p,
+		Owner: q.caller.account.ID, Created: now.UTC(), Policy: body.Policy,
 	}, body.Key, nil
 }
 
@@ -120,7 +116,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rec.info()
+	return rec.info(), nil
 }
 
 // mayDeposit is sameDeposit, or a refusal if something new is one too many.
@@ -148,7 +144,7 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 }
 
 func deposit(w store.Writer, rec secretRecord) error {
-	name := nameKey(rec.Owner, rec.Kind, rec.Name)
+	name := nameKey(rec.Owner, string(rec.Kind), rec.Name)
 	before, err := w.Get(bucketNames, name)
 	if err == nil {
 		err = updateSecret(w, string(before), func(old *secretRecord) { old.SupersededBy = rec.VolumeID })
@@ -191,7 +187,7 @@ func (s *Server) getSecret(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rec.info()
+	return rec.info(), nil
 }
 
 func (s *Server) listSecrets(q *request) (any, error) {
@@ -203,9 +199,8 @@ func (s *Server) listSecrets(q *request) (any, error) {
 			if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
 				return err
 			}
-			i, err := rec.info()
-			out.Secrets = append(out.Secrets, i)
-			return err
+			out.Secrets = append(out.Secrets, rec.info())
+			return nil
 		})
 	})
 	if err != nil {
@@ -228,12 +223,15 @@ func (s *Server) changeSecret(q *request, event string, change func(*secretRecor
 	if err != nil {
 		return nil, err
 	}
-	return rec.info()
+	return rec.info(), nil
 }
 
 func (s *Server) putPolicy(q *request) (any, error) {
-	p, err := parsePolicy(q.body)
-	if err != nil {
+	var p manifest.Policy
+	if err := q.decode(&p); err != nil {
+		return nil, err
+	}
+	if err := checkPolicy(p); err != nil {
 		return nil, err
 	}
 	return s.changeSecret(q, "secret.policy", func(r *secretRecord) { r.Policy = p })

@@ -195,9 +195,7 @@ func (s *Server) addAttestors(cfg Config) error {
 		s.attestors[t] = a
 	}
 	for _, v := range cfg.Verifiers {
-		c := v.Cluster
-		c.Tier = v.Tier.String()
-		s.clusters = append(s.clusters, c)
+		s.clusters = append(s.clusters, v.Cluster)
 	}
 	return nil
 }

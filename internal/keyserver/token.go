@@ -25,7 +25,7 @@ const (
 // tokenRecord is what is kept of a token; it does not yield the token.
 type tokenRecord struct {
 	Keys     keyapi.TokenKeys `json:"keys"`
-	Manifest string           `json:"manifest"`
+	Manifest manifest.Digest  `json:"manifest"`
 	Account  account          `json:"account"`
 	Node     string           `json:"node"` // "" any
 	Expires  time.Time        `json:"expires"`
@@ -71,7 +71,7 @@ func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Cla
 	}
 	return Claims{
 		Attestor: keyapi.EvidenceToken, Tier: manifest.TierC, UID: -1, User: t.Account.Name, Node: c.Node,
-		Job:       manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart},
+		Job:       c.Job,
 		Submitter: t.Account.ID, SingleUse: id,
 	}, nil
 }
@@ -96,16 +96,16 @@ func (s *Server) newToken(q *request) (any, error) {
 		return nil, err
 	}
 	ev := q.event("token.new", audit.OutcomeDone)
-	ev.Manifest, ev.Node = body.Manifest, body.Node
-	if _, err := manifest.ParseDigest(body.Manifest); err != nil {
-		ev.Manifest = ""
-		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
+	ev.Node = body.Node
+	if body.Manifest.IsZero() {
+		return nil, service.Refuse(keyapi.CodeBadRequest, "no manifest is named")
 	}
+	ev.Manifest = body.Manifest.String()
 	rec := tokenRecord{Keys: keys, Manifest: body.Manifest, Account: q.caller.account, Node: body.Node,
 		Expires: s.now().Add(keyapi.TokenTTL)}
 	_, err = q.commit(ev, func(w store.Writer) error {
 		var m manifestRecord
-		err := getJSON(w, bucketManifests, body.Manifest, &m)
+		err := getJSON(w, bucketManifests, ev.Manifest, &m)
 		if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
 			return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", body.Manifest)
 		}
@@ -125,7 +125,7 @@ func (s *Server) newToken(q *request) (any, error) {
 		if m.Expires.Before(rec.Expires) {
 			rec.Expires = m.Expires
 		}
-		return errors.Join(putJSON(w, bucketManifests, body.Manifest, m), putJSON(w, bucketTokens, keys.ID, rec),
+		return errors.Join(putJSON(w, bucketManifests, ev.Manifest, m), putJSON(w, bucketTokens, keys.ID, rec),
 			count(w, rec.Account.ID, countTokens, 1))
 	})
 	if err != nil {

@@ -23,7 +23,8 @@ var floors = [][]string{
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
 	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/service", "internal/source"},
 	{"fusefs"},
-	{"volume", "internal/manifest", "internal/keyapi", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
+	{"internal/keyapi"},
+	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
 	{"internal/ui"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }

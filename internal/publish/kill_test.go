@@ -290,7 +290,7 @@ func (k *killable) look(t *testing.T, n int, after bool) {
 	if err != nil {
 		t.Fatalf("action %d, %v: something half-made has the final name: %v", n, after, err)
 	}
-	if deposited[id.String()].Digest != digest.String() {
+	if deposited[id.String()].Digest != manifest.Digest(digest) {
 		t.Errorf("action %d, %v: the volume under the final name has no key at the service", n, after)
 	}
 	b, err := os.ReadFile(remote + InfoSuffix)
@@ -298,7 +298,7 @@ func (k *killable) look(t *testing.T, n int, after bool) {
 		t.Fatal(err)
 	}
 	info, err := manifest.ParseInfo(b)
-	if err != nil || deposited[info.VolumeID].Digest != info.Digest.String() {
+	if err != nil || deposited[info.VolumeID].Digest != info.Digest {
 		t.Errorf("action %d, %v: the info file speaks of what is not deposited: %v", n, after, err)
 	}
 	newest := deposited[info.VolumeID].SupersededBy == ""

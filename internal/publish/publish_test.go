@@ -84,7 +84,7 @@ func TestRun(t *testing.T) {
 	}
 	s.checkVolume(t, info)
 	all, err := s.d.Keys.ListSecrets(t.Context())
-	if err != nil || len(all) != 1 || all[0].VolumeID != info.VolumeID || all[0].Digest != info.Digest.String() || all[0].Size != info.Size {
+	if err != nil || len(all) != 1 || all[0].VolumeID != info.VolumeID || all[0].Digest != info.Digest || all[0].Size != info.Size {
 		t.Errorf("deposited: %+v, %v", all, err)
 	}
 }

@@ -3,7 +3,6 @@ package publish
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,15 +158,11 @@ func (p *publishing) moveTo(fsys transfer.FS) {
 }
 
 func (p *publishing) deposit(ctx context.Context) error {
-	policy, err := json.Marshal(p.r.Policy)
-	if err != nil {
-		return err
-	}
 	key := p.s.Key.Bytes()
 	defer clear(key)
-	_, err = p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
-		Name: filepath.Base(p.r.SealedPath), Kind: string(p.r.Kind), Digest: p.s.Digest.String(),
-		Size: p.s.Size, Key: key, Policy: policy,
+	_, err := p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
+		Name: filepath.Base(p.r.SealedPath), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
+		Size: p.s.Size, Key: key, Policy: p.r.Policy,
 	})
 	return err
 }

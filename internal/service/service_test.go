@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 func newService(log io.Writer) *Service {
@@ -48,7 +49,7 @@ func TestRefusals(t *testing.T) {
 		h := newService(io.Discard).Handler(func(http.ResponseWriter, *http.Request) error { return tc.err })
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		var got keyapi.Error
-		if err := keyapi.Decode(w.Body.Bytes(), &got); err != nil || w.Code != tc.status || got != tc.want {
+		if err := manifest.DecodeJSON(w.Body.Bytes(), &got); err != nil || w.Code != tc.status || got != tc.want {
 			t.Errorf("%s: %d %+v (%v), want %d %+v", name, w.Code, got, err, tc.status, tc.want)
 		}
 		if again := w.Header().Get("Retry-After"); (again == "1") != (tc.status == 429 || tc.status == 503) {

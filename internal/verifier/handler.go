@@ -96,8 +96,8 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request, body []byt
 		answer.Voucher, err = manifest.SignJWS(manifest.TypeVoucher, v.config.Key, voucher)
 	}
 	c := q.Claim
-	log := v.config.Log.With("remote", r.RemoteAddr, "service", clip(q.Service), "node", clip(c.Node), "job", c.JobID,
-		"array_task", c.ArrayTask, "restart", c.Restart, "manifest", clip(c.Manifest))
+	log := v.config.Log.With("remote", r.RemoteAddr, "service", clip(q.Service), "node", clip(c.Node), "job", c.Job.ID,
+		"array_task", c.Job.ArrayTask, "restart", c.Job.Restart, "manifest", c.Manifest)
 	if err != nil {
 		log.Warn("refused", "reason", err.Error())
 		return err

@@ -82,7 +82,7 @@ func TestNodeToVerifier(t *testing.T) {
 	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), ev.Voucher, &got); err != nil || got.UID != int64(uid) {
 		t.Errorf("voucher %+v, %v", got, err)
 	}
-	s.claim.JobID++
+	s.claim.Job.ID++
 	if _, err := attest(context.Background(), testService, s.claim); !errors.Is(err, keyclient.ErrVerifierRefused) {
 		t.Errorf("another job: %v", err)
 	}

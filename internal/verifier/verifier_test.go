@@ -70,7 +70,7 @@ func newSite(t *testing.T) *site {
 }
 
 func testClaim() keyapi.Claim {
-	return keyapi.Claim{Manifest: "sha256:" + strings.Repeat("0a", 32), Cluster: "box", JobID: 7, ArrayTask: -1, Node: "cn1",
+	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)), Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
 		Nonce: bytes.Repeat([]byte{1}, keyapi.NonceSize), E: bytes.Repeat([]byte{2}, keyapi.PublicKeyE), S: bytes.Repeat([]byte{3}, 32)}
 }
 
@@ -147,9 +147,9 @@ func post(t *testing.T, h http.Handler, q any) (status int, ok keyapi.VouchRespo
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/vouch", bytes.NewReader(b)))
 	if w.Code == http.StatusOK {
-		err = keyapi.Decode(w.Body.Bytes(), &ok)
+		err = manifest.DecodeJSON(w.Body.Bytes(), &ok)
 	} else {
-		err = keyapi.Decode(w.Body.Bytes(), &refused)
+		err = manifest.DecodeJSON(w.Body.Bytes(), &refused)
 	}
 	if err != nil {
 		t.Fatalf("status %d: %v: %s", w.Code, err, w.Body)
@@ -160,8 +160,8 @@ func post(t *testing.T, h http.Handler, q any) (status int, ok keyapi.VouchRespo
 func TestVouch(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.job["ArrayTaskID"], s.claim.ArrayTask = "3", 3
-	s.job["RestartCnt"], s.claim.Restart = "2", 2
+	s.job["ArrayTaskID"], s.claim.Job.ArrayTask = "3", 3
+	s.job["RestartCnt"], s.claim.Job.Restart = "2", 2
 	status, ok, refused := s.ask(t, keyapi.MungePayload(testService, s.claim))
 	if status != http.StatusOK {
 		t.Fatalf("refused: %+v\n%s", refused, &s.log)
@@ -171,8 +171,8 @@ func TestVouch(t *testing.T) {
 		t.Fatal(err)
 	}
 	digest := keyapi.ClaimDigest(testService, s.claim)
-	want := keyapi.Voucher{Service: testService, Cluster: "box", Claim: digest[:], UID: 2001, User: "alice",
-		Groups: []string{"alice", "project_1"}, Node: "cn1", JobID: 7, ArrayTask: 3, Restart: 2,
+	want := keyapi.Voucher{Service: testService, Claim: digest[:], UID: 2001, User: "alice",
+		Groups: []string{"alice", "project_1"}, Node: "cn1", Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: 3, Restart: 2},
 		Account: "project_1", Partition: "standard", Issued: s.now}
 	if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
 		t.Errorf("got  %s\nwant %s", a, b)
@@ -197,7 +197,7 @@ func TestVouchRefuses(t *testing.T) {
 		code    string
 		says    string // where another check would refuse, too
 	}{
-		"another cluster":          {spoil: func(s *site) { s.claim.Cluster = "other" }, code: keyapi.CodeAttestation},
+		"another cluster":          {spoil: func(s *site) { s.claim.Job.Cluster = "other" }, code: keyapi.CodeAttestation},
 		"node not in the table":    {spoil: func(s *site) { s.claim.Node = "cn9" }, code: keyapi.CodeAttestation, says: "table of nodes"},
 		"short nonce":              {spoil: func(s *site) { s.claim.Nonce = s.claim.Nonce[1:] }, code: keyapi.CodeBadRequest},
 		"replayed":                 {spoil: func(s *site) { s.exit["unmunge"] = 17; s.setMunged("STATUS", "17") }, code: keyapi.CodeAttestation},
@@ -216,8 +216,8 @@ func TestVouchRefuses(t *testing.T) {
 		"payload: nonce":           {payload: other(func(c *keyapi.Claim) { c.Nonce[0]++ }), code: keyapi.CodeAttestation},
 		"payload: E":               {payload: other(func(c *keyapi.Claim) { c.E[0]++ }), code: keyapi.CodeAttestation},
 		"payload: S":               {payload: other(func(c *keyapi.Claim) { c.S[0]++ }), code: keyapi.CodeAttestation},
-		"payload: job":             {payload: other(func(c *keyapi.Claim) { c.JobID++ }), code: keyapi.CodeAttestation},
-		"payload: manifest":        {payload: other(func(c *keyapi.Claim) { c.Manifest = "sha256:" + strings.Repeat("0b", 32) }), code: keyapi.CodeAttestation},
+		"payload: job":             {payload: other(func(c *keyapi.Claim) { c.Job.ID++ }), code: keyapi.CodeAttestation},
+		"payload: manifest":        {payload: other(func(c *keyapi.Claim) { c.Manifest = manifest.Digest{11} }), code: keyapi.CodeAttestation},
 		"payload: service":         {payload: keyapi.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
 		"payload: empty":           {payload: []byte{}, code: keyapi.CodeAttestation},
 		"payload: and more":        {payload: append(keyapi.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
@@ -232,7 +232,7 @@ func TestVouchRefuses(t *testing.T) {
 		"a node of a longer name":  {spoil: func(s *site) { s.job["NodeList"] = "cn[11-19]" }, code: keyapi.CodeAttestation},
 		"on no node":               {spoil: func(s *site) { s.job["NodeList"] = "" }, code: keyapi.CodeAttestation},
 		"array task, none claimed": {spoil: func(s *site) { s.job["ArrayTaskID"] = "0" }, code: keyapi.CodeAttestation},
-		"another array task":       {spoil: func(s *site) { s.job["ArrayTaskID"] = "4"; s.claim.ArrayTask = 3 }, code: keyapi.CodeAttestation},
+		"another array task":       {spoil: func(s *site) { s.job["ArrayTaskID"] = "4"; s.claim.Job.ArrayTask = 3 }, code: keyapi.CodeAttestation},
 		"restarted since":          {spoil: func(s *site) { s.job["RestartCnt"] = "1" }, code: keyapi.CodeAttestation},
 		"newline in the account":   {spoil: func(s *site) { s.job["Account"] = "a\nb" }, code: keyapi.CodeUnavailable},
 		"unknown user":             {spoil: func(s *site) { s.noUser = errors.New("no such user") }, code: keyapi.CodeUnavailable},
@@ -337,7 +337,7 @@ func TestBadRequests(t *testing.T) {
 		w := httptest.NewRecorder()
 		v.Handler().ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
 		var e keyapi.Error
-		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != c.status || service.StatusOf(e.Code) != c.status {
+		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != c.status || service.StatusOf(e.Code) != c.status {
 			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, c.status)
 		}
 	}
@@ -457,7 +457,7 @@ func TestRelayFails(t *testing.T) {
 		w := httptest.NewRecorder()
 		relayTo(t, h).ServeHTTP(w, httptest.NewRequest("POST", "/v1/nonces", strings.NewReader("{}")))
 		var e keyapi.Error
-		if err := keyapi.Decode(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable || e.Code != keyapi.CodeUnavailable {
+		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable || e.Code != keyapi.CodeUnavailable {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -47,9 +48,9 @@ func (v *Verifier) check(ctx context.Context, q keyapi.VouchRequest) (keyapi.Vou
 	}
 	digest := keyapi.ClaimDigest(q.Service, q.Claim)
 	return keyapi.Voucher{
-		Service: q.Service, Cluster: v.config.Cluster, Claim: digest[:],
+		Service: q.Service, Claim: digest[:],
 		UID: int64(m.UID), User: u.Name, Groups: u.Groups, Node: q.Claim.Node,
-		JobID: j.JobID, ArrayTask: j.ArrayTask, Restart: j.Restart,
+		Job:     manifest.Job{Cluster: v.config.Cluster, ID: j.JobID, ArrayTask: j.ArrayTask, Restart: j.Restart},
 		Account: j.Account, Partition: j.Partition, Issued: v.config.Now().UTC(),
 	}, nil
 }
@@ -61,8 +62,8 @@ func (v *Verifier) checkClaim(q keyapi.VouchRequest) error {
 	if q.Service == "" || len(q.Service) > 1024 {
 		return service.Refuse(keyapi.CodeBadRequest, "the request names no key service")
 	}
-	if q.Claim.Cluster != v.config.Cluster {
-		return deny("this verifier vouches for cluster %s, not %.80s", v.config.Cluster, q.Claim.Cluster)
+	if q.Claim.Job.Cluster != v.config.Cluster {
+		return deny("this verifier vouches for cluster %s, not %.80s", v.config.Cluster, q.Claim.Job.Cluster)
 	}
 	if _, ok := v.config.Nodes[q.Claim.Node]; !ok {
 		return deny("node %.255s is not in the verifier's table of nodes", q.Claim.Node).
@@ -105,9 +106,9 @@ func (v *Verifier) checkCredential(ctx context.Context, q keyapi.VouchRequest) (
 
 // checkJob asks slurmctld whether uid's job runs on the claimed node.
 func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (slurm.JobInfo, error) {
-	j, err := v.config.Squeue.Job(ctx, c.JobID)
+	j, err := v.config.Squeue.Job(ctx, c.Job.ID)
 	if errors.Is(err, slurm.ErrNoJob) {
-		return j, deny("Slurm does not know job %d", c.JobID).
+		return j, deny("Slurm does not know job %d", c.Job.ID).
 			WithHint("if Slurm hides jobs from other users (PrivateData), the verifier's user needs operator rights")
 	}
 	if err != nil {
@@ -115,15 +116,15 @@ func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (sl
 	}
 	switch {
 	case j.State != "RUNNING":
-		return j, deny("job %d is %s, not running", c.JobID, j.State)
+		return j, deny("job %d is %s, not running", c.Job.ID, j.State)
 	case j.UID != uid:
-		return j, deny("job %d is not of the user who made the credential", c.JobID)
+		return j, deny("job %d is not of the user who made the credential", c.Job.ID)
 	case !slices.Contains(j.Nodes, c.Node):
-		return j, deny("job %d does not run on node %s", c.JobID, c.Node)
-	case j.ArrayTask != c.ArrayTask:
-		return j, deny("job %d is array task %d, not %d", c.JobID, j.ArrayTask, c.ArrayTask)
-	case j.Restart != c.Restart:
-		return j, deny("job %d was restarted %d times, not %d", c.JobID, j.Restart, c.Restart)
+		return j, deny("job %d does not run on node %s", c.Job.ID, c.Node)
+	case j.ArrayTask != c.Job.ArrayTask:
+		return j, deny("job %d is array task %d, not %d", c.Job.ID, j.ArrayTask, c.Job.ArrayTask)
+	case j.Restart != c.Job.Restart:
+		return j, deny("job %d was restarted %d times, not %d", c.Job.ID, j.Restart, c.Job.Restart)
 	}
 	return j, nil
 }

@@ -70,9 +70,8 @@ func genuine(t *testing.T, s Subject) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		job := manifest.Job{Cluster: c.Cluster, ID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart}
-		if got.Node != c.Node || got.Job != job {
-			t.Errorf("shows job %+v on node %q, claimed are %+v on %q", got.Job, got.Node, job, c.Node)
+		if got.Node != c.Node || got.Job != c.Job {
+			t.Errorf("shows job %+v on node %q, claimed are %+v on %q", got.Job, got.Node, c.Job, c.Node)
 		}
 		if got.Attestor != s.Type || got.User == "" || got.UID == 0 {
 			t.Errorf("attestor %q, user %q, uid %d", got.Attestor, got.User, got.UID)
@@ -103,11 +102,11 @@ func otherClaim(t *testing.T, s Subject) {
 		"E":            func(c *keyapi.Claim) { c.E = other.E },
 		"S":            func(c *keyapi.Claim) { c.S = other.S },
 		"node":         func(c *keyapi.Claim) { c.Node += "x" },
-		"cluster":      func(c *keyapi.Claim) { c.Cluster += "x" },
-		"job":          func(c *keyapi.Claim) { c.JobID++ },
-		"array task":   func(c *keyapi.Claim) { c.ArrayTask++ },
-		"restart":      func(c *keyapi.Claim) { c.Restart++ },
-		"manifest":     func(c *keyapi.Claim) { c.Manifest = manifest.DigestOf([]byte("other")).String() },
+		"cluster":      func(c *keyapi.Claim) { c.Job.Cluster += "x" },
+		"job":          func(c *keyapi.Claim) { c.Job.ID++ },
+		"array task":   func(c *keyapi.Claim) { c.Job.ArrayTask++ },
+		"restart":      func(c *keyapi.Claim) { c.Job.Restart++ },
+		"manifest":     func(c *keyapi.Claim) { c.Manifest = manifest.DigestOf([]byte("other")) },
 		"a bit of E":   func(c *keyapi.Claim) { c.E = bytes.Clone(c.E); c.E[0] ^= 1 },
 		"bounds moved": func(c *keyapi.Claim) { c.E, c.S = append(bytes.Clone(c.E), c.S[0]), c.S[1:] },
 	} {

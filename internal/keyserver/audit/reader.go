@@ -45,10 +45,10 @@ func (a *reader) next(signed bool) error {
 	}
 	var l signedLine
 	var e Event
-	if err := keyapi.Decode(line, &l); err != nil {
+	if err := manifest.DecodeJSON(line, &l); err != nil {
 		return fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
 	}
-	if err := keyapi.Decode(l.Entry, &e); err != nil {
+	if err := manifest.DecodeJSON(l.Entry, &e); err != nil {
 		return fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
 	}
 	// One way of writing a line only: nothing unsigned can be added to it.

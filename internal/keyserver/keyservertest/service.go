@@ -133,8 +133,8 @@ func (s *Service) TryRun() error {
 		Store: st, Keys: keys, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
 		Verifiers: []keyserver.Verifier{{
-			Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA, MungeUser: "sealbatch"},
-			Key:     s.VerifierKey.Public().(ed25519.PublicKey), Tier: s.opts.Tier,
+			Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA, MungeUser: "sealbatch", Tier: s.opts.Tier},
+			Key:     s.VerifierKey.Public().(ed25519.PublicKey),
 		}},
 	})
 	if err != nil {
@@ -217,8 +217,8 @@ func (s *Service) Voucher(service string, c keyapi.Claim, user string, uid int64
 		now = s.opts.Now
 	}
 	return keyapi.Voucher{
-		Service: service, Cluster: c.Cluster, Claim: d[:], UID: uid, User: user, Groups: groups, Node: c.Node,
-		JobID: c.JobID, ArrayTask: c.ArrayTask, Restart: c.Restart, Account: "project_1", Partition: "normal", Issued: now().UTC(),
+		Service: service, Claim: d[:], UID: uid, User: user, Groups: groups, Node: c.Node,
+		Job: c.Job, Account: "project_1", Partition: "normal", Issued: now().UTC(),
 	}
 }
 
@@ -275,7 +275,7 @@ func NewVolume(t testing.TB, name string, kind manifest.Kind, p manifest.Policy)
 	key := make([]byte, keyapi.SecretKeyLen)
 	rand.Read(key) // never fails
 	v := Volume{ID: RandomHex(16), Digest: manifest.DigestOf(key), Key: key}
-	v.Secret = keyapi.Secret{Name: name, Kind: string(kind), Digest: v.Digest.String(), Size: 4096, Key: bytes.Clone(key), Policy: PolicyJSON(t, p)}
+	v.Secret = keyapi.Secret{Name: name, Kind: kind, Digest: v.Digest, Size: 4096, Key: bytes.Clone(key), Policy: p}
 	return v
 }
 
@@ -362,14 +362,4 @@ func (s *Service) Register(t testing.TB, submitter ssh.Signer, b []byte) manifes
 		t.Fatal(err)
 	}
 	return manifest.DigestOf(b)
-}
-
-// PolicyJSON renders a policy for keyapi.Secret.
-func PolicyJSON(t testing.TB, p manifest.Policy) []byte {
-	t.Helper()
-	b, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
