@@ -12,14 +12,14 @@ type ahead struct {
 }
 
 const (
-	// firstAhead is handed over first, and twice as much each time up to mostAhead.
+	// firstAhead is prefetched first, and twice as much each time up to mostAhead.
 	firstAhead = 512 << 10
 	mostAhead  = 4 << 20
 	// maxStreams is how many readers are told apart.
 	maxStreams = 64
-	// sequential is how much has to be read in a row before anything is handed
-	// over, and largeRead how much at a time: where less is asked for, the kernel
-	// has seen no order either.
+	// sequential is how much has to be read in a row before anything is
+	// prefetched, and largeRead how much at a time: where less is asked for, the
+	// kernel has seen no order either.
 	sequential = 256 << 10
 	largeRead  = 64 << 10
 	// disorder is by how much requests may overtake each other: the kernel has two
@@ -30,19 +30,19 @@ const (
 // stream is a part of a file that is read in order.
 type stream struct {
 	node   uint32
-	next   int64 // the end of what was read and handed over
+	next   int64 // the end of what was read and prefetched
 	run    int64 // how much of that in a row
-	window int64 // how much was handed over last
+	window int64 // how much was prefetched last
 }
 
-// holds tells whether a read at off belongs to the stream.
+// holds reports whether a read at off belongs to the stream.
 func (s stream) holds(node uint32, off int64) bool {
 	return s.node == node && off >= s.next-s.window-disorder && off <= s.next+disorder
 }
 
-// follow takes note of a read and returns what to hand over before it is answered.
-// stop says that it ended short of a piece.
-func (a *ahead) follow(node uint32, off int64, n int) (pieces []piece, stop func(first int)) {
+// observe takes note of a read and returns what to prefetch before it is answered.
+// stop is to be called if that ended short of a piece.
+func (a *ahead) observe(node uint32, off int64, n int) (pieces []piece, stop func(first int)) {
 	size := a.tree.Attr(node).Size
 	end := min(off+int64(n), size)
 	if size < firstAhead || n < largeRead && end < size {
@@ -64,7 +64,7 @@ func (a *ahead) follow(node uint32, off int64, n int) (pieces []piece, stop func
 	return pieces, func(first int) { a.stop(pieces, first, s.next) }
 }
 
-// plan lists what to hand over, and has the stream end behind it.
+// plan returns what to prefetch, and has the stream end behind it.
 func (s *stream) plan(size int64) (pieces []piece) {
 	s.window = min(max(2*s.window, firstAhead), mostAhead)
 	for end := min(s.next+s.window, size); s.next < end; {
@@ -76,7 +76,7 @@ func (s *stream) plan(size int64) (pieces []piece) {
 }
 
 // stop has the stream that leads to the offset end go on where the first piece is
-// that was not handed over.
+// that was not stored.
 func (a *ahead) stop(pieces []piece, first int, end int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

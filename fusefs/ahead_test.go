@@ -54,7 +54,7 @@ func (f *farTree) ReadAt(_ uint32, p []byte, off int64) (int, error) {
 
 const asked = 128 << 10 // by the kernel, at a time
 
-// lengths gives the bytes of pieces from an offset on, which have to follow each other.
+// lengths returns the bytes of pieces from an offset on, which have to follow each other.
 func lengths(t *testing.T, pieces []piece, off int64) (sum int64) {
 	t.Helper()
 	for _, p := range pieces {
@@ -74,10 +74,10 @@ func TestAhead(t *testing.T) {
 		a := ahead{tree: &farTree{files: 1, size: 20<<20 + 777}}
 		var given []int64
 		for off := int64(0); off < 20<<20+777; {
-			pieces, _ := a.follow(1, off, asked)
+			pieces, _ := a.observe(1, off, asked)
 			if disorderly && pieces == nil && off > 0 { // two requests, the second taken first
-				_, _ = a.follow(1, off+asked, asked)
-				pieces, _ = a.follow(1, off, asked)
+				_, _ = a.observe(1, off+asked, asked)
+				pieces, _ = a.observe(1, off, asked)
 			}
 			off += asked
 			if sum := lengths(t, pieces, off); sum > 0 {
@@ -112,7 +112,7 @@ func TestNothingAhead(t *testing.T) {
 		a := ahead{tree: &farTree{files: 1, size: test.size}}
 		off := int64(0)
 		for range 500 {
-			if pieces, _ := a.follow(1, off, int(test.n)); pieces != nil {
+			if pieces, _ := a.observe(1, off, int(test.n)); pieces != nil {
 				t.Fatalf("%s: %d bytes from %d on", name, lengths(t, pieces, pieces[0].off), pieces[0].off)
 			}
 			off = test.next(off) % test.size
@@ -131,7 +131,7 @@ func TestAheadTwice(t *testing.T) {
 	next := []int64{0, 500 << 20}
 	for range 10 {
 		for i, off := range next {
-			pieces, _ := a.follow(1, off, asked)
+			pieces, _ := a.observe(1, off, asked)
 			next[i] = off + asked + lengths(t, pieces, off+asked)
 		}
 	}
@@ -139,11 +139,11 @@ func TestAheadTwice(t *testing.T) {
 		t.Errorf("the one came to %d, the other to %d", next[0], next[1]-500<<20)
 	}
 	for range 10 {
-		if pieces, _ := a.follow(1, next[0]-3<<20, asked); pieces != nil {
+		if pieces, _ := a.observe(1, next[0]-3<<20, asked); pieces != nil {
 			t.Fatal("given twice")
 		}
 	}
-	if pieces, _ := a.follow(1, next[0], asked); lengths(t, pieces, next[0]+asked) != mostAhead {
+	if pieces, _ := a.observe(1, next[0], asked); lengths(t, pieces, next[0]+asked) != mostAhead {
 		t.Error("the stream does not go on")
 	}
 }
@@ -152,13 +152,13 @@ func TestAheadTwice(t *testing.T) {
 func TestAheadStops(t *testing.T) {
 	t.Parallel()
 	a := ahead{tree: &farTree{files: 1, size: 1 << 30}}
-	_, _ = a.follow(1, 0, asked)
-	pieces, stop := a.follow(1, asked, asked)
+	_, _ = a.observe(1, 0, asked)
+	pieces, stop := a.observe(1, asked, asked)
 	if len(pieces) != 2 {
 		t.Fatalf("%+v", pieces)
 	}
 	stop(1)
-	if pieces, _ := a.follow(1, pieces[1].off, asked); lengths(t, pieces, 512<<10+asked) != 1<<20 {
+	if pieces, _ := a.observe(1, pieces[1].off, asked); lengths(t, pieces, 512<<10+asked) != 1<<20 {
 		t.Errorf("%+v", pieces)
 	}
 }

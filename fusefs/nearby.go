@@ -16,10 +16,10 @@ type nearby struct {
 }
 
 const (
-	// smallFile is the largest that is handed over: as much as the kernel asks for at once.
+	// smallFile is the largest that is prefetched: as much as the kernel asks for at once.
 	smallFile = 128 << 10
-	// A run begins with so many files handed over, and twice as many each time up
-	// to mostFiles or mostBytes.
+	// A run begins with so many files prefetched, and twice as many each time up to
+	// mostFiles or mostBytes.
 	firstFiles = 4
 	mostFiles  = 64
 	mostBytes  = 1 << 20
@@ -35,13 +35,13 @@ const (
 
 // run is small files that were read in order.
 type run struct {
-	next  uint32 // the node after what was read and handed over
-	files int    // that were handed over last; if negative, so many are let pass
+	next  uint32 // the node after what was read and prefetched
+	files int    // that were prefetched last; if negative, so many are let pass
 }
 
-// follow takes note of a read, of a file's beginning, and returns the files to
-// hand over before it is answered. stop says that it ended short of one.
-func (b *nearby) follow(node uint32, off int64) (files []piece, stop func(first int)) {
+// observe takes note of a read, of a file's beginning, and returns the files to
+// prefetch before it is answered. stop is to be called if that ended short of one.
+func (b *nearby) observe(node uint32, off int64) (files []piece, stop func(first int)) {
 	if off != 0 || !b.small(node) {
 		return nil, nil
 	}
@@ -49,7 +49,7 @@ func (b *nearby) follow(node uint32, off int64) (files []piece, stop func(first 
 	defer b.mu.Unlock()
 	r, known := b.runs.take(func(r run) bool { return node >= r.next && node-r.next <= maxGap })
 	if known {
-		r.more()
+		r.grow()
 	}
 	r.next = node + 1
 	if r.files > 0 {
@@ -59,8 +59,8 @@ func (b *nearby) follow(node uint32, off int64) (files []piece, stop func(first 
 	return files, func(first int) { b.stop(r.next, files[first].node, first == 0) }
 }
 
-// more says how many files to hand over, now that the run has gone on.
-func (r *run) more() {
+// grow sets how many files to prefetch, now that the run has gone on.
+func (r *run) grow() {
 	if r.files < 0 {
 		r.files++
 		return
@@ -73,7 +73,7 @@ func (b *nearby) small(node uint32) bool {
 	return a.Type == volume.File && a.Size > 0 && a.Size <= smallFile
 }
 
-// plan lists the run's next small files, and gives the node after them.
+// plan returns the run's next small files, and the node after them.
 func (b *nearby) plan(r run) (files []piece, next uint32) {
 	next = r.next
 	bytes := 0
@@ -88,7 +88,7 @@ func (b *nearby) plan(r run) (files []piece, next uint32) {
 }
 
 // stop has the run that leads to the node end go on from another one. If nothing
-// was taken, it lets some files pass before it is tried again.
+// was stored, it lets some files pass before it is tried again.
 func (b *nearby) stop(end, from uint32, nothing bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -23,10 +23,10 @@ import (
 // twice as many, up to a bound.
 func TestNearbyRun(t *testing.T) {
 	t.Parallel()
-	h, k := newTaking(&farTree{size: 5000, files: 200})
+	f, k := newTaking(&farTree{size: 5000, files: 200})
 	next := uint32(1)
 	for _, want := range []uint32{0, 4, 8, 16, 32, 64, 64, 64} { // the last meets the end of the tree
-		nodes := k.read(h, next)
+		nodes := k.read(f, next)
 		if !slices.Equal(nodes, count(next+1, min(want, 200-next))) {
 			t.Errorf("after %d: %d", next, nodes)
 		}
@@ -37,7 +37,7 @@ func TestNearbyRun(t *testing.T) {
 	}
 }
 
-// TestNothingNearby: nothing is handed over to who reads here and there or backwards, nor large files, nor
+// TestNothingNearby: nothing is prefetched for who reads here and there or backwards, nor large files, nor
 // empty ones.
 func TestNothingNearby(t *testing.T) {
 	t.Parallel()
@@ -54,7 +54,7 @@ func TestNothingNearby(t *testing.T) {
 	} {
 		b := nearby{tree: &farTree{size: c.size, files: 10_001}}
 		for i := range uint32(1000) {
-			if files, _ := b.follow(c.node(i+1), 0); files != nil {
+			if files, _ := b.observe(c.node(i+1), 0); files != nil {
 				t.Fatalf("%s: %+v", name, files)
 			}
 		}
@@ -69,29 +69,29 @@ func TestNothingNearby(t *testing.T) {
 func TestNearbyRefused(t *testing.T) {
 	t.Parallel()
 	tree := &farTree{size: 5000, files: 1000}
-	h, k := newTaking(tree)
+	f, k := newTaking(tree)
 	for n := range uint32(1000) {
 		k.err[n+1] = unix.ENOENT
 	}
 	for n := range uint32(660) {
-		k.read(h, n+1)
+		k.read(f, n+1)
 	}
 	if reads := tree.reads.Load(); reads < 15 || reads > 25 {
 		t.Errorf("660 files were read by name, and %d in vain", reads)
 	}
 
-	h, k = newTaking(&farTree{size: 5000, files: 1000})
+	f, k = newTaking(&farTree{size: 5000, files: 1000})
 	k.err[5] = unix.ENOENT
-	k.read(h, 1)
-	if got := k.read(h, 2); !slices.Equal(got, []uint32{3, 4}) {
-		t.Errorf("handed over: %d", got)
+	k.read(f, 1)
+	if got := k.read(f, 2); !slices.Equal(got, []uint32{3, 4}) {
+		t.Errorf("prefetched: %d", got)
 	}
-	if got := k.read(h, 5); !slices.Equal(got, count(6, 8)) {
+	if got := k.read(f, 5); !slices.Equal(got, count(6, 8)) {
 		t.Errorf("after the one that was not known: %d", got)
 	}
 }
 
-// inCore tells whether the kernel holds a file's first page, without asking for it.
+// inCore reports whether the kernel holds a file's first page, without asking for it.
 func inCore(t *testing.T, path string) bool {
 	t.Helper()
 	b := mapped(t, openFile(t, path, unix.O_RDONLY), 0, 4096, unix.PROT_READ, unix.MAP_SHARED)

@@ -74,7 +74,9 @@ func TestReadOnlyAnswers(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, c.got, c.want)
 		}
 	}
-	for whence, c := range map[int]struct{ from, want int64 }{unix.SEEK_DATA: {5, 5}, unix.SEEK_HOLE: {5, 3_000_000}, unix.SEEK_END: {0, 3_000_000}} {
+	for whence, c := range map[int]struct{ from, want int64 }{
+		unix.SEEK_DATA: {5, 5}, unix.SEEK_HOLE: {5, 3_000_000}, unix.SEEK_END: {0, 3_000_000},
+	} {
 		if at, err := unix.Seek(fd, c.from, whence); at != c.want || err != nil {
 			t.Errorf("seek %d: %d, %v", whence, at, err)
 		}

@@ -2,10 +2,10 @@ package fusefs
 
 import "slices"
 
-// recent is a short list, of which what was put there last comes first.
+// recent is a short list in which what was put last comes first.
 type recent[T any] []T
 
-// take removes the first that is looked for, and returns it.
+// take removes the first element that satisfies is, and returns it.
 func (r *recent[T]) take(is func(T) bool) (t T, found bool) {
 	i := slices.IndexFunc(*r, is)
 	if i < 0 {
@@ -16,7 +16,7 @@ func (r *recent[T]) take(is func(T) bool) (t T, found bool) {
 	return t, true
 }
 
-// put adds t and keeps so many.
+// put adds t and keeps as many as most.
 func (r *recent[T]) put(t T, most int) {
 	*r = slices.Insert(*r, 0, t)
 	*r = (*r)[:min(len(*r), most)]

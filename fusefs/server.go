@@ -62,7 +62,8 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 	return s, nil
 }
 
-// connectByHelper is connect where only fusermount3 may mount.
+// connectByHelper mounts FUSE at dir where only fusermount3 may, and returns the
+// connection and how to unmount it.
 func connectByHelper(dir string) (fd int, undo func(detach bool) error, err error) {
 	program, err := fusemount.FindFusermount()
 	if err != nil {
@@ -128,7 +129,8 @@ func (s *Server) Unmount() error {
 	return s.Wait()
 }
 
-// Done is closed when the mount is gone and nothing is served any more.
+// Done returns a channel that is closed when the mount is gone and nothing is
+// served any more.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 func (s *Server) running() bool {

@@ -43,7 +43,7 @@ type treeFS struct {
 	tree               Tree
 	owner              fuse.Owner
 	bytes              uint64 // of all files
-	hander             *hander
+	prefetcher         *prefetcher
 	readError          func(node uint32, err error)
 
 	oldKernel         bool
@@ -60,7 +60,10 @@ type listing struct {
 }
 
 func newTreeFS(t Tree, owner fuse.Owner, readError func(uint32, error)) *treeFS {
-	fs := &treeFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), tree: t, owner: owner, hander: newHander(t), readError: readError}
+	fs := &treeFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		tree:          t, owner: owner, prefetcher: newPrefetcher(t), readError: readError,
+	}
 	for n := range uint32(t.Len()) {
 		fs.bytes += uint64(t.Attr(n).Size)
 	}
@@ -86,7 +89,7 @@ func (fs *treeFS) fill(node uint32, out *fuse.Attr) {
 	out.SetTimes(&a.Mtime, &a.Mtime, &a.Mtime)
 }
 
-// format is the type of a node as in st_mode.
+// format returns a type as in st_mode.
 func format(t volume.Type) uint32 {
 	switch t {
 	case volume.Dir:
@@ -168,7 +171,7 @@ func (fs *treeFS) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) 
 
 func (fs *treeFS) Flush(_ <-chan struct{}, _ *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// read is READ, which conn answers by itself.
+// read answers READ, without go-fuse (worker.read).
 func (fs *treeFS) read(ino uint64, buf []byte, off int64) (int, unix.Errno) {
 	node, ok := fs.node(ino)
 	if !ok {
@@ -185,13 +188,14 @@ func (fs *treeFS) read(ino uint64, buf []byte, off int64) (int, unix.Errno) {
 	return n, 0
 }
 
-// follow takes note of a READ, and returns what to hand over before it is answered.
-func (fs *treeFS) follow(ino uint64, off int64, n int) *handed {
+// observe takes note of a READ, and returns the batch to run before it is answered;
+// nil if there is none.
+func (fs *treeFS) observe(ino uint64, off int64, n int) *batch {
 	node, ok := fs.node(ino)
 	if !ok {
 		return nil
 	}
-	return fs.hander.follow(node, off, n)
+	return fs.prefetcher.observe(node, off, n)
 }
 
 // entries returns a directory's names, the same slice while one directory is

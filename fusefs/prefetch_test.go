@@ -33,17 +33,17 @@ func (k *taking) store(p piece, data []byte) error {
 	return nil
 }
 
-func newTaking(tree Tree) (*hander, *taking) {
-	h, k := newHander(tree), &taking{err: map[uint32]error{}}
-	h.store = k.store
-	return h, k
+func newTaking(tree Tree) (*prefetcher, *taking) {
+	f, k := newPrefetcher(tree), &taking{err: map[uint32]error{}}
+	f.store = k.store
+	return f, k
 }
 
-// read reads a small file, and gives what was handed over with it.
-func (k *taking) read(h *hander, node uint32) (nodes []uint32) {
+// read reads a small file, and returns what was prefetched with it.
+func (k *taking) read(f *prefetcher, node uint32) (nodes []uint32) {
 	before := len(k.pieces)
-	if b := h.follow(node, 0, 5000); b != nil {
-		b.hand()
+	if b := f.observe(node, 0, 5000); b != nil {
+		b.run()
 	}
 	for _, p := range k.pieces[before:] {
 		nodes = append(nodes, p.node)
@@ -52,7 +52,7 @@ func (k *taking) read(h *hander, node uint32) (nodes []uint32) {
 	return nodes
 }
 
-// count gives the nodes from first on, n of them.
+// count returns the nodes from first on, n of them.
 func count(first, n uint32) (nodes []uint32) {
 	for i := range n {
 		nodes = append(nodes, first+i)
@@ -60,43 +60,47 @@ func count(first, n uint32) (nodes []uint32) {
 	return nodes
 }
 
-// TestHandUnreadable: what cannot be read is not handed over, nor what follows it.
-func TestHandUnreadable(t *testing.T) {
+// TestPrefetchUnreadable: what cannot be read is not stored, nor what follows it.
+func TestPrefetchUnreadable(t *testing.T) {
 	t.Parallel()
 	tree := &farTree{size: 64 << 20, files: 1, badFrom: 600 << 10}
-	h, k := newTaking(tree)
-	if h.follow(1, 0, asked) != nil {
-		t.Fatal("handed over after one read")
+	f, k := newTaking(tree)
+	if f.observe(1, 0, asked) != nil {
+		t.Fatal("prefetched after one read")
 	}
-	h.follow(1, asked, asked).hand()
+	f.observe(1, asked, asked).run()
 	if len(k.pieces) != 1 || k.pieces[0] != (piece{1, 256 << 10, 256 << 10}) {
-		t.Errorf("handed over: %+v", k.pieces)
+		t.Errorf("stored: %+v", k.pieces)
 	}
-	if s := h.ahead.streams[0]; s.next != 512<<10 {
+	if s := f.ahead.streams[0]; s.next != 512<<10 {
 		t.Errorf("the stream goes on at %d", s.next)
 	}
 }
 
-// TestHandFromSlowStorage: many pieces are read at once.
-func TestHandFromSlowStorage(t *testing.T) {
+// TestPrefetchFromSlowStorage: many pieces are read at once.
+func TestPrefetchFromSlowStorage(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		tree *farTree
 		unit int // of what is read at a time
-		read func(h *hander, i int) *handed
+		read func(f *prefetcher, i int) *batch
 	}{
-		"small files":  {&farTree{size: 5000, files: 100_000}, 5000, func(h *hander, i int) *handed { return h.follow(uint32(i), 0, 5000) }},
-		"a large file": {&farTree{size: 1 << 30, files: 1, blank: true}, asked, func(h *hander, i int) *handed { return h.follow(1, int64(i)*asked, asked) }},
+		"small files": {&farTree{size: 5000, files: 100_000}, 5000, func(f *prefetcher, i int) *batch {
+			return f.observe(uint32(i), 0, 5000)
+		}},
+		"a large file": {&farTree{size: 1 << 30, files: 1, blank: true}, asked, func(f *prefetcher, i int) *batch {
+			return f.observe(1, int64(i)*asked, asked)
+		}},
 	} {
 		tree := c.tree
 		tree.takes = 10 * time.Millisecond
-		h, k := newTaking(tree)
+		f, k := newTaking(tree)
 		if tree.blank {
-			h.store = func(piece, []byte) error { return nil }
+			f.store = func(piece, []byte) error { return nil }
 		}
 		for i, batches := 1, 0; batches < 12; i++ {
-			if b := c.read(h, i); b != nil {
-				b.hand()
+			if b := c.read(f, i); b != nil {
+				b.run()
 				batches++
 				for _, p := range b.pieces { // the kernel has them
 					i += p.n / c.unit
@@ -109,28 +113,28 @@ func TestHandFromSlowStorage(t *testing.T) {
 		seen := map[piece]bool{}
 		for _, p := range k.pieces {
 			if seen[p] {
-				t.Errorf("%s: %+v was handed over twice", name, p)
+				t.Errorf("%s: %+v was stored twice", name, p)
 			}
 			seen[p] = true
 		}
 	}
 }
 
-// TestHelp: others help to hand over, each piece is handed over once, and only some hand over at a time.
+// TestHelp: others help to prefetch, each piece is stored once, and only some batches run at a time.
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	h, k := newTaking(&farTree{size: 5000, files: 100_000})
+	f, k := newTaking(&farTree{size: 5000, files: 100_000})
 	// The first piece waits until another was helped with: on a busy machine, readers
 	// would else be done before a helper runs.
 	var begun atomic.Bool
 	helpedOnce, once := make(chan struct{}), sync.Once{}
-	h.store = func(p piece, data []byte) error {
+	f.store = func(p piece, data []byte) error {
 		if begun.CompareAndSwap(false, true) {
 			<-helpedOnce
 		}
 		return k.store(p, data)
 	}
-	var most, handed, helped atomic.Int32
+	var most, planned, helped atomic.Int32
 	var readers, helpers sync.WaitGroup
 	end := make(chan struct{})
 	for range 4 {
@@ -140,7 +144,7 @@ func TestHelp(t *testing.T) {
 				case <-end:
 					return
 				default:
-					if b := h.toHelp(); b != nil && b.next() {
+					if b := f.helpable(); b != nil && b.step() {
 						helped.Add(1)
 						once.Do(func() { close(helpedOnce) })
 					}
@@ -151,13 +155,13 @@ func TestHelp(t *testing.T) {
 	for i := range uint32(20) {
 		readers.Go(func() {
 			for n := 1000*i + 1; n < 1000*i+900; n++ {
-				b := h.follow(n, 0, 5000)
+				b := f.observe(n, 0, 5000)
 				if b == nil {
 					continue
 				}
-				b.hand()
-				most.Store(max(most.Load(), h.handing.Load()))
-				handed.Add(int32(len(b.pieces)))
+				b.run()
+				most.Store(max(most.Load(), f.running.Load()))
+				planned.Add(int32(len(b.pieces)))
 				n += uint32(len(b.pieces))
 			}
 		})
@@ -165,34 +169,34 @@ func TestHelp(t *testing.T) {
 	readers.Wait()
 	close(end)
 	helpers.Wait()
-	if h.handing.Load() != 0 || helped.Load() == 0 || h.open.Load() != nil {
-		t.Errorf("%d hand over at the end, %d pieces were helped with", h.handing.Load(), helped.Load())
+	if f.running.Load() != 0 || helped.Load() == 0 || f.open.Load() != nil {
+		t.Errorf("%d batches run at the end, %d pieces were helped with", f.running.Load(), helped.Load())
 	}
 	seen := map[piece]bool{}
 	for _, p := range k.pieces {
 		seen[p] = true
 	}
-	if len(seen) != len(k.pieces) || len(seen) != int(handed.Load()) {
-		t.Errorf("%d pieces were handed over as %d, of %d", len(seen), len(k.pieces), handed.Load())
+	if len(seen) != len(k.pieces) || len(seen) != int(planned.Load()) {
+		t.Errorf("%d pieces were stored as %d, of %d", len(seen), len(k.pieces), planned.Load())
 	}
 }
 
-// TestHandersAreBounded: when enough hand over, others answer only.
-func TestHandersAreBounded(t *testing.T) {
+// TestBatchesAreBounded: when enough run, others answer only.
+func TestBatchesAreBounded(t *testing.T) {
 	t.Parallel()
-	h, k := newTaking(&farTree{size: 5000, files: 100})
-	_ = k.read(h, 1)
-	h.handing.Store(maxHanding)
-	if h.follow(2, 0, 5000) != nil {
-		t.Error("one more hands over")
+	f, k := newTaking(&farTree{size: 5000, files: 100})
+	_ = k.read(f, 1)
+	f.running.Store(maxBatches)
+	if f.observe(2, 0, 5000) != nil {
+		t.Error("one more runs")
 	}
-	h.handing.Store(maxHanding - 1)
-	if h.follow(2, 0, 5000) == nil {
-		t.Error("nobody hands over")
+	f.running.Store(maxBatches - 1)
+	if f.observe(2, 0, 5000) == nil {
+		t.Error("none runs")
 	}
 }
 
-// TestHeldUp: where handing over has to wait for a page that somebody else reads, others are answered, and
+// TestHeldUp: where prefetching has to wait for a page that somebody else reads, others are answered, and
 // it goes on.
 func TestHeldUp(t *testing.T) {
 	t.Parallel()
