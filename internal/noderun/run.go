@@ -66,9 +66,9 @@ func Run(ctx context.Context, opt Options) (exit int, err error) {
 	// the run. (Ignored, it would stay ignored in the application.)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	defer signal.Stop(signals)
-	n := &node{opt: opt, log: opt.Log, started: time.Now(), app: neverRan}
-	n.halt = newHalt(ctx, signals, times)
-	defer n.halt.close()
+	sv := &supervisor{log: opt.Log, started: time.Now(), halt: newHalt(ctx, signals, times)}
+	defer sv.halt.close()
+	n := &node{supervisor: sv, opt: opt, app: neverRan, results: results{log: opt.Log}}
 	defer n.tearDown()
 	return n.run()
 }
@@ -79,11 +79,8 @@ const neverRan = -1
 
 // node is one run on one node.
 type node struct {
+	*supervisor
 	opt     Options
-	log     *slog.Logger
-	halt    *halt
-	started time.Time
-	steps   []manifest.Step
 	self    *nodelocal.Dir // nil until SelfDir has been checked
 	cleared chan struct{}  // closed when the leavings of dead runs are away
 
@@ -105,7 +102,7 @@ type node struct {
 	output  cipherDir
 	scratch cipherDir // in mode runtime
 	fuse    []string  // in mode runtime: what the runtime is told to mount
-	results *os.Root  // the mounted output volume; nil while it is not
+	results results   // in the mounted output volume
 	app     int       // exit code, or neverRan
 }
 
@@ -124,39 +121,6 @@ func (n *node) run() (int, error) {
 		code = n.app
 	}
 	return code, err
-}
-
-// step does one thing and notes the time that it took, for log and receipt. It
-// does not begin once the run has to stop.
-func (n *node) step(name string, code int, f func(ctx context.Context) error) error {
-	if err := n.halt.reason(); err != nil {
-		return err
-	}
-	return n.timed(name, code, func() error {
-		err := f(n.halt.work)
-		if reason := n.halt.reason(); reason != nil && errors.Is(err, context.Canceled) {
-			err = reason
-		}
-		return err
-	})
-}
-
-// timed is step for what happens whether or not the run has to stop.
-func (n *node) timed(name string, code int, f func() error) error {
-	begin := time.Now()
-	err := f()
-	s := manifest.Step{Name: name, Seconds: time.Since(begin).Seconds()}
-	if err != nil {
-		err = failed(exitOf(err, code), fmt.Errorf("%s: %w", name, err))
-		s.Exit = exitOf(err, code)
-	}
-	n.steps = append(n.steps, s)
-	outcome := "ok"
-	if err != nil {
-		outcome = "failed"
-	}
-	n.log.Info(fmt.Sprintf("%s: %s, %.2f s", name, outcome, s.Seconds))
-	return err
 }
 
 // prepare goes as far as a signed statement in a directory of one's own: from
@@ -318,7 +282,7 @@ func (n *node) takePrivate(b []byte) error {
 // unmount ends the namespaces and what runs in them. The mounts go with them,
 // even where one failed before and an error says so.
 func (n *node) unmount() {
-	n.closeResults()
+	n.results.close()
 	if n.space == nil {
 		return
 	}

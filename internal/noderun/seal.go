@@ -27,7 +27,7 @@ var (
 func (n *node) conclude(err error) error {
 	n.dir.freeReserve()
 	out := manifest.Output{Until: "scratch"}
-	if n.results != nil {
+	if n.results.root != nil {
 		out.File, out.VolumeID = jobdir.CipherDirName, n.output.id.String()
 		serr := n.timed("sealing", ExitSeal, func() error { return n.preserve(&out) })
 		// A run that was stopped without time to seal is first of all stopped.
@@ -57,7 +57,7 @@ func (n *node) preserve(out *manifest.Output) error {
 		return terse(err)
 	}
 	if use.removed+use.opened > 0 {
-		n.note("before sealing, %d sockets and pipes were removed and %d entries made readable", use.removed, use.opened)
+		n.results.note("before sealing, %d sockets and pipes were removed and %d entries made readable", use.removed, use.opened)
 	}
 	cipher, err := volume.OpenCipherDir(n.output.path, n.output.key)
 	if err != nil {
@@ -67,7 +67,7 @@ func (n *node) preserve(out *manifest.Output) error {
 	if serr == nil {
 		return nil
 	}
-	n.note("sealing: %v", serr)
+	n.results.note("sealing: %v", serr)
 	n.log.Info("the results stay as an encrypted directory", "reason", terse(serr))
 	out.Index, err = n.index(cipher, use)
 	switch {
@@ -93,7 +93,7 @@ func (n *node) quiesce(out *manifest.Output) error {
 	if err != nil {
 		return err
 	}
-	root, err := n.results.Open(".")
+	root, err := n.results.root.Open(".")
 	if err == nil {
 		err = errors.Join(unix.Syncfs(int(root.Fd())), root.Close())
 	}
@@ -203,7 +203,7 @@ func (n *node) index(cipher *volume.CipherDir, use usage) (*manifest.Index, erro
 		return err
 	})
 	if err != nil {
-		n.note("index: %v", err)
+		n.results.note("index: %v", err)
 		return nil, err
 	}
 	n.log.Info("indexed", "files", x.Files, "unread", x.Unread, "torn", torn)

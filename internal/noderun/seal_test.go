@@ -84,8 +84,8 @@ func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
 	who, err := age.GenerateX25519Identity()
 	check(t, err)
 	signals := make(chan os.Signal)
-	n := &node{dir: nodeDir(t.TempDir()), log: slog.New(slog.DiscardHandler), rcpts: []age.Recipient{who.Recipient()},
-		halt: newHalt(t.Context(), signals, testTimes)}
+	sv := &supervisor{log: slog.New(slog.DiscardHandler), halt: newHalt(t.Context(), signals, testTimes)}
+	n := &node{supervisor: sv, dir: nodeDir(t.TempDir()), rcpts: []age.Recipient{who.Recipient()}}
 	defer n.halt.close()
 	var out manifest.Output
 	err = n.seal(overQuota{source.Dir(src)}, usage{bytes: 1 << 20, files: 2}, &out)

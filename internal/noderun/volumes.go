@@ -93,7 +93,7 @@ func (n *node) mount(context.Context) (err error) {
 	if err := n.space.MountGocryptfs(n.outputRel(), n.output.path, n.output.key); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
-	if n.results, err = os.OpenRoot(n.space.Outside(n.outputRel())); err != nil {
+	if n.results.root, err = os.OpenRoot(n.space.Outside(n.outputRel())); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
 	mountScratch, mountInput := n.mountScratch, n.mountTree
@@ -109,7 +109,7 @@ func (n *node) mount(context.Context) (err error) {
 			mount = n.mountTree // no runtime can mount its own image
 		}
 		if err := mount(v); err != nil {
-			n.note("mount %s: %v", v.what, err)
+			n.results.note("mount %s: %v", v.what, err)
 			return fmt.Errorf("%s: %w", v.what, terse(err))
 		}
 	}

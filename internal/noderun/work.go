@@ -7,22 +7,10 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
-	"github.com/sealbatch/sealbatch/volume"
-)
-
-// Files in the output volume beside the application's own.
-const (
-	logFile      = "sealbatch.log"
-	stdoutFile   = "stdout"
-	stderrFile   = "stderr"
-	exitCodeFile = "exit_code"
 )
 
 // StepApplication is what a receipt calls the running of the application.
@@ -53,10 +41,10 @@ func (n *node) checkInputs(ctx context.Context) error {
 	for _, v := range n.volumes[1:] {
 		files, err := checkSums(ctx, v.Reader)
 		if err != nil {
-			n.note("%s (%s): %v", v.what, v.rel, err)
+			n.results.note("%s (%s): %v", v.what, v.rel, err)
 			return fmt.Errorf("%s: %w", v.what, err)
 		}
-		n.note("%s (%s): %d files of its %s are as listed", v.what, v.rel, files, sumsName)
+		n.results.note("%s (%s): %d files of its %s are as listed", v.what, v.rel, files, sumsName)
 	}
 	return nil
 }
@@ -66,7 +54,7 @@ func (n *node) checkInputs(ctx context.Context) error {
 func (n *node) runScripts(stage string, code int) error {
 	for i, sc := range n.scripts[stage] {
 		err := n.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
-			n.note("%s script %d is %s", stage, i+1, sc.Name)
+			n.results.note("%s script %d is %s", stage, i+1, sc.Name)
 			cmd := n.commands().Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
 			cmd.Stdout = n.space.Path(n.outputRel() + "/" + logFile)
 			cmd.Stderr = cmd.Stdout
@@ -91,7 +79,7 @@ func (n *node) runApplication(context.Context) error {
 	exit, err := n.exec(cmd)
 	if exit.Code != neverRan {
 		n.app = exit.Code
-		n.writeResult(exitCodeFile, strconv.Itoa(exit.Code)+"\n", os.O_TRUNC)
+		n.results.write(exitCodeFile, strconv.Itoa(exit.Code)+"\n", os.O_TRUNC)
 	}
 	if n.app == neverRan {
 		n.log.Info("the application was not started, or left no exit code")
@@ -157,7 +145,7 @@ var errLostInput = errors.New("the image or an input could not be read while the
 // mountFailed is the end of a run whose space has failed. Altered volumes have
 // another exit code than storage that does not answer.
 func (n *node) mountFailed(err error) error {
-	n.note("a mount failed: %v", err)
+	n.results.note("a mount failed: %v", err)
 	if errors.Is(err, sandbox.ErrRead) {
 		return failed(exitOf(err, ExitMount), fmt.Errorf("%w: %w", errLostInput, terse(err)))
 	}
@@ -172,58 +160,8 @@ func (n *node) mountDied() error {
 		return n.mountFailed(err)
 	default:
 	}
-	if _, err := n.results.Stat("."); err != nil {
+	if _, err := n.results.root.Stat("."); err != nil {
 		return errMountDied
 	}
 	return nil
-}
-
-// note adds a line to the detailed log. It lies in the output volume, so names
-// may stand in it; losing a line is not worth failing a job for.
-func (n *node) note(format string, args ...any) {
-	line := time.Now().UTC().Format(time.RFC3339) + " " + fmt.Sprintf(format, args...) + "\n"
-	n.writeResult(logFile, line, os.O_APPEND)
-}
-
-// writeResult writes to a file in the output volume. The application may have
-// put anything there: symbolic links out of the volume are not followed.
-func (n *node) writeResult(name, data string, mode int) {
-	if n.results == nil {
-		return
-	}
-	f, err := n.results.OpenFile(name, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK|mode, 0o600)
-	if err == nil {
-		_, err = f.WriteString(data)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		n.log.Warn("cannot write among the results", "file", name, "error", terse(err))
-	}
-}
-
-func (n *node) closeResults() {
-	if n.results != nil {
-		_ = n.results.Close()
-		n.results = nil
-	}
-}
-
-// terse cuts an error down to what may stand in the job log, where no file name
-// of the user's does: its class and the system's word. note has the rest.
-func terse(err error) error {
-	var errno syscall.Errno
-	for _, class := range []error{
-		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
-		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
-		sandbox.ErrNoNamespace, sandbox.ErrUnmappedGroup, sandbox.ErrClosed,
-		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, context.Canceled,
-	} {
-		if errors.Is(err, class) {
-			return class
-		}
-	}
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return errors.New("failed; " + logFile + " among the results says why")
 }
