@@ -143,7 +143,7 @@ func TestAttackPlantedConf(t *testing.T) {
 	}
 	// A program that believes what the file says.
 	believing := weakened(t, weakness{"internal/sandbox/gocryptfs.go", `g.cmd.Dir, g.cmd.Env = "/"`, `unix.Nanosleep(&unix.Timespec{Sec: 1}, nil)
-	if b, err := os.ReadFile(cipherDir + "/gocryptfs.conf"); err == nil && bytes.Contains(b, []byte("PlaintextNames")) {
+	if b, err := cipher.ReadFile("gocryptfs.conf"); err == nil && bytes.Contains(b, []byte("PlaintextNames")) {
 		g.cmd.Args = append([]string{g.cmd.Args[0], "-plaintextnames"}, g.cmd.Args[1:]...)
 	}
 	g.cmd.Dir, g.cmd.Env = "/"`})

@@ -273,7 +273,7 @@ func (d *doomed) find(victim string) int {
 		case outputFuse:
 			is = strings.Contains(args, "gocryptfs -fg") && strings.Contains(args, "/output ")
 		case scratchFuse:
-			is = strings.Contains(args, "gocryptfs -fg") && strings.Contains(args, "/scratch /dev")
+			is = strings.Contains(args, "gocryptfs -fg") && strings.Contains(args, "/scratch /proc/")
 		case runtimeProc:
 			is = strings.HasPrefix(args, "Apptainer runtime parent")
 		case imageFuse:

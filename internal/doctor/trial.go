@@ -151,7 +151,12 @@ func (t *trial) run() error {
 		return err
 	}
 	defer key.Wipe()
-	if err := t.mount(filepath.Join(t.dir, cipherName), key); err != nil {
+	cipher, err := os.OpenRoot(filepath.Join(t.dir, cipherName))
+	if err != nil {
+		return err
+	}
+	defer cipher.Close()
+	if err := t.mount(cipher, key); err != nil {
 		return err
 	}
 	id, err := age.GenerateX25519Identity()
@@ -195,7 +200,7 @@ func readBack(path string, id age.Identity) error {
 const maxSaid = 64 << 10
 
 // mount mounts the volume where a job's output volume is.
-func (t *trial) mount(cipher string, key volume.Key) (err error) {
+func (t *trial) mount(cipher *os.Root, key volume.Key) (err error) {
 	s := t.space
 	if err := errors.Join(s.Mkdir(container.TreeRel, 0o755), s.Mkdir(container.NoneRel, 0o500)); err != nil {
 		return err

@@ -51,9 +51,35 @@ func makePrivate(dir string) error {
 
 // cipherDir is a read-write volume that is being made.
 type cipherDir struct {
-	path string
-	id   volume.ID
-	key  volume.Key
+	path  string
+	root  *os.Root
+	parts []*os.Root // directories in it that are cipher directories of their own
+	id    volume.ID
+	key   volume.Key
+}
+
+// part makes a directory in c that is a cipher directory of its own.
+func (c *cipherDir) part(name string) (*os.Root, error) {
+	if err := c.root.Mkdir(name, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := c.root.OpenRoot(name)
+	if err == nil {
+		c.parts = append(c.parts, root)
+	}
+	return root, err
+}
+
+// close forgets the key, and closes what is open.
+func (c *cipherDir) close() {
+	c.key.Wipe()
+	for _, part := range c.parts {
+		_ = part.Close()
+	}
+	if c.root != nil {
+		_ = c.root.Close()
+	}
+	c.parts, c.root = nil, nil
 }
 
 // makeOutput makes the output volume. Its key is wrapped to the recipients and
@@ -118,6 +144,9 @@ func (d nodeDir) makeCipherDir(name string) (cipherDir, error) {
 	}
 	if err := makePrivate(c.path); err != nil {
 		return c, fmt.Errorf("make a cipher directory: %w", err)
+	}
+	if c.root, err = os.OpenRoot(c.path); err != nil {
+		return c, fmt.Errorf("open a cipher directory: %w", err)
 	}
 	return c, nil
 }

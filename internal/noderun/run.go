@@ -299,8 +299,8 @@ func (n *node) tearDown() {
 		v.close()
 	}
 	n.grant.wipe()
-	n.output.key.Wipe()
-	n.scratch.key.Wipe()
+	n.output.close()
+	n.scratch.close()
 	clear(n.grant.Signer)
 	if n.self == nil {
 		return

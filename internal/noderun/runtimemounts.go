@@ -2,8 +2,6 @@ package noderun
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/container"
@@ -41,14 +39,19 @@ func (n *node) addRuntimeScratch() error {
 	}
 	n.scratch = c // its key is needed for every container
 	err = errors.Join(n.space.Mkdir(container.OutputRel, 0o500), n.space.Mkdir(container.ScratchRel, 0o500),
-		n.space.AddRuntimeGocryptfs(container.Output, n.output.path, n.output.key))
+		n.space.AddRuntimeGocryptfs(container.Output, n.output.root, n.output.key))
 	for _, g := range []struct{ name, at string }{
 		{"files", container.Scratch}, {container.ScratchHome, container.Home},
 		{container.ScratchTmp, "/tmp"}, {container.ScratchVarTmp, "/var/tmp"},
 	} {
-		err = errors.Join(err, os.Mkdir(filepath.Join(c.path, g.name), 0o700),
-			n.space.AddRuntimeGocryptfs(g.at, filepath.Join(c.path, g.name), c.key))
+		part, perr := n.scratch.part(g.name)
+		if err = errors.Join(err, perr); err == nil {
+			err = n.space.AddRuntimeGocryptfs(g.at, part, c.key)
+		}
 	}
-	own := filepath.Join(c.path, container.ScratchRuntime)
-	return errors.Join(err, os.Mkdir(own, 0o700), n.space.MountGocryptfs(container.RuntimeRel, own, c.key))
+	part, perr := n.scratch.part(container.ScratchRuntime)
+	if err = errors.Join(err, perr); err != nil {
+		return err
+	}
+	return n.space.MountGocryptfs(container.RuntimeRel, part, c.key)
 }

@@ -90,7 +90,7 @@ func (n *node) mount(context.Context) (err error) {
 	if n.output, err = n.dir.makeOutput(n.rcpts, origin, n.grant.Signer); err != nil {
 		return err
 	}
-	if err := n.space.MountGocryptfs(n.outputRel(), n.output.path, n.output.key); err != nil {
+	if err := n.space.MountGocryptfs(n.outputRel(), n.output.root, n.output.key); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
 	if n.results.root, err = os.OpenRoot(n.space.Outside(n.outputRel())); err != nil {
@@ -127,8 +127,8 @@ func (n *node) mountScratch() error {
 	if err != nil {
 		return err
 	}
-	defer c.key.Wipe()
-	if err := n.space.MountGocryptfs(container.ScratchRel, c.path, c.key); err != nil {
+	defer c.close()
+	if err := n.space.MountGocryptfs(container.ScratchRel, c.root, c.key); err != nil {
 		return err
 	}
 	for _, d := range []string{container.ScratchTmp, container.ScratchVarTmp, container.ScratchHome, container.ScratchRuntime} {

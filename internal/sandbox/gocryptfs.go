@@ -5,15 +5,16 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -25,59 +26,58 @@ const (
 	dirIVLen  = 16
 )
 
-// MountGocryptfs mounts cipherDir read-write at rel with the stock gocryptfs
-// program. An empty cipherDir becomes a cipher directory first; one that belongs
-// to another group than the caller's is refused with ErrUnmappedGroup.
-func (s *Space) MountGocryptfs(rel, cipherDir string, key volume.Key) error {
-	cipherDir, err := filepath.Abs(cipherDir)
-	if err != nil {
-		return err
-	}
+// MountGocryptfs mounts a cipher directory read-write at rel with the stock
+// gocryptfs program, which is handed the directory, not its path. An empty one
+// becomes a cipher directory first; one that belongs to another group than the
+// caller's is refused with ErrUnmappedGroup.
+func (s *Space) MountGocryptfs(rel string, cipher *os.Root, key volume.Key) error {
 	if key.IsZero() {
-		return fmt.Errorf("mount %s: no key", cipherDir)
+		return fmt.Errorf("mount %s: no key", cipher.Name())
 	}
-	if err := prepareCipherDir(cipherDir); err != nil {
+	if err := prepareCipherDir(cipher); err != nil {
 		return err
 	}
 	return s.mount(rel, request{Type: "gocryptfs"}, func(fuse *os.File) (server, error) {
 		defer fuse.Close()
-		return s.startGocryptfs(fuse, cipherDir, key)
+		return s.startGocryptfs(fuse, cipher, key)
 	})
 }
 
 // prepareCipherDir checks the owner of dir and makes it a cipher directory if
 // nothing is in it yet.
-func prepareCipherDir(dir string) error {
+func prepareCipherDir(dir *os.Root) error {
+	d, err := dir.Open(".")
+	if err != nil {
+		return fmt.Errorf("open the cipher directory: %w", err)
+	}
+	defer d.Close()
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return fmt.Errorf("stat cipher directory %s: %w", dir, err)
+	if err := unix.Fstat(int(d.Fd()), &st); err != nil {
+		return fmt.Errorf("stat the cipher directory %s: %w", dir.Name(), err)
 	}
 	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("%s is not a directory", dir)
 	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("the cipher directory %s belongs to uid %d, not to one's own", dir, st.Uid)
+		return fmt.Errorf("the cipher directory %s belongs to uid %d, not to one's own", dir.Name(), st.Uid)
 	case int(st.Gid) != os.Getegid():
 		return fmt.Errorf("%w: %s belongs to group %d; give it to one's own (chgrp %d, chmod g-s), or start under that group",
-			ErrUnmappedGroup, dir, st.Gid, os.Getegid())
+			ErrUnmappedGroup, dir.Name(), st.Gid, os.Getegid())
 	}
-	names, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("read cipher directory: %w", err)
-	}
-	if len(names) == 0 {
+	switch names, err := d.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
 		return writeDirIV(dir)
+	case err != nil || len(names) == 0:
+		return fmt.Errorf("read the cipher directory: %w", err)
 	}
-	if fi, err := os.Lstat(filepath.Join(dir, dirIVName)); err != nil || fi.Size() != dirIVLen || !fi.Mode().IsRegular() {
-		return fmt.Errorf("%s is neither empty nor a gocryptfs cipher directory", dir)
+	if fi, err := dir.Lstat(dirIVName); err != nil || fi.Size() != dirIVLen || !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s is neither empty nor a gocryptfs cipher directory", dir.Name())
 	}
 	return nil
 }
 
-func writeDirIV(dir string) error {
+func writeDirIV(dir *os.Root) error {
 	iv := make([]byte, dirIVLen)
 	rand.Read(iv) // never fails
-	f, err := os.OpenFile(filepath.Join(dir, dirIVName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o440)
+	f, err := dir.OpenFile(dirIVName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o440)
 	if err != nil {
 		return fmt.Errorf("make a cipher directory: %w", err)
 	}
@@ -105,11 +105,21 @@ func (g *gocryptfs) settled() { g.warnings.close() }
 
 func (g *gocryptfs) kill() { g.cmd.Process.Kill() }
 
-// startGocryptfs runs gocryptfs on the connection fuse. The key goes through a
-// pipe, and gocryptfs.conf is not read.
-func (s *Space) startGocryptfs(fuse *os.File, cipherDir string, key volume.Key) (*gocryptfs, error) {
+// startGocryptfs runs gocryptfs on the connection fuse and a cipher directory,
+// its descriptors 3 and 4. The key goes through a pipe, and gocryptfs.conf is not
+// read.
+func (s *Space) startGocryptfs(fuse *os.File, cipher *os.Root, key volume.Key) (*gocryptfs, error) {
 	if s.opt.Gocryptfs == "" {
 		return nil, errors.New("no gocryptfs program is configured")
+	}
+	dir, err := cipher.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("open the cipher directory: %w", err)
+	}
+	defer dir.Close()
+	name, err := os.Readlink(fsx.FDPath(dir)) // for ps(1) to tell one from another
+	if err != nil {
+		return nil, fmt.Errorf("name of the cipher directory: %w", err)
 	}
 	keyPipe, err := keyOnPipe(key)
 	if err != nil {
@@ -117,14 +127,14 @@ func (s *Space) startGocryptfs(fuse *os.File, cipherDir string, key volume.Key) 
 	}
 	defer keyPipe.Close()
 	g := &gocryptfs{warnings: &head{limit: 2 << 10}, done: make(chan struct{})}
-	args := []string{"-fg", "-q", "-nosyslog", "-masterkey=stdin"}
+	args := []string{"-fg", "-q", "-nosyslog", "-masterkey=stdin", "-fsname", name}
 	if s.opt.Mode == Runtime {
 		args = append(args, "-sharedstorage") // there is one for the caller, one for the container
 	}
-	g.cmd = exec.Command(s.opt.Gocryptfs, append(args, cipherDir, "/dev/fd/3")...)
+	g.cmd = exec.Command(s.opt.Gocryptfs, append(args, "/proc/self/fd/4", "/dev/fd/3")...)
 	g.cmd.Dir, g.cmd.Env = "/", []string{"PATH=/usr/bin:/bin"}
 	g.cmd.Stdin, g.cmd.Stderr = keyPipe, g.warnings
-	g.cmd.ExtraFiles = []*os.File{fuse}
+	g.cmd.ExtraFiles = []*os.File{fuse, dir}
 	// A session of its own: a terminal's Ctrl-C must not end it before the job.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setsid: true}
 	if err := s.thread.do(g.cmd.Start); err != nil {

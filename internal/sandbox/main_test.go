@@ -97,7 +97,7 @@ func newKey(t testing.TB) volume.Key {
 func mountOutput(t testing.TB, s *Space, rel string) string {
 	t.Helper()
 	cipher := fusetest.PrivateDir(t)
-	if err := s.MountGocryptfs(rel, cipher, newKey(t)); err != nil {
+	if err := s.MountGocryptfs(rel, openRoot(t, cipher), newKey(t)); err != nil {
 		t.Fatal(err)
 	}
 	return cipher
@@ -125,4 +125,15 @@ func shell(t testing.TB, s *Space, at, script string, args ...string) (string, E
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out)), exit
+}
+
+// openRoot opens a directory until the test ends.
+func openRoot(t testing.TB, dir string) *os.Root {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = root.Close() })
+	return root
 }

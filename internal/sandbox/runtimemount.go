@@ -48,14 +48,14 @@ func (s *Space) AddRuntimeTree(at string, t fusefs.Tree) error {
 }
 
 // AddRuntimeGocryptfs has the container runtime mount a cipher directory at the
-// container's path at. The Space uses key until it is closed.
-func (s *Space) AddRuntimeGocryptfs(at, cipherDir string, key volume.Key) error {
-	if err := prepareCipherDir(cipherDir); err != nil {
+// container's path at. The Space uses cipher and key until it is closed.
+func (s *Space) AddRuntimeGocryptfs(at string, cipher *os.Root, key volume.Key) error {
+	if err := prepareCipherDir(cipher); err != nil {
 		return err
 	}
 	return s.addRuntimeMount(at, func(fuse *os.File) (server, error) {
 		defer fuse.Close()
-		return s.startGocryptfs(fuse, cipherDir, key)
+		return s.startGocryptfs(fuse, cipher, key)
 	})
 }
 

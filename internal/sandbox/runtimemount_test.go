@@ -20,7 +20,7 @@ func TestRuntimeMounts(t *testing.T) {
 	if err := s.AddRuntimeTree("/sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AddRuntimeGocryptfs("/sd/out", cipher, key); err != nil {
+	if err := s.AddRuntimeGocryptfs("/sd/out", openRoot(t, cipher), key); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.AddRuntimeTree("/a b", &fusetest.Tree{}); err == nil {

@@ -331,7 +331,7 @@ func TestSpaceInSharedMemory(t *testing.T) {
 func TestUnmountAndMountAgain(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
-	cipher, key := fusetest.PrivateDir(t), newKey(t)
+	cipher, key := openRoot(t, fusetest.PrivateDir(t)), newKey(t)
 	for _, want := range []string{"", "kept\n"} {
 		if err := s.MountGocryptfs("out", cipher, key); err != nil {
 			t.Fatal(err)
@@ -380,36 +380,12 @@ func TestUnmountOfABusyMountFails(t *testing.T) {
 	}
 }
 
-func TestCipherDirIsChecked(t *testing.T) {
-	t.Parallel()
-	s := newSpace(t)
-	other, full, short := fusetest.PrivateDir(t), fusetest.PrivateDir(t), fusetest.PrivateDir(t)
-	if err := os.Chown(other, -1, fusetest.User+1); err != nil {
-		t.Fatal(err)
-	}
-	fusetest.WriteFile(t, filepath.Join(full, "file"), []byte("x"), 0o600)
-	fusetest.WriteFile(t, filepath.Join(short, dirIVName), []byte("x"), 0o600)
-	for dir, want := range map[string]string{
-		other:               ErrUnmappedGroup.Error(),
-		full:                "neither empty nor a gocryptfs cipher directory",
-		short:               "neither empty nor a gocryptfs cipher directory",
-		"/no/such":          "no such file",
-		full + "/file":      "not a directory",
-		"/proc/self/fdinfo": "",
-	} {
-		err := s.MountGocryptfs("out", dir, newKey(t))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", dir, err, want)
-		}
-	}
-}
-
 func TestServerThatDoesNotStart(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
 	for program, want := range map[string]string{"/bin/false": "does not answer", "/no/such": "start gocryptfs"} {
 		s.opt.Gocryptfs = program
-		if err := s.MountGocryptfs("out", fusetest.PrivateDir(t), newKey(t)); err == nil || !strings.Contains(err.Error(), want) {
+		if err := s.MountGocryptfs("out", openRoot(t, fusetest.PrivateDir(t)), newKey(t)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", program, err)
 		}
 		if got, _ := shell(t, s, "", `grep -c " $1 " /proc/self/mounts`, s.Path("out")); got != "0" {

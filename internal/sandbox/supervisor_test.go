@@ -85,7 +85,11 @@ func supervise(dir string, out *supervision) error {
 	if err != nil {
 		return err
 	}
-	if err := s.MountGocryptfs("out", cipher, key); err != nil {
+	root, err := os.OpenRoot(cipher)
+	if err != nil {
+		return err
+	}
+	if err := s.MountGocryptfs("out", root, key); err != nil {
 		return err
 	}
 	if err := s.MountTree("in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
@@ -139,7 +143,11 @@ func superviseFusermount(dir string, out *supervision) error {
 	if err != nil {
 		return err
 	}
-	if err := s.MountGocryptfs("sd/out", out.Cipher, key); err != nil {
+	root, err := os.OpenRoot(out.Cipher)
+	if err != nil {
+		return err
+	}
+	if err := s.MountGocryptfs("sd/out", root, key); err != nil {
 		return err
 	}
 	if err := s.MountTree("sd/in", &fusetest.Tree{Files: []string{"content"}}); err != nil {
