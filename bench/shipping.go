@@ -174,9 +174,14 @@ func (b *bench) publish(tree string, port int) func(context.Context) (time.Durat
 			return 0, err
 		}
 		_, err = publish.Run(ctx, publish.Deps{FS: fsys, Keys: noKeys{}, Signer: signer}, publish.Request{
-			Input: source.At(tree), Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(dir, "local.sealed"), RemoteDir: remote,
-			Policy:     manifest.Policy{Users: []string{"alice"}, Nodes: []string{"cn1"}, Tier: manifest.TierB2, Expires: time.Now().Add(time.Hour).UTC()},
-			Recipients: []age.Recipient{recipient}, Readers: []string{b.recipient}, ServiceURL: "https://127.0.0.1:1",
+			Input: source.At(tree), Kind: manifest.KindDataset,
+			Target: publish.Target{
+				Name: "data", SealedPath: filepath.Join(dir, "local.sealed"), DirAtRest: remote, ServiceURL: "https://127.0.0.1:1",
+				Policy: manifest.Policy{
+					Users: []string{"alice"}, Nodes: []string{"cn1"}, Tier: manifest.TierB2, Expires: time.Now().Add(time.Hour).UTC(),
+				},
+				Recipients: []age.Recipient{recipient}, Readers: []string{b.recipient},
+			},
 		})
 		return time.Since(begin), err
 	}

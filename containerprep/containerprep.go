@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"filippo.io/age"
-
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
@@ -21,14 +19,9 @@ const ImageFile = "image.sif"
 
 // Options are container-prep's flags.
 type Options struct {
-	Image      string // what -b names: a .sif file
-	OutputDir  string // local directory of the sealed volume, if DataPath is empty
-	DataPath   string // local path of the sealed volume
-	AtRest     string // directory on the computing site
-	Policy     manifest.Policy
-	Recipients []age.Recipient
-	Readers    []string // the recipients as text
-	ServiceURL string
+	publish.Target        // Name is the image's
+	Image          string // what -b names: a .sif file
+	OutputDir      string // local directory of the sealed volume, if SealedPath is empty
 }
 
 // Run prepares one image.
@@ -44,12 +37,13 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 }
 
 func (o Options) request() publish.Request {
-	name := strings.TrimSuffix(filepath.Base(o.Image), ".sif")
-	if o.DataPath == "" {
-		o.DataPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+name+".sif")
+	t := o.Target
+	t.Name = strings.TrimSuffix(filepath.Base(o.Image), ".sif")
+	if t.SealedPath == "" {
+		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+t.Name+".sif")
 	}
 	return publish.Request{
-		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: ImageFile}, Kind: manifest.KindImage, Name: name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
-		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
+		Target: t, Kind: manifest.KindImage,
+		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: ImageFile},
 	}
 }

@@ -21,7 +21,7 @@ func TestRequest(t *testing.T) {
 	}{
 		"named after the image": {Options{Image: "dir/jp2a.sif", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
 		"without the suffix":    {Options{Image: "jp2a", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
-		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", DataPath: "p/x"}, "jp2a", "p/x"},
+		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", Target: publish.Target{SealedPath: "p/x"}}, "jp2a", "p/x"},
 	} {
 		r := c.o.request()
 		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.Input.(source.Input).FileName != ImageFile || r.Input.String() != c.o.Image {

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"filippo.io/age"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
@@ -18,15 +16,9 @@ import (
 
 // Options are data-prep's flags.
 type Options struct {
-	Input      source.Input
-	OutputDir  string // local directory of the sealed volume, if DataPath is empty
-	DataPath   string // local path of the sealed volume
-	AtRest     string // directory on the computing site
-	Name       string // below /sd-container/encrypted; "" for the input's own
-	Policy     manifest.Policy
-	Recipients []age.Recipient
-	Readers    []string // the recipients as text
-	ServiceURL string
+	publish.Target // Name may be empty: the input's own
+	Input          source.Input
+	OutputDir      string // local directory of the sealed volume, if SealedPath is empty
 }
 
 // Run prepares one dataset.
@@ -63,29 +55,28 @@ func (o Options) input() (source.Input, error) {
 func (o Options) request() (publish.Request, error) {
 	in, err := o.input()
 	if err != nil {
-		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("input data: %w", err), "-i names a directory, a file or a tar archive on this machine, or - for standard input")
+		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("input data: %w", err),
+			"-i names a directory, a file or a tar archive on this machine, or - for standard input")
 	}
-	if o.Name == "" {
-		if o.Name, err = in.DatasetName(); err != nil {
+	t := o.Target
+	if t.Name == "" {
+		if t.Name, err = in.DatasetName(); err != nil {
 			return publish.Request{}, err
 		}
 	}
-	if o.Name == "" {
+	if t.Name == "" {
 		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("%s needs a name, below which it is found in the job", in), "give --name NAME")
 	}
-	if o.DataPath == "" {
+	if t.SealedPath == "" {
 		if o.OutputDir == "" {
 			return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("where should the sealed dataset go?"), "give --data-path FILE, or -o DIRECTORY")
 		}
-		o.DataPath = filepath.Join(o.OutputDir, "encrypted_"+o.Name+".sealed")
+		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_"+t.Name+".sealed")
 	}
-	if dir := in.Holds(o.DataPath); dir != "" {
-		err := fmt.Errorf("the sealed file %s would lie in the directory that it is made from", o.DataPath)
+	if dir := in.Holds(t.SealedPath); dir != "" {
+		err := fmt.Errorf("the sealed file %s would lie in the directory that it is made from", t.SealedPath)
 		return publish.Request{}, fault.New(fault.Usage, err, "choose a directory outside "+dir)
 	}
-	in.Spool = filepath.Dir(o.DataPath)
-	return publish.Request{
-		Input: in, Kind: manifest.KindDataset, Name: o.Name, SealedPath: o.DataPath, RemoteDir: o.AtRest,
-		Policy: o.Policy, Recipients: o.Recipients, Readers: o.Readers, ServiceURL: o.ServiceURL,
-	}, nil
+	in.Spool = filepath.Dir(t.SealedPath)
+	return publish.Request{Target: t, Input: in, Kind: manifest.KindDataset}, nil
 }

@@ -25,8 +25,8 @@ func TestRequest(t *testing.T) {
 	}{
 		"named after the input": {Options{Input: source.At(input), OutputDir: "out"}, "genomes", "out/encrypted_genomes.sealed"},
 		"slash at the end":      {Options{Input: source.At(input + "/"), OutputDir: "out/"}, "genomes", "out/encrypted_genomes.sealed"},
-		"a name of its own":     {Options{Input: source.At(input), OutputDir: "out", Name: "x"}, "x", "out/encrypted_x.sealed"},
-		"a path of its own":     {Options{Input: source.At(input), OutputDir: "out", DataPath: "p/enc.tgz"}, "genomes", "p/enc.tgz"},
+		"a name of its own":     {Options{Input: source.At(input), OutputDir: "out", Target: publish.Target{Name: "x"}}, "x", "out/encrypted_x.sealed"},
+		"a path of its own":     {Options{Input: source.At(input), OutputDir: "out", Target: publish.Target{SealedPath: "p/enc.tgz"}}, "genomes", "p/enc.tgz"},
 	} {
 		r, err := c.o.request()
 		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input.String() != input || r.Input.(source.Input).FileName != "" {
@@ -41,8 +41,8 @@ func TestRequest(t *testing.T) {
 	for want, o := range map[string]Options{
 		"genomes":     {Input: source.At(tgz)},
 		"genomes.tgz": {Input: source.Input{Paths: []string{tgz}, AsFile: true}},
-		"cohort":      {Input: source.Input{Paths: []string{input, tgz}, AsFile: true}, Name: "cohort"},
-		"piped":       {Input: stdin, Name: "piped"},
+		"cohort":      {Input: source.Input{Paths: []string{input, tgz}, AsFile: true}, Target: publish.Target{Name: "cohort"}},
+		"piped":       {Input: stdin, Target: publish.Target{Name: "piped"}},
 	} {
 		o.OutputDir = "out"
 		r, err := o.request()
@@ -53,7 +53,7 @@ func TestRequest(t *testing.T) {
 	for want, o := range map[string]Options{
 		"standard input needs a name":     {Input: stdin, OutputDir: "out"},
 		"needs a name, below":             {Input: source.Input{Paths: []string{input, t.TempDir()}}, OutputDir: "out"},
-		"would both be called":            {Input: source.Input{Paths: []string{input, tgz}}, Name: "x", OutputDir: "out"},
+		"would both be called":            {Input: source.Input{Paths: []string{input, tgz}}, Target: publish.Target{Name: "x"}, OutputDir: "out"},
 		"no such file":                    {Input: source.At(input + "x"), OutputDir: "out"},
 		"where should the sealed dataset": {Input: source.At(input)},
 	} {
@@ -85,13 +85,13 @@ func TestOutputInsideInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, out := range []string{dir + "/d.sealed", dir + "/sub/../d.sealed", dir + "-link/d.sealed"} {
-		_, err := Run(t.Context(), publish.Deps{}, Options{Input: source.At(dir), DataPath: out})
+		_, err := Run(t.Context(), publish.Deps{}, Options{Input: source.At(dir), Target: publish.Target{SealedPath: out}})
 		if err == nil || !strings.Contains(err.Error(), "would lie in the directory that it is made from") ||
 			fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.Hint(err), "outside") {
 			t.Errorf("%s: %v; %s", out, err, fault.Hint(err))
 		}
 	}
-	if _, err := (Options{Input: source.At(dir), DataPath: dir + "-beside.sealed"}).request(); err != nil {
+	if _, err := (Options{Input: source.At(dir), Target: publish.Target{SealedPath: dir + "-beside.sealed"}}).request(); err != nil {
 		t.Errorf("beside it: %v", err)
 	}
 }

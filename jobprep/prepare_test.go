@@ -125,10 +125,11 @@ func (s *site) publish(name string, kind manifest.Kind, change func(*manifest.Po
 	if change != nil {
 		change(&policy)
 	}
-	p, err := publish.Run(s.t.Context(), publish.Deps{FS: transfer.Local{}, Keys: s.service.Client(s.t, s.alice), Signer: s.alice}, publish.Request{
-		Input: source.At(input), Kind: kind, Name: name, SealedPath: filepath.Join(s.t.TempDir(), name+".sealed"), RemoteDir: s.scratch,
+	d := publish.Deps{FS: transfer.Local{}, Keys: s.service.Client(s.t, s.alice), Signer: s.alice}
+	p, err := publish.Run(s.t.Context(), d, publish.Request{Input: source.At(input), Kind: kind, Target: publish.Target{
+		Name: name, SealedPath: filepath.Join(s.t.TempDir(), name+".sealed"), DirAtRest: s.scratch,
 		Policy: policy, Recipients: []age.Recipient{owner.Recipient()}, ServiceURL: s.service.URL,
-	})
+	}})
 	check(s.t, err)
 	return p.InfoPath
 }

@@ -18,22 +18,33 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
+// prepFlags are what data-prep and container-prep have in common.
+type prepFlags struct {
+	client clientFlags
+	policy policyFlags
+}
+
+// add puts the flags of a sealed volume's target into f.
+func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
+	f.String(&t.SealedPath, "local path of the sealed volume", []string{"data-path"})
+	f.String(&t.DirAtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
+}
+
 func runDataPrep(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch data-prep", "Seal a dataset, ship it to the supercomputer, and say who may open it there.", "", `
 sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
     --data-path ./encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project_1/etellier/`)
-	var cf clientFlags
 	var o dataprep.Options
-	var pf policyFlags
-	cf.add(f)
+	var pf prepFlags
 	var in inputFlags
-	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
+	pf.client.add(f)
+	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n"+
+		"- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
 	in.add(f)
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"o", "output-path", "output-data"})
-	f.String(&o.DataPath, "local path of the sealed volume", []string{"data-path"})
-	f.String(&o.AtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
+	pf.add(f, &o.Target)
 	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)", []string{"name"})
-	pf.require(f)
+	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -41,64 +52,42 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	if o.Input, err = in.input(a); err != nil {
 		return err
 	}
-	if o.Policy, err = pf.Policy(time.Now()); err != nil {
-		return err
-	}
-	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Readers, o.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
-			return publish.Published{}, err
-		}
-		if err := c.ofCluster(ctx, &o.Policy); err != nil {
-			return publish.Published{}, err
-		}
-		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
-		return dataprep.Run(ctx, d, o)
-	})
+	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return dataprep.Run(ctx, d, o) })
 }
 
 func runContainerPrep(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch container-prep", "Seal a container image, ship it to the supercomputer, and say who may run it there.", "", `
 sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
     --data-path ./encrypted_prepared_jp2a.sif --data-path-at-rest /scratch/project_1/etellier/`)
-	var cf clientFlags
 	var o containerprep.Options
-	var pf policyFlags
+	var pf prepFlags
 	var encrypted bool
 	var docker, dockerHost string
-	cf.add(f)
+	pf.client.add(f)
 	f.String(&o.Image, "image to prepare: a .sif file", []string{"b", "base-oci-image"}, ui.Required)
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
 	f.Bool(&encrypted, "HPCS's switch for encryption; sealbatch always encrypts", []string{"e", "encrypted"})
 	f.String(&docker, "HPCS's Docker socket; not needed", []string{"d", "docker-path"})
 	f.String(&dockerHost, "HPCS's Docker socket; not needed", []string{"docker-host-path"})
-	f.String(&o.DataPath, "local path of the sealed volume", []string{"data-path"})
-	f.String(&o.AtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
-	pf.require(f)
+	pf.add(f, &o.Target)
+	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	if o.DataPath == "" && o.OutputDir == "" {
+	if o.SealedPath == "" && o.OutputDir == "" {
 		return fault.New(fault.Usage, fmt.Errorf("where should the sealed image go?"), "give --data-path FILE, or -s DIRECTORY")
 	}
-	var err error
-	if o.Policy, err = pf.Policy(time.Now()); err != nil {
-		return err
-	}
-	return runPublish(ctx, a, cf, func(c *client, d publish.Deps) (_ publish.Published, err error) {
-		if o.Readers, o.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
-			return publish.Published{}, err
-		}
-		if err := c.ofCluster(ctx, &o.Policy); err != nil {
-			return publish.Published{}, err
-		}
-		o.AtRest, o.ServiceURL = filepath.Clean(o.AtRest), c.conf.Service.URL
-		return containerprep.Run(ctx, d, o)
-	})
+	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return containerprep.Run(ctx, d, o) })
 }
 
-// runPublish connects, runs one of the two and says what came of it.
-func runPublish(ctx context.Context, a *app, cf clientFlags, run func(*client, publish.Deps) (publish.Published, error)) error {
-	c, err := loadClient(ctx, a, cf)
+// publish completes t from the flags and the configuration, connects, runs one of
+// the two and says what came of it.
+func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(publish.Deps) (publish.Published, error)) error {
+	var err error
+	if t.Policy, err = p.policy.Policy(time.Now()); err != nil {
+		return err
+	}
+	c, err := loadClient(ctx, a, p.client)
 	if err != nil {
 		return err
 	}
@@ -110,12 +99,22 @@ func runPublish(ctx context.Context, a *app, cf clientFlags, run func(*client, p
 	if err != nil {
 		return err
 	}
-	p, err := run(c, publish.Deps{FS: c.fs, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state,
-		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFile()) }, Log: a.log, Progress: c.progress})
+	if t.Readers, t.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
+		return err
+	}
+	if err := c.ofCluster(ctx, &t.Policy); err != nil {
+		return err
+	}
+	t.DirAtRest, t.ServiceURL = filepath.Clean(t.DirAtRest), c.conf.Service.URL
+	out, err := run(publish.Deps{
+		FS: c.fs, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
+		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFile()) },
+	})
 	if err != nil {
 		return err
 	}
-	a.log.Info("sealed and shipped", "volume", p.Info.VolumeID, "size", text.Size(p.Info.Size), "expires", p.Info.Policy.Expires.Format(time.DateOnly))
-	fmt.Fprintln(a.stdout, p.InfoPath)
+	a.log.Info("sealed and shipped", "volume", out.Info.VolumeID, "size", text.Size(out.Info.Size),
+		"expires", out.Info.Policy.Expires.Format(time.DateOnly))
+	fmt.Fprintln(a.stdout, out.InfoPath)
 	return nil
 }

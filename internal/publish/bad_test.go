@@ -28,7 +28,7 @@ import (
 // nothingPublished fails if anything is on the site or at the key service.
 func (s *setting) nothingPublished(t *testing.T) {
 	t.Helper()
-	entries, err := os.ReadDir(s.r.RemoteDir)
+	entries, err := os.ReadDir(s.r.DirAtRest)
 	if err != nil || len(entries) > 0 {
 		t.Errorf("on the site: %v, %v", entries, err)
 	}
@@ -137,8 +137,8 @@ func TestHostileNames(t *testing.T) {
 	for _, name := range []string{"-rf", "$(touch x)", "a b", `q"uo'te`, "*?[x]", "~root", "%s%n", "`id`", ";reboot", "ünï", strings.Repeat("n", 200)} {
 		s.r.Name = name
 		s.r.SealedPath = filepath.Join(t.TempDir(), name)
-		s.r.RemoteDir = filepath.Join(t.TempDir(), name)
-		if err := os.Mkdir(s.r.RemoteDir, 0o700); err != nil {
+		s.r.DirAtRest = filepath.Join(t.TempDir(), name)
+		if err := os.Mkdir(s.r.DirAtRest, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		p, err := Run(t.Context(), s.d, s.r)
@@ -147,7 +147,7 @@ func TestHostileNames(t *testing.T) {
 			continue
 		}
 		s.checkVolume(t, p.Info)
-		if p.Info.PathAtRest != filepath.Join(s.r.RemoteDir, name) || p.Info.Name != name {
+		if p.Info.PathAtRest != filepath.Join(s.r.DirAtRest, name) || p.Info.Name != name {
 			t.Errorf("%q became %q, %q", name, p.Info.PathAtRest, p.Info.Name)
 		}
 	}
@@ -333,7 +333,7 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 			if name != "input changed" {
 				s.checkVolume(t, p.Info)
 			}
-			left, _ := filepath.Glob(s.r.RemoteDir + "/*.partial")
+			left, _ := filepath.Glob(s.r.DirAtRest + "/*.partial")
 			if more, _ := filepath.Glob(s.d.State + "/sealed/*.json"); len(left)+len(more) > 0 && name != "damaged memory" {
 				t.Errorf("left behind: %q %q", left, more)
 			}

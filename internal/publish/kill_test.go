@@ -56,8 +56,10 @@ func (v victim) run(ctx context.Context, wrap func(Deps) Deps) (Published, error
 	}
 	d := wrap(Deps{FS: transfer.Local{}, Keys: keys, Signer: signer, State: v.State,
 		Identities: func() ([]age.Identity, error) { return []age.Identity{owner}, nil }})
-	return Run(ctx, d, Request{Input: source.At(v.Input), Kind: manifest.KindDataset, Name: "data", SealedPath: v.Out, RemoteDir: v.Remote,
-		Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{owner.Recipient()}, Readers: []string{owner.Recipient().String()}, ServiceURL: v.URL})
+	return Run(ctx, d, Request{Input: source.At(v.Input), Kind: manifest.KindDataset, Target: Target{
+		Name: "data", SealedPath: v.Out, DirAtRest: v.Remote, Policy: keyservertest.Policy("alice"), ServiceURL: v.URL,
+		Recipients: []age.Recipient{owner.Recipient()}, Readers: []string{owner.Recipient().String()},
+	}})
 }
 
 // dying counts actions and has the process killed at one of them.

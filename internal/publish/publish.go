@@ -46,11 +46,16 @@ const SealedMode = 0o640
 
 // Request says what to publish.
 type Request struct {
-	Input      Input
-	Kind       manifest.Kind
+	Target
+	Input Input
+	Kind  manifest.Kind
+}
+
+// Target says where a sealed volume goes and who may open it.
+type Target struct {
 	Name       string // the directory below /sd-container/encrypted
 	SealedPath string // local path of the sealed volume
-	RemoteDir  string // absolute, on the computing site
+	DirAtRest  string // where it goes on the computing site, absolute
 	Policy     manifest.Policy
 	Recipients []age.Recipient // who can open the volume without the key service
 	Readers    []string        // the recipients as text, by which another run's are recognised
@@ -85,7 +90,7 @@ type Deps struct {
 type Published struct {
 	Info       manifest.Info
 	InfoPath   string // on the computing site
-	SealedPath string // local
+	SealedPath string // on this machine
 }
 
 // Run publishes one volume. The order is what keeps a reader from being misled,
@@ -123,7 +128,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, interrupted(ctx, err, p.input.hintGoOn())
 	}
 	p.forget()
-	return Published{Info: r.info(p.s), InfoPath: r.remotePath() + InfoSuffix, SealedPath: r.SealedPath}, nil
+	return Published{Info: r.info(p.s), InfoPath: r.pathAtRest() + InfoSuffix, SealedPath: r.SealedPath}, nil
 }
 
 const (
@@ -150,11 +155,11 @@ type publishing struct {
 	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
 }
 
-func (r Request) remotePath() string { return path.Join(r.RemoteDir, filepath.Base(r.SealedPath)) }
+func (r Request) pathAtRest() string { return path.Join(r.DirAtRest, filepath.Base(r.SealedPath)) }
 
 func (r Request) info(s volume.Sealed) manifest.Info {
 	return manifest.Info{
-		PathAtRest: r.remotePath(), SecretPath: keyapi.SecretPath(s.ID.String()),
+		PathAtRest: r.pathAtRest(), SecretPath: keyapi.SecretPath(s.ID.String()),
 		Checksum: s.Checksum.String(), Format: manifest.InfoFormat, Kind: r.Kind, Name: r.Name,
 		VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest), Size: s.Size,
 		Service: r.ServiceURL, Created: time.Now().UTC().Truncate(time.Second), Policy: r.Policy,
@@ -176,14 +181,14 @@ func (p *publishing) reachable(ctx context.Context) error {
 	if _, err := p.Keys.ListSecrets(ctx); err != nil {
 		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
 	}
-	notes, err := transfer.CheckAncestors(p.FS, p.r.RemoteDir)
+	notes, err := transfer.CheckAncestors(p.FS, p.r.DirAtRest)
 	if err != nil {
 		return fmt.Errorf("directory at rest: %w", err)
 	}
 	for _, n := range notes {
 		p.Log.Info(n)
 	}
-	return p.room(p.FS, p.r.RemoteDir, "on the site")
+	return p.room(p.FS, p.r.DirAtRest, "on the site")
 }
 
 // room fails if a sealed file of the input's size cannot have space in dir.

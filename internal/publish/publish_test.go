@@ -44,8 +44,13 @@ func newSetting(t *testing.T) *setting {
 		t.Fatal(err)
 	}
 	s.d = Deps{FS: transfer.Local{}, Keys: s.service.Client(t, alice), Signer: alice}
-	s.r = Request{Input: source.Input{Paths: []string{s.file}, FileName: "renamed"}, Kind: manifest.KindDataset, Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"),
-		RemoteDir: t.TempDir(), Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{s.owner.Recipient()}, ServiceURL: s.service.URL}
+	s.r = Request{
+		Input: source.Input{Paths: []string{s.file}, FileName: "renamed"}, Kind: manifest.KindDataset,
+		Target: Target{
+			Name: "data", SealedPath: filepath.Join(t.TempDir(), "d.sealed"), DirAtRest: t.TempDir(),
+			Policy: keyservertest.Policy("alice"), Recipients: []age.Recipient{s.owner.Recipient()}, ServiceURL: s.service.URL,
+		},
+	}
 	return s
 }
 
@@ -79,7 +84,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("signature: %v", err)
 	}
 	info, err := manifest.ParseInfo(b)
-	if err != nil || info.Name != "data" || info.PathAtRest != filepath.Join(s.r.RemoteDir, "d.sealed") || info.Service != s.service.URL {
+	if err != nil || info.Name != "data" || info.PathAtRest != filepath.Join(s.r.DirAtRest, "d.sealed") || info.Service != s.service.URL {
 		t.Errorf("info file: %+v, %v", info, err)
 	}
 	s.checkVolume(t, info)
@@ -155,7 +160,7 @@ func TestOrder(t *testing.T) {
 			if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, errBroken) {
 				t.Errorf("Run: %v", err)
 			}
-			entries, err := os.ReadDir(s.r.RemoteDir)
+			entries, err := os.ReadDir(s.r.DirAtRest)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,12 +188,12 @@ func TestRefusedEarly(t *testing.T) {
 		change func(t *testing.T, s *setting)
 	}{
 		"name":          {"not a file name", fault.Usage, func(_ *testing.T, s *setting) { s.r.Name = "a/b" }},
-		"relative path": {"clean absolute path", fault.Usage, func(_ *testing.T, s *setting) { s.r.RemoteDir = "scratch" }},
+		"relative path": {"clean absolute path", fault.Usage, func(_ *testing.T, s *setting) { s.r.DirAtRest = "scratch" }},
 		"no policy":     {"policy", fault.Usage, func(_ *testing.T, s *setting) { s.r.Policy = manifest.Policy{} }},
-		"no directory":  {"directory at rest", fault.Other, func(_ *testing.T, s *setting) { s.r.RemoteDir += "/nowhere" }},
+		"no directory":  {"directory at rest", fault.Other, func(_ *testing.T, s *setting) { s.r.DirAtRest += "/nowhere" }},
 		"not enrolled":  {"key service", fault.Other, func(t *testing.T, s *setting) { s.d.Keys = s.service.Client(t, keyservertest.NewSigner(t)) }},
 		"open directory": {"can be changed by anyone", fault.SSH, func(t *testing.T, s *setting) {
-			if err := os.Chmod(s.r.RemoteDir, 0o777); err != nil {
+			if err := os.Chmod(s.r.DirAtRest, 0o777); err != nil {
 				t.Fatal(err)
 			}
 		}},

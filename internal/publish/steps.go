@@ -24,7 +24,7 @@ import (
 // publish brings the sealed file to the site and makes it known, in Run's
 // order. Each step finds out whether it was done before.
 func (p *publishing) publish(ctx context.Context) error {
-	remote := p.r.remotePath()
+	remote := p.r.pathAtRest()
 	a, err := p.announcement()
 	if err != nil {
 		return fmt.Errorf("sign the info file: %w", err)
@@ -62,7 +62,7 @@ func (p *publishing) publish(ctx context.Context) error {
 // partial is the remote name of the file until it is whole. No other volume
 // has the same, so that two uploads at once do not mix.
 func (p *publishing) partial() string {
-	return p.r.remotePath() + "." + p.s.ID.String()[:12] + transfer.PartialSuffix
+	return p.r.pathAtRest() + "." + p.s.ID.String()[:12] + transfer.PartialSuffix
 }
 
 // arrived tells whether the file at remote is this very volume. It got its

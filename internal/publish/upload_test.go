@@ -76,7 +76,7 @@ func TestUploadMeanwhile(t *testing.T) {
 	if err := errors.Join(p.remember(), p.publish(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	there, err := os.ReadFile(filepath.Join(s.r.RemoteDir, "d.sealed"))
+	there, err := os.ReadFile(filepath.Join(s.r.DirAtRest, "d.sealed"))
 	here, herr := os.ReadFile(s.r.SealedPath)
 	if err := errors.Join(err, herr); err != nil || string(there) != string(here) {
 		t.Errorf("the site has %d bytes that differ from %d, %v", len(there), len(here), err)
@@ -105,7 +105,7 @@ func TestSealBrokenOff(t *testing.T) {
 		if _, err := p.seal(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
-		left, _ := filepath.Glob(s.r.RemoteDir + "/*")
+		left, _ := filepath.Glob(s.r.DirAtRest + "/*")
 		if len(left) > 0 == removes {
 			t.Errorf("%s: on the site: %q", name, left)
 		}
@@ -114,7 +114,7 @@ func TestSealBrokenOff(t *testing.T) {
 		if _, err := Run(t.Context(), s.d, s.r); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if left, _ := filepath.Glob(s.r.RemoteDir + "/*.partial"); len(left) > 0 {
+		if left, _ := filepath.Glob(s.r.DirAtRest + "/*.partial"); len(left) > 0 {
 			t.Errorf("%s: on the site after the next run: %q", name, left)
 		}
 	}
