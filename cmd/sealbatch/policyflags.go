@@ -5,11 +5,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
