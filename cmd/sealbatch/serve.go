@@ -27,6 +27,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -65,30 +66,8 @@ func initServer(a *app, dir string, hosts []string, listen string) error {
 	if _, _, err := net.SplitHostPort(listen); err != nil {
 		return fault.New(fault.Usage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
-	conf, statementPub := filepath.Join(dir, "server.conf"), filepath.Join(dir, "statement.pub")
-	if err := noneExists(conf, statementPub); err != nil {
-		return err
-	}
-	l, err := keyserver.Init(dir, hosts)
+	l, err := setup.NewKeyService(dir, hosts, listen)
 	if err != nil {
-		return err
-	}
-	text := fmt.Sprintf(`# The key service of %s. server.conf.example explains every key.
-[server]
-name = %s
-listen = %s
-data-dir = %s
-master-key-file = %s
-allowed-signers = %s
-tls-cert = %s
-tls-key = %s
-audit = %s
-`, hosts[0], l.Name, listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
-		filepath.Base(l.TLSCert), filepath.Base(l.TLSKey), filepath.Join(filepath.Base(l.Data), filepath.Base(l.Audit)))
-	if err := fsx.WriteNew(conf, []byte(text), 0o644); err != nil {
-		return err
-	}
-	if err := fsx.WriteNew(statementPub, []byte(l.StatementKey+"\n"), 0o644); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, `key service %s is set up in %s
@@ -96,18 +75,8 @@ audit = %s
   enrol its users          one line a key in %s
   keep apart, and safe     %s, %s
   start it                 sealbatch serve --config %s
-`, l.ServiceID, dir, l.CA, l.AllowedSigners, l.MasterKey, l.CAKey, conf)
-	fmt.Fprintln(a.stdout, conf)
-	return nil
-}
-
-// noneExists finds out before anything is made whether something is in the way.
-func noneExists(paths ...string) error {
-	for _, p := range paths {
-		if _, err := os.Lstat(p); err == nil {
-			return fmt.Errorf("%s exists: something was set up here before; nothing was changed", p)
-		}
-	}
+`, l.ID, dir, l.CA, l.AllowedSigners, l.MasterKey, l.CAKey, l.Config)
+	fmt.Fprintln(a.stdout, l.Config)
 	return nil
 }
 
@@ -176,7 +145,7 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 	if err != nil {
 		return fault.New(fault.Config, err, "")
 	}
-	path := filepath.Join(c.DataDir, filepath.Base(keyserver.LayoutOf("").StoreFile))
+	path := filepath.Join(c.DataDir, boltstore.FileName)
 	if s.records, err = boltstore.Open(path, master); err != nil {
 		return err
 	}

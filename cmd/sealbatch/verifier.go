@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -17,18 +16,12 @@ import (
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
-	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/munge"
+	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/verifier"
 	"github.com/sealbatch/sealbatch/slurm"
 )
-
-// verifierSetup are the flags of verifier --init.
-type verifierSetup struct {
-	dir, cluster, listen, mungeUser, serviceURL, serviceCA string
-	hosts                                                  []string
-}
 
 func runVerifier(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch verifier", "Run the verifier of a cluster, or set one up with --init.", "", `
@@ -36,21 +29,21 @@ sealbatch verifier --init /etc/sealbatch --cluster puhti --host verifier.puhti.e
     --service-url https://keys.example.org:8443 --service-ca keys-ca.pem
 sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 	var conf string
-	s := verifierSetup{listen: "0.0.0.0:8444", mungeUser: "slurm"}
+	s := setup.VerifierOptions{Listen: "0.0.0.0:8444", MungeUser: "slurm"}
 	f.String(&conf, "configuration file, as in verifier.conf.example", []string{"config"})
-	f.String(&s.dir, "make all that a new verifier needs in this directory, and exit", []string{"init"})
-	f.Word(&s.cluster, "with --init: name of the cluster, Slurm's ClusterName", []string{"cluster"})
-	f.List(&s.hosts, "with --init: names and addresses for its certificate; nodes use the first", []string{"host"})
-	f.Word(&s.listen, "with --init: address to listen on", []string{"listen"})
-	f.Word(&s.mungeUser, "with --init: Unix user as whom the verifier will run; it must be a Slurm operator", []string{"munge-user"})
-	f.Word(&s.serviceURL, "with --init: the key service, for nodes that cannot reach it themselves", []string{"service-url"})
-	f.String(&s.serviceCA, "with --init: PEM file with the key service's authority", []string{"service-ca"})
+	f.String(&s.Dir, "make all that a new verifier needs in this directory, and exit", []string{"init"})
+	f.Word(&s.Cluster, "with --init: name of the cluster, Slurm's ClusterName", []string{"cluster"})
+	f.List(&s.Hosts, "with --init: names and addresses for its certificate; nodes use the first", []string{"host"})
+	f.Word(&s.Listen, "with --init: address to listen on", []string{"listen"})
+	f.Word(&s.MungeUser, "with --init: Unix user as whom the verifier will run; it must be a Slurm operator", []string{"munge-user"})
+	f.Word(&s.ServiceURL, "with --init: the key service, for nodes that cannot reach it themselves", []string{"service-url"})
+	f.String(&s.ServiceCA, "with --init: PEM file with the key service's authority", []string{"service-ca"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	switch {
-	case s.dir != "":
-		return s.run(a)
+	case s.Dir != "":
+		return initVerifier(a, s)
 	case conf == "":
 		return usageError("sealbatch verifier: --config or --init is needed", "sealbatch verifier --help shows an example")
 	}
@@ -61,69 +54,29 @@ sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 	return verify(ctx, a, c)
 }
 
-// run sets up a verifier: keys, certificates, configuration, and the lines
-// that enrol it at the key service.
-func (s verifierSetup) run(a *app) error {
-	if s.cluster == "" || len(s.hosts) == 0 {
+// initVerifier sets up a verifier: keys, certificates, configuration, and the
+// lines that enrol it at the key service.
+func initVerifier(a *app, o setup.VerifierOptions) error {
+	if o.Cluster == "" || len(o.Hosts) == 0 {
 		return usageError("sealbatch verifier --init: --cluster and --host are needed", "sealbatch verifier --help shows an example")
 	}
-	if (s.serviceURL == "") != (s.serviceCA == "") {
+	if (o.ServiceURL == "") != (o.ServiceCA == "") {
 		return usageError("sealbatch verifier --init: --service-url and --service-ca go together", "")
 	}
-	_, port, err := net.SplitHostPort(s.listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
 		return fault.New(fault.Usage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
-	in := func(name string) string { return filepath.Join(s.dir, name) }
-	l := keyserver.Layout{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"), TLSKey: in("verifier.key")}
-	if err := noneExists(l.CA, l.CAKey, l.TLSCert, l.TLSKey, in("verifier-signing.pem"), in("verifier.conf"), in("enrol.conf"), in("nodes")); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return err
-	}
-	if err := l.WriteCertificates(s.hosts); err != nil {
-		return err
-	}
-	pub, key, err := ed25519.GenerateKey(nil)
+	l, err := setup.NewVerifier(o)
 	if err != nil {
 		return err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	conf := fmt.Sprintf("# The verifier of %s. verifier.conf.example explains every key.\n[verifier]\ncluster = %s\nlisten = %s\n"+
-		"tls-cert = verifier.crt\ntls-key = verifier.key\nsigning-key = verifier-signing.pem\nnodes-file = nodes\nmunge-user = %s\n", s.cluster, s.cluster, s.listen, s.mungeUser)
-	if s.serviceURL != "" {
-		ca, err := filepath.Abs(s.serviceCA)
-		if err != nil {
-			return err
-		}
-		conf += fmt.Sprintf("service-url = %s\nservice-ca = %s\n", s.serviceURL, ca)
-	}
-	enrol := fmt.Sprintf("\n[cluster %s]\nverifier-url = https://%s\nverifier-ca = verifier-ca.crt\nverifier-key = %s\nmunge-user = %s\n",
-		s.cluster, net.JoinHostPort(s.hosts[0], port), base64.StdEncoding.EncodeToString(pub), s.mungeUser)
-	for _, file := range []struct {
-		name, text string
-		mode       os.FileMode
-	}{
-		{"verifier-signing.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600},
-		{"verifier.conf", conf, 0o644},
-		{"enrol.conf", enrol, 0o644},
-		{"nodes", "# NODE ADDRESS, one a line: the IPv4 address that MUNGE on that node gives itself\n", 0o644},
-	} {
-		if err := fsx.WriteNew(in(file.name), []byte(file.text), file.mode); err != nil {
-			return err
-		}
 	}
 	fmt.Fprintf(a.stderr, `the verifier of %s is set up in %s
   the files belong to      the user %s, as whom it runs
   list the nodes in        %s
   enrol it                 append %s to the key service's server.conf, with %s beside that
   start it                 sealbatch verifier --config %s
-`, s.cluster, s.dir, s.mungeUser, in("nodes"), in("enrol.conf"), l.CA, in("verifier.conf"))
-	fmt.Fprintln(a.stdout, in("verifier.conf"))
+`, o.Cluster, o.Dir, o.MungeUser, l.Nodes, l.Enrol, l.CA, l.Config)
+	fmt.Fprintln(a.stdout, l.Config)
 	return nil
 }
 

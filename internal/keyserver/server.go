@@ -81,6 +81,9 @@ type serviceIdentity struct {
 	Seed []byte `json:"seed"` // of the Ed25519 statement key
 }
 
+// ValidName reports whether a service may have that name.
+func ValidName(name string) bool { return serviceNameRE.MatchString(name) }
+
 var serviceNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
 
 // loadIdentity returns the service's identity, making it if there is none.
@@ -102,7 +105,7 @@ func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKe
 		if si.Name == "" {
 			si.Name = "sealbatch"
 		}
-		if !serviceNameRE.MatchString(si.Name) {
+		if !ValidName(si.Name) {
 			return fmt.Errorf("%.80q is not a service's name: letters, digits, dots, dashes", si.Name)
 		}
 		return putJSON(w, bucketMeta, keyIdentity, si)

@@ -19,6 +19,9 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
+// FileName is what the store's file is called, in the service's data directory.
+const FileName = "store.db"
+
 const (
 	bucketMeta = "meta"
 	keyCanary  = "canary"

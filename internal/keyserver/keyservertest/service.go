@@ -27,6 +27,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
@@ -50,7 +51,7 @@ type Service struct {
 	StatementKey ed25519.PublicKey
 	Cluster      string
 	VerifierKey  ed25519.PrivateKey
-	Layout       keyserver.Layout
+	Layout       setup.KeyService
 	Server       *keyserver.Server
 
 	opts  Options
@@ -69,7 +70,11 @@ func Start(t testing.TB, o Options) *Service {
 	if o.Tier == 0 {
 		o.Tier = manifest.TierB2
 	}
-	l, err := keyserver.Init(filepath.Join(t.TempDir(), "keys"), []string{"localhost", "127.0.0.1"})
+	l, err := setup.NewKeyService(filepath.Join(t.TempDir(), "keys"), []string{"localhost", "127.0.0.1"}, "127.0.0.1:8443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(l.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +82,7 @@ func Start(t testing.TB, o Options) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Service{CA: l.CAPEM, Cluster: o.Cluster, VerifierKey: priv, Layout: l, opts: o, addr: "127.0.0.1:0"}
+	s := &Service{CA: ca, Cluster: o.Cluster, VerifierKey: priv, Layout: l, opts: o, addr: "127.0.0.1:0"}
 	for name, key := range o.Accounts {
 		s.Enrol(t, name, key)
 	}
@@ -117,11 +122,11 @@ func (s *Service) TryRun() error {
 	if err != nil {
 		return err
 	}
-	cert, err := s.Layout.LoadCertificate()
+	cert, err := s.Layout.Load()
 	if err != nil {
 		return err
 	}
-	st, err := boltstore.Open(s.Layout.StoreFile, k)
+	st, err := boltstore.Open(s.Layout.Store, k)
 	if err != nil {
 		return err
 	}

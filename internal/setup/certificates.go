@@ -1,0 +1,126 @@
+package setup
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"time"
+)
+
+// Certificates are the PEM files of an authority and of a TLS server whose
+// certificate it signed. The authority's key is needed only to renew the
+// certificate and is best kept elsewhere.
+type Certificates struct{ CA, CAKey, TLSCert, TLSKey string }
+
+// Lifetimes of certificates.
+const (
+	caLife   = 10 * 365 * 24 * time.Hour
+	certLife = 2 * 365 * 24 * time.Hour
+	// clockSlack is how far a clock may be slow that finds a new certificate valid.
+	clockSlack = 24 * time.Hour
+)
+
+// Load reads the server's certificate and key.
+func (c Certificates) Load() (tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return cert, fmt.Errorf("TLS certificate: %w", err)
+	}
+	return cert, nil
+}
+
+func (c Certificates) paths() []string { return []string{c.CA, c.CAKey, c.TLSCert, c.TLSKey} }
+
+// files returns an authority and a server certificate for hosts (names and
+// addresses), as they are to be written.
+func (c Certificates) files(hosts []string) ([]file, error) {
+	now := time.Now()
+	caKey, caCert, err := newCA(hosts[0], now)
+	if err != nil {
+		return nil, fmt.Errorf("certificate authority: %w", err)
+	}
+	key, der, err := newServerCert(hosts, now, caKey, caCert)
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	caKeyPEM, err := keyPEM(caKey)
+	if err != nil {
+		return nil, err
+	}
+	tlsKeyPEM, err := keyPEM(key)
+	if err != nil {
+		return nil, err
+	}
+	return []file{
+		{c.CA, pemOf("CERTIFICATE", caCert.Raw), 0o644}, {c.TLSCert, pemOf("CERTIFICATE", der), 0o644},
+		{c.CAKey, caKeyPEM, 0o600}, {c.TLSKey, tlsKeyPEM, 0o600},
+	}, nil
+}
+
+func newCA(name string, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "sealbatch CA of " + name},
+		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(caLife), IsCA: true, BasicConstraintsValid: true,
+		MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return key, cert, err
+}
+
+func newServerCert(hosts []string, now time.Time, caKey *ecdsa.PrivateKey, ca *x509.Certificate) (
+	*ecdsa.PrivateKey, []byte, error,
+) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: hosts[0]},
+		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(certLife),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, h)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, ca, key.Public(), caKey)
+	return key, der, err
+}
+
+func serial() *big.Int {
+	b := make([]byte, 16)
+	rand.Read(b) // never fails
+	b[0] &= 0x7f
+	return new(big.Int).SetBytes(b)
+}
+
+func pemOf(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+// keyPEM returns a private key as PKCS#8.
+func keyPEM(key any) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	return pemOf("PRIVATE KEY", der), nil
+}
