@@ -19,10 +19,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -68,7 +68,7 @@ type Deps struct {
 	Service  ServiceConf
 	Address  string // of the login node, for the record
 	Log      *slog.Logger
-	Progress func(label string, total int64) *ui.Progress
+	Progress progress.Starter
 	// Reconnect reaches the site again while a job is followed; nil gives up.
 	Reconnect func(ctx context.Context) (transfer.FS, slurm.Runner, error)
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -252,16 +251,15 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script [
 
 func (p *planned) shipPrograms(ctx context.Context) error {
 	for i, file := range p.o.Programs {
-		var bar *ui.Progress
-		if p.d.Progress != nil {
-			bar = p.d.Progress("uploading "+p.binaries[i].Name, p.binaries[i].Size)
-		}
-		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(jobdir.BinDir, p.binaries[i].Name), transfer.UploadOptions{Mode: 0o700, Progress: bar.Set})
+		ref := p.binaries[i]
+		bar := p.d.Progress.Start("uploading "+ref.Name, 0, ref.Size)
+		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(jobdir.BinDir, ref.Name), transfer.UploadOptions{
+			Mode: 0o700, Progress: func(done int64) { bar.Update(done, ref.Size) },
+		})
+		bar.End(err == nil)
 		if err != nil {
-			bar.Abandon()
 			return err
 		}
-		bar.Finish()
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -193,8 +194,8 @@ func (c *client) identityFile() string {
 }
 
 // progress starts a progress line on standard error.
-func (c *client) progress(label string, total int64) *ui.Progress {
-	return ui.NewProgress(c.a.stderr, label, total)
+func (c *client) progress(label string, done, total int64) progress.Bar {
+	return ui.NewProgress(c.a.stderr, label, done, total)
 }
 
 // maxSmallFile bounds what is read whole, in bytes.

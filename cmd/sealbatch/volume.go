@@ -64,21 +64,14 @@ func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts
 	if err := input.Check(); errors.Is(err, source.ErrInput) {
 		return volume.Sealed{}, fault.New(fault.Usage, err, "")
 	}
-	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0)
-	defer p.Abandon()
-	s, err := volume.SealFile(ctx, out, input, volume.SealOptions{Recipients: rcpts, Progress: setProgress(p)})
+	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0, 0)
+	defer p.End(false)
+	s, err := volume.SealFile(ctx, out, input, volume.SealOptions{Recipients: rcpts, Progress: p.Update})
 	if err != nil {
 		return s, fmt.Errorf("seal %s: %w", input, err)
 	}
-	p.Finish()
+	p.End(true)
 	return s, nil
-}
-
-func setProgress(p *ui.Progress) func(done, total int64) {
-	return func(done, total int64) {
-		p.SetTotal(total)
-		p.Set(done)
-	}
 }
 
 func runOpen(ctx context.Context, a *app, args []string) error {
@@ -95,12 +88,12 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 		return err
 	}
 	defer r.Close()
-	p := ui.NewProgress(a.stderr, "opening "+filepath.Base(f.Args()[0]), 0)
-	defer p.Abandon()
-	if err := r.Extract(ctx, dir, volume.ExtractOptions{Progress: setProgress(p)}); err != nil {
+	p := ui.NewProgress(a.stderr, "opening "+filepath.Base(f.Args()[0]), 0, 0)
+	defer p.End(false)
+	if err := r.Extract(ctx, dir, volume.ExtractOptions{Progress: p.Update}); err != nil {
 		return fmt.Errorf("open %s: %w", f.Args()[0], err)
 	}
-	p.Finish()
+	p.End(true)
 	fmt.Fprintln(a.stdout, dir)
 	return nil
 }
@@ -132,16 +125,16 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	if digest != "" && r.Digest() != wantDigest {
 		return fault.New(fault.Integrity, fmt.Errorf("%s: it is another version: its digest is %s", file, r.Digest()), "")
 	}
-	p := ui.NewProgress(a.stderr, "verifying "+filepath.Base(file), r.Size())
-	defer p.Abandon()
-	report, err := r.Verify(ctx, volume.VerifyOptions{Checksum: wantChecksum, Progress: setProgress(p)})
+	p := ui.NewProgress(a.stderr, "verifying "+filepath.Base(file), 0, r.Size())
+	defer p.End(false)
+	report, err := r.Verify(ctx, volume.VerifyOptions{Checksum: wantChecksum, Progress: p.Update})
 	if err != nil {
 		for _, d := range report.Damaged {
 			fmt.Fprintf(a.stderr, "damaged: %s: %v\n", text.Printable(d.Path), d.Err)
 		}
 		return fmt.Errorf("verify %s: %w", file, err)
 	}
-	p.Finish()
+	p.End(true)
 	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), text.Size(report.PlainBytes))
 	if report.Unread > 0 {
 		fmt.Fprintf(a.stderr, "note: %d files have no digest in the index: an older version of the same file would pass too\n", report.Unread)

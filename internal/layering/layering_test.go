@@ -18,6 +18,7 @@ const module = "github.com/sealbatch/sealbatch/"
 // are listed themselves.
 var floors = [][]string{
 	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
+	{"internal/ui"}, // the terminal: what is below reports by small interfaces
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver/keyservertest"},
@@ -27,8 +28,7 @@ var floors = [][]string{
 	{"fusefs"},
 	{"internal/keyapi"},
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
-	{"internal/ui"},
-	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
+	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/progress", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
@@ -104,8 +104,10 @@ func TestCheckImportBites(t *testing.T) {
 		{"volume", "internal/transfer"},   // upwards
 		{"volume", "internal/manifest"},   // sideways
 		{"internal/keyserver", "jobprep"}, // upwards
-		{"nosuch", "volume"},              // unknown importer
-		{"cmd/sealbatch", "nosuch"},       // unknown import
+		{"jobprep", "internal/ui"},        // only programs have a terminal
+		{"internal/publish", "internal/ui"},
+		{"nosuch", "volume"},        // unknown importer
+		{"cmd/sealbatch", "nosuch"}, // unknown import
 		{"volume", "volume/vectors"},
 		{"internal/keyserver/audit", "internal/keyserver"},     // a listed subpackage, upwards
 		{"internal/keyserver/audit", "internal/keyclient"},     // and sideways

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/text"
 
 	"filippo.io/age"
@@ -27,7 +28,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -83,7 +83,7 @@ type Deps struct {
 	// Identities open the user's own sealed files, for that.
 	Identities func() ([]age.Identity, error)
 	Log        *slog.Logger
-	Progress   func(label string, total int64) *ui.Progress
+	Progress   progress.Starter
 }
 
 // Published tells what was made.
@@ -230,19 +230,19 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
 		return volume.Sealed{}, err
 	}
-	bar := p.bar("sealing " + p.r.Name)
+	bar := p.Progress.Start("sealing "+p.r.Name, 0, 0)
 	begin := time.Now()
 	s, err := volume.SealFile(ctx, p.r.SealedPath, p.input.Input, volume.SealOptions{
 		Recipients: p.r.Recipients,
-		Progress:   func(done, total int64) { bar.SetTotal(total); bar.Set(done) },
+		Progress:   bar.Update,
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
 		Written:    func(size int64) { p.sent.grow(size) },
 	})
 	if err != nil {
-		bar.Abandon()
+		bar.End(false)
 		return s, p.whySeal(ctx, err)
 	}
-	bar.Finish()
+	bar.End(true)
 	if err = p.input.unchanged(ctx, begin); err != nil {
 		s.Key.Wipe()
 		return s, errors.Join(p.whySeal(ctx, err), os.Remove(p.r.SealedPath))

@@ -17,7 +17,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/retry"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -219,11 +218,4 @@ func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string)
 		return err
 	}
 	return transfer.PutFile(ctx, fsys, remote, a.info, SealedMode)
-}
-
-func (p *publishing) bar(label string) *ui.Progress {
-	if p.Progress == nil {
-		return nil
-	}
-	return p.Progress(label, 0)
 }

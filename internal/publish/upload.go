@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -24,7 +24,7 @@ type upload struct {
 	whole      *transfer.Whole
 	local      io.Closer
 	done, most atomic.Int64 // bytes that have arrived: by now, and ever
-	bar        atomic.Pointer[ui.Progress]
+	bar        atomic.Pointer[progress.Bar]
 	ended      chan struct{} // closed when err is known
 	err        error
 }
@@ -73,7 +73,9 @@ func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Clos
 	p.sent = u
 	w.Progress = func(n int64) {
 		u.done.Store(n)
-		u.bar.Load().Set(n)
+		if bar := u.bar.Load(); bar != nil {
+			(*bar).Update(n, 0)
+		}
 	}
 	moved := func() bool {
 		done := u.done.Load()
@@ -119,15 +121,9 @@ func (u *upload) abandon(p *publishing) {
 // wait waits for the end of the upload and shows how it goes.
 func (u *upload) wait(p *publishing) error {
 	defer u.local.Close()
-	bar := p.bar("uploading " + filepath.Base(p.r.SealedPath))
-	bar.SetTotal(p.s.Size)
-	bar.StartAt(u.done.Load())
-	u.bar.Store(bar)
+	bar := p.Progress.Start("uploading "+filepath.Base(p.r.SealedPath), u.done.Load(), p.s.Size)
+	u.bar.Store(&bar)
 	<-u.ended
-	if u.err != nil {
-		bar.Abandon()
-		return u.err
-	}
-	bar.Finish()
-	return nil
+	bar.End(u.err == nil)
+	return u.err
 }

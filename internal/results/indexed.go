@@ -59,12 +59,12 @@ func (f *fetch) copyIndexed(r *volume.Reader, cipher string) error {
 	for _, size := range want {
 		total += max(0, size)
 	}
-	c := copier{ctx: f.ctx, fs: f.FS, want: want, progress: f.progress("fetching "+f.Name, total)}
+	c := copier{ctx: f.ctx, fs: f.FS, want: want, progress: f.Progress.Start("fetching "+f.Name, 0, total)}
 	if err := c.list(path.Join(f.remote, jobdir.CipherDirName), cipher, "", 0); err != nil {
-		c.progress.Abandon()
+		c.progress.End(false)
 		return err
 	}
-	c.progress.Finish()
+	c.progress.End(true)
 	f.Changed = c.added
 	return nil
 }

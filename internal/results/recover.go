@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/text"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -39,16 +39,16 @@ func (f *fetch) recover(tmp, tree string) error {
 	}
 	defer key.Wipe()
 	cipher := filepath.Join(tmp, "cipher")
-	c := copier{ctx: f.ctx, fs: f.FS, tolerant: f.Recover, progress: f.progress("fetching "+f.Name, 0)}
+	c := copier{ctx: f.ctx, fs: f.FS, tolerant: f.Recover, progress: f.Progress.Start("fetching "+f.Name, 0, 0)}
 	err = os.Mkdir(cipher, 0o700)
 	if err == nil {
 		err = c.list(path.Join(f.remote, jobdir.CipherDirName), cipher, "", 0)
 	}
 	if err != nil {
-		c.progress.Abandon()
+		c.progress.End(false)
 		return f.noCipherDir(err)
 	}
-	c.progress.Finish()
+	c.progress.End(true)
 	if c.moving > 0 {
 		f.Notes = append(f.Notes, fmt.Sprintf("%d files changed or vanished while they were fetched; they are left out", c.moving))
 	}
@@ -75,7 +75,7 @@ func (f *fetch) noCipherDir(err error) error {
 type copier struct {
 	ctx      context.Context
 	fs       transfer.FS
-	progress *ui.Progress
+	progress progress.Bar
 	// want are the names to copy, as volume.Reader.CipherPaths gives them; nil
 	// means all. The others are noted in added.
 	want    map[string]int64
@@ -191,7 +191,7 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 		return err // and no chmod: what has the name may be a link that the server named twice
 	}
 	c.copied += got.Size
-	c.progress.Add(got.Size)
+	c.progress.Update(c.copied, 0)
 	return os.Chmod(to, e.Mode().Perm()|0o400)
 }
 

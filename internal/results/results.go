@@ -20,9 +20,9 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
-	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -31,7 +31,7 @@ type Deps struct {
 	FS         transfer.FS
 	Identities []age.Identity // one of them opens the results
 	Log        *slog.Logger
-	Progress   func(label string, total int64) *ui.Progress
+	Progress   progress.Starter
 	// Recover opens whatever can be: of damaged results what is not; where a
 	// receipt or sealed results are missing or damaged, the working volume; and
 	// that of a job that still runs, as it is now.
@@ -252,13 +252,6 @@ func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
 	c := newCollector()
 	opt := volume.ExtractOptions{Damaged: c.add, LeaveOut: leaveOut}
 	return opt, func() { f.Damaged = c.sorted() }
-}
-
-func (d Deps) progress(label string, total int64) *ui.Progress {
-	if d.Progress == nil {
-		return nil
-	}
-	return d.Progress(label, total)
 }
 
 // isDamage tells what is wrong with results from what is wrong on the way to them.

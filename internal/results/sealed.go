@@ -79,12 +79,8 @@ func (f *fetch) extractSealed(local *os.File, out manifest.Output, tree string) 
 }
 
 func (f *fetch) download(remote, local string, size int64) error {
-	p := f.progress("fetching "+f.Name, size)
-	_, err := transfer.Download(f.ctx, f.FS, remote, local, size, p.Set)
-	if err != nil {
-		p.Abandon()
-		return err
-	}
-	p.Finish()
-	return nil
+	bar := f.Progress.Start("fetching "+f.Name, 0, size)
+	_, err := transfer.Download(f.ctx, f.FS, remote, local, size, func(done int64) { bar.Update(done, size) })
+	bar.End(err == nil)
+	return err
 }

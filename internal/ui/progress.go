@@ -20,7 +20,7 @@ func IsTerminal(w io.Writer) bool {
 
 // Progress reports on something that moves bytes. It stays silent for a second; then it keeps one
 // line up to date on a terminal, and elsewhere writes a line every half minute and one at the end.
-// Its methods may be called from several goroutines, and on a nil *Progress.
+// Its methods may be called from several goroutines.
 type Progress struct {
 	out      io.Writer
 	label    string
@@ -44,17 +44,18 @@ const (
 	plainInterval    = 30 * time.Second
 )
 
-// NewProgress starts to report on out about something of total bytes (0 if unknown). Finish or
-// Abandon must be called at the end.
-func NewProgress(out io.Writer, label string, total int64) *Progress {
-	p := newProgress(out, label, total, IsTerminal(out), time.Now)
+// NewProgress starts to report on out about something of total bytes (0 if
+// unknown), of which done were done before: the rate is that of the others. End
+// must be called at the end.
+func NewProgress(out io.Writer, label string, done, total int64) *Progress {
+	p := newProgress(out, label, done, total, IsTerminal(out), time.Now)
 	go p.tick()
 	return p
 }
 
-func newProgress(out io.Writer, label string, total int64, terminal bool, now func() time.Time) *Progress {
+func newProgress(out io.Writer, label string, done, total int64, terminal bool, now func() time.Time) *Progress {
 	t := now()
-	return &Progress{out: out, label: text.Printable(label), total: total, terminal: terminal, now: now,
+	return &Progress{out: out, label: text.Printable(label), done: done, before: done, total: total, terminal: terminal, now: now,
 		start: t, last: t, stop: make(chan struct{})}
 }
 
@@ -65,65 +66,31 @@ func (p *Progress) tick() {
 	for {
 		select {
 		case <-ticker.C:
-			p.Add(0)
+			p.mu.Lock()
+			p.refresh()
+			p.mu.Unlock()
 		case <-p.stop:
 			return
 		}
 	}
 }
 
-// Add says that n more bytes are done.
-func (p *Progress) Add(n int64) {
-	if p == nil {
-		return
-	}
+// Update reports that done of total bytes are done; a total of 0 leaves the one
+// that is known.
+func (p *Progress) Update(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done += n
+	p.done = done
+	if total > 0 {
+		p.total = total
+	}
 	p.refresh()
 }
 
-// Set says that n bytes are done in all.
-func (p *Progress) Set(n int64) {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.done = n
-	p.refresh()
-}
-
-// StartAt says that n bytes were done before: the rate is that of the others.
-func (p *Progress) StartAt(n int64) {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.before, p.done = n, max(n, p.done)
-}
-
-// SetTotal says how many bytes there are, once it is known.
-func (p *Progress) SetTotal(n int64) {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.total = n
-}
-
-// Finish writes the last line, if anything was written before or more than a second has passed.
-func (p *Progress) Finish() { p.end(true) }
-
-// Abandon clears the line of something that failed; the error message says why.
-func (p *Progress) Abandon() { p.end(false) }
-
-func (p *Progress) end(ok bool) {
-	if p == nil {
-		return
-	}
+// End writes the last line if it went well, and anything was written before or
+// more than a second has passed. Of what failed it clears the line: the error
+// message says why.
+func (p *Progress) End(ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.finished {

@@ -41,39 +41,35 @@ func TestProgress(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			now := time.Unix(0, 0)
-			p := newProgress(&out, "up", c.total, c.terminal, func() time.Time { return now })
-			p.Set(1 << 20) // within the first second: silent
+			p := newProgress(&out, "up", 0, c.total, c.terminal, func() time.Time { return now })
+			p.Update(1<<20, 0) // within the first second: silent
 			now = now.Add(2 * time.Second)
-			p.Add(1 << 20)
+			p.Update(2<<20, 0)
 			now = now.Add(30 * time.Second)
-			p.Add(1 << 20)
-			p.Add(1 << 20) // too soon after the line before
+			p.Update(3<<20, 0)
+			p.Update(4<<20, 0) // too soon after the line before
 			now = now.Add(time.Second)
-			p.Finish()
-			p.Finish()
-			p.Add(1)
+			p.End(true)
+			p.End(true)
+			p.Update(5<<20, 0)
 			if out.String() != c.want {
 				t.Errorf("got  %q\nwant %q", out.String(), c.want)
 			}
 		})
 	}
-	var none *Progress
-	none.Add(1)
-	none.Finish()
 }
 
-// TestProgressStartAt: what was done before counts as done, and not for the rate.
-func TestProgressStartAt(t *testing.T) {
+// TestProgressBefore: what was done before counts as done, and not for the rate.
+func TestProgressBefore(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	now := time.Unix(0, 0)
-	p := newProgress(&out, "up", 4<<20, false, func() time.Time { return now })
-	p.StartAt(2 << 20)
+	p := newProgress(&out, "up", 2<<20, 0, false, func() time.Time { return now })
 	now = now.Add(32 * time.Second)
-	p.Set(3 << 20)
+	p.Update(3<<20, 4<<20)
 	now = now.Add(32 * time.Second)
-	p.Set(4 << 20)
-	p.Finish()
+	p.Update(4<<20, 4<<20)
+	p.End(true)
 	const want = "up: 3.0 MiB of 4.0 MiB (75%), 32 KiB/s, 32 s left\n" +
 		"up: 4.0 MiB of 4.0 MiB (100%), 32 KiB/s, 0.0 s left\nup: 4.0 MiB, the last 2.0 MiB in 1 min 04 s (32 KiB/s)\n"
 	if out.String() != want {
@@ -85,9 +81,9 @@ func TestProgressStartAt(t *testing.T) {
 func TestProgressQuiet(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	p := NewProgress(&out, "x", 10)
-	p.Add(10)
-	p.Finish()
+	p := NewProgress(&out, "x", 0, 10)
+	p.Update(10, 10)
+	p.End(true)
 	if out.Len() != 0 {
 		t.Errorf("wrote %q", out.String())
 	}
