@@ -156,7 +156,7 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 func (s *Server) noteRefusal(q *request, err error) error {
 	q.ev.Outcome, q.ev.Reason = audit.OutcomeRefused, auditReason(s.asRefusal(err))
 	if q.ev.Account == "" && q.ev.Attestor == "" {
-		omitted, ok := s.strangers.note(q.remote)
+		omitted, ok := s.unauthenticated.note(q.remote)
 		if !ok {
 			q.quiet = true
 			return err

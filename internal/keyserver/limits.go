@@ -78,24 +78,25 @@ const (
 	turnTime = 15 * time.Second
 )
 
-// strangers decides which refusals of callers who showed nothing are written
-// down: anybody may cause them, and must not fill the disk under the audit log.
-type strangers struct {
+// unauthenticatedLog decides which refusals of callers who showed neither an
+// enrolled key nor valid evidence are written down: anybody may cause them, and
+// must not fill the disk under the audit log.
+type unauthenticatedLog struct {
 	each    *gate.AddrLimiter
 	all     *rate.Limiter
 	omitted atomic.Int64 // refusals since the last line that says so
 }
 
-func newStrangers() *strangers {
-	return &strangers{each: gate.NewAddrLimiter(1, 300), all: rate.NewLimiter(20, 5000)}
+func newUnauthenticatedLog() *unauthenticatedLog {
+	return &unauthenticatedLog{each: gate.NewAddrLimiter(1, 300), all: rate.NewLimiter(20, 5000)}
 }
 
 // note reports whether a refusal of remote's is written down, and how many
 // before it were not.
-func (s *strangers) note(remote string) (omitted int64, ok bool) {
-	if !s.each.Allow(remote) || !s.all.Allow() {
-		s.omitted.Add(1)
+func (u *unauthenticatedLog) note(remote string) (omitted int64, ok bool) {
+	if !u.each.Allow(remote) || !u.all.Allow() {
+		u.omitted.Add(1)
 		return 0, false
 	}
-	return s.omitted.Swap(0), true
+	return u.omitted.Swap(0), true
 }

@@ -42,7 +42,7 @@ func (s *Server) release(q *request) (any, error) {
 	ev.Job = &c.Job
 
 	name := requestName(q.body)
-	leave, err := s.flights.enter(q.ctx, name)
+	leave, err := s.inFlight.enter(q.ctx, name)
 	if err != nil {
 		return nil, err
 	}

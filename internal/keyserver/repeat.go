@@ -51,32 +51,33 @@ func (s *Server) rememberRelease(w store.Writer, name string, c Claims) error {
 	return putJSON(w, bucketRepeats, name, repeatRecord{Until: s.now().Add(keyapi.RepeatTTL).UTC(), Claims: c})
 }
 
-// flights keeps a repeated request waiting while the first is still at work.
-type flights struct {
+// inFlight is the set of releases that are at work. A repeated request waits for
+// the first.
+type inFlight struct {
 	mu sync.Mutex
-	at map[string]chan struct{} // by requestName; closed when it has landed
+	at map[string]chan struct{} // by requestName; closed at its end
 }
 
 // enter waits until no request of that name is at work, and begins it. The
 // caller calls leave when it is done.
-func (f *flights) enter(ctx context.Context, name string) (leave func(), err error) {
+func (f *inFlight) enter(ctx context.Context, name string) (leave func(), err error) {
 	for {
 		f.mu.Lock()
-		landed := f.at[name]
-		if landed == nil {
-			landed = make(chan struct{})
-			f.at[name] = landed
+		done := f.at[name]
+		if done == nil {
+			done = make(chan struct{})
+			f.at[name] = done
 			f.mu.Unlock()
 			return func() {
 				f.mu.Lock()
 				delete(f.at, name)
 				f.mu.Unlock()
-				close(landed)
+				close(done)
 			}, nil
 		}
 		f.mu.Unlock()
 		select {
-		case <-landed:
+		case <-done:
 		case <-ctx.Done():
 			return nil, service.Refuse(keyapi.CodeTooMany, "this very request is at work")
 		}

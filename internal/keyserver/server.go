@@ -48,29 +48,29 @@ type Config struct {
 
 // Server is the key service.
 type Server struct {
-	id        string
-	signKey   ed25519.PrivateKey
-	store     store.Store
-	keys      store.KeyStore
-	accounts  *accounts
-	commits   *committer
-	attestors map[string]Attestor
-	clusters  []keyapi.Cluster
-	nonces    *nonces
-	replays   *replayCache
-	flights   *flights
-	front     *service.Service
-	queue     *gate.FairQueue // of requests for their turn at work
-	strangers *strangers
-	limits    Limits
-	minTier   manifest.Tier
-	cert      tls.Certificate
-	log       *slog.Logger
-	now       func() time.Time
-	started   time.Time
-	handler   http.Handler
-	closing   sync.Once
-	closed    error
+	id              string
+	signKey         ed25519.PrivateKey
+	store           store.Store
+	keys            store.KeyStore
+	accounts        *accounts
+	commits         *committer
+	attestors       map[string]Attestor
+	clusters        []keyapi.Cluster
+	nonces          *nonces
+	replays         *replayCache
+	inFlight        *inFlight
+	front           *service.Service
+	queue           *gate.FairQueue // of requests for their turn at work
+	unauthenticated *unauthenticatedLog
+	limits          Limits
+	minTier         manifest.Tier
+	cert            tls.Certificate
+	log             *slog.Logger
+	now             func() time.Time
+	started         time.Time
+	handler         http.Handler
+	closing         sync.Once
+	closed          error
 }
 
 const keyIdentity = "identity"
@@ -132,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
 		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
-		flights: &flights{at: map[string]chan struct{}{}}}
+		inFlight: &inFlight{at: map[string]chan struct{}{}}}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -143,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 		Limits: gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory},
 	})
 	s.queue = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
-	s.strangers = newStrangers()
+	s.unauthenticated = newUnauthenticatedLog()
 	var head audit.Head
 	var err error
 	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
