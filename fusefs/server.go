@@ -65,12 +65,12 @@ func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
 // connectByHelper mounts FUSE at dir where only fusermount3 may, and returns the
 // connection and how to unmount it.
 func connectByHelper(dir string) (fd int, undo func(detach bool) error, err error) {
-	program, err := fusemount.FindFusermount()
+	helper, err := fusemount.FindHelper()
 	if err != nil {
 		return -1, nil, err
 	}
-	undo = func(detach bool) error { return fusemount.UnmountByHelper(program, dir, detach) }
-	file, err := fusemount.MountByHelper(program, dir, "sealbatch", true)
+	undo = func(detach bool) error { return helper.Unmount(dir, detach) }
+	file, err := helper.Mount(dir, "sealbatch", true)
 	if err != nil {
 		return -1, nil, err
 	}

@@ -23,7 +23,7 @@ const SafeFlags = unix.MS_NOSUID | unix.MS_NODEV
 // Connect mounts a new FUSE connection at path and returns its descriptor, which
 // no program executed later inherits: one that held it would keep the connection
 // alive after its server's death, and everybody waiting. Permissions are checked
-// by the kernel against the attributes that a read-only server gives; gocryptfs
+// by the kernel against the attributes of a read-only server; gocryptfs
 // leaves them to the file system beneath.
 func Connect(path, subtype string, readOnly bool) (int, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReceiveFile reads one byte and the descriptor that came along.
+// ReceiveFile reads one byte from u and returns it with the descriptor that came
+// along, which there has to be.
 func ReceiveFile(u *net.UnixConn) (byte, *os.File, error) {
 	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, oobn, _, _, err := u.ReadMsgUnix(b, oob)
@@ -22,7 +23,7 @@ func ReceiveFile(u *net.UnixConn) (byte, *os.File, error) {
 	return b[0], file, err
 }
 
-// PassedFile takes the descriptor out of a control message, if one is there. Go
+// PassedFile returns the descriptor that a control message holds, nil if none. Go
 // receives descriptors with MSG_CMSG_CLOEXEC.
 func PassedFile(oob []byte) (*os.File, error) {
 	if len(oob) == 0 {

@@ -1,4 +1,4 @@
-// Package fusemount mounts FUSE: directly, where the caller may, or by
-// fusermount3. It returns the connection's descriptor, which somebody else
-// serves, and finds out what is mounted where.
+// Package fusemount mounts and unmounts FUSE: directly, where the caller may, or by
+// fusermount3 (Helper). What it returns is the connection's descriptor, for somebody
+// to serve. It also reports what is mounted where.
 package fusemount

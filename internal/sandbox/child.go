@@ -79,11 +79,11 @@ func closeOnExec() error {
 }
 
 type child struct {
-	wire       *wire
-	dir        string
-	plain      bool   // no namespaces: the modes Fusermount and Runtime
-	fusermount string // if plain
-	forks      chan func()
+	wire   *wire
+	dir    string
+	plain  bool             // no namespaces: the modes Fusermount and Runtime
+	helper fusemount.Helper // if plain
+	forks  chan func()
 
 	mu    sync.Mutex     // held from fork to entry in procs, so that nobody reaps in between
 	procs map[int]uint64 // running started processes, to the request's ID
@@ -193,7 +193,7 @@ func (c *child) answer(r reply, fd int) {
 
 // init makes the namespace private.
 func (c *child) init(r request) error {
-	c.dir, c.plain, c.fusermount = r.Path, r.Mode != Namespace, r.Program
+	c.dir, c.plain, c.helper = r.Path, r.Mode != Namespace, r.Helper
 	if c.plain {
 		return c.initPlain()
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-
-	"github.com/sealbatch/sealbatch/internal/fusemount"
 )
 
 // Mode is how volumes reach the commands in a Space. All modes keep the same
@@ -104,7 +102,7 @@ func (s *Space) connect(rel string, r request) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fusemount.MountPrivate(s.opt.fusermount, path, r.Type, r.RO)
+	return s.opt.helper.MountGuarded(path, r.Type, r.RO)
 }
 
 // disconnect unmounts rel, lazily with detach.
@@ -117,5 +115,5 @@ func (s *Space) disconnect(rel string, detach bool) error {
 	if err != nil {
 		return err
 	}
-	return fusemount.UnmountByHelper(s.opt.fusermount, path, detach)
+	return s.opt.helper.Unmount(path, detach)
 }

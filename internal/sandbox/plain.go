@@ -41,7 +41,7 @@ func (c *child) initPlain() error {
 // that is not a mount. (What lies beneath mounts has lost it already.) The
 // container gets the tree bound read-only besides, so that it cannot take it back.
 func (c *child) freezePlain() error {
-	mounts := fusemount.MountsAt(c.dir)
+	mounts := fusemount.Below(c.dir)
 	var dirs []string
 	err := filepath.WalkDir(c.dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -132,14 +132,14 @@ func (c *child) cleanUp() error {
 	err := c.killDescendants(patience)
 	c.mu.Lock() // fusermount3 is not for the reaper
 	defer c.mu.Unlock()
-	return errors.Join(err, clearDir(c.fusermount, c.dir))
+	return errors.Join(err, clearDir(c.helper, c.dir))
 }
 
 // clearDir lazily unmounts everything below dir and empties it.
-func clearDir(fusermount, dir string) error {
+func clearDir(helper fusemount.Helper, dir string) error {
 	var errs []error
-	for _, at := range fusemount.MountsAt(dir) {
-		errs = append(errs, fusemount.UnmountByHelper(fusermount, at, true))
+	for _, at := range fusemount.Below(dir) {
+		errs = append(errs, helper.Unmount(at, true))
 	}
 	return errors.Join(append(errs, emptyDir(dir))...)
 }
@@ -147,7 +147,7 @@ func clearDir(fusermount, dir string) error {
 // emptyDir removes what is in a private directory unless something is mounted
 // there: it must never reach the files behind a mount.
 func emptyDir(dir string) error {
-	if at := fusemount.MountsAt(dir); len(at) > 0 {
+	if at := fusemount.Below(dir); len(at) > 0 {
 		return fmt.Errorf("%s is still mounted", at[0])
 	}
 	var top unix.Stat_t
@@ -181,12 +181,12 @@ func emptyDir(dir string) error {
 // absolute name without symbolic links; the caller has to know that it is dead.
 // dir itself stays.
 func Clear(dir string) error {
-	program, err := fusemount.FindFusermount()
-	if err != nil && len(fusemount.MountsAt(dir)) > 0 {
+	helper, err := fusemount.FindHelper()
+	if err != nil && len(fusemount.Below(dir)) > 0 {
 		return err
 	}
-	return clearDir(program, dir)
+	return clearDir(helper, dir)
 }
 
 // Mounts lists what is mounted at dir and below, without touching it.
-func Mounts(dir string) []string { return fusemount.MountsAt(dir) }
+func Mounts(dir string) []string { return fusemount.Below(dir) }

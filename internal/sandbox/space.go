@@ -56,7 +56,7 @@ type SpaceOptions struct {
 	// TmpfsBytes bounds the tmpfs at Dir, 16 MiB if 0. (Data belongs in volumes.)
 	TmpfsBytes int64
 
-	fusermount string // the program, unless Mode is Namespace
+	helper fusemount.Helper // unless Mode is Namespace
 }
 
 // Space is a private place in which volumes are mounted and commands run: in mode
@@ -119,7 +119,7 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 			// gocryptfs would mount by itself, and over /dev/fuse, where root may.
 			return nil, ErrRoot
 		}
-		if opt.fusermount, err = fusemount.FindFusermount(); err != nil {
+		if opt.helper, err = fusemount.FindHelper(); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +139,7 @@ func NewSpace(ctx context.Context, opt SpaceOptions) (*Space, error) {
 	}
 	go s.receive()
 	go s.waitChild()
-	init := request{Op: opInit, Mode: opt.Mode, Program: opt.fusermount, Path: opt.Dir, Bytes: opt.TmpfsBytes}
+	init := request{Op: opInit, Mode: opt.Mode, Helper: opt.helper, Path: opt.Dir, Bytes: opt.TmpfsBytes}
 	if _, err := s.call(ctx, init); err != nil {
 		s.Close()
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -405,7 +405,7 @@ func (s *Space) close() error {
 	s.wire.conn.Close()
 	errs = append(errs, s.endChild(mounts))
 	if s.opt.Mode != Namespace { // the child has done it unless it was killed
-		errs = append(errs, clearDir(s.opt.fusermount, s.opt.Dir))
+		errs = append(errs, clearDir(s.opt.helper, s.opt.Dir))
 	}
 	// With the child, its mounts are gone, whatever went wrong above.
 	for _, m := range mounts {

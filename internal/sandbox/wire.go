@@ -39,21 +39,21 @@ const (
 // request is what a Space asks of its child. ID is answered by a reply, and for
 // opStart later also by a notice of the process's end.
 type request struct {
-	ID      uint64
-	Op      operation
-	Mode    Mode          // opInit
-	Program string        // opInit: fusermount3, unless Mode is Namespace
-	Path    string        // absolute
-	Perm    uint32        // opMkdir, opWriteFile
-	Data    []byte        // opWriteFile
-	Bytes   int64         // opInit: size of the tmpfs
-	Type    string        // opMount: the subtype of fuse
-	RO      bool          // opMount
-	Detach  bool          // opUnmount: lazily
-	Cmd     Cmd           // opStart
-	Proc    uint64        // opSignal: ID of the opStart
-	Signal  int           // opSignal
-	Limit   time.Duration // opKillAll
+	ID     uint64
+	Op     operation
+	Mode   Mode             // opInit
+	Helper fusemount.Helper // opInit, unless Mode is Namespace
+	Path   string           // absolute
+	Perm   uint32           // opMkdir, opWriteFile
+	Data   []byte           // opWriteFile
+	Bytes  int64            // opInit: size of the tmpfs
+	Type   string           // opMount: the subtype of fuse
+	RO     bool             // opMount
+	Detach bool             // opUnmount: lazily
+	Cmd    Cmd              // opStart
+	Proc   uint64           // opSignal: ID of the opStart
+	Signal int              // opSignal
+	Limit  time.Duration    // opKillAll
 }
 
 // reply answers request ID. Exited marks the end of a started process instead.

@@ -15,15 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Helper is the path of fusermount3, the set-uid program that mounts for ordinary
+// users.
+type Helper string
+
 // helperLimit is how long fusermount3 may take: it does nothing but a system call.
 const helperLimit = 20 * time.Second
 
-// ErrNoFusermount: there is no fusermount3 that could mount for the caller.
-var ErrNoFusermount = errors.New("no set-uid fusermount3 on this machine (package fuse3)")
+// ErrNoHelper: there is no fusermount3 that could mount for the caller.
+var ErrNoHelper = errors.New("no set-uid fusermount3 on this machine (package fuse3)")
 
-// FindFusermount finds the helper in the places where packages put it, then in
-// PATH: a batch job's PATH often has no system directories.
-func FindFusermount() (string, error) {
+// FindHelper returns the helper. It looks where packages put it, then in PATH: a
+// batch job's PATH often has no system directories. It fails with ErrNoHelper.
+func FindHelper() (Helper, error) {
 	for _, name := range []string{"fusermount3", "fusermount"} {
 		for _, dir := range append([]string{"/usr/bin", "/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
 			path := filepath.Join(dir, name)
@@ -32,39 +36,36 @@ func FindFusermount() (string, error) {
 			}
 			if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && unix.Access(path, unix.X_OK) == nil &&
 				(st.Mode()&os.ModeSetuid != 0 || os.Geteuid() == 0) {
-				return path, nil
+				return Helper(path), nil
 			}
 		}
 	}
-	return "", ErrNoFusermount
+	return "", ErrNoHelper
 }
 
-// MountPrivate has program mount a new FUSE connection at the directory path, which
-// it makes if it is missing, and returns the connection's descriptor.
-//
-// The directory beneath the mount is 0500 from here on, so that nothing can be
-// written there should the mount go away.
-func MountPrivate(program, path, subtype string, readOnly bool) (*os.File, error) {
+// MountGuarded is Mount, and makes the directory path if it is missing. The
+// directory beneath the mount is 0500 from here on, so that nothing can be written
+// there should the mount go away.
+func (h Helper) MountGuarded(path, subtype string, readOnly bool) (*os.File, error) {
 	beneath, err := openMountPoint(path)
 	if err != nil {
 		return nil, err
 	}
 	defer beneath.Close()
-	fuse, err := MountByHelper(program, path, subtype, readOnly)
+	fuse, err := h.Mount(path, subtype, readOnly)
 	if err != nil {
 		return nil, err
 	}
 	if err := beneath.Chmod(0o500); err != nil {
 		fuse.Close()
-		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), UnmountByHelper(program, path, true))
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), h.Unmount(path, true))
 	}
 	return fuse, nil
 }
 
-// MountByHelper has program mount a new FUSE connection at path and returns its
-// descriptor. It comes over a socket that the program finds by _FUSE_COMMFD
-// (fusermount3(1)).
-func MountByHelper(program, path, subtype string, readOnly bool) (*os.File, error) {
+// Mount mounts a new FUSE connection at path and returns its descriptor. That comes
+// over a socket that the program finds by _FUSE_COMMFD (fusermount3(1)).
+func (h Helper) Mount(path, subtype string, readOnly bool) (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -76,13 +77,13 @@ func MountByHelper(program, path, subtype string, readOnly bool) (*os.File, erro
 	if readOnly {
 		options += ",ro,default_permissions"
 	}
-	if err := runFusermount(program, theirs, "-o", options, "--", path); err != nil {
+	if err := h.run(theirs, "-o", options, "--", path); err != nil {
 		return nil, fmt.Errorf("mount FUSE at %s: %w", path, err)
 	}
 	theirs.Close()
 	fuse, err := receiveFuse(ours)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), UnmountByHelper(program, path, true))
+		return nil, errors.Join(fmt.Errorf("mount FUSE at %s: %w", path, err), h.Unmount(path, true))
 	}
 	return fuse, nil
 }
@@ -125,16 +126,16 @@ func receiveFuse(socket *os.File) (*os.File, error) {
 	return file, err
 }
 
-// UnmountByHelper unmounts path. EBUSY is not told apart by fusermount3, so the
-// caller repeats or detaches.
-func UnmountByHelper(program, path string, detach bool) error {
+// Unmount unmounts path, lazily with detach. If it stays mounted, it is tried again
+// for a while, as it may be busy: fusermount3 does not tell EBUSY apart.
+func (h Helper) Unmount(path string, detach bool) error {
 	args := []string{"-u", "-q"}
 	if detach {
 		args = append(args, "-z")
 	}
 	deadline := time.Now().Add(busyLimit)
 	for {
-		err := runFusermount(program, nil, append(args, "--", path)...)
+		err := h.run(nil, append(args, "--", path)...)
 		if err == nil || !IsMountPoint(path) {
 			return nil
 		}
@@ -145,11 +146,11 @@ func UnmountByHelper(program, path string, detach bool) error {
 	}
 }
 
-// runFusermount runs the helper; its message becomes part of the error.
-func runFusermount(program string, socket *os.File, args ...string) error {
+// run runs the helper; its message becomes part of the error.
+func (h Helper) run(socket *os.File, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), helperLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, string(h), args...)
 	var said bytes.Buffer
 	cmd.Dir, cmd.Env, cmd.Stderr = "/", []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}, &said
 	if socket != nil {

@@ -9,10 +9,10 @@ import (
 
 // IsMountPoint reports whether something is mounted at path, without touching
 // it: its server may be dead, or hang.
-func IsMountPoint(path string) bool { return slices.Contains(MountsAt(path), path) }
+func IsMountPoint(path string) bool { return slices.Contains(Below(path), path) }
 
-// MountsAt lists the mount points at path and below, the innermost first.
-func MountsAt(path string) []string {
+// Below returns the mount points at path and below, the innermost first.
+func Below(path string) []string {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil
