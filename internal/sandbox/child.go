@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -63,21 +61,6 @@ func ChildMain() error {
 	}
 }
 
-// closeOnExec does what close_range does, for kernels before 5.11.
-func closeOnExec() error {
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		var fd int
-		if _, err := fmt.Sscan(n.Name(), &fd); err == nil && fd >= childSocket {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
-}
-
 type child struct {
 	wire   *wire
 	dir    string
@@ -115,29 +98,6 @@ func (c *child) forker(ready chan<- error) {
 	}
 }
 
-// dropCapabilities makes programs that this thread executes start without any.
-func dropCapabilities() error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("clear ambient capabilities: %w", err)
-	}
-	if os.Geteuid() == 0 { // exec would grant root everything in this namespace
-		const noRoot = 0x3 // SECBIT_NOROOT and SECBIT_NOROOT_LOCKED, linux/securebits.h
-		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0); err != nil {
-			return fmt.Errorf("set securebits: %w", err)
-		}
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var caps [2]unix.CapUserData
-	if err := unix.Capget(&header, &caps[0]); err != nil {
-		return fmt.Errorf("read capabilities: %w", err)
-	}
-	caps[0].Inheritable, caps[1].Inheritable = 0, 0
-	if err := unix.Capset(&header, &caps[0]); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	return nil
-}
-
 // serve answers one request. Each has its own goroutine, since one that touches
 // a mount may block while its server is slow.
 func (c *child) serve(r request) {
@@ -148,7 +108,7 @@ func (c *child) serve(r request) {
 	case opInit:
 		err = c.init(r)
 	case opMkdir:
-		err = c.mkdir(r.Path, os.FileMode(r.Perm))
+		err = mkdir(r.Path, os.FileMode(r.Perm))
 	case opWriteFile:
 		err = writeFile(r)
 	case opMount:
@@ -160,22 +120,14 @@ func (c *child) serve(r request) {
 	case opUnmount:
 		err = fusemount.Unmount(r.Path, r.Detach)
 	case opFreeze:
-		if c.plain {
-			err = c.freezePlain()
-		} else {
-			err = c.freeze()
-		}
+		err = c.freeze()
 	case opStart:
 		c.start(r)
 		return
 	case opSignal:
 		err = c.signal(r.Proc, unix.Signal(r.Signal))
 	case opKillAll:
-		if c.plain {
-			err = c.killDescendants(r.Limit)
-		} else {
-			err = c.killAll(r.Limit)
-		}
+		err = c.killAll(r.Limit)
 	default:
 		err = fmt.Errorf("unknown operation %d", r.Op)
 	}
@@ -191,40 +143,38 @@ func (c *child) answer(r reply, fd int) {
 	}
 }
 
-// init makes the namespace private.
+// init readies the child.
 func (c *child) init(r request) error {
 	c.dir, c.plain, c.helper = r.Path, r.Mode != Namespace, r.Helper
-	if c.plain {
-		return c.initPlain()
-	}
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
 	if err := harden.NoCoreDumps(); err != nil {
 		return err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if c.plain {
+		return becomeSubreaper()
 	}
-	if err := unix.Mount("proc", "/proc", "proc", fusemount.SafeFlags|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	err := unix.Mount("sealbatch", "/dev/shm", "tmpfs", fusemount.SafeFlags, "mode=1777")
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("mount a tmpfs at /dev/shm: %w", err)
-	}
-	// It may have been in the /dev/shm that is covered now.
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
-		return err
-	}
-	data := fmt.Sprintf("mode=0700,size=%d,nr_inodes=4096", r.Bytes)
-	if err := unix.Mount("sealbatch", c.dir, "tmpfs", fusemount.SafeFlags, data); err != nil {
-		return fmt.Errorf("mount a tmpfs at %s: %w", c.dir, err)
-	}
-	return nil
+	return c.makePrivate(r.Bytes)
 }
 
-func (c *child) mkdir(path string, perm os.FileMode) error {
+// freeze makes the private directory read-only.
+func (c *child) freeze() error {
+	if c.plain {
+		return c.takeRights()
+	}
+	return c.remountReadOnly()
+}
+
+// killAll kills every other process of the Space, and returns when they are gone.
+func (c *child) killAll(limit time.Duration) error {
+	if c.plain {
+		return c.killDescendants(limit)
+	}
+	return c.killNamespace(limit)
+}
+
+func mkdir(path string, perm os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -239,100 +189,4 @@ func writeFile(r request) error {
 		return err
 	}
 	return os.Chmod(r.Path, os.FileMode(r.Perm))
-}
-
-// mountFuse makes the directory r.Path if it is missing, and mounts a new FUSE
-// connection there.
-func mountFuse(r request) (int, error) {
-	if err := os.MkdirAll(filepath.Dir(r.Path), 0o700); err != nil {
-		return -1, err
-	}
-	if err := os.Mkdir(r.Path, 0o500); err != nil && !errors.Is(err, os.ErrExist) {
-		return -1, err
-	}
-	return fusemount.Connect(r.Path, r.Type, r.RO)
-}
-
-func (c *child) freeze() error {
-	flags := uintptr(unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | fusemount.SafeFlags)
-	if err := fusemount.WhenIdle(func() error { return unix.Mount("", c.dir, "", flags, "") }); err != nil {
-		return fmt.Errorf("make %s read-only: %w", c.dir, err)
-	}
-	return nil
-}
-
-// start runs r.Cmd and answers before its end can be reported.
-func (c *child) start(r request) {
-	p, err := prepare(r.Cmd)
-	if err != nil {
-		answer := reply{ID: r.ID}
-		answer.setError(err)
-		c.answer(answer, -1)
-		return
-	}
-	done := make(chan struct{})
-	c.forks <- func() {
-		defer close(done)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		pid, err := p.start(c.plain)
-		p.close() // before the answer: an open file would keep a mount busy
-		if err == nil {
-			c.procs[pid] = r.ID
-		}
-		answer := reply{ID: r.ID}
-		answer.setError(err)
-		c.answer(answer, -1)
-	}
-	<-done
-}
-
-// reap collects every process that ended, started or adopted. It reports whether
-// there is no other child left.
-func (c *child) reap() (none bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || pid <= 0 {
-			return errors.Is(err, unix.ECHILD)
-		}
-		if id, ok := c.procs[pid]; ok {
-			delete(c.procs, pid)
-			c.answer(reply{ID: id, Exited: true, Status: uint32(status)}, -1)
-		}
-	}
-}
-
-func (c *child) signal(id uint64, sig unix.Signal) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for pid, running := range c.procs {
-		if running == id {
-			return unix.Kill(pid, sig)
-		}
-	}
-	return unix.ESRCH
-}
-
-// killAll kills whatever else is in the pid namespace until nothing is. Killing
-// is repeated, since a process may fork while the signals go round.
-func (c *child) killAll(limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	for {
-		if err := unix.Kill(-1, unix.SIGKILL); errors.Is(err, unix.ESRCH) {
-			return nil
-		}
-		c.reap()
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("processes still run %v after they were killed", limit)
-		case <-time.After(time.Millisecond):
-		}
-	}
 }

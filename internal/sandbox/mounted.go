@@ -64,7 +64,7 @@ func (s *Space) watch(m *mounted) {
 	s.mu.Lock()
 	unexpected := !m.ending && !s.closed
 	s.mu.Unlock()
-	if unexpected && s.alive() {
+	if unexpected && s.client.alive() {
 		s.fail(fmt.Errorf("the server of the mount at %s died: %w", m.rel, orExit(m.server.err())))
 	}
 }
