@@ -131,13 +131,20 @@ func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores,
 	s.Server, err = keyserver.New(keyserver.Config{
 		Name: c.Name, Store: s.records, Keys: s.keys, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
 		Verifiers: verifiers, MinTier: tier, Log: log,
-		Limits: keyserver.Limits{Body: int64(c.MaxRequestBytes), PerSecond: float64(c.RatePerSecond),
-			Secrets: c.SecretsPerAccount, Manifests: c.ManifestsPerAccount, Tokens: c.TokensPerAccount},
+		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
 	return s, nil
+}
+
+func serverLimits(l config.ServerLimits) keyserver.Limits {
+	return keyserver.Limits{
+		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory), Concurrent: l.ConcurrentWork,
+		PerSecond: float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
+		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
+	}
 }
 
 func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores) error {

@@ -113,7 +113,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	v, err := verifier.New(verifier.Config{
 		Cluster: c.Cluster, Key: key, Nodes: nodes, Munge: munge.Commands{Socket: c.MungeSocket},
 		Squeue:     slurm.Squeue{Path: filepath.Join(c.SlurmBin, "squeue"), SlurmConf: c.SlurmConf},
-		ServiceURL: c.ServiceURL, ServiceCA: ca, Log: a.log,
+		ServiceURL: c.ServiceURL, ServiceCA: ca, Log: a.log, Limits: verifierLimits(c.Limits),
 	})
 	if err != nil {
 		return fault.New(fault.Config, err, "")
@@ -124,6 +124,13 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	}
 	a.log.Info("verifier is ready", "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
 	return v.Serve(ctx, ln, cert)
+}
+
+func verifierLimits(l config.VerifierLimits) verifier.Limits {
+	return verifier.Limits{
+		Concurrent: l.ConcurrentWork, Relayed: l.RelayedRequests, Connections: l.Connections, Memory: int64(l.BodyMemory),
+		PerSecond: float64(l.RatePerSecond), Burst: l.Burst,
+	}
 }
 
 // checkMungeUser makes sure that the verifier runs as the user to whom nodes

@@ -173,6 +173,7 @@ allowed-signers = accounts
 [limits]
 min-tier = B2
 manifests-per-account = 7
+burst = 9
 [key-store]
 Type = made-up
 Address = https://store:1
@@ -195,8 +196,8 @@ munge-user = sb
 	}
 	want := &Server{Path: p, Name: "keys", Listen: "127.0.0.1:8443", DataDir: "/var/lib/sb", TLSCert: "/var/lib/sb/tls.crt",
 		TLSKey: "/var/lib/sb/tls.key", Audit: "/var/lib/sb/audit.log", MasterKeyFile: "/etc/sb/master",
-		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
-		SecretsPerAccount: 50_000, ManifestsPerAccount: 7, TokensPerAccount: 1 << 18,
+		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2",
+		Limits:   ServerLimits{ManifestsPerAccount: 7, FloodLimits: FloodLimits{Burst: 9}},
 		KeyStore: KeyStoreConf{Type: "made-up", Parameters: map[string]string{"address": "https://store:1"}},
 		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
 			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},

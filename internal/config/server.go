@@ -10,7 +10,6 @@ import (
 type Server struct {
 	Path            string
 	Name            string // service id, bound into every signature and credential; required
-	PublicURL       string // https address under which clients reach it; "" if not told
 	Listen          string // HOST:PORT; default 127.0.0.1:8443
 	TLSCert, TLSKey string // PEM files; default tls.crt and tls.key in DataDir
 	DataDir         string // store, audit log, TLS and signing keys; required
@@ -18,12 +17,29 @@ type Server struct {
 	AllowedSigners  string // the accounts, in OpenSSH's allowed_signers format; required
 	Audit           string // audit log; default audit.log in DataDir
 	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
-	MaxRequestBytes int    // default 4 MiB
-	RatePerSecond   int    // requests a second and address, in the long run; default 100, since a cluster can be one address
-	// Volumes, registered jobs and tokens that the store holds of one account; default 50,000, 50,000 and 262,144.
+	Limits          ServerLimits
+	Clusters        []ClusterConf
+	KeyStore        KeyStoreConf
+}
+
+// FloodLimits are what [limits] of both services bounds: what they take on from
+// everybody and from one address. 0 stands for the service's default.
+type FloodLimits struct {
+	RatePerSecond  int // requests a second of one address, in the long run
+	Burst          int // requests of one address at first
+	Connections    int // open at once
+	BodyMemory     int // bytes of request bodies that are held at once
+	ConcurrentWork int // requests at work at once
+}
+
+// ServerLimits is [limits] of server.conf, except for min-tier. 0 stands for the
+// service's default.
+type ServerLimits struct {
+	FloodLimits
+	MaxRequestBytes int
+	Attestations    int // challenges to nodes that are unanswered
+	// Volumes, registered jobs and tokens that the store holds of one account.
 	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount int
-	Clusters                                                 []ClusterConf
-	KeyStore                                                 KeyStoreConf
 }
 
 // KeyStoreConf is [key-store]: where the volumes' keys are kept.
@@ -48,8 +64,7 @@ func LoadServer(path string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C", MaxRequestBytes: 4 << 20, RatePerSecond: 100,
-		SecretsPerAccount: 50_000, ManifestsPerAccount: 50_000, TokensPerAccount: 1 << 18,
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C",
 		KeyStore: KeyStoreConf{Type: "bolt", Parameters: map[string]string{}}}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
@@ -74,19 +89,19 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 	return schema{
 		sections: map[string][]key{
 			"server": {
-				stringKey("name", &s.Name), httpsKey("public-url", &s.PublicURL), listenKey("listen", &s.Listen),
+				stringKey("name", &s.Name), listenKey("listen", &s.Listen),
 				f.pathKey("tls-cert", &s.TLSCert), f.pathKey("tls-key", &s.TLSKey), f.pathKey("data-dir", &s.DataDir),
 				f.pathKey("master-key-file", &s.MasterKeyFile), f.pathKey("allowed-signers", &s.AllowedSigners),
 				f.pathKey("audit", &s.Audit),
 			},
-			"limits": {
+			"limits": append(s.Limits.keys(),
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
-				intKey("max-request-bytes", &s.MaxRequestBytes, 1<<10, 1<<28),
-				intKey("rate-per-second", &s.RatePerSecond, 1, 1<<20),
-				intKey("secrets-per-account", &s.SecretsPerAccount, 1, 1<<30),
-				intKey("manifests-per-account", &s.ManifestsPerAccount, 1, 1<<30),
-				intKey("tokens-per-account", &s.TokensPerAccount, 1, 1<<30),
-			},
+				intKey("max-request-bytes", &s.Limits.MaxRequestBytes, 1<<10, 1<<28),
+				intKey("attestations", &s.Limits.Attestations, 1, 1<<30),
+				intKey("secrets-per-account", &s.Limits.SecretsPerAccount, 1, 1<<30),
+				intKey("manifests-per-account", &s.Limits.ManifestsPerAccount, 1, 1<<30),
+				intKey("tokens-per-account", &s.Limits.TokensPerAccount, 1, 1<<30),
+			),
 			"key-store": {stringKey("type", &s.KeyStore.Type)},
 		},
 		others: map[string]map[string]string{"key-store": s.KeyStore.Parameters},
@@ -99,6 +114,16 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 			return []key{httpsKey("verifier-url", &c.VerifierURL), f.pathKey("verifier-ca", &c.VerifierCA),
 				f.keyKey("verifier-key", &c.VerifierKey), stringKey("munge-user", &c.MungeUser), oneOfKey("tier", &c.Tier, "B2", "C")}
 		}},
+	}
+}
+
+func (l *FloodLimits) keys() []key {
+	return []key{
+		intKey("rate-per-second", &l.RatePerSecond, 1, 1<<20),
+		intKey("burst", &l.Burst, 1, 1<<20),
+		intKey("connections", &l.Connections, 2, 1<<20),
+		intKey("body-memory-bytes", &l.BodyMemory, 1<<20, 1<<40),
+		intKey("concurrent-requests", &l.ConcurrentWork, 1, 1<<16),
 	}
 }
 

@@ -16,6 +16,13 @@ type Verifier struct {
 	MungeSocket     string // munged's socket; "" means MUNGE's default
 	SlurmConf       string // slurm.conf to pin as SLURM_CONF; default /etc/slurm/slurm.conf
 	SlurmBin        string // directory of squeue; default /usr/bin
+	Limits          VerifierLimits
+}
+
+// VerifierLimits is [limits] of verifier.conf. 0 stands for the verifier's default.
+type VerifierLimits struct {
+	FloodLimits
+	RelayedRequests int // calls to the key service at once
 }
 
 // LoadVerifier reads the verifier's configuration. Errors wrap ErrConfig.
@@ -39,7 +46,8 @@ func LoadVerifier(path string) (*Verifier, error) {
 }
 
 func verifierSchema(f *file, v *Verifier) schema {
-	return schema{sections: map[string][]key{"verifier": {
+	return schema{sections: map[string][]key{"limits": append(v.Limits.keys(),
+		intKey("relayed-requests", &v.Limits.RelayedRequests, 1, 1<<16)), "verifier": {
 		listenKey("listen", &v.Listen), f.pathKey("tls-cert", &v.TLSCert), f.pathKey("tls-key", &v.TLSKey),
 		stringKey("cluster", &v.Cluster), httpsKey("service-url", &v.ServiceURL), f.pathKey("service-ca", &v.ServiceCA),
 		f.pathKey("signing-key", &v.SigningKey), f.pathKey("nodes-file", &v.NodesFile),
