@@ -230,8 +230,8 @@ func TestReconnects(t *testing.T) {
 	}
 }
 
-// remembering lets s go on where an earlier run stopped.
-func (s *setting) remembering(t *testing.T) {
+// withState lets s go on where an earlier run stopped.
+func (s *setting) withState(t *testing.T) {
 	t.Helper()
 	s.d.State = t.TempDir()
 	s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{s.owner}, nil }
@@ -248,7 +248,7 @@ func (awayKeys) PutSecret(context.Context, string, keyapi.Secret) (keyapi.Secret
 func TestKeyServiceGone(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
-	s.remembering(t)
+	s.withState(t)
 	keys := s.service.Client(t, s.d.Signer)
 	s.d.Keys = awayKeys{keys}
 	_, err := Run(t.Context(), s.d, s.r)
@@ -270,7 +270,7 @@ func TestKeyServiceGone(t *testing.T) {
 	s.checkVolume(t, p.Info)
 }
 
-// TestGoesOnOnlyWithItsOwn: whatever does not fit the memory of the earlier run is sealed afresh.
+// TestGoesOnOnlyWithItsOwn: whatever does not fit the checkpoint of the earlier run is sealed afresh.
 func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -297,10 +297,10 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 			s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{id}, nil }
 			return err
 		}, false},
-		"damaged memory": {func(s *setting) error {
+		"damaged checkpoint": {func(s *setting) error {
 			all, err := filepath.Glob(s.d.State + "/sealed/*.json")
 			if err != nil || len(all) != 1 {
-				return errors.Join(err, errors.New("no memory"))
+				return errors.Join(err, errors.New("no checkpoint"))
 			}
 			return os.Truncate(all[0], 30)
 		}, false},
@@ -308,7 +308,7 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSetting(t)
-			s.remembering(t)
+			s.withState(t)
 			s.r.Readers = []string{"age1me"}
 			keys := s.service.Client(t, s.d.Signer)
 			s.d.Keys = awayKeys{keys}
@@ -334,7 +334,7 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 				s.checkVolume(t, p.Info)
 			}
 			left, _ := filepath.Glob(s.r.DirAtRest + "/*.partial")
-			if more, _ := filepath.Glob(s.d.State + "/sealed/*.json"); len(left)+len(more) > 0 && name != "damaged memory" {
+			if more, _ := filepath.Glob(s.d.State + "/sealed/*.json"); len(left)+len(more) > 0 && name != "damaged checkpoint" {
 				t.Errorf("left behind: %q %q", left, more)
 			}
 		})
@@ -345,7 +345,7 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
-	s.remembering(t)
+	s.withState(t)
 	p := s.publishing(t)
 	unlock, err := p.lock()
 	if err != nil {
@@ -366,7 +366,7 @@ func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	for suffix, hint := range map[string]string{".partial": "", "info.yaml.partial": hintGoOn} {
 		s := newSetting(t) // the upload begins while the input is sealed, which may be done by then or not
-		s.remembering(t)
+		s.withState(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		s.d.FS = cancelling{suffix: suffix, cancel: cancel}
 		_, err := Run(ctx, s.d, s.r)

@@ -52,7 +52,7 @@ func TestMadeUpInput(t *testing.T) {
 	t.Parallel()
 	for _, resumable := range []bool{true, false} {
 		s := newSetting(t)
-		s.remembering(t)
+		s.withState(t)
 		in := &madeUp{content: make([]byte, 30_000), resumable: resumable}
 		s.r.Input = in
 		keys := s.service.Client(t, s.d.Signer)

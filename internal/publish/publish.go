@@ -77,8 +77,8 @@ type Deps struct {
 	Reconnect func(ctx context.Context) (transfer.FS, error)
 	// FirstWait is how long to wait before that; it doubles each time. 0 is a second.
 	FirstWait time.Duration
-	// State is a local directory in which a sealed file is remembered until it
-	// is published, so that a later run can go on with it; "" remembers nothing.
+	// State is a local directory that keeps a checkpoint of a sealed file until it
+	// is published, so that a later run can go on with it; "" for none.
 	State string
 	// Identities open the user's own sealed files, for that.
 	Identities func() ([]age.Identity, error)
@@ -120,14 +120,14 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, err
 	}
 	defer unlock()
-	if err := p.sealed(ctx); err != nil {
+	if err := p.ensureSealed(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
 	defer p.s.Key.Wipe()
 	if err := p.publish(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, p.input.hintGoOn())
 	}
-	p.forget()
+	p.removeCheckpoint()
 	return Published{Info: r.info(p.s), InfoPath: r.pathAtRest() + InfoSuffix, SealedPath: r.SealedPath}, nil
 }
 

@@ -45,13 +45,13 @@ func (p *publishing) publish(ctx context.Context) error {
 		return err
 	}
 	if !there {
-		err := p.over(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
+		err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
 		// A rename whose answer was lost is not there to be done again.
 		if err != nil && !(errors.Is(err, fs.ErrNotExist) && p.arrived(p.site(), remote)) {
 			return fmt.Errorf("name the sealed file: %w", err)
 		}
 	}
-	err = p.over(ctx, nil, func(fsys transfer.FS) error { return a.put(ctx, fsys, remote+InfoSuffix) })
+	err = p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.put(ctx, fsys, remote+InfoSuffix) })
 	if err != nil {
 		return fmt.Errorf("write the info file: %w", err)
 	}
@@ -84,7 +84,7 @@ func (p *publishing) arrived(fsys transfer.FS, remote string) bool {
 // its final one already.
 func (p *publishing) ship(ctx context.Context, remote string) (there bool, err error) {
 	if p.sent == nil {
-		err = p.over(ctx, nil, func(fsys transfer.FS) error {
+		err = p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
 			_, err := fsys.Lstat(remote)
 			there = err == nil && p.arrived(fsys, remote)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -115,7 +115,7 @@ const (
 
 // over does a step on the site, and again over a new connection when the old
 // one broke. Where moved reports that something got across, it counts anew.
-func (p *publishing) over(ctx context.Context, moved func() bool, step func(transfer.FS) error) error {
+func (p *publishing) withReconnect(ctx context.Context, moved func() bool, step func(transfer.FS) error) error {
 	err := step(p.site())
 	pauses := retry.Policy{
 		First: cmp.Or(p.FirstWait, firstWait), Most: longestWait, Tries: maxReconnects + 1,

@@ -42,8 +42,8 @@ func (p *publishing) sendMeanwhile(ctx context.Context, id volume.ID, made io.Re
 	}
 	local := os.NewFile(uintptr(fd), f.Name())
 	p.s.ID = id
-	if err := p.remember(); err != nil { // so that a later run removes what this one leaves on the site
-		p.Log.Warn("what is uploaded is not remembered: uploading when it is sealed", "error", err)
+	if err := p.writeCheckpoint(); err != nil { // so that a later run removes what this one leaves on the site
+		p.Log.Warn("no checkpoint of the upload can be written: uploading when it is sealed", "error", err)
 		local.Close()
 		return
 	}
@@ -86,7 +86,7 @@ func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Clos
 	partial := p.partial()
 	go func() {
 		defer close(u.ended)
-		u.err = p.over(ctx, moved, func(fsys transfer.FS) error { return w.Send(ctx, fsys, partial, SealedMode) })
+		u.err = p.withReconnect(ctx, moved, func(fsys transfer.FS) error { return w.Send(ctx, fsys, partial, SealedMode) })
 		moved()
 	}()
 }
@@ -114,7 +114,7 @@ func (u *upload) abandon(p *publishing) {
 	<-u.ended
 	_ = u.local.Close()
 	if err := p.site().Remove(p.partial()); err == nil || errors.Is(err, fs.ErrNotExist) {
-		p.forget() // else a later run removes it
+		p.removeCheckpoint() // else a later run removes it
 	}
 }
 

@@ -45,7 +45,7 @@ func (f arriving) WriteAt(p []byte, off int64) (int, error) {
 func TestUploadMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
-	s.remembering(t)
+	s.withState(t)
 	site := newArrival()
 	s.d.FS = site
 	dir := filepath.Join(t.TempDir(), "in")
@@ -73,7 +73,7 @@ func TestUploadMeanwhile(t *testing.T) {
 	if !early {
 		t.Error("nothing was uploaded before all was sealed")
 	}
-	if err := errors.Join(p.remember(), p.publish(t.Context())); err != nil {
+	if err := errors.Join(p.writeCheckpoint(), p.publish(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	there, err := os.ReadFile(filepath.Join(s.r.DirAtRest, "d.sealed"))
@@ -89,7 +89,7 @@ func TestSealBrokenOff(t *testing.T) {
 	t.Parallel()
 	for name, removes := range map[string]bool{"at once": true, "by the next run": false} {
 		s := newSetting(t)
-		s.remembering(t)
+		s.withState(t)
 		site := newArrival()
 		s.d.FS = noRemove{site, removes}
 		if err := os.WriteFile(s.file, make([]byte, 8<<20), 0o600); err != nil {
