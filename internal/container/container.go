@@ -1,15 +1,11 @@
 package container
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
@@ -28,7 +24,7 @@ const (
 	NoneRel    = "none"
 	TreeRel    = "sd"
 	DatasetRel = TreeRel + "/encrypted"
-	FirstRel   = TreeRel + "/input" // symbolic link to the first data set
+	FirstRel   = TreeRel + "/input" // symbolic link to the first dataset
 	OutputRel  = TreeRel + "/output"
 	ScratchRel = TreeRel + "/scratch"
 	HomeRel    = TreeRel + "/home"
@@ -56,97 +52,9 @@ const (
 	ScratchRuntime = "runtime" // the runtime's own cache and configuration
 )
 
-// ScriptDir is where the scripts of a stage ("input", "output") lie below
+// ScriptDir returns where the scripts of a stage ("input", "output") lie below
 // .../tools, as in HPCS.
 func ScriptDir(stage string) string { return stage + "_logic/jobs" }
-
-// Runtime is Apptainer or SingularityCE.
-type Runtime struct {
-	Path   string
-	Prefix string // of its variables: APPTAINER or SINGULARITY
-	// Version is what it says of itself.
-	Version string
-}
-
-// probeLimit is how long the runtime may take to print its version: it may lie
-// on a slow network file system.
-const probeLimit = 30 * time.Second
-
-// Find finds the runtime that the manifest names, else the first of
-// Apptainer and SingularityCE in PATH.
-func Find(ctx context.Context, name string, environ []string) (Runtime, error) {
-	candidates := []string{"apptainer", "singularity"}
-	if name != "" {
-		candidates = []string{name}
-	}
-	for _, c := range candidates {
-		if path, err := lookRuntime(c, Lookup(environ, "PATH")); err == nil {
-			return probeRuntime(ctx, path, environ)
-		}
-	}
-	return Runtime{}, fmt.Errorf("no container runtime on this node: neither of %s is in PATH; "+
-		"name its module in [supercomputer] setup", strings.Join(candidates, ", "))
-}
-
-// lookRuntime finds a program in absolute directories of PATH only.
-func lookRuntime(name, path string) (string, error) {
-	dirs := filepath.SplitList(path)
-	if filepath.IsAbs(name) {
-		dirs, name = []string{filepath.Dir(name)}, filepath.Base(name)
-	}
-	if name != filepath.Base(name) || strings.HasPrefix(name, "-") {
-		return "", fmt.Errorf("%w: runtime %.80q is neither a name nor an absolute path", manifest.ErrInvalid, name)
-	}
-	for _, dir := range dirs {
-		full := filepath.Join(dir, name)
-		if st, err := os.Stat(full); filepath.IsAbs(dir) && err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
-			return full, nil
-		}
-	}
-	return "", os.ErrNotExist
-}
-
-// probeRuntime asks the program what it is, since "singularity" is often a link
-// to Apptainer.
-func probeRuntime(ctx context.Context, path string, environ []string) (Runtime, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--version")
-	cmd.Env = runtimeEnv(environ)
-	out, err := cmd.Output()
-	if err != nil {
-		return Runtime{}, fmt.Errorf("%s --version: %w", path, err)
-	}
-	version := strings.TrimSpace(string(out))
-	switch {
-	case strings.HasPrefix(version, "apptainer"):
-		return Runtime{path, "APPTAINER", version}, nil
-	case strings.HasPrefix(version, "singularity"):
-		return Runtime{path, "SINGULARITY", version}, nil
-	}
-	return Runtime{}, fmt.Errorf("%s is neither Apptainer nor SingularityCE: its --version says %.40q", path, out)
-}
-
-// runtimeEnv is what the runtime itself sees of the job's environment.
-func runtimeEnv(environ []string) []string {
-	var out []string
-	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "USER", "LOGNAME"} {
-		if v := Lookup(environ, name); v != "" {
-			out = append(out, name+"="+v)
-		}
-	}
-	return out
-}
-
-// Lookup finds a variable in a list of NAME=VALUE; "" if it is not there.
-func Lookup(environ []string, name string) string {
-	for _, v := range environ {
-		if value, ok := strings.CutPrefix(v, name+"="); ok {
-			return value
-		}
-	}
-	return ""
-}
 
 // passedRE is the allow-list of variables that reach the application.
 var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9_]*|OMP_[A-Z0-9_]+|[A-Z0-9_]+_VISIBLE_DEVICES)$`)
@@ -154,17 +62,6 @@ var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9
 // passed reports whether a variable of the job reaches the application. A
 // Slurm token (SLURM_JWT) would let it act as the user outside of the job.
 func passed(name string) bool { return passedRE.MatchString(name) && name != "SLURM_JWT" }
-
-// Command returns the beginning of a command line that runs a contained command;
-// verb is "run" or "exec".
-func (r Runtime) Command(verb string) []string {
-	return []string{
-		r.Path, "-q", verb, "--containall", "--cleanenv",
-		// What a site's configuration binds into every container, such as its
-		// scratch file systems, would be a way out for plaintext.
-		"--no-mount", "bind-paths,hostfs,cwd",
-	}
-}
 
 // TreeBind returns the bind of a space's tree to Root, as the runtimes' _BIND has it.
 func TreeBind(s *sandbox.Space) string {
@@ -175,19 +72,19 @@ func TreeBind(s *sandbox.Space) string {
 	return bind
 }
 
-// Commands makes commands that run in the job's image.
+// Commands builds the commands that run in a job's image.
 type Commands struct {
 	Runtime Runtime
 	Space   *sandbox.Space
 	Flags   manifest.Flags
-	Environ []string
+	Environ []string // the job's, of which only allowed variables reach the application
 	Fuse    []string // mode runtime: what the runtime mounts, as --fusemount takes it
 }
 
-// Run is the image's run script with the application's arguments.
+// Run returns the command that runs the image's run script with the application's arguments.
 func (c Commands) Run(args []string) sandbox.Cmd { return c.command("run", args) }
 
-// Exec is one program of the container.
+// Exec returns the command that runs a program of the image.
 func (c Commands) Exec(argv ...string) sandbox.Cmd { return c.command("exec", argv) }
 
 func (c Commands) command(verb string, args []string) sandbox.Cmd {
@@ -203,7 +100,7 @@ func (c Commands) command(verb string, args []string) sandbox.Cmd {
 
 func (c Commands) scratch(name string) string { return c.Space.Path(ScratchRel + "/" + name) }
 
-// home is bound to the container's home directory. In mode runtime, it is an empty
+// home returns the directory that is bound to the container's home directory. In mode runtime, it is an empty
 // directory on which the runtime mounts.
 func (c Commands) home() string {
 	if c.Space.Mode() == sandbox.Runtime {
@@ -212,7 +109,7 @@ func (c Commands) home() string {
 	return c.scratch(ScratchHome)
 }
 
-// runtimeDir is where the runtime keeps what it has of its own.
+// runtimeDir returns the directory for the runtime's own cache and configuration.
 func (c Commands) runtimeDir() string {
 	if c.Space.Mode() == sandbox.Runtime {
 		return c.Space.Path(RuntimeRel)
@@ -220,7 +117,7 @@ func (c Commands) runtimeDir() string {
 	return c.scratch(ScratchRuntime)
 }
 
-// env is the runtime's environment. What is for the application carries the
+// env returns the runtime's environment. What is for the application carries the
 // prefix that --cleanenv lets through.
 func (c Commands) env() []string {
 	p := c.Runtime.Prefix
@@ -244,7 +141,7 @@ func (c Commands) env() []string {
 		p+"_CONFIGDIR="+c.runtimeDir(),
 	)
 	if len(c.Fuse) > 0 {
-		// --fusemount as a variable: everybody can read command lines, and data sets' names are in it.
+		// --fusemount as a variable: everybody can read command lines, and the names of datasets are in it.
 		env = append(env, p+"_FUSESPEC="+strings.Join(c.Fuse, ","))
 	}
 	for _, v := range c.Environ {

@@ -18,7 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// modeCures is what cures a mount mode that does not work.
+// modeCures says how a mount mode that does not work is made to.
 var modeCures = map[sandbox.Mode]string{
 	sandbox.Namespace: "the site may allow user namespaces: sysctl user.max_user_namespaces, " +
 		"kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0; not needed if fusermount works",
