@@ -5,10 +5,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -25,7 +23,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/munge/mungetest"
-	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -308,161 +305,6 @@ func TestVouchWithMunge(t *testing.T) {
 	}
 }
 
-func TestBadRequests(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	v, err := New(s.config(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	good, err := json.Marshal(keyapi.VouchRequest{Service: testService, Claim: s.claim, Credential: "x"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		method, path, body string
-		status             int
-	}{
-		"no JSON":             {"POST", "/v1/vouch", "hello", 400},
-		"empty":               {"POST", "/v1/vouch", "", 400},
-		"unknown field":       {"POST", "/v1/vouch", `{"colour":1}`, 400},
-		"trailing text":       {"POST", "/v1/vouch", string(good) + "x", 400},
-		"field twice":         {"POST", "/v1/vouch", strings.Replace(string(good), `"service"`, `"service":"a","service"`, 1), 400},
-		"no service":          {"POST", "/v1/vouch", strings.Replace(string(good), testService, "", 1), 400},
-		"too large":           {"POST", "/v1/vouch", string(good) + strings.Repeat(" ", maxRequest), 400},
-		"GET":                 {"GET", "/v1/vouch", "", 404},
-		"unknown path":        {"POST", "/v1/secrets", "", 404},
-		"no relay configured": {"POST", "/v1/nonces", "{}", 404},
-	} {
-		w := httptest.NewRecorder()
-		v.Handler().ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
-		var e keyapi.Error
-		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != c.status || service.StatusOf(e.Code) != c.status {
-			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, c.status)
-		}
-	}
-}
-
-func TestLimits(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	c := s.config(t, nil)
-	c.Limits = Limits{PerSecond: 1e-9, Burst: 2}
-	v, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := v.Handler()
-	from := func(addr string) int {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.RemoteAddr = addr
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if w.Code == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
-			t.Error("429 without Retry-After")
-		}
-		return w.Code
-	}
-	got := []int{from("10.0.0.1:1"), from("10.0.0.1:2"), from("10.0.0.1:3"), from("[::ffff:10.0.0.1]:4"), from("10.0.0.2:1")}
-	if want := []int{404, 404, 429, 429, 404}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
-
-// TestInTurn fills the only slot; the next request gives up with its client.
-func TestInTurn(t *testing.T) {
-	t.Parallel()
-	started, finish := make(chan struct{}), make(chan struct{})
-	v, err := New(newSite(t).config(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := v.inTurn(1, func(http.ResponseWriter, *http.Request, []byte) error { close(started); <-finish; return nil })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
-	}()
-	<-started
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest("POST", "/", nil).WithContext(ctx))
-	if w.Code != http.StatusTooManyRequests {
-		t.Errorf("got %d while the slot was taken", w.Code)
-	}
-	close(finish)
-	<-done
-}
-
-// relayTo returns a verifier that relays to a fake key service.
-func relayTo(t *testing.T, h http.HandlerFunc) http.Handler {
-	t.Helper()
-	ts := httptest.NewTLSServer(h)
-	t.Cleanup(ts.Close)
-	c := newSite(t).config(t, nil)
-	c.ServiceURL = ts.URL + "/"
-	c.ServiceCA = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ts.Certificate().Raw}))
-	v, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v.Handler()
-}
-
-func TestRelay(t *testing.T) {
-	t.Parallel()
-	h := relayTo(t, func(w http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Set-Cookie", "a=b")
-		w.Header().Set("Retry-After", "7")
-		w.WriteHeader(http.StatusConflict)
-		fmt.Fprintf(w, "%s %s %s", r.Method, r.URL.RequestURI(), b)
-	})
-	for _, c := range []struct{ method, path, body string }{
-		{"GET", "/v1/service", ""}, {"POST", "/v1/nonces", "{}"}, {"POST", "/v1/release", `{"x":1}`},
-	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
-		if want := c.method + " " + c.path + " " + c.body; w.Code != http.StatusConflict || w.Body.String() != want {
-			t.Errorf("%s: %d %q", c.path, w.Code, w.Body)
-		}
-		if w.Header().Get("Retry-After") != "7" || w.Header().Get("Set-Cookie") != "" {
-			t.Errorf("%s: headers %v", c.path, w.Header())
-		}
-	}
-	for _, c := range []struct {
-		method, path string
-		status       int
-	}{
-		{"POST", "/v1/manifests", 404}, {"GET", "/v1/secrets", 404}, {"PUT", "/v1/release", 404}, {"POST", "/v1/release/", 404},
-		{"POST", "/v1/release?a=b", 400},
-	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
-		if w.Code != c.status {
-			t.Errorf("%s %s: %d, want %d", c.method, c.path, w.Code, c.status)
-		}
-	}
-}
-
-func TestRelayFails(t *testing.T) {
-	t.Parallel()
-	for name, h := range map[string]http.HandlerFunc{
-		"redirect":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v1/service", http.StatusFound) },
-		"too large": func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, keyapi.MaxBody+1)) },
-		"cut":       func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-	} {
-		w := httptest.NewRecorder()
-		relayTo(t, h).ServeHTTP(w, httptest.NewRequest("POST", "/v1/nonces", strings.NewReader("{}")))
-		var e keyapi.Error
-		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable || e.Code != keyapi.CodeUnavailable {
-			t.Errorf("%s: %d %s", name, w.Code, w.Body)
-		}
-	}
-}
-
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*Config){
@@ -480,47 +322,4 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-}
-
-func TestParseNodes(t *testing.T) {
-	t.Parallel()
-	got, err := ParseNodes(strings.NewReader("# nodes\n\ncn1 10.77.0.4\n  cn2\t10.77.0.5 # rack 2\r\n"))
-	if err != nil || len(got) != 2 || got["cn1"] != netip.MustParseAddr("10.77.0.4") || got["cn2"] != netip.MustParseAddr("10.77.0.5") {
-		t.Errorf("got %v, %v", got, err)
-	}
-	for name, text := range map[string]string{
-		"one word": "cn1", "three words": "cn1 10.0.0.1 x", "host list": "cn[1-2] 10.0.0.1", "no address": "cn1 cn2",
-		"IPv6": "cn1 fe80::1", "mapped": "cn1 ::ffff:10.0.0.1", "loopback": "cn1 127.0.1.1", "null": "cn1 0.0.0.0",
-		"broadcast": "cn1 255.255.255.255", "multicast": "cn1 224.0.0.1", "octal": "cn1 010.0.0.1",
-	} {
-		if _, err := ParseNodes(strings.NewReader("x1 10.9.9.9\n" + text + "\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
-			t.Errorf("%s: got %v, want an error for line 2", name, err)
-		}
-	}
-	for name, text := range map[string]string{
-		"name twice": "a 10.0.0.1\na 10.0.0.2", "address twice": "a 10.0.0.1\nb 10.0.0.1", "empty": "# none\n",
-	} {
-		if _, err := ParseNodes(strings.NewReader(text)); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	if _, err := ParseNodes(io.LimitReader(zeros{}, maxNodesFile+10)); err == nil {
-		t.Error("a file over the bound was accepted")
-	}
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-func FuzzParseNodes(f *testing.F) {
-	f.Add("cn1 10.77.0.4\n# x\ncn2 10.77.0.5\n")
-	f.Fuzz(func(t *testing.T, s string) {
-		nodes, err := ParseNodes(strings.NewReader(s))
-		for name, a := range nodes {
-			if err == nil && (!usable(a) || !names.Node(name)) {
-				t.Errorf("%q gives %q %v", s, name, a)
-			}
-		}
-	})
 }
