@@ -30,7 +30,8 @@ fusermount3 -u /mnt/genomes`)
 	defer r.Close()
 	s, err := fusefs.Mount(dir, r, fusefs.MountOptions{Log: a.log})
 	if err != nil {
-		return fault.New(fault.Other, fmt.Errorf("mount on %s: %w", dir, err), "as an ordinary user this needs fusermount3 (package fuse3) and an empty directory of your own")
+		return fault.New(fault.Other, fmt.Errorf("mount on %s: %w", dir, err),
+			"as an ordinary user this needs fusermount3 (package fuse3) and an empty directory of your own")
 	}
 	fmt.Fprintf(a.stderr, "%s is mounted on %s; Ctrl-C unmounts it\n", file, dir)
 	ended := make(chan error, 1)

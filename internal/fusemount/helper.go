@@ -89,7 +89,7 @@ func (h Helper) Mount(path, subtype string, readOnly bool) (*os.File, error) {
 }
 
 // openMountPoint makes path a directory that fusermount3 accepts (it wants one
-// that the user can write to) and opens it.
+// that the user can write to), and returns it open.
 func openMountPoint(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func openMountPoint(path string) (*os.File, error) {
 	return f, nil
 }
 
-// receiveFuse takes the one descriptor that fusermount3 sends, with one byte.
+// receiveFuse returns the one descriptor that fusermount3 sends, with one byte.
 func receiveFuse(socket *os.File) (*os.File, error) {
 	c, err := net.FileConn(socket)
 	if err != nil {

@@ -64,7 +64,7 @@ func again(env []string) int {
 	return 0
 }
 
-// PrivateDir is a TempDir with mode 0700.
+// PrivateDir returns a TempDir with mode 0700.
 func PrivateDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -17,7 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Seal seals dir and opens the result.
+// Seal seals dir and returns the volume, open.
 func Seal(t testing.TB, dir string) *volume.Reader {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
@@ -30,7 +30,8 @@ func Seal(t testing.TB, dir string) *volume.Reader {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := volume.Seal(context.Background(), f, source.Dir(dir), volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}})
+	opt := volume.SealOptions{Recipients: []age.Recipient{id.Recipient()}}
+	s, err := volume.Seal(context.Background(), f, source.Dir(dir), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +43,7 @@ func Seal(t testing.TB, dir string) *volume.Reader {
 	return r
 }
 
+// WriteFile writes a file with perm, whatever the umask is.
 func WriteFile(t testing.TB, path string, data []byte, perm os.FileMode) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -52,7 +54,7 @@ func WriteFile(t testing.TB, path string, data []byte, perm os.FileMode) {
 	}
 }
 
-// SampleDir is a directory with one of everything.
+// SampleDir returns a directory with one of everything.
 func SampleDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()

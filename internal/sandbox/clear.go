@@ -65,5 +65,5 @@ func Clear(dir string) error {
 	return clearDir(helper, dir)
 }
 
-// Mounts lists what is mounted at dir and below, without touching it.
+// Mounts returns what is mounted at dir and below, without touching it.
 func Mounts(dir string) []string { return fusemount.Below(dir) }

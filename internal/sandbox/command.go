@@ -107,7 +107,7 @@ func openOutput(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 }
 
-// lookPath finds name in the PATH of env, as execvp does.
+// lookPath returns the program called name in the PATH of env, as execvp does.
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil

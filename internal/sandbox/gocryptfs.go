@@ -112,15 +112,11 @@ func (s *Space) startGocryptfs(fuse *os.File, cipher *os.Root, key volume.Key) (
 	if s.opt.Gocryptfs == "" {
 		return nil, errors.New("no gocryptfs program is configured")
 	}
-	dir, err := cipher.Open(".")
+	dir, name, err := openCipherDir(cipher)
 	if err != nil {
-		return nil, fmt.Errorf("open the cipher directory: %w", err)
+		return nil, err
 	}
 	defer dir.Close()
-	name, err := os.Readlink(fsx.FDPath(dir)) // for ps(1) to tell one from another
-	if err != nil {
-		return nil, fmt.Errorf("name of the cipher directory: %w", err)
-	}
 	keyPipe, err := keyOnPipe(key)
 	if err != nil {
 		return nil, fmt.Errorf("pass the key to gocryptfs: %w", err)
@@ -140,14 +136,30 @@ func (s *Space) startGocryptfs(fuse *os.File, cipher *os.Root, key volume.Key) (
 	if err := s.thread.do(g.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start gocryptfs: %w", err)
 	}
-	go func() {
-		g.exit = g.cmd.Wait()
-		if text := g.warnings.String(); g.exit != nil && text != "" {
-			g.exit = fmt.Errorf("%w: %s", g.exit, text)
-		}
-		close(g.done)
-	}()
+	go g.wait()
 	return g, nil
+}
+
+// openCipherDir opens a cipher directory, and returns its present name, for ps(1) to
+// tell one gocryptfs from another.
+func openCipherDir(cipher *os.Root) (dir *os.File, name string, err error) {
+	if dir, err = cipher.Open("."); err != nil {
+		return nil, "", fmt.Errorf("open the cipher directory: %w", err)
+	}
+	if name, err = os.Readlink(fsx.FDPath(dir)); err != nil {
+		dir.Close()
+		return nil, "", fmt.Errorf("name of the cipher directory: %w", err)
+	}
+	return dir, name, nil
+}
+
+// wait notes how the process ended.
+func (g *gocryptfs) wait() {
+	g.exit = g.cmd.Wait()
+	if text := g.warnings.String(); g.exit != nil && text != "" {
+		g.exit = fmt.Errorf("%w: %s", g.exit, text)
+	}
+	close(g.done)
 }
 
 // keyOnPipe returns a pipe that holds key as a line. It fits into the pipe's

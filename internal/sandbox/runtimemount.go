@@ -18,11 +18,11 @@ import (
 )
 
 // Runtime mounts are volumes that the container runtime mounts for each of its
-// commands, in mode Runtime. With --fusemount "host-daemon:PROGRAM MOUNTPOINT" it opens and mounts
-// /dev/fuse by itself and starts the program, which should serve, with the
-// descriptor as /dev/fd/N in the mount point's place (apptainer(1), SingularityCE's
-// likewise). The program is this executable (PassMain): it passes the descriptor
-// on to the Space, so that the keys stay where they are.
+// commands, in mode Runtime. With --fusemount "host-daemon:PROGRAM MOUNTPOINT" it
+// opens and mounts /dev/fuse by itself and starts the program, which should serve,
+// with the descriptor as /dev/fd/N in the mount point's place (apptainer(1),
+// SingularityCE's likewise). The program is this executable (PassMain): it passes
+// the descriptor on to the Space, so that the keys stay where they are.
 
 // PassArg is the first argument with which a container runtime starts this
 // executable; the program then has to call PassMain before anything else.
@@ -67,7 +67,8 @@ func (s *Space) addRuntimeMount(at string, serve func(*os.File) (server, error))
 		return errors.New("the runtime has been told already what to mount")
 	}
 	if len(s.runtimeMounts) == maxRuntimeMounts || strings.ContainsAny(at, ", \t\n\"'\\") {
-		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name", at, maxRuntimeMounts)
+		return fmt.Errorf("%.80q: not more than %d mounts by the runtime, and none with a space, comma or quote in its name",
+			at, maxRuntimeMounts)
 	}
 	s.runtimeMounts = append(s.runtimeMounts, runtimeMount{at, serve})
 	return nil
@@ -117,7 +118,7 @@ func (s *Space) listen() error {
 	return nil
 }
 
-// serveRuntimeMount takes a FUSE connection over, has it served and says so.
+// serveRuntimeMount takes a FUSE connection over, has it served and answers that it is.
 func (s *Space) serveRuntimeMount(c *net.UnixConn) error {
 	if err := c.SetDeadline(time.Now().Add(passLimit)); err != nil {
 		return err
@@ -129,11 +130,9 @@ func (s *Space) serveRuntimeMount(c *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	err = unix.Fstat(int(fuse.Fd()), &st)
-	if isFuse := st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(10, 229); err != nil || !isFuse || int(number) >= len(s.runtimeMounts) {
+	if !isFuse(fuse) || int(number) >= len(s.runtimeMounts) {
 		fuse.Close()
-		return errors.Join(errors.New("not a FUSE connection for one of the volumes"), err)
+		return errors.New("not a FUSE connection for one of the volumes")
 	}
 	m := s.runtimeMounts[number]
 	srv, err := m.serve(fuse)
@@ -144,19 +143,31 @@ func (s *Space) serveRuntimeMount(c *net.UnixConn) error {
 	s.mu.Lock()
 	s.served = append(s.served, srv)
 	s.mu.Unlock()
-	go func() { // it ends well when its container does
-		<-srv.ended()
-		s.mu.Lock()
-		expected := s.closed
-		s.mu.Unlock()
-		if err := srv.err(); err != nil && !expected {
-			s.fail(fmt.Errorf("the server of the mount at %s died: %w", m.at, err))
-		}
-	}()
+	go s.watchRuntimeMount(m, srv)
 	_, err = c.Write([]byte{0})
 	return err
 }
 
+// watchRuntimeMount reports a server that fails. It ends well when its container
+// does.
+func (s *Space) watchRuntimeMount(m runtimeMount, srv server) {
+	<-srv.ended()
+	s.mu.Lock()
+	expected := s.closed
+	s.mu.Unlock()
+	if err := srv.err(); err != nil && !expected {
+		s.fail(fmt.Errorf("the server of the mount at %s died: %w", m.at, err))
+	}
+}
+
+// isFuse reports whether f is /dev/fuse, by its number (Linux's devices.txt).
+func isFuse(f *os.File) bool {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(10, 229)
+}
+
+// ownPeer fails if another user is at the other end.
 func ownPeer(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -164,11 +175,11 @@ func ownPeer(c *net.UnixConn) error {
 	}
 	var cred *unix.Ucred
 	var credErr error
-	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
 		return err
-	}
-	if credErr != nil {
-		return credErr
 	}
 	if int(cred.Uid) != os.Geteuid() {
 		return fmt.Errorf("uid %d asks for it", cred.Uid)

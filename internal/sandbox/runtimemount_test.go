@@ -37,6 +37,12 @@ func TestRuntimeMounts(t *testing.T) {
 	if err := s.AddRuntimeTree("/sd/late", &fusetest.Tree{}); err == nil {
 		t.Error("a mount is taken that the runtime is not told of")
 	}
+	passOn(t, s, cipher)
+}
+
+// passOn passes connections of both mounts on, as the runtime does, and uses them.
+func passOn(t *testing.T, s *Space, cipher string) {
+	t.Helper()
 	mountOutput(t, s, "log")
 	for i, rel := range []string{"m/in", "m/out"} {
 		fuse, err := s.connect(rel, request{Type: "sealbatch"})
@@ -63,6 +69,20 @@ func TestRuntimeMounts(t *testing.T) {
 	}
 	if found := grep(t, cipher, "content"); found != "" {
 		t.Errorf("%s holds plaintext", found)
+	}
+}
+
+func TestPassMainRefuses(t *testing.T) {
+	t.Parallel()
+	if !forUsers(t) {
+		return
+	}
+	s := openMode(t, Runtime)
+	if err := s.AddRuntimeTree("/sd/in", &fusetest.Tree{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.FuseSpecs("/bin/sealbatch"); err != nil {
+		t.Fatal(err)
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {

@@ -157,7 +157,10 @@ func superviseFusermount(dir string, out *supervision) error {
 		return err
 	}
 	env := []string{"PATH=/usr/bin:/bin"}
-	_, err = s.Start(Cmd{Argv: []string{"sh", "-c", "setsid sleep 1000 & exec sleep 1000"}, Env: env, Dir: s.Path("sd/out"), Stdout: s.Path("sd/out/log")})
+	_, err = s.Start(Cmd{
+		Argv: []string{"sh", "-c", "setsid sleep 1000 & exec sleep 1000"}, Env: env,
+		Dir: s.Path("sd/out"), Stdout: s.Path("sd/out/log"),
+	})
 	out.Child, out.Gocryptfs = s.child.Process.Pid, s.mounts[0].server.(*gocryptfs).cmd.Process.Pid
 	return err
 }
