@@ -110,9 +110,10 @@ type tampering struct {
 }
 
 const (
-	script = "slurm/render.go"
-	files  = "internal/noderun/files.go"
-	onCopy = `if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then`
+	script  = "slurm/render.go"
+	files   = "internal/noderun/files.go"
+	opening = "internal/jobdir/open.go"
+	onCopy  = `if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then`
 )
 
 // attackerRan tells whether the attacker's program ran as the submitter.
@@ -206,11 +207,13 @@ func TestAttackJobFiles(t *testing.T) {
 		"manifest": {
 			before: at("manifest.json", false, toAttacker), gained: attackerReads, code: exitIntegrity,
 			// The key service knows the digest, too, and so does a supervisor that asks for the right one.
-			weak: []weakness{{files, "if manifest.DigestOf(b) != want {", "if m, _, err := manifest.Parse(b); err == nil {\n\t\treturn m, want, nil\n\t}\n\tif manifest.DigestOf(b) != want {"}},
+			weak: []weakness{{opening, "if manifest.DigestOf(b) != want {",
+				"if m, _, err := manifest.Parse(b); err == nil {\n\t\treturn m, nil\n\t}\n\tif manifest.DigestOf(b) != want {"}},
 		},
 		"manifest once checked": {
 			before: at("manifest.json", true, toAttacker), gained: attackerReads, code: 0,
-			weak: []weakness{{files, "return manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\tb, _ = fsx.ReadRegular(path, maxManifest)\n\tm, _, err := manifest.Parse(b)\n\treturn m, want, err"}},
+			weak: []weakness{{opening, "m, _, err := manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t" +
+				"b, _ = fsx.Dir{Root: root}.ReadRegular(ManifestName, maxManifest)\n\tm, _, err := manifest.Parse(b)"}},
 		},
 		"verification script": {
 			flags:  []string{"-o", alice.scratch() + "/output-checks"},
@@ -222,7 +225,8 @@ func TestAttackJobFiles(t *testing.T) {
 			flags:  []string{"-o", alice.scratch() + "/output-checks"},
 			before: at("scripts/output/10-check.sh", true, always("#!/bin/sh\ncp /sd-container/input/secret /sd-container/output/spied\n")),
 			gained: spied, code: 0,
-			weak: []weakness{{files, "out[i] = b", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t\tout[i], _ = fsx.ReadRegular(filepath.Join(dir, ref.Name), maxScript)"}},
+			weak: []weakness{{files, `"crypto/sha256"`, "\"crypto/sha256\"\n\t\"time\""},
+				{files, "out[i] = b", "time.Sleep(2 * time.Second)\n\t\tout[i], _ = job.ReadRegular(path.Join(dir, ref.Name), maxScript)"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -368,7 +368,7 @@ func TestAttestSupervisor(t *testing.T) {
 	supervise := func(at place) result {
 		return run(t.Context(), at.host, at.user, nil, "sh", "-c", `d=$(mktemp -d) && cp "$1/bin/sealbatch" "$1/bin/gocryptfs" "$d" &&
 			SLURM_CLUSTER_NAME=testcluster SLURM_JOB_ID=$3 SLURMD_NODENAME=cn1 \
-			"$d/sealbatch" node-run --manifest "$1/manifest.json" --digest "$2" --self "$d"`,
+			"$d/sealbatch" node-run --job-dir "$1" --digest "$2" --self "$d"`,
 			"sh", path.Dir(script), digest, strconv.FormatUint(uint64(job), 10))
 	}
 	r := supervise(place{"cn2", "alice"})

@@ -214,7 +214,7 @@ func taskOf(pid int) (jobDir string, found task) {
 	}
 	found = task{pid: pid, self: value("--self")}
 	switch {
-	case value("--manifest") == "":
+	case value("--job-dir") == "":
 		return "", found
 	case args[0] == "/bin/bash" && args[1] == "-c":
 		found.who = wrapper
@@ -223,7 +223,7 @@ func taskOf(pid int) (jobDir string, found task) {
 	default:
 		return "", found
 	}
-	return filepath.Dir(value("--manifest")), found
+	return value("--job-dir"), found
 }
 
 // descendants lists the processes below pid.

@@ -26,7 +26,7 @@ func DryRun(d Deps, o Options) (string, error) {
 		return "", err
 	}
 	tokens := o.Tier == manifest.TierC
-	script, err := p.render(digestLater, tokens)
+	script, err := p.render(digestLater)
 	if err != nil {
 		return "", fault.New(fault.Usage, err, "")
 	}

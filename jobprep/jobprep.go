@@ -118,7 +118,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	script, err := p.render(signed.digest.String(), m.Tier == manifest.TierC)
+	script, err := p.render(signed.digest.String())
 	if err != nil {
 		return Prepared{}, fault.New(fault.Usage, err, "")
 	}

@@ -196,15 +196,12 @@ func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedMan
 }
 
 // render writes the batch script; digest is the manifest's.
-func (p *planned) render(digest string, tokens bool) ([]byte, error) {
+func (p *planned) render(digest string) ([]byte, error) {
 	s := p.o.Script
 	s.Output = slurm.EscapePattern(p.logFile())
-	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--manifest", p.at(jobdir.ManifestName), "--digest", digest}}
+	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--job-dir", p.at(), "--digest", digest}}
 	if p.o.Mounts != "" {
 		s.Node.Args = append(s.Node.Args, "--mounts", p.o.Mounts)
-	}
-	if tokens {
-		s.Node.Args = append(s.Node.Args, "--tokens", p.at(jobdir.TokensName))
 	}
 	for _, b := range p.binaries {
 		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})

@@ -14,14 +14,13 @@ import (
 // runNode is what the batch script starts on every node.
 func runNode(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch node-run", "Run one node of a job. The batch script calls it; people do not.", "", `
-sealbatch node-run --manifest /scratch/.../manifest.json --digest sha256:... --self /tmp/sealbatch.X`)
+sealbatch node-run --job-dir /scratch/.../sealbatch-... --digest sha256:... --self /tmp/sealbatch.X`)
 	var o noderun.Options
-	f.String(&o.ManifestPath, "the job's manifest", []string{"manifest"}, ui.Required)
-	f.Word(&o.Digest, "its digest", []string{"digest"}, ui.Required)
+	f.String(&o.JobDir, "the job's directory on the shared storage", []string{"job-dir"}, ui.Required)
+	f.Word(&o.Digest, "digest of its manifest", []string{"digest"}, ui.Required)
 	f.String(&o.SelfDir, "private directory of this node with the job's own copies of the programs", []string{"self"}, ui.Required)
 	var mounts string
 	f.Word(&mounts, "mount mode: auto, namespace, fusermount or runtime", []string{"mounts"})
-	f.String(&o.TokensFile, "one-time tokens, one a line for each node", []string{"tokens"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}

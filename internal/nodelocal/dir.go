@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Dir is a run's own directory on its node. It holds the job's copies of the
@@ -69,10 +70,11 @@ func (d *Dir) Lock() error {
 	return nil
 }
 
-// Note writes to the lock which directory on the shared storage the run has, so
-// that its scratch volume can be removed should it be killed.
-func (d *Dir) Note(nodeDir string) error {
-	_, err := d.lock.WriteString(nodeDir + "\n")
+// Note writes to the lock which directory on the shared storage the run has: node
+// in the job's directory at path job, whose manifest has that digest. So its
+// scratch volume can be removed should the run be killed.
+func (d *Dir) Note(job string, digest manifest.Digest, node string) error {
+	_, err := fmt.Fprintf(d.lock, "%s\n%s\n%s\n", job, digest, node)
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
@@ -25,9 +26,14 @@ import (
 //
 // Whether a directory's owner lives is told by a lock (flock(2)) that the
 // supervisor holds on a file in it. The kernel gives it up when the process
-// ends, however it ends. The file has two lines: the host's name, since such a
-// directory may lie on a file system that hosts share while locks are each
-// host's own, and the node's directory on the shared storage once there is one.
+// ends, however it ends. The file has the host's name, since such a directory may
+// lie on a file system that hosts share while locks are each host's own, and, once
+// the run has a directory on the shared storage, where that is:
+//
+//	HOST
+//	path of the job's directory
+//	digest of its manifest
+//	name of the node's directory in it
 
 // Names of node-local directories (the job script's mktemp) and in them.
 const (
@@ -41,7 +47,7 @@ const (
 // script copies the programs before the supervisor can lock.
 const youngest = time.Hour
 
-// maxLock bounds the lock file, in bytes: two names.
+// maxLock bounds the lock file, in bytes.
 const maxLock = 8 << 10
 
 // Places returns the directories in which the job script makes its own,
@@ -112,15 +118,15 @@ func clearStray(dir string) (dead bool, err error) {
 	if fsx.TryLock(lock) != nil {
 		return false, nil // it lives, or nobody can tell
 	}
-	host, nodeDir, err := readLock(lock)
+	lines, err := readLock(lock)
 	if err != nil {
 		return false, err
 	}
-	if here, err := os.Hostname(); err != nil || host != here {
+	if here, err := os.Hostname(); err != nil || lines[0] != here {
 		return false, err
 	}
 	// The directory goes last: as long as it is there, the next job goes on.
-	if err := ClearScratch(nodeDir); err != nil {
+	if err := clearScratch(lines[1:]); err != nil {
 		return false, err
 	}
 	if err := clearMounts(root); err != nil {
@@ -167,20 +173,16 @@ func inspectStray(root *os.Root) (own bool, age time.Duration, err error) {
 	return own, time.Since(time.Unix(st.Mtim.Unix())), nil
 }
 
-func readLock(f *os.File) (host, nodeDir string, err error) {
+// readLock returns the lines of a lock; there is at least one.
+func readLock(f *os.File) ([]string, error) {
 	b, err := io.ReadAll(io.LimitReader(f, maxLock))
-	if err != nil {
-		return "", "", err
-	}
-	host, rest, _ := strings.Cut(string(b), "\n")
-	nodeDir, _, _ = strings.Cut(rest, "\n")
-	return host, nodeDir, nil
+	return strings.Split(string(b), "\n"), err
 }
 
 // removeStray removes what a run puts into its directory, and it if nothing else
 // is in it.
 func removeStray(root *os.Root, dir string) error {
-	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, lockName + ".partial", lockName} {
+	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, lockName + jobdir.PartialSuffix, lockName} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -188,15 +190,20 @@ func removeStray(root *os.Root, dir string) error {
 	return os.Remove(dir)
 }
 
-// ClearScratch removes a dead run's scratch volume: nobody has its key.
-func ClearScratch(nodeDir string) error {
-	if !filepath.IsAbs(nodeDir) || filepath.Base(filepath.Dir(nodeDir)) != jobdir.NodesDir {
+// clearScratch removes a dead run's scratch volume from the job directory that
+// its lock notes. One that cannot be opened, or is another job's now, is left alone.
+func clearScratch(noted []string) error {
+	if len(noted) < 3 {
 		return nil // it died before it had one
 	}
-	var st unix.Stat_t
-	scratch := filepath.Join(nodeDir, jobdir.ScratchName)
-	if err := unix.Lstat(scratch, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
+	digest, err := manifest.ParseDigest(noted[1])
+	if err != nil {
 		return nil
 	}
-	return fsx.RemoveTree(scratch)
+	job, _, err := jobdir.Open(noted[0], digest)
+	if err != nil {
+		return nil
+	}
+	defer job.Close()
+	return jobdir.RemoveScratch(job, noted[2])
 }

@@ -4,12 +4,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // stray makes a node-local directory as a killed job leaves it.
@@ -29,20 +31,37 @@ func stray(t *testing.T, place, name string, lock string, age time.Duration) str
 	return dir
 }
 
+// deadJob makes a job directory that a killed job has left, and returns it and
+// its manifest's digest.
+func deadJob(t *testing.T) (dir string, digest manifest.Digest) {
+	t.Helper()
+	m, err := os.ReadFile("../manifest/testdata/manifest.json")
+	check(t, err)
+	dir = filepath.Join(t.TempDir(), "job")
+	scratch := jobdir.NodePath(dir, "cn1", jobdir.ScratchName)
+	check(t, os.MkdirAll(scratch+"/d", 0o700))
+	check(t, os.MkdirAll(jobdir.NodePath(dir, "cn1", jobdir.CipherDirName), 0o700))
+	check(t, os.WriteFile(scratch+"/d/f", []byte("ciphertext"), 0o600))
+	check(t, os.Chmod(scratch+"/d", 0o500)) // as applications do
+	check(t, os.WriteFile(filepath.Join(dir, jobdir.ManifestName), m, 0o600))
+	return dir, manifest.DigestOf(m)
+}
+
 func TestClearStrays(t *testing.T) {
 	t.Parallel()
 	host, err := os.Hostname()
 	check(t, err)
 	place := t.TempDir()
-	nodeDir := filepath.Join(t.TempDir(), jobdir.NodesDir, "cn1")
-	check(t, os.MkdirAll(nodeDir+"/"+jobdir.ScratchName+"/d", 0o700))
-	check(t, os.MkdirAll(nodeDir+"/"+jobdir.CipherDirName, 0o700))
-	check(t, os.WriteFile(nodeDir+"/"+jobdir.ScratchName+"/d/f", []byte("ciphertext"), 0o600))
-	check(t, os.Chmod(nodeDir+"/"+jobdir.ScratchName+"/d", 0o500)) // as applications do
+	job, digest := deadJob(t)
+	other, _ := deadJob(t)
+	noted := host + "\n" + job + "\n" + digest.String() + "\ncn1\n"
 
 	gone := map[string]string{
-		"dead":         stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n"+nodeDir+"\n", 0),
-		"dead, early":  stray(t, place, "sealbatch.bbbbbbbbbb", host+"\n", 0),
+		"dead":                stray(t, place, "sealbatch.aaaaaaaaaa", noted, 0),
+		"dead, early":         stray(t, place, "sealbatch.bbbbbbbbbb", host+"\n", 0),
+		"of no job directory": stray(t, place, "sealbatch.kkkkkkkkkk", strings.Replace(noted, job, job+"/none", 1), 0),
+		"of an exchanged one": stray(t, place, "sealbatch.llllllllll",
+			host+"\n"+other+"\n"+manifest.DigestOf(nil).String()+"\ncn1\n", 0),
 		"old, no lock": stray(t, place, "sealbatch.cccccccccc", "", 2*youngest),
 	}
 	live := stray(t, place, "sealbatch.dddddddddd", "", 2*youngest)
@@ -55,7 +74,7 @@ func TestClearStrays(t *testing.T) {
 	kept := map[string]string{
 		"live":                live,
 		"young":               stray(t, place, "sealbatch.eeeeeeeeee", "", youngest/2),
-		"another host's":      stray(t, place, "sealbatch.ffffffffff", host+"x\n"+nodeDir+"\n", 2*youngest),
+		"another host's":      stray(t, place, "sealbatch.ffffffffff", strings.Replace(noted, "\n", "x\n", 1), 2*youngest),
 		"of an unwritten one": stray(t, place, "sealbatch.hhhhhhhhhh", "\n", 2*youngest),
 		"not private":         open,
 		"of another name":     notes,
@@ -77,8 +96,11 @@ func TestClearStrays(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if left, err := os.ReadDir(nodeDir); err != nil || len(left) != 1 || left[0].Name() != jobdir.CipherDirName {
+	if left, err := os.ReadDir(jobdir.NodePath(job, "cn1")); err != nil || len(left) != 1 || left[0].Name() != jobdir.CipherDirName {
 		t.Errorf("the node's directory has %v, %v; the outputs have to stay, and nothing else", left, err)
+	}
+	if left, err := os.ReadDir(jobdir.NodePath(other, "cn1")); err != nil || len(left) != 2 {
+		t.Errorf("of another job's there are left %v, %v", left, err)
 	}
 	// Closing alone would not give it up at once: a process that another test is just
 	// starting holds a copy of every descriptor until it executes its program.

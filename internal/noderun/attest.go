@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/munge"
@@ -18,8 +19,8 @@ import (
 // serviceKeys asks the manifest's key service, by evidence that the manifest
 // settles: MUNGE and the cluster's verifier, or else a one-time token.
 type serviceKeys struct {
-	tokensFile string
-	log        *slog.Logger
+	job fsx.Dir // has the tokens
+	log *slog.Logger
 }
 
 // Fetch implements KeySource.
@@ -45,7 +46,7 @@ func (s serviceKeys) evidence(req KeyRequest) (keyclient.AttestFunc, error) {
 	if req.Manifest.Verifier.Cluster != "" {
 		return keyclient.SlurmEvidence(req.Manifest.Verifier, munge.Commands{})
 	}
-	token, err := readToken(s.tokensFile, req.NodeID)
+	token, err := readToken(s.job, req.NodeID)
 	if err != nil {
 		return nil, err
 	}
@@ -56,13 +57,10 @@ func (s serviceKeys) evidence(req KeyRequest) (keyclient.AttestFunc, error) {
 const maxTokens = 8 << 20
 
 // readToken reads the line of node number node, counted from 0.
-func readToken(path string, node int) (string, error) {
-	if path == "" {
-		return "", errors.New("the manifest names no cluster, and no file of tokens is given")
-	}
-	b, err := fsx.ReadRegular(path, maxTokens)
+func readToken(job fsx.Dir, node int) (string, error) {
+	b, err := job.ReadRegular(jobdir.TokensName, maxTokens)
 	if err != nil {
-		return "", fmt.Errorf("read the tokens: %w", err)
+		return "", fmt.Errorf("the manifest names no cluster; read the tokens: %w", err)
 	}
 	defer clear(b)
 	lines := strings.Split(string(b), "\n")

@@ -3,6 +3,7 @@ package noderun
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -208,4 +209,29 @@ func TestReserveIsThere(t *testing.T) {
 		t.Errorf("the room that is kept: %q", got)
 	}
 	j.missing(jobdir.ReserveName)
+}
+
+// TestJobDirExchanged: others can rename what holds the job's directory. The
+// results are where the run began, and nothing is in what lies there instead.
+func TestJobDirExchanged(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c",
+		`exec 9> /host/ready; echo ready >&9; while [ ! -e /host/go ]; do sleep 0.01; done; echo kept > result`)
+	cmd := j.start()
+	defer j.ready().Close()
+	path, moved := j.dir, j.dir+".moved"
+	check(t, os.Rename(path, moved))
+	check(t, os.Mkdir(path, 0o700))
+	check(t, os.WriteFile(j.host+"/go", nil, 0o600))
+	if code := j.wait(cmd); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	if names, err := os.ReadDir(path); err != nil || len(names) != 0 {
+		t.Errorf("in its place there are %v, %v", names, err)
+	}
+	j.dir = moved
+	if got := j.results()["result"]; got != "kept\n" {
+		t.Errorf("the result is %q", got)
+	}
+	j.missing(jobdir.CipherDirName, jobdir.ScratchName, jobdir.ReserveName)
 }

@@ -99,6 +99,7 @@ func exitOf(err error, fallback int) int {
 		{ErrKeyRefused, ExitKey},
 		{ErrUnreachable, ExitKey},
 		{volume.ErrIntegrity, ExitIntegrity},
+		{jobdir.ErrManifest, ExitIntegrity},
 		{sandbox.ErrNoNamespace, ExitMount},
 		{sandbox.ErrClosed, ExitMount},
 		{manifest.ErrInvalid, ExitManifest},

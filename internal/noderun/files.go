@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"path"
 	"path/filepath"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
@@ -12,29 +13,8 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Bounds of what is read into memory, in bytes.
-const (
-	maxManifest = 1 << 20
-	maxScript   = 4 << 20
-)
-
-// readManifest reads the manifest that the job was submitted with.
-func readManifest(path, digest string) (manifest.Manifest, manifest.Digest, error) {
-	var zero manifest.Digest
-	want, err := manifest.ParseDigest(digest)
-	if err != nil {
-		return manifest.Manifest{}, zero, err
-	}
-	b, err := fsx.ReadRegular(path, maxManifest)
-	if err != nil {
-		return manifest.Manifest{}, zero, fmt.Errorf("read the job manifest: %w", err)
-	}
-	if manifest.DigestOf(b) != want {
-		return manifest.Manifest{}, zero, failed(ExitIntegrity,
-			fmt.Errorf("%w: the job manifest is not the one that was submitted", volume.ErrIntegrity))
-	}
-	return manifest.Parse(b)
-}
+// maxScript bounds a verification script, in bytes.
+const maxScript = 4 << 20
 
 // checkBinaries compares the programs in dir with the manifest's digests.
 func checkBinaries(dir string, refs []manifest.FileRef) error {
@@ -73,10 +53,10 @@ func checkFile(path string, ref manifest.FileRef) error {
 
 // readScripts reads scripts into memory and checks these bytes, which are the
 // ones to run.
-func readScripts(dir string, refs []manifest.FileRef) ([][]byte, error) {
+func readScripts(job fsx.Dir, dir string, refs []manifest.FileRef) ([][]byte, error) {
 	out := make([][]byte, len(refs))
 	for i, ref := range refs {
-		b, err := fsx.ReadRegular(filepath.Join(dir, ref.Name), maxScript)
+		b, err := job.ReadRegular(path.Join(dir, ref.Name), maxScript)
 		if err != nil {
 			return nil, fmt.Errorf("read verification script %d: %w", i+1, err)
 		}

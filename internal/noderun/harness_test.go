@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/source"
@@ -125,7 +126,7 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 	// primary one.
 	if groups, err := os.Getgroups(); err == nil && len(groups) > 0 {
 		check(t, os.Chown(j.dir, -1, groups[0]))
-		check(t, os.Chmod(j.dir, os.ModeSetgid|0o770))
+		check(t, os.Chmod(j.dir, os.ModeSetgid|0o700))
 	}
 	check(t, syscall.Mkfifo(j.host+"/ready", 0o600))
 	var err error
@@ -231,12 +232,11 @@ func (j *testJob) start() *exec.Cmd {
 	j.in.Private = private
 	b, err := j.m.Encode()
 	check(j.t, err)
-	path := filepath.Join(j.dir, "manifest.json")
-	check(j.t, os.WriteFile(path, b, 0o600))
+	check(j.t, os.WriteFile(filepath.Join(j.dir, jobdir.ManifestName), b, 0o600))
 	if j.in.Options.Digest == "" {
 		j.in.Options.Digest = manifest.DigestOf(b).String()
 	}
-	j.in.Options.ManifestPath, j.in.Options.SelfDir = path, j.self
+	j.in.Options.JobDir, j.in.Options.SelfDir = j.dir, j.self
 	input, err := json.Marshal(j.in)
 	check(j.t, err)
 	exe, err := os.Executable()
@@ -316,6 +316,15 @@ func processes(t *testing.T, dir string) (n int) {
 		}
 	}
 	return n
+}
+
+// openDir opens a directory until the test ends.
+func openDir(t *testing.T, dir string) fsx.Dir {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	check(t, err)
+	t.Cleanup(func() { check(t, root.Close()) })
+	return fsx.Dir{Root: root}
 }
 
 func privateTemp(t *testing.T) string {

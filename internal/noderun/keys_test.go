@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -143,15 +142,15 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 
 func TestReadToken(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "tokens")
-	check(t, os.WriteFile(path, []byte("first\nsecond\n\nfourth"), 0o600))
+	job := openDir(t, t.TempDir())
+	if _, err := readToken(job, 0); err == nil {
+		t.Error("no file of tokens is no error")
+	}
+	check(t, job.WriteNew(jobdir.TokensName, []byte("first\nsecond\n\nfourth"), 0o600))
 	for node, want := range []string{"first", "second", "", "fourth", ""} {
-		got, err := readToken(path, node)
+		got, err := readToken(job, node)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("node %d: %q, %v", node, got, err)
 		}
-	}
-	if _, err := readToken("", 0); err == nil {
-		t.Error("no file of tokens is no error")
 	}
 }

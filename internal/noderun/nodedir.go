@@ -6,7 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
-	"path/filepath"
+	"path"
 	"time"
 
 	"filippo.io/age"
@@ -18,40 +18,46 @@ import (
 )
 
 // nodeDir is a run's directory on the shared storage.
-type nodeDir string
-
-func (d nodeDir) path(name string) string { return filepath.Join(string(d), name) }
+type nodeDir struct{ fsx.Dir }
 
 // makeNodeDir makes JobDir/nodes/NAME, which must not exist: what an earlier
 // run left there is its owner's only copy.
-func makeNodeDir(jobDir, name, statement string) (nodeDir, error) {
-	nodes := filepath.Join(jobDir, jobdir.NodesDir)
-	if err := os.MkdirAll(nodes, 0o700); err != nil {
-		return "", fmt.Errorf("make the nodes' directory: %w", err)
+func makeNodeDir(job fsx.Dir, name, statement string) (nodeDir, error) {
+	if err := job.MkdirAll(jobdir.NodesDir, 0o700); err != nil {
+		return nodeDir{}, fmt.Errorf("make the nodes' directory: %w", err)
 	}
-	d := nodeDir(filepath.Join(nodes, name))
-	if err := makePrivate(string(d)); err != nil {
-		return "", fmt.Errorf("make the node's directory: %w", err)
+	root, err := makePrivate(job, path.Join(jobdir.NodesDir, name))
+	if err != nil {
+		return nodeDir{}, fmt.Errorf("make the node's directory: %w", err)
 	}
-	return d, fsx.WriteNew(d.path(jobdir.StatementName), []byte(statement+"\n"), 0o600)
+	d := nodeDir{fsx.Dir{Root: root}}
+	return d, d.WriteNew(jobdir.StatementName, []byte(statement+"\n"), 0o600)
 }
 
 // makePrivate makes a directory of one's own primary group, 0700, whatever the
 // directory above hands down: a setgid directory's group is not mapped in the
 // private namespace, and nothing could be created there.
-func makePrivate(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+func makePrivate(in fsx.Dir, name string) (*os.Root, error) {
+	if err := in.Mkdir(name, 0o700); err != nil {
+		return nil, err
 	}
-	if err := os.Chown(dir, -1, os.Getegid()); err != nil {
-		return err
+	if err := in.Chown(name, -1, os.Getegid()); err != nil {
+		return nil, err
 	}
-	return os.Chmod(dir, 0o700) // clears setgid
+	if err := in.Chmod(name, 0o700); err != nil { // clears setgid
+		return nil, err
+	}
+	return in.OpenRoot(name)
+}
+
+func closeRoot(root *os.Root) {
+	if root != nil {
+		_ = root.Close()
+	}
 }
 
 // cipherDir is a read-write volume that is being made.
 type cipherDir struct {
-	path  string
 	root  *os.Root
 	parts []*os.Root // directories in it that are cipher directories of their own
 	id    volume.ID
@@ -76,9 +82,7 @@ func (c *cipherDir) close() {
 	for _, part := range c.parts {
 		_ = part.Close()
 	}
-	if c.root != nil {
-		_ = c.root.Close()
-	}
+	closeRoot(c.root)
 	c.parts, c.root = nil, nil
 }
 
@@ -97,7 +101,7 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err := volume.WrapKey(&keys, c.id, c.key, rcpts...); err != nil {
 		return c, err
 	}
-	if err := fsx.WriteNew(d.path(jobdir.KeysName), keys.Bytes(), 0o600); err != nil {
+	if err := d.WriteNew(jobdir.KeysName, keys.Bytes(), 0o600); err != nil {
 		return c, fmt.Errorf("write the wrapped key: %w", err)
 	}
 	o.VolumeID, o.Keys, o.Created = c.id.String(), manifest.DigestOf(keys.Bytes()), time.Now().UTC()
@@ -105,10 +109,10 @@ func (d nodeDir) makeOutput(rcpts []age.Recipient, o manifest.Origin, signer ed2
 	if err != nil {
 		return c, err
 	}
-	if err := fsx.WriteNew(d.path(jobdir.OriginName), []byte(jws+"\n"), 0o600); err != nil {
+	if err := d.WriteNew(jobdir.OriginName, []byte(jws+"\n"), 0o600); err != nil {
 		return c, fmt.Errorf("write the origin statement: %w", err)
 	}
-	return c, fsx.SyncDir(string(d))
+	return c, d.Sync()
 }
 
 // reserveSize is the room that is kept for an index and the receipt, in bytes.
@@ -120,7 +124,7 @@ const reserveSize = 1 << 20
 func (d nodeDir) makeReserve() error {
 	b := make([]byte, reserveSize)
 	_, _ = rand.Read(b) // never fails
-	if err := fsx.WriteNew(d.path(jobdir.ReserveName), b, 0o600); err != nil {
+	if err := d.WriteNew(jobdir.ReserveName, b, 0o600); err != nil {
 		return fmt.Errorf("keep room for the receipt: %w", err)
 	}
 	return nil
@@ -128,13 +132,13 @@ func (d nodeDir) makeReserve() error {
 
 // freeReserve gives the room back.
 func (d nodeDir) freeReserve() {
-	_ = os.Remove(d.path(jobdir.ReserveName))
+	_ = d.Remove(jobdir.ReserveName)
 }
 
 // makeCipherDir makes an empty cipher directory and draws its key, which is
 // nowhere but in memory.
 func (d nodeDir) makeCipherDir(name string) (cipherDir, error) {
-	c := cipherDir{path: d.path(name)}
+	var c cipherDir
 	if _, err := rand.Read(c.id[:]); err != nil {
 		return c, err
 	}
@@ -142,11 +146,8 @@ func (d nodeDir) makeCipherDir(name string) (cipherDir, error) {
 	if c.key, err = volume.NewKey(); err != nil {
 		return c, err
 	}
-	if err := makePrivate(c.path); err != nil {
+	if c.root, err = makePrivate(d.Dir, name); err != nil {
 		return c, fmt.Errorf("make a cipher directory: %w", err)
-	}
-	if c.root, err = os.OpenRoot(c.path); err != nil {
-		return c, fmt.Errorf("open a cipher directory: %w", err)
 	}
 	return c, nil
 }

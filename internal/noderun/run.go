@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"path"
 	"syscall"
 	"time"
 
@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -24,19 +25,16 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Options say what to run. ManifestPath, Digest and SelfDir are needed.
+// Options say what to run. JobDir, Digest and SelfDir are needed.
 type Options struct {
-	ManifestPath string
-	Digest       string // of the manifest, "sha256:HEX"
+	JobDir string // path of the job's directory on the shared storage
+	Digest string // of its manifest, "sha256:HEX"
 	// SelfDir is the node-local 0700 directory with this job's own copies of
 	// sealbatch and gocryptfs. They are removed at the end, and it if nothing
 	// else is in it.
 	SelfDir string
-	// TokensFile has one token a line, the node's being line SLURM_NODEID + 1.
-	// It is read only if the manifest names no cluster.
-	TokensFile string
-	Keys       KeySource // nil: the manifest's key service
-	Environ    []string  // nil: os.Environ()
+	Keys    KeySource // nil: the manifest's key service
+	Environ []string  // nil: os.Environ()
 	// Mounts is the mount mode; Auto takes the first that works.
 	Mounts sandbox.Mode
 	Log    *slog.Logger
@@ -84,6 +82,7 @@ type node struct {
 	self    *nodelocal.Dir // nil until SelfDir has been checked
 	cleared chan struct{}  // closed when the leavings of dead runs are away
 
+	job     fsx.Dir // the job's directory
 	m       manifest.Manifest
 	digest  manifest.Digest
 	alloc   allocation
@@ -164,7 +163,7 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	if n.alloc, err = readAllocation(getenv); err != nil {
 		return err
 	}
-	if n.m, n.digest, err = readManifest(n.opt.ManifestPath, n.opt.Digest); err != nil {
+	if err := n.openJob(); err != nil {
 		return err
 	}
 	if err := checkBinaries(n.opt.SelfDir, n.m.Binaries); err != nil {
@@ -182,10 +181,20 @@ func (n *node) readJob(ctx context.Context) (err error) {
 	return nil
 }
 
+// openJob opens the job's directory: from here on, everything in it is reached
+// from there.
+func (n *node) openJob() (err error) {
+	if n.digest, err = manifest.ParseDigest(n.opt.Digest); err != nil {
+		return err
+	}
+	n.job.Root, n.m, err = jobdir.Open(n.opt.JobDir, n.digest)
+	return err
+}
+
 func (n *node) readScripts() (map[string][]container.Script, error) {
 	all := map[string][]container.Script{}
 	for stage, refs := range map[string][]manifest.FileRef{jobdir.InputStage: n.m.InputScripts, jobdir.OutputStage: n.m.OutputScripts} {
-		data, err := readScripts(filepath.Join(n.m.JobDir, jobdir.ScriptsDir, stage), refs)
+		data, err := readScripts(n.job, path.Join(jobdir.ScriptsDir, stage), refs)
 		if err != nil {
 			return nil, err
 		}
@@ -240,7 +249,7 @@ func (n *node) mounts() string {
 func (n *node) attest(ctx context.Context) error {
 	src := n.opt.Keys
 	if src == nil {
-		src = serviceKeys{tokensFile: n.opt.TokensFile, log: n.log}
+		src = serviceKeys{job: n.job, log: n.log}
 	}
 	req := KeyRequest{
 		Manifest: n.m, Digest: n.digest, Job: n.alloc.job, Node: n.alloc.node, NodeID: n.alloc.nodeID,
@@ -257,7 +266,7 @@ func (n *node) attest(ctx context.Context) error {
 	if err := n.takePrivate(n.grant.Private); err != nil {
 		return failed(ExitIntegrity, err)
 	}
-	if n.dir, err = makeNodeDir(n.m.JobDir, n.alloc.dirName(), n.grant.Statement); err != nil {
+	if n.dir, err = makeNodeDir(n.job, n.alloc.dirName(), n.grant.Statement); err != nil {
 		return failed(ExitManifest, err)
 	}
 	n.noteDir()
@@ -301,6 +310,8 @@ func (n *node) tearDown() {
 	n.grant.wipe()
 	n.output.close()
 	n.scratch.close()
+	closeRoot(n.dir.Root)
+	closeRoot(n.job.Root)
 	clear(n.grant.Signer)
 	if n.self == nil {
 		return

@@ -52,14 +52,19 @@ func (n *node) preserve(out *manifest.Output) error {
 	if err := n.quiesce(out); err != nil {
 		return err
 	}
-	use, err := tidy(n.output.path)
+	dir, err := n.output.root.Open(".")
+	if err != nil {
+		return terse(err)
+	}
+	defer dir.Close()
+	use, err := tidy(fsx.FDPath(dir) + "/")
 	if err != nil {
 		return terse(err)
 	}
 	if use.removed+use.opened > 0 {
 		n.results.note("before sealing, %d sockets and pipes were removed and %d entries made readable", use.removed, use.opened)
 	}
-	cipher, err := volume.OpenCipherDir(n.output.path, n.output.key)
+	cipher, err := volume.OpenCipherDir(fsx.FDPath(dir), n.output.key)
 	if err != nil {
 		return terse(err)
 	}
@@ -126,7 +131,7 @@ func (n *node) canSeal(use usage) error {
 	}
 	free, err := n.dir.free()
 	if err == nil && free < use.sealedBytes() {
-		if err := fsx.RemoveTree(n.dir.path(jobdir.ScratchName)); err != nil {
+		if err := n.dir.RemoveTree(jobdir.ScratchName); err != nil {
 			n.log.Warn("cipher directory not removed", "directory", jobdir.ScratchName, "error", terse(err))
 		}
 		free, err = n.dir.free()
@@ -142,8 +147,13 @@ func (n *node) canSeal(use usage) error {
 
 // free is the room that the file system has, in bytes. Quotas it does not tell.
 func (d nodeDir) free() (int64, error) {
+	dir, err := d.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
 	var st unix.Statfs_t
-	err := unix.Statfs(string(d), &st)
+	err = unix.Fstatfs(int(dir.Fd()), &st)
 	return int64(st.Bavail) * st.Bsize, err
 }
 
@@ -168,7 +178,7 @@ func (n *node) writeSealed(src volume.Source, use usage) (sealed volume.Sealed, 
 // file system needs the room.
 func (n *node) writePartial(name string, fill func(*os.File) error) error {
 	partial := name + jobdir.PartialSuffix
-	f, err := os.OpenFile(n.dir.path(partial), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := n.dir.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -177,10 +187,10 @@ func (n *node) writePartial(name string, fill func(*os.File) error) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = fsx.Commit(n.dir.path(partial), n.dir.path(name))
+		err = n.dir.Commit(partial, name)
 	}
 	if err != nil {
-		_ = os.Remove(n.dir.path(partial))
+		_ = n.dir.Remove(partial)
 	}
 	return err
 }
@@ -226,7 +236,7 @@ func (n *node) writeReceipt(out manifest.Output, err error) error {
 	if err != nil {
 		return err
 	}
-	return fsx.Replace(n.dir.path(jobdir.ReceiptName), []byte(jws+"\n"), 0o600)
+	return n.dir.Replace(jobdir.ReceiptName, []byte(jws+"\n"), 0o600)
 }
 
 // removeCipherDirs unmounts, then removes the scratch volume, and the output
@@ -238,7 +248,7 @@ func (n *node) removeCipherDirs(sealed bool) {
 		names = append(names, jobdir.CipherDirName)
 	}
 	for _, name := range names {
-		if err := fsx.RemoveTree(n.dir.path(name)); err != nil {
+		if err := n.dir.RemoveTree(name); err != nil {
 			n.log.Warn("cipher directory not removed", "directory", name, "error", terse(err))
 		}
 	}

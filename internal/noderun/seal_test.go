@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -85,14 +86,14 @@ func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
 	check(t, err)
 	signals := make(chan os.Signal)
 	sv := &supervisor{log: slog.New(slog.DiscardHandler), halt: newHalt(t.Context(), signals, testTimes)}
-	n := &node{supervisor: sv, dir: nodeDir(t.TempDir()), rcpts: []age.Recipient{who.Recipient()}}
+	n := &node{supervisor: sv, dir: nodeDir{openDir(t, t.TempDir())}, rcpts: []age.Recipient{who.Recipient()}}
 	defer n.halt.close()
 	var out manifest.Output
 	err = n.seal(overQuota{source.Dir(src)}, usage{bytes: 1 << 20, files: 2}, &out)
 	if !errors.Is(terse(err), syscall.EDQUOT) || out != (manifest.Output{}) {
 		t.Errorf("%v, %+v", err, out)
 	}
-	if left, err := os.ReadDir(string(n.dir)); err != nil || len(left) > 0 {
+	if left, err := fs.ReadDir(n.dir.FS(), "."); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 	if err := n.seal(source.Dir(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {

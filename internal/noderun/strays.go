@@ -1,32 +1,13 @@
 package noderun
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 )
-
-// clearEarlier removes the scratch volumes of a job's earlier runs: that Slurm
-// has started it again says that they are over on every node.
-func clearEarlier(jobDir string, restart uint32) error {
-	entries, err := os.ReadDir(filepath.Join(jobDir, jobdir.NodesDir))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		if jobdir.Restart(e.Name()) < restart {
-			errs = append(errs, nodelocal.ClearScratch(filepath.Join(jobDir, jobdir.NodesDir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
-}
 
 // lockSelf takes the lock and starts to clear away what others left.
 func (n *node) lockSelf() error {
@@ -46,13 +27,13 @@ func (n *node) lockSelf() error {
 
 // noteDir notes the node's directory in the lock.
 func (n *node) noteDir() {
-	if err := n.self.Note(string(n.dir)); err != nil {
+	if err := n.self.Note(n.opt.JobDir, n.digest, n.alloc.dirName()); err != nil {
 		n.log.Warn("the node's directory is not noted; if this job is killed, its scratch volume stays", "error", terse(err))
 	}
 	if n.alloc.job.Restart == 0 {
 		return
 	}
-	if err := clearEarlier(n.m.JobDir, n.alloc.job.Restart); err != nil {
+	if err := jobdir.RemoveEarlierScratch(n.job.Root, n.alloc.job.Restart); err != nil {
 		n.log.Warn("scratch volumes of the job's earlier runs are not removed", "error", terse(err))
 	}
 }

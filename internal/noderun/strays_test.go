@@ -8,26 +8,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 )
 
-func TestRestartClearsScratchOfEarlierRuns(t *testing.T) {
-	t.Parallel()
-	job := t.TempDir()
-	for _, name := range []string{"cn1", "cn2", "cn1.r1", "cn1.r2", "cn1.r3", "cn.rack"} {
-		check(t, os.MkdirAll(filepath.Join(job, jobdir.NodesDir, name, jobdir.ScratchName), 0o700))
-		check(t, os.MkdirAll(filepath.Join(job, jobdir.NodesDir, name, jobdir.CipherDirName), 0o700))
-	}
-	check(t, clearEarlier(job, 2))
-	for name, want := range map[string]bool{
-		"cn1": false, "cn2": false, "cn.rack": false, "cn1.r1": false, "cn1.r2": true, "cn1.r3": true,
-	} {
-		if _, err := os.Stat(filepath.Join(job, jobdir.NodesDir, name, jobdir.ScratchName)); (err == nil) != want {
-			t.Errorf("%s: %v, want it there: %v", name, err, want)
-		}
-		if _, err := os.Stat(filepath.Join(job, jobdir.NodesDir, name, jobdir.CipherDirName)); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestNextRunClearsAfterAKilledOne(t *testing.T) {
 	t.Parallel()
 	dead := newJob(t, nil, "sh", "-c", `exec 9> /host/ready; echo ready >&9; while :; do sleep 0.01; done`)
