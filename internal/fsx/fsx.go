@@ -120,6 +120,12 @@ func TryLock(f *os.File) error {
 	return nil
 }
 
+// Unlock gives up the lock of f and closes it. Closing alone would leave the lock
+// to a child process that is just being started, until it runs its program.
+func Unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
+
 // WriteNew writes a file that must not exist yet (fs.ErrExist), and makes its
 // content durable; its name is durable after SyncDir. On failure the file may be
 // there in part.

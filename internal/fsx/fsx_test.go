@@ -89,7 +89,12 @@ func TestTryLock(t *testing.T) {
 	if err := TryLock(second); !errors.Is(err, ErrLocked) {
 		t.Errorf("a lock that is held: %v", err)
 	}
-	if err := first.Close(); err != nil {
+	child, err := unix.FcntlInt(first.Fd(), unix.F_DUPFD_CLOEXEC, 0) // as a fork has it before its exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(child)
+	if err := Unlock(first); err != nil {
 		t.Fatal(err)
 	}
 	if err := TryLock(second); err != nil {

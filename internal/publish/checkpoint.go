@@ -82,7 +82,7 @@ func (p *publishing) lock() (func(), error) {
 		return nil, fault.New(fault.Other, fmt.Errorf("%s: %w", p.r.SealedPath, volume.ErrBusy),
 			"wait for the other one, or choose another --data-path")
 	}
-	return func() { f.Close() }, nil
+	return func() { _ = fsx.Unlock(f) }, nil
 }
 
 // readCheckpoint returns the checkpoint of an earlier run; nil if there is none.

@@ -114,7 +114,7 @@ func (o *outDir) clear() error {
 func (o *outDir) close() {
 	_ = o.clear()
 	_ = os.Remove(o.path(workName))
-	_ = o.work.Close()
+	_ = fsx.Unlock(o.work)
 }
 
 func (o *outDir) path(name string) string { return filepath.Join(o.dir, name) }

@@ -139,7 +139,7 @@ func (s Store) Lock(run string) (unlock func(), err error) {
 	}
 	return func() {
 		os.Remove(name)
-		f.Close()
+		_ = fsx.Unlock(f)
 	}, nil
 }
 
