@@ -95,7 +95,7 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
 	if err != nil {
 		if f.failures++; f.failures >= maxFailures && ctx.Err() == nil {
-			return false, fault.New(fault.ClassOf(err), fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
+			return false, fault.WithHint(fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
 		}
 		if errors.Is(err, transfer.ErrConnect) && f.d.Reconnect != nil {
 			f.reconnect(ctx)

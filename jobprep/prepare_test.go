@@ -429,7 +429,7 @@ func TestPrepareRefuses(t *testing.T) {
 		}},
 		"unknown cluster": {fault.Config, "no verifier of cluster", func(s *site) { s.o.Cluster = "elsewhere" }},
 		"bad time limit":  {fault.Usage, "", func(s *site) { s.o.Script.Time = "soon" }},
-		"not enrolled":    {fault.Other, "", func(s *site) { s.d.Keys = s.service.Client(s.t, stranger) }},
+		"not enrolled":    {fault.Key, "", func(s *site) { s.d.Keys = s.service.Client(s.t, stranger) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

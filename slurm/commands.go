@@ -3,7 +3,6 @@ package slurm
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -16,7 +15,7 @@ import (
 )
 
 // ErrSlurm is wrapped by errors of Slurm's own commands.
-var ErrSlurm = errors.New("a Slurm command failed")
+var ErrSlurm = fault.Sentinel(fault.Slurm, "a Slurm command failed")
 
 // JobID is a job's number as decimal digits.
 type JobID string
@@ -51,7 +50,7 @@ type Error struct {
 	Stderr  string // the end of what it wrote there
 }
 
-// Error says what the command said.
+// Error returns what the command said.
 func (e *Error) Error() string {
 	said := strings.TrimSpace(e.Stderr)
 	if said == "" {
@@ -63,15 +62,13 @@ func (e *Error) Error() string {
 // Unwrap makes errors.Is(err, ErrSlurm) true.
 func (e *Error) Unwrap() error { return ErrSlurm }
 
-// FaultClass returns fault.Slurm.
-func (e *Error) FaultClass() fault.Class { return fault.Slurm }
-
-// NextStep is a hint for the user.
-func (e *Error) NextStep() string {
+// failed returns a command's failure, with a hint where one is known.
+func failed(e Error) error {
+	hint := ""
 	if e.Exit == 127 {
-		return "if Slurm's commands are not in the PATH of a non-interactive login, set [supercomputer] slurm-bin"
+		hint = "if Slurm's commands are not in the PATH of a non-interactive login, set [supercomputer] slurm-bin"
 	}
-	return ""
+	return fault.New(fault.Slurm, &e, hint)
 }
 
 // cleared are the variables that would change what a command does behind the script's back: sbatch
@@ -102,7 +99,7 @@ func (c Commands) run(ctx context.Context, stdin io.Reader, name string, args ..
 		return nil, fmt.Errorf("%s could not be run: %w", name, err)
 	}
 	if exit != 0 {
-		return nil, &Error{Command: name, Exit: exit, Stderr: tail(stderr)}
+		return nil, failed(Error{Command: name, Exit: exit, Stderr: tail(stderr)})
 	}
 	if c.Notices != nil && len(bytes.TrimSpace(stderr)) > 0 {
 		fmt.Fprintln(c.Notices, text.Printable(string(bytes.TrimSpace(stderr)))) // it comes from the other side

@@ -3,11 +3,7 @@ package main
 import (
 	"errors"
 
-	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/keyclient"
-	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -21,7 +17,8 @@ var exitCodes = map[fault.Class]int{
 // exitCode returns the documented exit code of an error.
 func exitCode(err error) int { return exitCodes[classOf(err)] }
 
-// classOf returns an error's class, that of a sentinel where the error gives none itself.
+// classOf returns an error's class. Those of volume, which knows no classes, are
+// told by its sentinels.
 func classOf(err error) fault.Class {
 	if c := fault.ClassOf(err); c != fault.Other {
 		return c
@@ -34,15 +31,6 @@ func classOf(err error) fault.Class {
 		{volume.ErrNoIdentity, fault.Key},
 		{volume.ErrRoom, fault.Usage},
 		{volume.ErrRecipients, fault.Usage},
-		{config.ErrConfig, fault.Config},
-		{keyclient.ErrAttestation, fault.Attestation},
-		{keyclient.ErrPolicy, fault.Key},
-		{keyclient.ErrForbidden, fault.Key},
-		{keyclient.ErrUnauthorised, fault.Key},
-		{keyclient.ErrAnswer, fault.Integrity},
-		{keyclient.ErrService, fault.Integrity},
-		{manifest.ErrSignature, fault.Integrity},
-		{slurm.ErrSlurm, fault.Slurm},
 	} {
 		if errors.Is(err, m.err) {
 			return m.class

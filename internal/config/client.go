@@ -118,8 +118,8 @@ func findClient() (string, error) {
 			return p, nil
 		}
 	}
-	return "", &Error{File: candidates[0], What: "no client configuration found",
-		Next: "write it after the model of client.conf.example, or name one with --config"}
+	return "", fail(Error{File: candidates[0], What: "no client configuration found",
+		Next: "write it after the model of client.conf.example, or name one with --config"})
 }
 
 func defaultClient(path string) *Client {
@@ -205,7 +205,7 @@ func (c *Client) check(f *file) error {
 	s := &c.Supercomputer
 	switch {
 	case c.Service.URL == "":
-		return &Error{File: f.path, What: "[hpcs-server] url is missing", Next: "add the key service's address: url = https://HOST:PORT"}
+		return fail(Error{File: f.path, What: "[hpcs-server] url is missing", Next: "add the key service's address: url = https://HOST:PORT"})
 	case s.Local && s.Address != "":
 		return f.errorf("supercomputer", "local", "[supercomputer] local = yes and address exclude each other")
 	case strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t@/"):

@@ -1,14 +1,13 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // ErrConfig is wrapped by every error of this package.
-var ErrConfig = errors.New("configuration error")
+var ErrConfig = fault.Sentinel(fault.Config, "configuration error")
 
 // Error says where in which file something is wrong, and what to do about it.
 type Error struct {
@@ -18,7 +17,7 @@ type Error struct {
 	Next string // what to do next; may be empty
 }
 
-// Error gives "client.conf:12: ...".
+// Error returns "client.conf:12: ...".
 func (e *Error) Error() string {
 	if e.Line > 0 {
 		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.What)
@@ -29,8 +28,5 @@ func (e *Error) Error() string {
 // Unwrap makes errors.Is(err, ErrConfig) true.
 func (e *Error) Unwrap() error { return ErrConfig }
 
-// FaultClass returns fault.Config.
-func (e *Error) FaultClass() fault.Class { return fault.Config }
-
-// NextStep returns a hint for the user.
-func (e *Error) NextStep() string { return e.Next }
+// fail returns e with its hint.
+func fail(e Error) error { return fault.New(fault.Config, &e, e.Next) }

@@ -41,28 +41,28 @@ type file struct {
 func readFile(path string) (*file, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return nil, &Error{File: path, What: err.Error()}
+		return nil, fail(Error{File: path, What: err.Error()})
 	}
 	f, err := fsx.OpenRegular(abs)
 	if errors.Is(err, fsx.ErrNotRegular) {
-		return nil, &Error{File: path, What: "is not a regular file"}
+		return nil, fail(Error{File: path, What: "is not a regular file"})
 	}
 	if err != nil {
-		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err),
-			Next: "write it after the model of the .conf.example files, or name another with --config"}
+		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err),
+			Next: "write it after the model of the .conf.example files, or name another with --config"})
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err)}
+		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err)})
 	case info.Mode().Perm()&0o002 != 0:
-		return nil, &Error{File: path, What: "anyone on this machine can change it, and it decides whom to trust",
-			Next: "chmod o-w " + path}
+		return nil, fail(Error{File: path, What: "anyone on this machine can change it, and it decides whom to trust",
+			Next: "chmod o-w " + path})
 	}
 	data, err := fsx.ReadAll(f, maxFileSize)
 	if err != nil {
-		return nil, &Error{File: path, What: "cannot be read: " + rootCause(err)}
+		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err)})
 	}
 	return &file{path: abs, data: data}, nil
 }
@@ -192,7 +192,7 @@ func (f *file) unknownKey(section, name string, keys []key) error {
 }
 
 func (f *file) errorf(section, key, format string, args ...any) error {
-	return &Error{File: f.path, Line: f.lineOf(section, key), What: fmt.Sprintf(format, args...)}
+	return fail(Error{File: f.path, Line: f.lineOf(section, key), What: fmt.Sprintf(format, args...)})
 }
 
 // lineOf finds the line of a key, or of a section's head; 0 if there is none. The INI library does

@@ -31,8 +31,7 @@ var classNames = [...]string{"none", "other", "usage", "configuration", "SSH", "
 // String returns the class's name.
 func (c Class) String() string { return classNames[c] }
 
-// Error carries a class and a hint around another error. Error types of their
-// own give the methods FaultClass and NextStep instead.
+// Error carries a class and a hint around another error.
 type Error struct {
 	Class Class
 	Err   error
@@ -47,28 +46,29 @@ func New(class Class, err error, hint string) error {
 	return &Error{Class: class, Err: err, Hint: hint}
 }
 
+// Sentinel returns an error for a package's variable: errors.Is finds it in what
+// wraps it, and ClassOf its class.
+func Sentinel(class Class, text string) error { return New(class, errors.New(text), "") }
+
+// WithHint returns err with a hint, of the class that it has; nil for nil.
+func WithHint(err error, hint string) error { return New(ClassOf(err), err, hint) }
+
 // Error returns the wrapped error's text.
 func (e *Error) Error() string { return e.Err.Error() }
 
 // Unwrap returns the wrapped error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// FaultClass returns the class.
-func (e *Error) FaultClass() Class { return e.Class }
-
-// NextStep returns the hint.
-func (e *Error) NextStep() string { return e.Hint }
-
-// ClassOf returns the outermost class in err's tree, Interrupted for a cancelled
-// context, None for nil, and else Other.
+// ClassOf returns the outermost class in err's tree that says something,
+// Interrupted for a cancelled context, None for nil, and else Other.
 func ClassOf(err error) Class {
-	var classed interface{ FaultClass() Class }
-	switch {
-	case err == nil:
+	if err == nil {
 		return None
-	case errors.As(err, &classed) && classed.FaultClass() != None:
-		return classed.FaultClass()
-	case errors.Is(err, context.Canceled):
+	}
+	if e := find(err, func(e *Error) bool { return e.Class != None && e.Class != Other }); e != nil {
+		return e.Class
+	}
+	if errors.Is(err, context.Canceled) {
 		return Interrupted
 	}
 	return Other
@@ -76,19 +76,26 @@ func ClassOf(err error) Class {
 
 // Hint returns the outermost hint in err's tree that is not empty.
 func Hint(err error) string {
-	for err != nil {
-		var h interface{ NextStep() string }
-		if !errors.As(err, &h) {
-			return ""
-		}
-		if s := h.NextStep(); s != "" {
-			return s
-		}
-		inner, ok := h.(interface{ Unwrap() error })
-		if !ok {
-			return ""
-		}
-		err = inner.Unwrap()
+	if e := find(err, func(e *Error) bool { return e.Hint != "" }); e != nil {
+		return e.Hint
 	}
 	return ""
+}
+
+// find walks err's tree as errors.As does, and returns the first *Error that fits.
+func find(err error, fits func(*Error) bool) *Error {
+	if e, ok := err.(*Error); ok && fits(e) {
+		return e
+	}
+	switch w := err.(type) {
+	case interface{ Unwrap() error }:
+		return find(w.Unwrap(), fits)
+	case interface{ Unwrap() []error }:
+		for _, inner := range w.Unwrap() {
+			if e := find(inner, fits); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
 }

@@ -7,10 +7,7 @@ import (
 	"testing"
 )
 
-type coded struct{ error }
-
-func (coded) FaultClass() Class { return Key }
-func (coded) NextStep() string  { return "ask its owner" }
+var errRefused = Sentinel(Key, "refused")
 
 func TestErrors(t *testing.T) {
 	t.Parallel()
@@ -25,8 +22,14 @@ func TestErrors(t *testing.T) {
 		{New(Slurm, base, "wait"), Slurm, "wait"},
 		{fmt.Errorf("x: %w", New(Slurm, base, "wait")), Slurm, "wait"},
 		{fmt.Errorf("x: %w", context.Canceled), Interrupted, ""},
-		{coded{base}, Key, "ask its owner"},
-		{New(Job, coded{base}, ""), Job, "ask its owner"},
+		{fmt.Errorf("x: %w", errRefused), Key, ""},
+		{New(Key, base, "ask its owner"), Key, "ask its owner"},
+		{New(Job, New(Key, base, "ask its owner"), ""), Job, "ask its owner"},
+		{New(Other, fmt.Errorf("x: %w", errRefused), "read on"), Key, "read on"},
+		{fmt.Errorf("%w: %w", base, fmt.Errorf("%w (%w)", context.Canceled, errRefused)), Key, ""},
+		{errors.Join(New(Slurm, base, ""), New(Job, base, "look")), Slurm, "look"},
+		{WithHint(fmt.Errorf("x: %w", errRefused), "ask"), Key, "ask"},
+		{WithHint(nil, "ask"), None, ""},
 		{New(Job, nil, "x"), None, ""},
 	} {
 		if ClassOf(c.err) != c.class || Hint(c.err) != c.hint {
@@ -35,5 +38,8 @@ func TestErrors(t *testing.T) {
 	}
 	if !errors.Is(New(Slurm, base, ""), base) {
 		t.Error("New hides the error")
+	}
+	if !errors.Is(fmt.Errorf("x: %w", errRefused), errRefused) || errors.Is(errRefused, Sentinel(Key, "refused")) {
+		t.Error("a sentinel is another one, or not itself")
 	}
 }

@@ -4,25 +4,27 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 )
 
-// What a key service's refusal means; errors.Is tells them apart.
+// What a key service's refusal means; errors.Is tells them apart, and those with
+// a class decide a program's exit code.
 var (
 	ErrBadRequest   = errors.New("key service does not accept the request")
-	ErrUnauthorised = errors.New("key service does not accept the signature")
-	ErrForbidden    = errors.New("not this account's")
-	ErrAttestation  = errors.New("attestation refused")
-	ErrPolicy       = errors.New("key refused")
+	ErrUnauthorised = fault.Sentinel(fault.Key, "key service does not accept the signature")
+	ErrForbidden    = fault.Sentinel(fault.Key, "not this account's")
+	ErrAttestation  = fault.Sentinel(fault.Attestation, "attestation refused")
+	ErrPolicy       = fault.Sentinel(fault.Key, "key refused")
 	ErrNotFound     = errors.New("not at the key service")
 	ErrConflict     = errors.New("exists, bound or claimed already")
 	ErrTooMany      = errors.New("key service is too busy")
 	ErrUnavailable  = errors.New("key service is not available")
 	// ErrService says that who answered is not the expected key service.
-	ErrService = errors.New("not the expected key service")
+	ErrService = fault.Sentinel(fault.Integrity, "not the expected key service")
 	// ErrAnswer says that an answer does not hold: a wrong signature, keys
 	// for something else, or no proper JSON.
-	ErrAnswer = errors.New("answer of the key service does not hold")
+	ErrAnswer = fault.Sentinel(fault.Integrity, "answer of the key service does not hold")
 )
 
 var byCode = map[string]error{

@@ -4,12 +4,13 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // JWS types ("typ" header, RFC 7515 section 4.1.9), one for each purpose so
@@ -158,7 +159,7 @@ func VerifyJWS(typ string, pub ed25519.PublicKey, s string, v any) error {
 
 // ErrSignature says that a document is not signed, not by whom it should be,
 // or for another purpose.
-var ErrSignature = errors.New("signature does not hold")
+var ErrSignature = fault.Sentinel(fault.Integrity, "signature does not hold")
 
 // EncodeKey and DecodeKey carry Ed25519 public keys as base64url text.
 func EncodeKey(k ed25519.PublicKey) string { return base64.RawURLEncoding.EncodeToString(k) }

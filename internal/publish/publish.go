@@ -207,7 +207,7 @@ const tolerance = 4 << 20
 // away puts a hint to a key service that cannot be reached, and none to one that refuses.
 func away(err error, hint string) error {
 	if errors.Is(err, keyclient.ErrUnavailable) || errors.Is(err, keyclient.ErrTooMany) {
-		return fault.New(fault.ClassOf(err), err, hint)
+		return fault.WithHint(err, hint)
 	}
 	return err
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // Options say how to reach a login node. Only Host is needed.
@@ -122,7 +124,7 @@ func (o *Options) route(cfg *sshConfig) ([]*target, error) {
 	route, jumps := []*target{last}, last.jumps
 	for len(jumps) > 0 {
 		if len(route) > maxHops {
-			return nil, &Error{Kind: ErrConfig, What: fmt.Sprintf("more than %d jump hosts; does ProxyJump lead in a circle?", maxHops)}
+			return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("more than %d jump hosts; does ProxyJump lead in a circle?", maxHops)})
 		}
 		login, host, port, err := splitHop(jumps[len(jumps)-1])
 		if err != nil {
@@ -143,7 +145,7 @@ func (o *Options) route(cfg *sshConfig) ([]*target, error) {
 
 func (o *Options) resolve(cfg *sshConfig, host, login string, port int) (*target, error) {
 	if host == "" || strings.HasPrefix(host, "-") {
-		return nil, &Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", host), Next: "set [supercomputer] address"}
+		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", host), Next: "set [supercomputer] address"})
 	}
 	t, err := cfg.resolve(host, login, port)
 	if err == nil && len(o.KnownHosts) > 0 {
@@ -166,8 +168,8 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 	defer deadline.stop()
 	conn, err := dialTCP(deadline.ctx, before, t.address())
 	if err != nil {
-		return nil, &Error{Kind: ErrConnect, What: "cannot connect to " + t.address(), Err: deadline.explain(err),
-			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"}
+		return nil, fail(Error{Kind: ErrConnect, What: "cannot connect to " + t.address(), Err: deadline.explain(err),
+			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"})
 	}
 	defer context.AfterFunc(deadline.ctx, func() { _ = conn.Close() })()
 	creds := &credentials{ctx: ctx, target: t}
@@ -199,13 +201,13 @@ func dialTCP(ctx context.Context, before *ssh.Client, address string) (net.Conn,
 // explain turns an error of the handshake into one of this package's. Once the host's key is
 // accepted, what fails is the login, unless the connection broke.
 func (c *credentials) explain(err error, hostKeyPassed bool) error {
-	var own *Error
+	var own *fault.Error
 	var network net.Error
 	switch {
 	case errors.As(err, &own):
 		return own
 	case !hostKeyPassed || errors.Is(err, io.EOF) || errors.Is(err, errTimeout) || errors.As(err, &network):
-		return &Error{Kind: ErrConnect, What: "SSH with " + c.target.address() + " failed", Err: err}
+		return fail(Error{Kind: ErrConnect, What: "SSH with " + c.target.address() + " failed", Err: err})
 	}
 	what := fmt.Sprintf("%s refused to log in %s", c.target.host, c.target.user)
 	if len(c.tried) > 0 {
@@ -216,8 +218,8 @@ func (c *credentials) explain(err error, hostKeyPassed bool) error {
 	if len(c.passed) > 0 {
 		what += "; passed over: " + strings.Join(c.passed, ", ")
 	}
-	return &Error{Kind: ErrAuth, What: what, Err: err,
-		Next: "check [supercomputer] username and ssh-key, and that the site knows the public key; ssh " + c.target.alias + " should work"}
+	return fail(Error{Kind: ErrAuth, What: what, Err: err,
+		Next: "check [supercomputer] username and ssh-key, and that the site knows the public key; ssh " + c.target.alias + " should work"})
 }
 
 // deadline is a timeout that stops counting once a person is asked something.

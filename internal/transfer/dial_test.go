@@ -49,7 +49,7 @@ func TestHostKeyErrors(t *testing.T) {
 	} {
 		_, err := Dial(t.Context(), s.login(t, c.known))
 		var own *Error
-		if !errors.Is(err, c.kind) || !errors.As(err, &own) || own.FaultClass() != fault.SSH || !strings.Contains(own.NextStep(), c.next) {
+		if !errors.Is(err, c.kind) || !errors.As(err, &own) || fault.ClassOf(err) != fault.SSH || !strings.Contains(fault.Hint(err), c.next) {
 			t.Errorf("%s: got %v", name, err)
 			continue
 		}

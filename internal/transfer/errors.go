@@ -1,23 +1,21 @@
 package transfer
 
 import (
-	"errors"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
-// Kinds of errors; test with errors.Is. All errors of Dial are of one of the first five.
+// Kinds of errors; test with errors.Is; each has its class. All errors of Dial are of one of the first five.
 var (
-	ErrConfig         = errors.New("SSH configuration error")
-	ErrConnect        = errors.New("cannot connect")
-	ErrHostKeyUnknown = errors.New("unknown host key")
-	ErrHostKeyChanged = errors.New("changed host key")
-	ErrAuth           = errors.New("login refused")
-	ErrPartial        = errors.New("an unfinished upload lies there")
-	ErrAncestor       = errors.New("directory that others can change")
-	ErrFull           = errors.New("no space left")
-	ErrProtocol       = errors.New("no SFTP, or without end")
-	ErrSource         = errors.New("the file to send is not the one that was made")
+	ErrConfig         = fault.Sentinel(fault.SSH, "SSH configuration error")
+	ErrConnect        = fault.Sentinel(fault.SSH, "cannot connect")
+	ErrHostKeyUnknown = fault.Sentinel(fault.SSH, "unknown host key")
+	ErrHostKeyChanged = fault.Sentinel(fault.SSH, "changed host key")
+	ErrAuth           = fault.Sentinel(fault.SSH, "login refused")
+	ErrPartial        = fault.Sentinel(fault.SSH, "an unfinished upload lies there")
+	ErrAncestor       = fault.Sentinel(fault.SSH, "directory that others can change")
+	ErrFull           = fault.Sentinel(fault.Other, "no space left")
+	ErrProtocol       = fault.Sentinel(fault.SSH, "no SFTP, or without end")
+	ErrSource         = fault.Sentinel(fault.Other, "the file to send is not the one that was made")
 )
 
 // Error is an error with its kind and the next step for the user.
@@ -28,7 +26,7 @@ type Error struct {
 	Err  error  // cause; may be nil
 }
 
-// Error says what happened and why.
+// Error returns what happened and why.
 func (e *Error) Error() string {
 	if e.Err != nil {
 		return e.What + ": " + e.Err.Error()
@@ -36,7 +34,7 @@ func (e *Error) Error() string {
 	return e.What
 }
 
-// Unwrap gives the kind and the cause.
+// Unwrap returns the kind and the cause.
 func (e *Error) Unwrap() []error {
 	if e.Err != nil {
 		return []error{e.Kind, e.Err}
@@ -44,13 +42,5 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// FaultClass returns fault.SSH, unless the error is about a file.
-func (e *Error) FaultClass() fault.Class {
-	if e.Kind == ErrFull || e.Kind == ErrSource {
-		return fault.Other
-	}
-	return fault.SSH
-}
-
-// NextStep is a hint for the user.
-func (e *Error) NextStep() string { return e.Next }
+// fail returns e with the class of its kind, and its hint.
+func fail(e Error) error { return fault.New(fault.ClassOf(e.Kind), &e, e.Next) }

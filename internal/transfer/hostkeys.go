@@ -34,7 +34,7 @@ func newHostKeys(t *target) (*hostKeys, error) {
 	}
 	known, err := knownhosts.New(files...)
 	if err != nil {
-		return nil, &Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err}
+		return nil, fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
 	}
 	h := &hostKeys{target: t, known: known, isCA: map[string]bool{}}
 	for _, f := range files {
@@ -53,7 +53,7 @@ const maxKnownHosts = 64 << 20
 func (h *hostKeys) findCAs(file string) error {
 	data, err := fsx.ReadFile(file, maxKnownHosts)
 	if err != nil {
-		return &Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err}
+		return fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
 	}
 	name := knownhosts.Normalize(h.target.hostKeyAddress())
 	for {
@@ -62,7 +62,7 @@ func (h *hostKeys) findCAs(file string) error {
 			return nil
 		}
 		if err != nil {
-			return &Error{Kind: ErrConfig, What: "cannot read " + file, Err: err}
+			return fail(Error{Kind: ErrConfig, What: "cannot read " + file, Err: err})
 		}
 		data = rest
 		if marker == "cert-authority" && matches(patterns, name) {
@@ -132,11 +132,11 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 		h.passed = true
 		return nil
 	case errors.As(err, &revoked):
-		return &Error{Kind: ErrHostKeyChanged, What: fmt.Sprintf("%s presented a host key that %s:%d marks as revoked", h.target.host, revoked.Revoked.Filename, revoked.Revoked.Line),
-			Next: "do not log in; ask the site's support"}
+		return fail(Error{Kind: ErrHostKeyChanged, What: fmt.Sprintf("%s presented a host key that %s:%d marks as revoked", h.target.host, revoked.Revoked.Filename, revoked.Revoked.Line),
+			Next: "do not log in; ask the site's support"})
 	case !errors.As(err, &keyErr):
-		return &Error{Kind: ErrHostKeyChanged, What: h.target.host + " presented a host certificate that is not valid", Err: err,
-			Next: "ask the site's support"}
+		return fail(Error{Kind: ErrHostKeyChanged, What: h.target.host + " presented a host certificate that is not valid", Err: err,
+			Next: "ask the site's support"})
 	}
 	if own := h.ownKeys(keyErr.Want); len(own) > 0 {
 		return h.changed(key, own)
@@ -150,9 +150,9 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 	if len(t.knownHosts) > 0 {
 		file = t.knownHosts[0]
 	}
-	return &Error{Kind: ErrHostKeyUnknown,
+	return fail(Error{Kind: ErrHostKeyUnknown,
 		What: fmt.Sprintf("the host key of %s is unknown (%s %s)", knownhosts.Normalize(t.hostKeyAddress()), key.Type(), ssh.FingerprintSHA256(key)),
-		Next: fmt.Sprintf("compare the fingerprint with the one that the site publishes; if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)}
+		Next: fmt.Sprintf("compare the fingerprint with the one that the site publishes; if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)})
 }
 
 func (h *hostKeys) changed(key ssh.PublicKey, own []knownhosts.KnownKey) error {
@@ -163,8 +163,8 @@ func (h *hostKeys) changed(key ssh.PublicKey, own []knownhosts.KnownKey) error {
 		}
 	}
 	name := knownhosts.Normalize(h.target.hostKeyAddress())
-	return &Error{Kind: ErrHostKeyChanged,
+	return fail(Error{Kind: ErrHostKeyChanged,
 		What: fmt.Sprintf("the host key of %s is not the one in %s:%d: it presented %s %s, known is %s %s; someone may be in between",
 			name, at.Filename, at.Line, key.Type(), ssh.FingerprintSHA256(key), at.Key.Type(), ssh.FingerprintSHA256(at.Key)),
-		Next: fmt.Sprintf("only if the site announced new keys: ssh-keygen -f %s -R '%s', then take the new one from the site", at.Filename, name)}
+		Next: fmt.Sprintf("only if the site announced new keys: ssh-keygen -f %s -R '%s', then take the new one from the site", at.Filename, name)})
 }

@@ -145,8 +145,8 @@ func (s *sending) feed(ctx context.Context) error {
 		}
 		if [sha256.Size]byte(sum.Sum(nil)) != want {
 			s.confirm(first, end-first, false)
-			return &Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: somebody changed it, or its disk is failing",
-				Next: "remove it and run the same command again"}
+			return fail(Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: somebody changed it, or its disk is failing",
+				Next: "remove it and run the same command again"})
 		}
 	}
 	return nil

@@ -53,7 +53,7 @@ const systemConfig = "/etc/ssh/ssh_config"
 func loadConfig(path string) (*sshConfig, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return nil, &Error{Kind: ErrConfig, What: "no home directory", Err: err}
+		return nil, fail(Error{Kind: ErrConfig, What: "no home directory", Err: err})
 	}
 	c := &sshConfig{home: home}
 	if path == "none" {
@@ -65,8 +65,8 @@ func loadConfig(path string) (*sshConfig, error) {
 	}
 	file, err := parseConfig(own)
 	if err != nil && !(path == "" && errors.Is(err, fs.ErrNotExist)) {
-		return nil, &Error{Kind: ErrConfig, What: "cannot use " + own, Err: err,
-			Next: `name a simpler file, or none, with [supercomputer] ssh-config`}
+		return nil, fail(Error{Kind: ErrConfig, What: "cannot use " + own, Err: err,
+			Next: `name a simpler file, or none, with [supercomputer] ssh-config`})
 	}
 	if err == nil {
 		c.files = append(c.files, file)
@@ -111,7 +111,7 @@ func (c *sshConfig) getAll(alias, key string) []string {
 func (c *sshConfig) resolve(alias, login string, port int) (*target, error) {
 	t := &target{alias: alias, user: login, port: port}
 	if command := c.get(alias, "ProxyCommand"); command != "" && !strings.EqualFold(command, "none") && c.get(alias, "ProxyJump") == "" {
-		return nil, &Error{Kind: ErrConfig, What: fmt.Sprintf("ssh_config sets ProxyCommand for %s, which is not supported", alias), Next: "use ProxyJump"}
+		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("ssh_config sets ProxyCommand for %s, which is not supported", alias), Next: "use ProxyJump"})
 	}
 	if t.user == "" {
 		t.user = c.get(alias, "User")
@@ -153,7 +153,7 @@ func (c *sshConfig) resolvePort(t *target) error {
 	if p := c.get(t.alias, "Port"); t.port == 0 && p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
-			return &Error{Kind: ErrConfig, What: fmt.Sprintf("ssh_config: %q is not a port", p)}
+			return fail(Error{Kind: ErrConfig, What: fmt.Sprintf("ssh_config: %q is not a port", p)})
 		}
 		t.port = int(n)
 	}
@@ -227,12 +227,12 @@ func splitHop(s string) (login, host string, port int, err error) {
 	if h, p, splitErr := net.SplitHostPort(s); splitErr == nil {
 		n, parseErr := strconv.ParseUint(p, 10, 16)
 		if parseErr != nil || n == 0 {
-			return "", "", 0, &Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a port", p)}
+			return "", "", 0, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a port", p)})
 		}
 		host, port = h, int(n)
 	}
 	if host == "" || strings.HasPrefix(host, "-") {
-		return "", "", 0, &Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", s)}
+		return "", "", 0, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", s)})
 	}
 	return login, host, port, nil
 }

@@ -41,7 +41,7 @@ func (c *Client) Run(ctx context.Context, argv []string, stdin io.Reader) (stdou
 	}
 	session, err := c.conn.NewSession()
 	if err != nil {
-		return nil, nil, 0, &Error{Kind: ErrConnect, What: "the connection to the login node is lost", Err: err}
+		return nil, nil, 0, fail(Error{Kind: ErrConnect, What: "the connection to the login node is lost", Err: err})
 	}
 	defer session.Close()
 	var out, errOut limited
@@ -61,7 +61,7 @@ func (c *Client) Run(ctx context.Context, argv []string, stdin io.Reader) (stdou
 	case errors.As(err, &ended):
 		exit, err = ended.ExitStatus(), nil
 	case err != nil:
-		return nil, nil, 0, &Error{Kind: ErrConnect, What: "the connection to the login node broke while it ran " + argv[0], Err: err}
+		return nil, nil, 0, fail(Error{Kind: ErrConnect, What: "the connection to the login node broke while it ran " + argv[0], Err: err})
 	}
 	if out.over || errOut.over {
 		return nil, nil, exit, fmt.Errorf("%s: %w", argv[0], errOutput)

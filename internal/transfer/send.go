@@ -191,20 +191,20 @@ func full(fsys FS, name string, err error) error {
 	case err == nil || errors.Is(err, ErrConnect) || errors.Is(err, ErrFull):
 		return err
 	case errors.Is(err, syscall.ENOSPC):
-		return &Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint}
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint})
 	case errors.Is(err, syscall.EDQUOT):
-		return &Error{Kind: ErrFull, What: fmt.Sprintf("your quota is used up: no space for %s", name), Err: err, Next: hint}
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("your quota is used up: no space for %s", name), Err: err, Next: hint})
 	case !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure:
 		return err
 	}
 	switch free, freeErr := fsys.Free(path.Dir(name)); {
 	case freeErr != nil || free < 0:
-		return &Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", name), Err: err, Next: hint}
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", name), Err: err, Next: hint})
 	case free <= scarce:
-		return &Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint}
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint})
 	}
-	return &Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", name), Err: err,
-		Next: "look at your quota at the site, and run the same command again"}
+	return fail(Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", name), Err: err,
+		Next: "look at your quota at the site, and run the same command again"})
 }
 
 // OpenWhole opens a file of this machine for Send.
@@ -218,8 +218,8 @@ func OpenWhole(local string, segment int64, segments [][sha256.Size]byte) (*Whol
 		err = fmt.Errorf("%s is not a regular file", local)
 	}
 	if err == nil && (segment <= 0 || segment%pieceSize != 0 || int64(len(segments)) != (info.Size()+segment-1)/segment || len(segments) == 0) {
-		err = &Error{Kind: ErrSource, What: fmt.Sprintf("%s has %d bytes, which is not the size that it was made with", local, info.Size()),
-			Next: "remove it and run the same command again"}
+		err = fail(Error{Kind: ErrSource, What: fmt.Sprintf("%s has %d bytes, which is not the size that it was made with", local, info.Size()),
+			Next: "remove it and run the same command again"})
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())

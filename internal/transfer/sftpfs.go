@@ -41,8 +41,8 @@ func (c *Client) FS() (FS, error) {
 			return nil, err
 		}
 		if err != nil {
-			return nil, &Error{Kind: ErrConnect, What: "the login node does not offer SFTP", Err: err,
-				Next: "does `sftp` to it work? Lines that a shell start-up file prints break it"}
+			return nil, fail(Error{Kind: ErrConnect, What: "the login node does not offer SFTP", Err: err,
+				Next: "does `sftp` to it work? Lines that a shell start-up file prints break it"})
 		}
 		c.sftp = s
 	}
@@ -144,8 +144,8 @@ func lost(err error) error {
 		return nil
 	case errors.Is(err, sftp.ErrSSHFxConnectionLost), errors.Is(err, sftp.ErrSSHFxNoConnection), errors.Is(err, net.ErrClosed),
 		errors.Is(err, io.ErrClosedPipe), errors.Is(err, io.EOF), errors.As(err, &network):
-		return &Error{Kind: ErrConnect, What: "the connection to the login node broke", Err: err,
-			Next: "run the same command again when the login node can be reached"}
+		return fail(Error{Kind: ErrConnect, What: "the connection to the login node broke", Err: err,
+			Next: "run the same command again when the login node can be reached"})
 	}
 	return err
 }

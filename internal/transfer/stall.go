@@ -112,12 +112,12 @@ func (w *watched) note(k *packets, p []byte) {
 // lost tells the end of the connection, and whose fault it was, from what the server answers.
 func (w *watched) lost(err error) error {
 	if err != nil && w.stalled.Load() {
-		return &Error{Kind: ErrConnect, What: fmt.Sprintf("the login node's SFTP server has not answered for %v", w.limit),
-			Next: "its file systems may hang: run the same command again when `sftp` to it works"}
+		return fail(Error{Kind: ErrConnect, What: fmt.Sprintf("the login node's SFTP server has not answered for %v", w.limit),
+			Next: "its file systems may hang: run the same command again when `sftp` to it works"})
 	}
 	if why := w.broken.Load(); err != nil && why != nil {
-		return &Error{Kind: ErrProtocol, What: "the login node's SFTP server breaks the protocol", Err: *why,
-			Next: "its answer was not used; ask the login node's administrator what serves SFTP there"}
+		return fail(Error{Kind: ErrProtocol, What: "the login node's SFTP server breaks the protocol", Err: *why,
+			Next: "its answer was not used; ask the login node's administrator what serves SFTP there"})
 	}
 	return lost(err)
 }

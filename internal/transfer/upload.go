@@ -113,8 +113,8 @@ func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) 
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return nil, &Error{Kind: ErrPartial, What: partial + " exists: another upload is under way, or one was cut off",
-			Next: "if no other upload is running, remove that file and try again"}
+		return nil, fail(Error{Kind: ErrPartial, What: partial + " exists: another upload is under way, or one was cut off",
+			Next: "if no other upload is running, remove that file and try again"})
 	case err != nil:
 		return nil, fmt.Errorf("creating %s: %w", partial, full(fsys, partial, err))
 	}
