@@ -294,7 +294,21 @@ func (c *claimant) honestVoucher(t *testing.T) string {
 // release claims the keys for a voucher with proof of possession of S.
 func (c *claimant) release(t *testing.T, voucher string) answer {
 	t.Helper()
-	return c.releaseWith(t, keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: voucher}, c.s)
+	return c.releaseWith(t, voucherEvidence(t, voucher), c.s)
+}
+
+func voucherEvidence(t *testing.T, voucher string) keyapi.Evidence {
+	t.Helper()
+	return evidence(t, keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: voucher})
+}
+
+func evidence(t *testing.T, typ string, payload any) keyapi.Evidence {
+	t.Helper()
+	ev, err := keyapi.NewEvidence(typ, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ev
 }
 
 func (c *claimant) releaseWith(t *testing.T, ev keyapi.Evidence, prover ed25519.PrivateKey) answer {

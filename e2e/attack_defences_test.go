@@ -83,7 +83,7 @@ var defences = func() map[string][]weakness {
 		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
 		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
 		{"key exists", "internal/keyserver/boltstore/keys.go", "subtle.ConstantTimeCompare(old, key) != 1"},
-		{"token's claim", "internal/keyserver/token.go", "!t.Keys.Check(ev.Token, service, c)"},
+		{"token's claim", "internal/keyserver/token.go", "!t.Keys.Check(p.Proof, service, c)"},
 		{"token used", "internal/keyserver/token.go", "case used:"},
 		{"token's manifest", "internal/keyserver/token.go", "t.Manifest != c.Manifest"},
 		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},

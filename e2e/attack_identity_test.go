@@ -117,7 +117,7 @@ func TestAttackClaimInTheWay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		thief.releaseWith(t, keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: voucher}, prover)
+		thief.releaseWith(t, voucherEvidence(t, voucher), prover)
 		return breaks(t, s, c, voucher)
 	}}.run(t)
 }

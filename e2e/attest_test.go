@@ -193,19 +193,21 @@ func TestAttestVoucher(t *testing.T) {
 		ev   func(voucher string) keyapi.Evidence
 		want string
 	}{
-		{"as a token", func(v string) keyapi.Evidence { return keyapi.Evidence{Type: keyapi.EvidenceToken, Token: v} }, "token"},
+		{"as a token", func(v string) keyapi.Evidence {
+			return evidence(t, keyapi.EvidenceToken, keyapi.SlurmPayload{Voucher: v})
+		}, "token"},
 		{"with a token", func(v string) keyapi.Evidence {
-			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Token: v, Voucher: v}
+			return evidence(t, keyapi.EvidenceSlurm, map[string]string{"proof": v, "voucher": v})
 		}, "no voucher"},
-		{"of no type", func(v string) keyapi.Evidence { return keyapi.Evidence{Voucher: v} }, "not accepted here"},
+		{"of no type", func(v string) keyapi.Evidence { return evidence(t, "", keyapi.SlurmPayload{Voucher: v}) }, "not accepted here"},
 		{"none", func(string) keyapi.Evidence { return keyapi.Evidence{Type: keyapi.EvidenceSlurm} }, "no voucher"},
 		{"with an altered payload", func(v string) keyapi.Evidence {
 			f := strings.Split(v, ".")
 			f[1] = strings.Replace(f[1], f[1][40:44], "AAAA", 1)
-			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: strings.Join(f, ".")}
+			return voucherEvidence(t, strings.Join(f, "."))
 		}, "not signed by the expected key"},
 		{"without its signature", func(v string) keyapi.Evidence {
-			return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: v[:strings.LastIndexByte(v, '.')+1]}
+			return voucherEvidence(t, v[:strings.LastIndexByte(v, '.')+1])
 		}, "voucher"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

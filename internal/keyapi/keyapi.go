@@ -154,19 +154,6 @@ type Claim struct {
 	S        []byte          `json:"s"` // Ed25519 public key
 }
 
-// The types of evidence.
-const (
-	EvidenceSlurm = "slurm"
-	EvidenceToken = "token"
-)
-
-// Evidence is the body's proof: exactly the field of its type is set.
-type Evidence struct {
-	Type    string `json:"type"`              // an Evidence constant
-	Token   string `json:"token,omitempty"`   // made by TokenEvidence
-	Voucher string `json:"voucher,omitempty"` // JWS by the verifier
-}
-
 // Release is the body of POST /v1/release. Proof is an Ed25519 signature by S
 // over ClaimDigest, so that nobody claims with somebody else's key. The same
 // bytes again get the same keys, sealed to the same E, within RepeatTTL.

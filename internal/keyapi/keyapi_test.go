@@ -183,15 +183,16 @@ func TestToken(t *testing.T) {
 	}
 	c := sampleClaim()
 	ev, err := TokenEvidence(token+"\n", "svc", c) // as read from a file
-	if err != nil || ev.Type != EvidenceToken || ev.Voucher != "" || strings.Contains(ev.Token, token) {
+	var p TokenPayload
+	if err != nil || ev.Decode(EvidenceToken, &p) != nil || strings.Contains(string(ev.Payload), token) {
 		t.Fatalf("evidence %+v, %v", ev, err)
 	}
-	if !keys.Check(ev.Token, "svc", c) {
+	if !keys.Check(p.Proof, "svc", c) {
 		t.Error("genuine proof is refused")
 	}
 	other := c
 	other.E = bytes.Repeat([]byte{7}, PublicKeyE)
-	if keys.Check(ev.Token, "svc", other) || keys.Check(ev.Token, "other", c) || keys.Check("", "svc", c) || keys.Check(ev.Token+"A", "svc", c) {
+	if keys.Check(p.Proof, "svc", other) || keys.Check(p.Proof, "other", c) || keys.Check("", "svc", c) || keys.Check(p.Proof+"A", "svc", c) {
 		t.Error("a proof holds for another claim or service, or altered")
 	}
 	for _, bad := range []string{"", token[1:], token + "A", strings.Repeat("!", 43), fmt.Sprintf("%x", token)} {

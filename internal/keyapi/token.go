@@ -58,5 +58,5 @@ func TokenEvidence(token, service string, c Claim) (Evidence, error) {
 	if err != nil {
 		return Evidence{}, err
 	}
-	return Evidence{Type: EvidenceToken, Token: k.Prove(service, c)}, nil
+	return NewEvidence(EvidenceToken, TokenPayload{Proof: k.Prove(service, c)})
 }

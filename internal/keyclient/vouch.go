@@ -82,7 +82,7 @@ func SlurmEvidence(v manifest.Verifier, m munge.Commands) (func(ctx context.Cont
 		if err != nil {
 			return keyapi.Evidence{}, err
 		}
-		return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: voucher}, nil
+		return keyapi.NewEvidence(keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: voucher})
 	}, nil
 }
 

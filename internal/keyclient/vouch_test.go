@@ -74,7 +74,8 @@ func TestSlurmEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := f(context.Background(), "keys", testClaim())
-	if err != nil || got.Type != keyapi.EvidenceSlurm || !strings.HasPrefix(got.Voucher, "keys MUNGE:") || calls.Load() != 2 {
+	var p keyapi.SlurmPayload
+	if err != nil || got.Decode(keyapi.EvidenceSlurm, &p) != nil || !strings.HasPrefix(p.Voucher, "keys MUNGE:") || calls.Load() != 2 {
 		t.Errorf("after %d calls: %+v, %v", calls.Load(), got, err)
 	}
 }

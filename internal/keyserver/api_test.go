@@ -325,7 +325,7 @@ func TestClaims(t *testing.T) {
 		want   string                // code, "" for success
 	}{
 		{"the control's nonce, without evidence for it", func(c *keyapi.Claim) { c.Nonce = spent.Nonce },
-			func(r *keyapi.Release) { r.Evidence.Voucher = "e30.e30.e30" }, keyapi.CodeAttestation}, // and does not use it up
+			func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":"e30.e30.e30"}`) }, keyapi.CodeAttestation}, // and does not use it up
 		{"control", func(c *keyapi.Claim) { c.Nonce = spent.Nonce }, nil, ""},
 		{"spent nonce", func(c *keyapi.Claim) { c.Nonce, c.Node = spent.Nonce, "cn2" }, nil, keyapi.CodeAttestation},
 		{"made-up nonce", func(c *keyapi.Claim) { c.Nonce = bytes.Repeat([]byte{1}, 32) }, nil, keyapi.CodeAttestation},
@@ -338,8 +338,8 @@ func TestClaims(t *testing.T) {
 		{"job 0", func(c *keyapi.Claim) { c.Job.ID = 0 }, nil, keyapi.CodeBadRequest},
 		{"list of nodes", func(c *keyapi.Claim) { c.Node = "cn[1-2]" }, nil, keyapi.CodeBadRequest},
 		{"unknown evidence", nil, func(r *keyapi.Release) { r.Evidence.Type = "tpm" }, keyapi.CodeAttestation},
-		{"no evidence", nil, func(r *keyapi.Release) { r.Evidence.Voucher = "" }, keyapi.CodeAttestation},
-		{"the service's own statement as voucher", nil, func(r *keyapi.Release) { r.Evidence.Voucher = "e30.e30.e30" }, keyapi.CodeAttestation},
+		{"no evidence", nil, func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":""}`) }, keyapi.CodeAttestation},
+		{"the service's own statement as voucher", nil, func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":"e30.e30.e30"}`) }, keyapi.CodeAttestation},
 	} {
 		pub, priv, err := ed25519.GenerateKey(nil)
 		if err != nil {

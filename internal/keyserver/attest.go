@@ -90,11 +90,12 @@ func (a *slurmAttestor) Attest(_ context.Context, service string, c keyapi.Claim
 	if !ok {
 		return Claims{}, fmt.Errorf("%w: no verifier is enrolled for cluster %.80q", ErrEvidence, c.Job.Cluster)
 	}
-	if ev.Type != keyapi.EvidenceSlurm || ev.Voucher == "" || ev.Token != "" {
-		return Claims{}, fmt.Errorf("%w: no voucher", ErrEvidence)
+	var p keyapi.SlurmPayload
+	if err := ev.Decode(keyapi.EvidenceSlurm, &p); err != nil {
+		return Claims{}, fmt.Errorf("%w: no voucher: %w", ErrEvidence, err)
 	}
 	var w keyapi.Voucher
-	if err := manifest.VerifyJWS(manifest.TypeVoucher, v.Key, ev.Voucher, &w); err != nil {
+	if err := manifest.VerifyJWS(manifest.TypeVoucher, v.Key, p.Voucher, &w); err != nil {
 		return Claims{}, fmt.Errorf("%w: voucher: %w", ErrEvidence, err)
 	}
 	if err := a.check(service, c, w); err != nil {

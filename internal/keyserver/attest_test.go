@@ -38,7 +38,11 @@ func signVoucher(t testing.TB, typ string, key ed25519.PrivateKey, v keyapi.Vouc
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: jws}
+	ev, err := keyapi.NewEvidence(keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: jws})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ev
 }
 
 func TestSlurmAttestorConforms(t *testing.T) {

@@ -39,10 +39,11 @@ type tokenAttestor struct {
 }
 
 func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (Claims, error) {
-	id, _, ok := strings.Cut(ev.Token, ".")
-	if ev.Type != keyapi.EvidenceToken || !ok || ev.Voucher != "" {
-		return Claims{}, fmt.Errorf("%w: no proof of a token", ErrEvidence)
+	var p keyapi.TokenPayload
+	if err := ev.Decode(keyapi.EvidenceToken, &p); err != nil {
+		return Claims{}, fmt.Errorf("%w: no proof of a token: %w", ErrEvidence, err)
 	}
+	id, _, _ := strings.Cut(p.Proof, ".")
 	var t tokenRecord
 	used := false
 	err := a.store.View(ctx, func(r store.Reader) error {
@@ -58,7 +59,7 @@ func (a *tokenAttestor) Attest(ctx context.Context, service string, c keyapi.Cla
 		return Claims{}, fmt.Errorf("%w: the token is unknown", ErrEvidence)
 	case err != nil:
 		return Claims{}, fmt.Errorf("look up a token: %w", err)
-	case !t.Keys.Check(ev.Token, service, c):
+	case !t.Keys.Check(p.Proof, service, c):
 		return Claims{}, fmt.Errorf("%w: the token's proof covers another claim", ErrEvidence)
 	case used:
 		return Claims{}, fmt.Errorf("%w: the token is used up", ErrEvidence)

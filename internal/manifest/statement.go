@@ -139,9 +139,8 @@ func VerifyJWS(typ string, pub ed25519.PublicKey, s string, v any) error {
 	if len(s) > maxDocument {
 		return fmt.Errorf("%w: %s larger than %d bytes", ErrInvalid, typ, maxDocument)
 	}
-	// Go's base64 decoder skips line ends; one document has one spelling.
-	if strings.ContainsAny(s, "\r\n") {
-		return fmt.Errorf("%w: %s holds line ends", ErrInvalid, typ)
+	if err := oneSpelling(s); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, typ, err)
 	}
 	o, err := jose.ParseSignedCompact(s, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
@@ -155,6 +154,20 @@ func VerifyJWS(typ string, pub ed25519.PublicKey, s string, v any) error {
 		return fmt.Errorf("%w: a %.60q where a %s is expected", ErrSignature, got, typ)
 	}
 	return DecodeJSON(b, v)
+}
+
+// oneSpelling refuses what the JWS library's base64 decoder skips or ignores, line
+// ends and bits after the last byte: one document has one spelling.
+func oneSpelling(jws string) error {
+	if strings.ContainsAny(jws, "\r\n") {
+		return errors.New("holds line ends")
+	}
+	for part := range strings.SplitSeq(jws, ".") {
+		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil {
+			return errors.New("holds a part that is not base64url")
+		}
+	}
+	return nil
 }
 
 // ErrSignature says that a document is not signed, not by whom it should be,

@@ -78,8 +78,12 @@ func TestNodeToVerifier(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, &s.log)
 	}
+	var p keyapi.SlurmPayload
+	if err := ev.Decode(keyapi.EvidenceSlurm, &p); err != nil {
+		t.Fatal(err)
+	}
 	var got keyapi.Voucher
-	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), ev.Voucher, &got); err != nil || got.UID != int64(uid) {
+	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), p.Voucher, &got); err != nil || got.UID != int64(uid) {
 		t.Errorf("voucher %+v, %v", got, err)
 	}
 	s.claim.Job.ID++

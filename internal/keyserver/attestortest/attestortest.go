@@ -6,7 +6,9 @@ import (
 	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -121,32 +123,55 @@ func otherClaim(t *testing.T, s Subject) {
 func damaged(t *testing.T, s Subject) {
 	c := s.fresh(t)
 	ev := s.Prove(t, s.Service, c)
-	s.refused(t, "no evidence", s.Service, c, keyapi.Evidence{Type: s.Type})
-	s.refused(t, "evidence that names no type", s.Service, c, keyapi.Evidence{Token: ev.Token, Voucher: ev.Voucher})
-	s.refused(t, "evidence of another type", s.Service, c, keyapi.Evidence{Type: "other", Token: ev.Token, Voucher: ev.Voucher})
-	both := ev
-	both.Token, both.Voucher = ev.Token+ev.Voucher, ev.Voucher+ev.Token
-	s.refused(t, "evidence of two types at once", s.Service, c, both)
-	field := func(e *keyapi.Evidence) *string {
-		if e.Token != "" {
-			return &e.Token
-		}
-		return &e.Voucher
+	with := func(payload string) keyapi.Evidence {
+		return keyapi.Evidence{Type: s.Type, Payload: json.RawMessage(payload)}
 	}
-	text := *field(&ev)
+	if !json.Valid(ev.Payload) || ev.Payload[0] != '{' {
+		t.Fatalf("the payload is not a JSON object: %s", ev.Payload)
+	}
+	text := string(ev.Payload)
+	s.refused(t, "no evidence", s.Service, c, with(""))
+	s.refused(t, "null as evidence", s.Service, c, with("null"))
+	s.refused(t, "an empty payload", s.Service, c, with("{}"))
+	s.refused(t, "evidence that names no type", s.Service, c, keyapi.Evidence{Payload: ev.Payload})
+	s.refused(t, "evidence of another type", s.Service, c, keyapi.Evidence{Type: "other", Payload: ev.Payload})
+	s.refused(t, "evidence with a field more", s.Service, c, with(`{"more":"x",`+text[1:]))
+	s.refused(t, "a payload in a list", s.Service, c, with("["+text+"]"))
+	s.refused(t, "two payloads", s.Service, c, with(text+text))
 	for i := 0; i < len(text); i += max(1, len(text)/64) {
-		bad := ev
 		swap := "A"
 		if text[i] == 'A' {
 			swap = "B"
 		}
-		*field(&bad) = text[:i] + swap + text[i+1:]
-		s.refused(t, "evidence with an altered letter", s.Service, c, bad)
+		s.refused(t, "evidence with an altered letter", s.Service, c, with(text[:i]+swap+text[i+1:]))
 	}
 	for _, cut := range []string{text[:len(text)-1], text[1:], text + "A", strings.ToUpper(text)} {
-		bad := ev
-		*field(&bad) = cut
-		s.refused(t, "evidence that is cut or extended", s.Service, c, bad)
+		s.refused(t, "evidence that is cut or extended", s.Service, c, with(cut))
+	}
+	s.damagedValues(t, c, ev.Payload)
+}
+
+// damagedValues cuts and extends each text in the payload, its frame left whole.
+func (s Subject) damagedValues(t *testing.T, c keyapi.Claim, payload []byte) {
+	t.Helper()
+	var fields map[string]any
+	if err := json.Unmarshal(payload, &fields); err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range fields {
+		text, ok := v.(string)
+		if !ok || len(text) < 2 {
+			continue
+		}
+		for _, bad := range []string{"", text[:len(text)-1], text[1:], text + "A", text + "\n", strings.ToUpper(text)} {
+			altered := maps.Clone(fields)
+			altered[name] = bad
+			ev, err := keyapi.NewEvidence(s.Type, altered)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.refused(t, "evidence whose "+name+" is cut or extended", s.Service, c, ev)
+		}
 	}
 }
 

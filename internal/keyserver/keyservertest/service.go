@@ -235,7 +235,10 @@ func (s *Service) Attest(user string, uid int64, groups []string, change func(*k
 			change(&v)
 		}
 		jws, err := manifest.SignJWS(manifest.TypeVoucher, s.VerifierKey, v)
-		return keyapi.Evidence{Type: keyapi.EvidenceSlurm, Voucher: jws}, err
+		if err != nil {
+			return keyapi.Evidence{}, err
+		}
+		return keyapi.NewEvidence(keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: jws})
 	}
 }
 
