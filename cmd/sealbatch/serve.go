@@ -225,7 +225,8 @@ func ed25519Key(s string) (ed25519.PublicKey, error) {
 }
 
 func runAudit(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch audit", "Check the key service's audit log, or fetch its signed head to keep elsewhere.", "verify LOG | head", `
+	const what = "Check the key service's audit log, or fetch its signed head to keep elsewhere."
+	f := ui.NewFlags("sealbatch audit", what, "verify LOG | head", `
 sealbatch audit head >kept-head
 sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
 	var cf clientFlags

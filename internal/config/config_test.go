@@ -199,9 +199,11 @@ munge-user = sb
 		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2",
 		Limits:   ServerLimits{ManifestsPerAccount: 7, FloodLimits: FloodLimits{Burst: 9}},
 		KeyStore: KeyStoreConf{Type: "made-up", Parameters: map[string]string{"address": "https://store:1"}},
-		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1", VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
+		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1",
+			VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
 			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},
-			{Name: "b", VerifierURL: "https://w:1", VerifierCA: "/ca.pem", MungeUser: "slurm", Tier: "C", VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}
+			{Name: "b", VerifierURL: "https://w:1", VerifierCA: "/ca.pem", MungeUser: "slurm", Tier: "C",
+				VerifierKey: filepath.Join(filepath.Dir(p), "b.pub")}}}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("got  %+v\nwant %+v", s, want)
 	}

@@ -54,7 +54,8 @@ func TestExamples(t *testing.T) {
 		drop string
 	}{
 		{"client.conf.example", clientSchema(f, &Client{}), func(p string) error { _, err := LoadClient(p); return err }, "#local = "},
-		{"server.conf.example", serverSchema(f, &Server{}, map[string]*ClusterConf{}), func(p string) error { _, err := LoadServer(p); return err }, "\x00"},
+		{"server.conf.example", serverSchema(f, &Server{}, map[string]*ClusterConf{}),
+			func(p string) error { _, err := LoadServer(p); return err }, "\x00"},
 		{"verifier.conf.example", verifierSchema(f, &Verifier{}), func(p string) error { _, err := LoadVerifier(p); return err }, "\x00"},
 	}
 	for _, c := range cases {

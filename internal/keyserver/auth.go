@@ -27,7 +27,8 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 	now := s.now()
 	sig, err := base64.StdEncoding.Strict().DecodeString(r.Header.Get(keyapi.HeaderSignature))
 	if err != nil || len(sig) == 0 {
-		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "the request is not signed: header %s is missing or damaged", keyapi.HeaderSignature)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised,
+			"the request is not signed: header %s is missing or damaged", keyapi.HeaderSignature)
 	}
 	unix, err := strconv.ParseInt(r.Header.Get(keyapi.HeaderTime), 10, 64)
 	if err != nil {
@@ -61,7 +62,8 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 func (s *Server) checkTime(unix int64, now time.Time) error {
 	at := time.Unix(unix, 0)
 	if d := at.Sub(now); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
-		return service.Refuse(keyapi.CodeUnauthorised, "this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
+		return service.Refuse(keyapi.CodeUnauthorised,
+			"this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
 			aheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
 			WithHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
 	}

@@ -51,8 +51,10 @@ func (s *site) clockRequest(t *testing.T) keyclient.ReleaseRequest {
 	t.Helper()
 	p := keyservertest.Policy("alice")
 	p.Expires = p.Expires.Add(3 * time.Hour)
-	m, b := s.Manifest(t, func(m *manifest.Manifest) { m.Expires = m.Expires.Add(3 * time.Hour) }, s.Deposit(t, s.alice, "data", manifest.KindDataset, p))
-	return keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1", Attest: s.Attest("alice", 1000, nil, nil)}
+	m, b := s.Manifest(t, func(m *manifest.Manifest) { m.Expires = m.Expires.Add(3 * time.Hour) },
+		s.Deposit(t, s.alice, "data", manifest.KindDataset, p))
+	return keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1",
+		Attest: s.Attest("alice", 1000, nil, nil)}
 }
 
 func wantClock(t *testing.T, err, kind error, words ...string) {
@@ -78,7 +80,8 @@ func TestDayInTheQueue(t *testing.T) {
 	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, p)
 	request := func() keyclient.ReleaseRequest {
 		m, b := s.Manifest(t, func(m *manifest.Manifest) { m.Expires = m.Created.Add(7 * 24 * time.Hour) }, v)
-		return keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1", Attest: s.Attest("alice", 1000, nil, nil)}
+		return keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1",
+			Attest: s.Attest("alice", 1000, nil, nil)}
 	}
 	early, late := request(), request()
 	late.Job.ID = 8

@@ -139,7 +139,8 @@ func TestBatches(t *testing.T) {
 	}
 	b.stop(t)
 	raw := b.read(t)
-	if got, _, err := audit.Verify(bytes.NewReader(raw), b.pub); err != nil || got != 100 || bytes.Count(raw, []byte(audit.OutcomeRefused)) != 50 {
+	if got, _, err := audit.Verify(bytes.NewReader(raw), b.pub); err != nil || got != 100 ||
+		bytes.Count(raw, []byte(audit.OutcomeRefused)) != 50 {
 		t.Errorf("log: %d entries, %v", got, err)
 	}
 }

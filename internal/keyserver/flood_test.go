@@ -54,7 +54,8 @@ func (s *site) honest(t *testing.T, job uint32) {
 	if _, err := c.RegisterManifest(t.Context(), b, sig, keyservertest.PrivateOf(t, b)); err != nil {
 		t.Error(err)
 	}
-	r := keyclient.ReleaseRequest{Manifest: m, Digest: manifest.DigestOf(b), Job: s.job(job), Node: "cn1", Attest: s.Attest("alice", 1000, nil, nil)}
+	r := keyclient.ReleaseRequest{Manifest: m, Digest: manifest.DigestOf(b), Job: s.job(job), Node: "cn1",
+		Attest: s.Attest("alice", 1000, nil, nil)}
 	if _, err := c.Release(t.Context(), r); err != nil {
 		t.Error(err)
 	}
@@ -103,7 +104,8 @@ func TestGarbageFlood(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			tr := &http.Transport{TLSClientConfig: s.tlsConfig(t), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.from(ctx, 9) }}
+			tr := &http.Transport{TLSClientConfig: s.tlsConfig(t),
+				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.from(ctx, 9) }}
 			defer tr.CloseIdleConnections()
 			for n := 0; ctx.Err() == nil; n++ {
 				body := []byte(strings.Repeat("{", 1+n%60_000))
@@ -157,7 +159,8 @@ func TestOmittedRefusals(t *testing.T) {
 // postFrom makes a number of senseless requests and returns the last's status.
 func (s *site) postFrom(t *testing.T, host, n int, path string) (status int) {
 	t.Helper()
-	tr := &http.Transport{TLSClientConfig: s.tlsConfig(t), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.from(ctx, host) }}
+	tr := &http.Transport{TLSClientConfig: s.tlsConfig(t),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.from(ctx, host) }}
 	defer tr.CloseIdleConnections()
 	for range n {
 		res, err := (&http.Client{Transport: tr}).Post(s.URL+path, "application/json", strings.NewReader("{"))

@@ -68,7 +68,8 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	put := func(key string) error {
-		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w store.Writer) error { return w.Put("test", key, []byte("x")) })
+		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone},
+			func(w store.Writer) error { return w.Put("test", key, []byte("x")) })
 		return err
 	}
 	has := func(key string) bool {
@@ -129,7 +130,8 @@ func TestFullStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	put := func(key string) error {
-		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone}, func(w store.Writer) error { return w.Put("test", key, make([]byte, 100<<10)) })
+		_, err := b.c.do(&audit.Event{Event: "test", Outcome: audit.OutcomeDone},
+			func(w store.Writer) error { return w.Put("test", key, make([]byte, 100<<10)) })
 		return err
 	}
 	var err error

@@ -160,7 +160,8 @@ func (s *Server) register(w store.Writer, who account, rec manifestRecord, priva
 
 func sameDigest(s secretRecord, v volumeUse) error {
 	if s.Digest != v.Digest {
-		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name, s.VolumeID, v.Digest, s.Digest)
+		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name,
+			s.VolumeID, v.Digest, s.Digest)
 	}
 	return nil
 }

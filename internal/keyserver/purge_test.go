@@ -23,7 +23,8 @@ func TestPurge(t *testing.T) {
 	p.Releases, p.Expires = 1, p.Expires.Add(1000*24*time.Hour)
 	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, p)
 	m, b := s.Manifest(t, nil, v)
-	r := keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1", Attest: s.Attest("alice", 1000, nil, nil)}
+	r := keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1",
+		Attest: s.Attest("alice", 1000, nil, nil)}
 	if _, err := s.Client(t, nil).Release(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}

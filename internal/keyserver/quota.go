@@ -37,7 +37,8 @@ func room(g getter, who account, kind string, most int) error {
 	}
 	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens"}[kind]
 	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
-		WithHint("the key service's administrator raises [limits] %s in server.conf; jobs and tokens count until some time after they expired", kind)
+		WithHint("the key service's administrator raises [limits] %s in server.conf; "+
+			"jobs and tokens count until some time after they expired", kind)
 }
 
 // count adds n to an account's records of a kind.

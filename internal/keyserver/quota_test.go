@@ -20,7 +20,8 @@ func TestQuotas(t *testing.T) {
 	s := newSite(t, keyservertest.Options{Now: c.now, Limits: keyserver.Limits{Secrets: 2, Manifests: 2, Tokens: 2}})
 	full := func(err error, what, key string) {
 		t.Helper()
-		if !errors.Is(err, keyclient.ErrBadRequest) || !strings.Contains(err.Error(), "account alice has 2 "+what) || !strings.Contains(err.Error(), "[limits] "+key) {
+		if !errors.Is(err, keyclient.ErrBadRequest) || !strings.Contains(err.Error(), "account alice has 2 "+what) ||
+			!strings.Contains(err.Error(), "[limits] "+key) {
 			t.Errorf("one too many: %v", err)
 		}
 	}
@@ -47,7 +48,8 @@ func TestQuotas(t *testing.T) {
 	_, second := s.Manifest(t, life(24*time.Hour), v)
 	digest := s.Register(t, s.alice, second)
 	register := func(b []byte) error {
-		_, err := alice.RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b))
+		_, err := alice.RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b),
+			keyservertest.PrivateOf(t, b))
 		return err
 	}
 	_, b := s.Manifest(t, life(24*time.Hour), v)

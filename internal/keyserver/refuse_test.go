@@ -94,8 +94,10 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 			a.policy.Accounts, a.policy.Partitions = []string{"project_1"}, []string{"small", "normal"}
 		}},
 
-		"other user":      {keyclient.ErrPolicy, func(a *attempt) { a.user = "mallory" }},
-		"other group":     {keyclient.ErrPolicy, func(a *attempt) { a.user, a.groups, a.policy.Groups = "mallory", []string{"p2"}, []string{"p1"} }},
+		"other user": {keyclient.ErrPolicy, func(a *attempt) { a.user = "mallory" }},
+		"other group": {keyclient.ErrPolicy, func(a *attempt) {
+			a.user, a.groups, a.policy.Groups = "mallory", []string{"p2"}, []string{"p1"}
+		}},
 		"wrong node":      {keyclient.ErrPolicy, func(a *attempt) { a.node = "cn5" }},
 		"node by prefix":  {keyclient.ErrPolicy, func(a *attempt) { a.node = "cn1x" }},
 		"weak tier":       {keyclient.ErrPolicy, func(a *attempt) { a.policy.Tier = manifest.TierB1 }},
@@ -140,7 +142,8 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 
 		"second claim":              {keyclient.ErrConflict, func(a *attempt) { a.before = first(nil) }},
 		"second claim of two nodes": {keyclient.ErrConflict, func(a *attempt) { a.flags = twoNodes; a.before = first(nil) }},
-		"one node too many":         {keyclient.ErrConflict, func(a *attempt) { a.before = first(func(r *keyclient.ReleaseRequest) { r.Node = "cn2" }) }},
+		"one node too many": {keyclient.ErrConflict,
+			func(a *attempt) { a.before = first(func(r *keyclient.ReleaseRequest) { r.Node = "cn2" }) }},
 		"other job": {keyclient.ErrConflict, func(a *attempt) {
 			a.flags = twoNodes
 			a.before = first(func(r *keyclient.ReleaseRequest) { r.Job.ID = 8 })
@@ -153,8 +156,10 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		"unknown manifest": {keyclient.ErrNotFound, func(a *attempt) {
 			a.flags = twoNodes // not registered, below
 		}},
-		"root":              {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.UID = 0 } }},
-		"stale voucher":     {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Issued = v.Issued.Add(-2 * time.Minute) } }},
+		"root": {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.UID = 0 } }},
+		"stale voucher": {keyclient.ErrAttestation, func(a *attempt) {
+			a.voucher = func(v *keyapi.Voucher) { v.Issued = v.Issued.Add(-2 * time.Minute) }
+		}},
 		"voucher's node":    {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Node = "cn2" } }},
 		"voucher's job":     {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Job.ID = 99 } }},
 		"voucher's service": {keyclient.ErrAttestation, func(a *attempt) { a.voucher = func(v *keyapi.Voucher) { v.Service = "other" } }},
@@ -223,7 +228,8 @@ func TestAllOrNothing(t *testing.T) {
 	good := s.Deposit(t, s.alice, "good", manifest.KindImage, keyservertest.Policy("alice"))
 	bad := s.Deposit(t, s.bob, "bad", manifest.KindDataset, keyservertest.Policy("bob"))
 	m, b := s.Manifest(t, nil, good, bad)
-	r := keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1", Attest: s.Attest("alice", 1000, nil, nil)}
+	r := keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1",
+		Attest: s.Attest("alice", 1000, nil, nil)}
 	if _, err := s.Client(t, nil).Release(t.Context(), r); !errors.Is(err, keyclient.ErrPolicy) {
 		t.Fatalf("release: %v", err)
 	}

@@ -120,9 +120,13 @@ func TestRepeat(t *testing.T) {
 		want    string
 	}{
 		"the same": {func(*testing.T, *claimed, *clock) {}, ""},
-		"the same, when evidence and nonce are long stale": {func(_ *testing.T, _ *claimed, clk *clock) { clk.add(keyapi.RepeatTTL - time.Minute) }, ""},
-		"the same, of another run of the service":          {func(t *testing.T, c *claimed, _ *clock) { c.Stop(t); c.Run(t) }, ""},
-		"the same, too late":                               {func(_ *testing.T, _ *claimed, clk *clock) { clk.add(keyapi.RepeatTTL + time.Second) }, keyapi.CodeAttestation},
+		"the same, when evidence and nonce are long stale": {func(_ *testing.T, _ *claimed, clk *clock) {
+			clk.add(keyapi.RepeatTTL - time.Minute)
+		}, ""},
+		"the same, of another run of the service": {func(t *testing.T, c *claimed, _ *clock) { c.Stop(t); c.Run(t) }, ""},
+		"the same, too late": {func(_ *testing.T, _ *claimed, clk *clock) {
+			clk.add(keyapi.RepeatTTL + time.Second)
+		}, keyapi.CodeAttestation},
 		"the same, when the key was revoked": {func(t *testing.T, c *claimed, _ *clock) {
 			if _, err := c.Client(t, c.alice).Revoke(t.Context(), c.volume.ID); err != nil {
 				t.Error(err)
@@ -142,7 +146,10 @@ func TestRepeat(t *testing.T) {
 			c.prove(t)
 		}, keyapi.CodeAttestation}, // the nonce is used up
 		"another E without evidence for it": {func(t *testing.T, c *claimed, _ *clock) { c.release.Claim.E = newE(t) }, keyapi.CodeAttestation},
-		"other evidence":                    {func(t *testing.T, c *claimed, clk *clock) { clk.add(2 * time.Second); c.prove(t) }, keyapi.CodeAttestation},
+		"other evidence": {func(t *testing.T, c *claimed, clk *clock) {
+			clk.add(2 * time.Second)
+			c.prove(t)
+		}, keyapi.CodeAttestation},
 		"another nonce and E": {func(t *testing.T, c *claimed, _ *clock) {
 			n, err := c.Client(t, nil).Nonce(t.Context())
 			if err != nil {

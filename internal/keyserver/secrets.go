@@ -51,6 +51,9 @@ func nameKey(account, kind, name string) string {
 	return hex.EncodeToString(h[:])
 }
 
+// notInNames reports whether a file's name cannot hold a rune.
+func notInNames(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }
+
 // depositOf reads and checks the body of PUT /v1/secrets/{volume}.
 func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
 	var body keyapi.Secret
@@ -65,7 +68,7 @@ func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
 		return bad("key of %d bytes, not %d", len(body.Key), keyapi.SecretKeyLen)
 	case body.Kind != manifest.KindDataset && body.Kind != manifest.KindImage:
 		return bad("kind %.40q is neither dataset nor image", body.Kind)
-	case body.Name == "" || len(body.Name) > 255 || strings.ContainsFunc(body.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }):
+	case body.Name == "" || len(body.Name) > 255 || strings.ContainsFunc(body.Name, notInNames):
 		return bad("name %.80q is not a file name", body.Name)
 	case body.Digest.IsZero():
 		return bad("no digest")
@@ -90,7 +93,8 @@ func (s *Server) putSecret(q *request) (any, error) {
 		return nil, err
 	}
 	defer clear(key)
-	conflict := service.Refuse(keyapi.CodeConflict, "volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
+	conflict := service.Refuse(keyapi.CodeConflict,
+		"volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
 		WithHint("seal the volume again: a new one gets an id of its own")
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.

@@ -114,7 +114,8 @@ func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKe
 		return "", nil, head, fmt.Errorf("identity of the key service: %w", err)
 	}
 	if name != "" && name != si.Name {
-		return "", nil, head, fmt.Errorf("the store belongs to key service %q, the configuration names %q; a name cannot be changed, since signatures are bound to it", si.Name, name)
+		return "", nil, head, fmt.Errorf("the store belongs to key service %q, the configuration names %q; "+
+			"a name cannot be changed, since signatures are bound to it", si.Name, name)
 	}
 	if len(si.Seed) != ed25519.SeedSize {
 		return "", nil, head, errors.New("identity of the key service: damaged record")

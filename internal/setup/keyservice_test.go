@@ -26,7 +26,8 @@ func TestNewKeyService(t *testing.T) {
 	if err != nil || !keyapi.ServiceKeyMatches(l.ID, key) || !strings.HasPrefix(l.ID, "keys.example.org#") {
 		t.Errorf("id %q, key %q: %v", l.ID, l.StatementKey, err)
 	}
-	for path, mode := range map[string]os.FileMode{l.CAKey: 0o600, l.TLSKey: 0o600, l.MasterKey: 0o600, l.Store: 0o600, l.Audit: 0o600, l.Data: 0o700} {
+	for path, mode := range map[string]os.FileMode{l.CAKey: 0o600, l.TLSKey: 0o600, l.MasterKey: 0o600, l.Store: 0o600,
+		l.Audit: 0o600, l.Data: 0o700} {
 		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v; want mode %o", path, st.Mode(), err, mode)
 		}

@@ -36,8 +36,9 @@ type VerifierOptions struct {
 func VerifierIn(dir string) Verifier {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return Verifier{
-		Certificates: Certificates{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"), TLSKey: in("verifier.key")},
-		Config:       in("verifier.conf"), SigningKey: in("verifier-signing.pem"), Nodes: in("nodes"), Enrol: in("enrol.conf"),
+		Certificates: Certificates{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"),
+			TLSKey: in("verifier.key")},
+		Config: in("verifier.conf"), SigningKey: in("verifier-signing.pem"), Nodes: in("nodes"), Enrol: in("enrol.conf"),
 	}
 }
 

@@ -23,7 +23,8 @@ func TestConfigurations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, mode := range map[string]os.FileMode{v.CAKey: 0o600, v.TLSKey: 0o600, v.SigningKey: 0o600, v.CA: 0o644, v.Nodes: 0o644, v.Config: 0o644} {
+	for path, mode := range map[string]os.FileMode{v.CAKey: 0o600, v.TLSKey: 0o600, v.SigningKey: 0o600, v.CA: 0o644,
+		v.Nodes: 0o644, v.Config: 0o644} {
 		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v; want mode %o", path, st.Mode(), err, mode)
 		}
@@ -47,7 +48,8 @@ func TestConfigurations(t *testing.T) {
 	c, err := config.LoadServer(k.Config)
 	if err != nil || c.Name != "keys.example.org" || c.MasterKeyFile != k.MasterKey || c.DataDir != k.Data || c.Audit != k.Audit ||
 		c.TLSCert != k.TLSCert || c.AllowedSigners != k.AllowedSigners || c.Listen != listen || len(c.Clusters) != 1 ||
-		c.Clusters[0].VerifierURL != "https://verifier.example.org:8444" || c.Clusters[0].VerifierCA != filepath.Join(filepath.Dir(k.Config), "verifier-ca.crt") {
+		c.Clusters[0].VerifierURL != "https://verifier.example.org:8444" ||
+		c.Clusters[0].VerifierCA != filepath.Join(filepath.Dir(k.Config), "verifier-ca.crt") {
 		t.Errorf("server.conf: %+v, %v", c, err)
 	}
 }

@@ -75,7 +75,8 @@ func TestRelayFails(t *testing.T) {
 		w := httptest.NewRecorder()
 		relayTo(t, h).ServeHTTP(w, httptest.NewRequest("POST", "/v1/nonces", strings.NewReader("{}")))
 		var e keyapi.Error
-		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable || e.Code != keyapi.CodeUnavailable {
+		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusServiceUnavailable ||
+			e.Code != keyapi.CodeUnavailable {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
 	}

@@ -67,7 +67,8 @@ func newSite(t *testing.T) *site {
 }
 
 func testClaim() keyapi.Claim {
-	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)), Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
+	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)),
+		Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
 		Nonce: bytes.Repeat([]byte{1}, keyapi.NonceSize), E: bytes.Repeat([]byte{2}, keyapi.PublicKeyE), S: bytes.Repeat([]byte{3}, 32)}
 }
 
@@ -116,7 +117,8 @@ func (s *site) config(t *testing.T, payload []byte) Config {
 	answer := strings.Join(s.munged, "\n") + fmt.Sprintf("\nLENGTH: %d\n\n%s", len(payload), payload)
 	return Config{
 		Cluster: "box", Key: s.key,
-		Nodes:      map[string]netip.Addr{"cn1": netip.MustParseAddr(nodeAddress), "cn2": netip.MustParseAddr("10.77.0.5"), "cn3": netip.MustParseAddr("10.77.0.6")},
+		Nodes: map[string]netip.Addr{"cn1": netip.MustParseAddr(nodeAddress),
+			"cn2": netip.MustParseAddr("10.77.0.5"), "cn3": netip.MustParseAddr("10.77.0.6")},
 		Munge:      munge.Commands{UnmungePath: s.command(t, "unmunge", answer, "unmunge: Error")},
 		Squeue:     slurm.Squeue{Path: s.command(t, "squeue", s.squeueAnswer(), s.stderr)},
 		LookupUser: func(context.Context, uint32) (User, error) { return s.user, s.noUser },
@@ -194,32 +196,38 @@ func TestVouchRefuses(t *testing.T) {
 		code    string
 		says    string // where another check would refuse, too
 	}{
-		"another cluster":          {spoil: func(s *site) { s.claim.Job.Cluster = "other" }, code: keyapi.CodeAttestation},
-		"node not in the table":    {spoil: func(s *site) { s.claim.Node = "cn9" }, code: keyapi.CodeAttestation, says: "table of nodes"},
-		"short nonce":              {spoil: func(s *site) { s.claim.Nonce = s.claim.Nonce[1:] }, code: keyapi.CodeBadRequest},
-		"replayed":                 {spoil: func(s *site) { s.exit["unmunge"] = 17; s.setMunged("STATUS", "17") }, code: keyapi.CodeAttestation},
-		"expired":                  {spoil: func(s *site) { s.exit["unmunge"] = 15 }, code: keyapi.CodeAttestation},
-		"munged is down":           {spoil: func(s *site) { s.exit["unmunge"] = 6 }, code: keyapi.CodeUnavailable},
-		"status in text only":      {spoil: func(s *site) { s.setMunged("STATUS", "17") }, code: keyapi.CodeUnavailable},
-		"ttl of 61 s":              {spoil: func(s *site) { s.setMunged("TTL", "61") }, code: keyapi.CodeAttestation},
-		"no ttl":                   {spoil: func(s *site) { s.setMunged("TTL", "0") }, code: keyapi.CodeAttestation},
-		"unrestricted":             {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "") }, code: keyapi.CodeAttestation},
-		"restricted to another":    {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "12345") }, code: keyapi.CodeAttestation},
-		"root":                     {spoil: func(s *site) { s.setMunged("UID", "0"); s.job["UserID"] = "0" }, code: keyapi.CodeAttestation},
-		"loopback":                 {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "127.0.1.1") }, code: keyapi.CodeAttestation, says: "every host may"},
-		"null address":             {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "0.0.0.0") }, code: keyapi.CodeAttestation, says: "every host may"},
-		"another node's address":   {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.77.0.5") }, code: keyapi.CodeAttestation},
-		"address of no node":       {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.99.0.1") }, code: keyapi.CodeAttestation},
-		"payload: nonce":           {payload: other(func(c *keyapi.Claim) { c.Nonce[0]++ }), code: keyapi.CodeAttestation},
-		"payload: E":               {payload: other(func(c *keyapi.Claim) { c.E[0]++ }), code: keyapi.CodeAttestation},
-		"payload: S":               {payload: other(func(c *keyapi.Claim) { c.S[0]++ }), code: keyapi.CodeAttestation},
-		"payload: job":             {payload: other(func(c *keyapi.Claim) { c.Job.ID++ }), code: keyapi.CodeAttestation},
-		"payload: manifest":        {payload: other(func(c *keyapi.Claim) { c.Manifest = manifest.Digest{11} }), code: keyapi.CodeAttestation},
-		"payload: service":         {payload: keyapi.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
-		"payload: empty":           {payload: []byte{}, code: keyapi.CodeAttestation},
-		"payload: and more":        {payload: append(keyapi.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
-		"job unknown":              {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "slurm_load_jobs error: Invalid job id specified" }, code: keyapi.CodeAttestation},
-		"slurmctld is down":        {spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "Unable to contact slurm controller" }, code: keyapi.CodeUnavailable},
+		"another cluster":       {spoil: func(s *site) { s.claim.Job.Cluster = "other" }, code: keyapi.CodeAttestation},
+		"node not in the table": {spoil: func(s *site) { s.claim.Node = "cn9" }, code: keyapi.CodeAttestation, says: "table of nodes"},
+		"short nonce":           {spoil: func(s *site) { s.claim.Nonce = s.claim.Nonce[1:] }, code: keyapi.CodeBadRequest},
+		"replayed":              {spoil: func(s *site) { s.exit["unmunge"] = 17; s.setMunged("STATUS", "17") }, code: keyapi.CodeAttestation},
+		"expired":               {spoil: func(s *site) { s.exit["unmunge"] = 15 }, code: keyapi.CodeAttestation},
+		"munged is down":        {spoil: func(s *site) { s.exit["unmunge"] = 6 }, code: keyapi.CodeUnavailable},
+		"status in text only":   {spoil: func(s *site) { s.setMunged("STATUS", "17") }, code: keyapi.CodeUnavailable},
+		"ttl of 61 s":           {spoil: func(s *site) { s.setMunged("TTL", "61") }, code: keyapi.CodeAttestation},
+		"no ttl":                {spoil: func(s *site) { s.setMunged("TTL", "0") }, code: keyapi.CodeAttestation},
+		"unrestricted":          {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "") }, code: keyapi.CodeAttestation},
+		"restricted to another": {spoil: func(s *site) { s.setMunged("UID_RESTRICTION", "12345") }, code: keyapi.CodeAttestation},
+		"root":                  {spoil: func(s *site) { s.setMunged("UID", "0"); s.job["UserID"] = "0" }, code: keyapi.CodeAttestation},
+		"loopback": {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "127.0.1.1") },
+			code: keyapi.CodeAttestation, says: "every host may"},
+		"null address": {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "0.0.0.0") },
+			code: keyapi.CodeAttestation, says: "every host may"},
+		"another node's address": {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.77.0.5") }, code: keyapi.CodeAttestation},
+		"address of no node":     {spoil: func(s *site) { s.setMunged("ENCODE_HOST", "10.99.0.1") }, code: keyapi.CodeAttestation},
+		"payload: nonce":         {payload: other(func(c *keyapi.Claim) { c.Nonce[0]++ }), code: keyapi.CodeAttestation},
+		"payload: E":             {payload: other(func(c *keyapi.Claim) { c.E[0]++ }), code: keyapi.CodeAttestation},
+		"payload: S":             {payload: other(func(c *keyapi.Claim) { c.S[0]++ }), code: keyapi.CodeAttestation},
+		"payload: job":           {payload: other(func(c *keyapi.Claim) { c.Job.ID++ }), code: keyapi.CodeAttestation},
+		"payload: manifest":      {payload: other(func(c *keyapi.Claim) { c.Manifest = manifest.Digest{11} }), code: keyapi.CodeAttestation},
+		"payload: service":       {payload: keyapi.MungePayload("other", testClaim()), code: keyapi.CodeAttestation},
+		"payload: empty":         {payload: []byte{}, code: keyapi.CodeAttestation},
+		"payload: and more":      {payload: append(keyapi.MungePayload(testService, testClaim()), '\n'), code: keyapi.CodeAttestation},
+		"job unknown": {
+			spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "slurm_load_jobs error: Invalid job id specified" },
+			code:  keyapi.CodeAttestation},
+		"slurmctld is down": {
+			spoil: func(s *site) { s.exit["squeue"] = 1; s.stderr = "Unable to contact slurm controller" },
+			code:  keyapi.CodeUnavailable},
 		"job of another id":        {spoil: func(s *site) { s.job["JobID"] = "8" }, code: keyapi.CodeAttestation},
 		"pending":                  {spoil: func(s *site) { s.job["State"] = "PENDING" }, code: keyapi.CodeAttestation},
 		"completing":               {spoil: func(s *site) { s.job["State"] = "COMPLETING" }, code: keyapi.CodeAttestation},
@@ -229,10 +237,11 @@ func TestVouchRefuses(t *testing.T) {
 		"a node of a longer name":  {spoil: func(s *site) { s.job["NodeList"] = "cn[11-19]" }, code: keyapi.CodeAttestation},
 		"on no node":               {spoil: func(s *site) { s.job["NodeList"] = "" }, code: keyapi.CodeAttestation},
 		"array task, none claimed": {spoil: func(s *site) { s.job["ArrayTaskID"] = "0" }, code: keyapi.CodeAttestation},
-		"another array task":       {spoil: func(s *site) { s.job["ArrayTaskID"] = "4"; s.claim.Job.ArrayTask = 3 }, code: keyapi.CodeAttestation},
-		"restarted since":          {spoil: func(s *site) { s.job["RestartCnt"] = "1" }, code: keyapi.CodeAttestation},
-		"newline in the account":   {spoil: func(s *site) { s.job["Account"] = "a\nb" }, code: keyapi.CodeUnavailable},
-		"unknown user":             {spoil: func(s *site) { s.noUser = errors.New("no such user") }, code: keyapi.CodeUnavailable},
+		"another array task": {spoil: func(s *site) { s.job["ArrayTaskID"] = "4"; s.claim.Job.ArrayTask = 3 },
+			code: keyapi.CodeAttestation},
+		"restarted since":        {spoil: func(s *site) { s.job["RestartCnt"] = "1" }, code: keyapi.CodeAttestation},
+		"newline in the account": {spoil: func(s *site) { s.job["Account"] = "a\nb" }, code: keyapi.CodeUnavailable},
+		"unknown user":           {spoil: func(s *site) { s.noUser = errors.New("no such user") }, code: keyapi.CodeUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -194,7 +194,8 @@ func TestStartAfterCrash(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ahead, _, err := render(head, key, time.Now(), []*Event{{Event: "release", Outcome: OutcomeReleased}, {Event: "release", Outcome: OutcomeReleased}})
+		ahead, _, err := render(head, key, time.Now(), []*Event{{Event: "release", Outcome: OutcomeReleased},
+			{Event: "release", Outcome: OutcomeReleased}})
 		if err != nil {
 			t.Fatal(err)
 		}
