@@ -9,11 +9,11 @@ import (
 )
 
 // forced is the flag that has jobs mount in one mode.
-func forced(t *testing.T, way string) []string {
+func forced(t *testing.T, mode string) []string {
 	t.Helper()
 	conf := must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf")
-	path := "/home/alice/.config/sealbatch/" + way + ".conf"
-	write(t, "laptop", "alice", path, strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = "+way, 1))
+	path := "/home/alice/.config/sealbatch/" + mode + ".conf"
+	write(t, "laptop", "alice", path, strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = "+mode, 1))
 	return []string{"--config", path}
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
-// runChild becomes the inner process of a mount space, or its messenger, when
-// started as one.
+// runChild becomes the child of a sandbox's Space, or what passes it the container
+// runtime's mounts, when started as one.
 func runChild(args []string) {
 	if len(args) < 2 {
 		return
