@@ -95,7 +95,7 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 		if err != nil || there {
 			return there, err
 		}
-		if err := p.sendWhole(ctx); err != nil {
+		if err := p.sendSealed(ctx); err != nil {
 			return false, err
 		}
 	}

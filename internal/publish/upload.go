@@ -21,7 +21,7 @@ import (
 // while the file is still being made, if it is made now. Its methods may be called
 // on a nil *upload, where they do nothing.
 type upload struct {
-	whole      *transfer.Whole
+	resumable  *transfer.ResumableUpload
 	local      io.Closer
 	done, most atomic.Int64 // bytes that have arrived: by now, and ever
 	bar        atomic.Pointer[progress.Bar]
@@ -50,11 +50,11 @@ func (p *publishing) sendMeanwhile(ctx context.Context, id volume.ID, made io.Re
 	p.begin(ctx, transfer.NewGrowing(local, volume.SegmentSize), local)
 }
 
-// sendWhole begins to upload a sealed file of an earlier run.
-func (p *publishing) sendWhole(ctx context.Context) error {
-	w, local, err := transfer.OpenWhole(p.r.SealedPath, volume.SegmentSize, digests(p.s.Segments))
+// sendSealed begins to upload a sealed file of an earlier run.
+func (p *publishing) sendSealed(ctx context.Context) error {
+	r, local, err := transfer.OpenResumable(p.r.SealedPath, volume.SegmentSize, digests(p.s.Segments))
 	if err == nil {
-		p.begin(ctx, w, local)
+		p.begin(ctx, r, local)
 	}
 	return err
 }
@@ -68,10 +68,10 @@ func digests(segments []volume.Digest) [][sha256.Size]byte {
 }
 
 // begin starts the upload, which goes on over new connections when one breaks.
-func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Closer) {
-	u := &upload{whole: w, local: local, ended: make(chan struct{})}
+func (p *publishing) begin(ctx context.Context, r *transfer.ResumableUpload, local io.Closer) {
+	u := &upload{resumable: r, local: local, ended: make(chan struct{})}
 	p.sent = u
-	w.Progress = func(n int64) {
+	r.Progress = func(n int64) {
 		u.done.Store(n)
 		if bar := u.bar.Load(); bar != nil {
 			(*bar).Update(n, 0)
@@ -86,7 +86,7 @@ func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Clos
 	partial := p.partial()
 	go func() {
 		defer close(u.ended)
-		u.err = p.withReconnect(ctx, moved, func(fsys transfer.FS) error { return w.Send(ctx, fsys, partial, SealedMode) })
+		u.err = p.withReconnect(ctx, moved, func(fsys transfer.FS) error { return r.Send(ctx, fsys, partial, SealedMode) })
 		moved()
 	}()
 }
@@ -94,14 +94,14 @@ func (p *publishing) begin(ctx context.Context, w *transfer.Whole, local io.Clos
 // grow says how much there is of the file that is being made.
 func (u *upload) grow(size int64) {
 	if u != nil {
-		u.whole.Grow(size)
+		u.resumable.Grow(size)
 	}
 }
 
 // finish says that the file is made.
 func (u *upload) finish(s volume.Sealed) {
 	if u != nil {
-		u.whole.Finish(s.Size, digests(s.Segments))
+		u.resumable.Finish(s.Size, digests(s.Segments))
 	}
 }
 
@@ -110,7 +110,7 @@ func (u *upload) abandon(p *publishing) {
 	if u == nil {
 		return
 	}
-	u.whole.Abandon(context.Canceled)
+	u.resumable.Abandon(context.Canceled)
 	<-u.ended
 	_ = u.local.Close()
 	if err := p.site().Remove(p.partial()); err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -19,30 +19,30 @@ type growth struct {
 
 // NewGrowing is a file that is sent while it is written to src. Send then ends once Finish was called,
 // or Abandon.
-func NewGrowing(src io.ReaderAt, segment int64) *Whole {
-	return &Whole{Src: src, Segment: segment, making: true, growth: &growth{changed: make(chan struct{})}}
+func NewGrowing(src io.ReaderAt, segment int64) *ResumableUpload {
+	return &ResumableUpload{Src: src, Segment: segment, making: true, growth: &growth{changed: make(chan struct{})}}
 }
 
 // Grow says that src has that many bytes by now.
-func (w *Whole) Grow(size int64) { w.growth.change(func(g *growth) { g.size = size }) }
+func (u *ResumableUpload) Grow(size int64) { u.growth.change(func(g *growth) { g.size = size }) }
 
 // Finish says that src is complete, and what it is.
-func (w *Whole) Finish(size int64, segments [][sha256.Size]byte) {
-	w.growth.change(func(g *growth) { g.size, g.segments, g.end = size, segments, true })
+func (u *ResumableUpload) Finish(size int64, segments [][sha256.Size]byte) {
+	u.growth.change(func(g *growth) { g.size, g.segments, g.end = size, segments, true })
 }
 
 // Abandon has Send end with an error.
-func (w *Whole) Abandon(err error) { w.growth.change(func(g *growth) { g.failed = err }) }
+func (u *ResumableUpload) Abandon(err error) { u.growth.change(func(g *growth) { g.failed = err }) }
 
-// grown makes w like any other once its file is complete. Send alone calls it.
-func (w *Whole) grown() {
-	if !w.making {
+// grown makes u like any other once its file is complete. Send alone calls it.
+func (u *ResumableUpload) grown() {
+	if !u.making {
 		return
 	}
-	w.growth.mu.Lock()
-	defer w.growth.mu.Unlock()
-	if w.growth.end {
-		w.Size, w.Segments, w.making = w.growth.size, w.growth.segments, false
+	u.growth.mu.Lock()
+	defer u.growth.mu.Unlock()
+	if u.growth.end {
+		u.Size, u.Segments, u.making = u.growth.size, u.growth.segments, false
 	}
 }
 

@@ -17,26 +17,26 @@ type part struct {
 }
 
 // rest sends the pieces that have not arrived, over more connections where that makes it faster.
-func (w *Whole) rest(ctx context.Context, fsys FS, f WriteFile, name string) error {
+func (u *ResumableUpload) rest(ctx context.Context, fsys FS, f WriteFile, name string) error {
 	for {
-		err := w.send(ctx, fsys, f, name)
-		if !errors.Is(err, errLane) || w.alone || ctx.Err() != nil {
+		err := u.send(ctx, fsys, f, name)
+		if !errors.Is(err, errLane) || u.alone || ctx.Err() != nil {
 			return err
 		}
-		w.alone = true
+		u.alone = true
 	}
 }
 
 // errLane: a connection other than the first failed. The first can do without.
 var errLane = errors.New("a further connection failed")
 
-func (w *Whole) send(ctx context.Context, fsys FS, f WriteFile, name string) error {
+func (u *ResumableUpload) send(ctx context.Context, fsys FS, f WriteFile, name string) error {
 	group, ctx := errgroup.WithContext(ctx)
-	s := &sending{Whole: w, group: group, work: make(chan part), free: make(chan []byte, maxLanes*writersOfALane), begun: make(chan struct{})}
+	s := &sending{ResumableUpload: u, group: group, work: make(chan part), free: make(chan []byte, maxLanes*writersOfALane), begun: make(chan struct{})}
 	for range cap(s.free) {
 		s.free <- nil // allocated when it is needed
 	}
-	if w.isConfirmed(0) {
+	if u.isConfirmed(0) {
 		close(s.begun)
 	}
 	feeding, fed := context.WithCancel(ctx)
@@ -47,7 +47,7 @@ func (w *Whole) send(ctx context.Context, fsys FS, f WriteFile, name string) err
 	})
 	s.lane(f, nil)
 	hangUp := func() {}
-	if more, ok := fsys.(laned); ok && !w.alone {
+	if more, ok := fsys.(laned); ok && !u.alone {
 		group.Go(func() error {
 			if s.large(feeding) {
 				hangUp = more.lanes(feeding, func(fsys FS) { s.join(feeding, fsys, name) })
@@ -62,7 +62,7 @@ func (w *Whole) send(ctx context.Context, fsys FS, f WriteFile, name string) err
 
 // sending is one try to send a file.
 type sending struct {
-	*Whole
+	*ResumableUpload
 	group *errgroup.Group
 	work  chan part
 	free  chan []byte
@@ -183,44 +183,44 @@ func (s *sending) read(ctx context.Context, off, n int64, sum io.Writer) error {
 }
 
 // confirm notes whether the pieces from off on, n bytes, are on the site.
-func (w *Whole) confirm(off, n int64, are bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (u *ResumableUpload) confirm(off, n int64, are bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for ; n > 0; off, n = off+pieceSize, n-pieceSize {
 		i := int(off / pieceSize)
-		for i >= len(w.pieces) {
-			w.pieces = append(w.pieces, false)
+		for i >= len(u.pieces) {
+			u.pieces = append(u.pieces, false)
 		}
-		if was := w.pieces[i]; are && !was {
-			w.arrived += min(n, pieceSize)
+		if was := u.pieces[i]; are && !was {
+			u.arrived += min(n, pieceSize)
 		} else if was && !are {
-			w.arrived -= min(n, pieceSize)
+			u.arrived -= min(n, pieceSize)
 		}
-		w.pieces[i] = are
+		u.pieces[i] = are
 	}
-	if w.Progress != nil {
-		w.Progress(w.arrived)
+	if u.Progress != nil {
+		u.Progress(u.arrived)
 	}
 }
 
 // afresh forgets what has arrived.
-func (w *Whole) afresh() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.pieces, w.arrived = nil, 0
+func (u *ResumableUpload) afresh() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.pieces, u.arrived = nil, 0
 }
 
-func (w *Whole) isConfirmed(off int64) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (u *ResumableUpload) isConfirmed(off int64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	i := off / pieceSize
-	return i < int64(len(w.pieces)) && w.pieces[i]
+	return i < int64(len(u.pieces)) && u.pieces[i]
 }
 
 // hasSegment tells whether all of segment i is confirmed.
-func (w *Whole) hasSegment(i int) bool {
-	for off := int64(0); off < w.length(i); off += pieceSize {
-		if !w.isConfirmed(int64(i)*w.Segment + off) {
+func (u *ResumableUpload) hasSegment(i int) bool {
+	for off := int64(0); off < u.length(i); off += pieceSize {
+		if !u.isConfirmed(int64(i)*u.Segment + off) {
 			return false
 		}
 	}

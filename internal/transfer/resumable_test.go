@@ -20,7 +20,7 @@ import (
 const testSegment = 1 << 20
 
 // whole makes a file of n bytes, on disk, with its digests.
-func whole(t *testing.T, n int) (*Whole, []byte) {
+func whole(t *testing.T, n int) (*ResumableUpload, []byte) {
 	t.Helper()
 	data := content(n)
 	local := filepath.Join(t.TempDir(), "local")
@@ -29,17 +29,17 @@ func whole(t *testing.T, n int) (*Whole, []byte) {
 	for rest := data; len(rest) > 0; rest = rest[min(len(rest), testSegment):] {
 		sums = append(sums, sha256.Sum256(rest[:min(len(rest), testSegment)]))
 	}
-	w, f, err := OpenWhole(local, testSegment, sums)
+	u, f, err := OpenResumable(local, testSegment, sums)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
-	return w, data
+	return u, data
 }
 
-// again is w as a later process has it.
-func (w *Whole) again() *Whole {
-	return &Whole{Src: w.Src, Size: w.Size, Segment: w.Segment, Segments: w.Segments}
+// again is u as a later process has it.
+func (u *ResumableUpload) again() *ResumableUpload {
+	return &ResumableUpload{Src: u.Src, Size: u.Size, Segment: u.Segment, Segments: u.Segments}
 }
 
 // counting counts the bytes that are written on a site.
@@ -74,7 +74,7 @@ func TestSendGoesOn(t *testing.T) {
 	t.Parallel()
 	const size = 5*testSegment + 777
 	bothFS(t, func(t *testing.T, fsys FS) {
-		w, data := whole(t, size)
+		u, data := whole(t, size)
 		altered := bytes.Clone(data)
 		altered[2*testSegment+5] ^= 1
 		holes := bytes.Clone(data)
@@ -96,10 +96,10 @@ func TestSendGoesOn(t *testing.T) {
 			if c.there != nil {
 				writeFile(t, p, string(c.there))
 			}
-			site, w := &counting{FS: fsys}, w.again()
+			site, u := &counting{FS: fsys}, u.again()
 			var last int64
-			w.Progress = func(n int64) { last = n }
-			if err := w.Send(t.Context(), site, p, 0o640); err != nil {
+			u.Progress = func(n int64) { last = n }
+			if err := u.Send(t.Context(), site, p, 0o640); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			if site.sent.Load() != c.sent || (c.sent > 0 && last != size) {
@@ -114,7 +114,7 @@ func TestSendGoesOn(t *testing.T) {
 func TestSendThroughLink(t *testing.T) {
 	t.Parallel()
 	bothFS(t, func(t *testing.T, fsys FS) {
-		w, data := whole(t, 2*testSegment)
+		u, data := whole(t, 2*testSegment)
 		dir := t.TempDir()
 		victim := filepath.Join(dir, "authorized_keys")
 		writeFile(t, victim, strings.Repeat("precious", testSegment))
@@ -124,7 +124,7 @@ func TestSendThroughLink(t *testing.T) {
 			if err := link(victim, p); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.again().Send(t.Context(), fsys, p, 0o600); err != nil {
+			if err := u.again().Send(t.Context(), fsys, p, 0o600); err != nil {
 				t.Error(err)
 			}
 			checkFile(t, p, data, 0o600)
@@ -154,13 +154,13 @@ func (s swapping) Reopen(p string) (WriteFile, error) {
 func TestSendRacedByLink(t *testing.T) {
 	t.Parallel()
 	bothFS(t, func(t *testing.T, fsys FS) {
-		w, data := whole(t, 3*testSegment)
+		u, data := whole(t, 3*testSegment)
 		dir := t.TempDir()
 		victim, p := filepath.Join(dir, "victim"), filepath.Join(dir, "d.partial")
 		writeFile(t, victim, strings.Repeat("precious", testSegment))
 		before := readString(t, victim)
 		writeFile(t, p, string(data[:2*testSegment]))
-		_ = w.Send(t.Context(), swapping{fsys, victim}, p, 0o600) // may fail, must not write
+		_ = u.Send(t.Context(), swapping{fsys, victim}, p, 0o600) // may fail, must not write
 		if readString(t, victim) != before {
 			t.Error("the file behind the link was written to")
 		}
@@ -177,26 +177,26 @@ func TestSendCut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, data := whole(t, 40*testSegment)
+		u, data := whole(t, 40*testSegment)
 		cut := false
-		w.Progress = func(n int64) {
+		u.Progress = func(n int64) {
 			if n > 20*testSegment && !cut {
 				cut = true
 				s.kill()
 			}
 		}
 		p := filepath.Join(t.TempDir(), "d.partial")
-		if err := w.Send(t.Context(), fsys, p, 0o640); !errors.Is(err, ErrConnect) {
+		if err := u.Send(t.Context(), fsys, p, 0o640); !errors.Is(err, ErrConnect) {
 			t.Fatalf("Send over a cut connection: %v", err)
 		}
 		if fsys, err = dial(t, s).FS(); err != nil {
 			t.Fatal(err)
 		}
 		if later {
-			w = w.again()
+			u = u.again()
 		}
 		site := &counting{FS: fsys}
-		if err := w.Send(t.Context(), site, p, 0o640); err != nil {
+		if err := u.Send(t.Context(), site, p, 0o640); err != nil {
 			t.Fatal(err)
 		}
 		if n := site.sent.Load(); n > 25*testSegment || n == 0 {
@@ -208,14 +208,14 @@ func TestSendCut(t *testing.T) {
 
 func TestSendAltered(t *testing.T) {
 	t.Parallel()
-	w, _ := whole(t, 3*testSegment)
-	w.Segments[1][0] ^= 1
-	if err := w.Send(t.Context(), Local{}, filepath.Join(t.TempDir(), "p"), 0o600); !errors.Is(err, ErrSource) {
+	u, _ := whole(t, 3*testSegment)
+	u.Segments[1][0] ^= 1
+	if err := u.Send(t.Context(), Local{}, filepath.Join(t.TempDir(), "p"), 0o600); !errors.Is(err, ErrSource) {
 		t.Errorf("a file that is not the one that was made: %v", err)
 	}
 	local := filepath.Join(t.TempDir(), "l")
 	writeFile(t, local, "short")
-	if _, _, err := OpenWhole(local, testSegment, w.Segments); !errors.Is(err, ErrSource) {
+	if _, _, err := OpenResumable(local, testSegment, u.Segments); !errors.Is(err, ErrSource) {
 		t.Errorf("of another size: %v", err)
 	}
 }
@@ -240,9 +240,9 @@ func TestSendFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, data := whole(t, 3*testSegment)
+		u, data := whole(t, 3*testSegment)
 		for what, err := range map[string]error{
-			"send":   w.Send(t.Context(), f, dir+"/d.partial", 0o600),
+			"send":   u.Send(t.Context(), f, dir+"/d.partial", 0o600),
 			"upload": second(Upload(t.Context(), f, bytes.NewReader(data), int64(len(data)), dir+"/d", UploadOptions{})),
 		} {
 			var own *Error
@@ -268,9 +268,9 @@ func (quota) Create(p string, _ fs.FileMode) (WriteFile, error) {
 
 func TestQuota(t *testing.T) {
 	t.Parallel()
-	w, _ := whole(t, testSegment)
+	u, _ := whole(t, testSegment)
 	for _, err := range []error{
-		w.Send(t.Context(), quota{}, t.TempDir()+"/d", 0o600),
+		u.Send(t.Context(), quota{}, t.TempDir()+"/d", 0o600),
 		PutFile(t.Context(), quota{}, t.TempDir()+"/d", []byte("x"), 0o600),
 	} {
 		if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "quota is used up") {
@@ -283,19 +283,19 @@ func TestQuota(t *testing.T) {
 func TestSendCancelled(t *testing.T) {
 	t.Parallel()
 	bothFS(t, func(t *testing.T, fsys FS) {
-		w, data := whole(t, 6*testSegment)
+		u, data := whole(t, 6*testSegment)
 		ctx, cancel := context.WithCancel(t.Context())
-		w.Progress = func(n int64) {
+		u.Progress = func(n int64) {
 			if n >= 4*testSegment {
 				cancel()
 			}
 		}
 		p := filepath.Join(t.TempDir(), "d.partial")
-		if err := w.Send(ctx, fsys, p, 0o600); !errors.Is(err, context.Canceled) {
+		if err := u.Send(ctx, fsys, p, 0o600); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
 		site := &counting{FS: fsys}
-		if err := w.again().Send(t.Context(), site, p, 0o600); err != nil || site.sent.Load() > 3*testSegment {
+		if err := u.again().Send(t.Context(), site, p, 0o600); err != nil || site.sent.Load() > 3*testSegment {
 			t.Errorf("afterwards: %v, %d bytes sent", err, site.sent.Load())
 		}
 		checkFile(t, p, data, 0o600)

@@ -16,10 +16,10 @@ import (
 	"github.com/pkg/sftp"
 )
 
-// Whole is a file of which digests are known, or will be, so that its upload can go on after a cut:
+// ResumableUpload is a file of which digests are known, or will be, so that its upload can go on after a cut:
 // what has arrived is held against them. A file that is still being made can be sent meanwhile
 // (NewGrowing). Its zero value is not usable.
-type Whole struct {
+type ResumableUpload struct {
 	Src      io.ReaderAt
 	Size     int64
 	Segment  int64               // bytes of each segment but the last: a multiple of 1 MiB
@@ -42,21 +42,21 @@ const (
 	writersOfALane = 4
 )
 
-// Send brings w to the site under a name that nothing else uses; giving it its final name is up to the
+// Send brings u to the site under a name that nothing else uses; giving it its final name is up to the
 // caller. Whatever an earlier Send left there is read back and compared first, and only the rest is
 // sent. On an error what has arrived stays, and another Send, by this process or a later one, goes on;
 // only when the site is full (ErrFull) it is removed. ErrSource if Src does not have the digests.
-func (w *Whole) Send(ctx context.Context, fsys FS, name string, mode fs.FileMode) error {
-	w.grown()
-	f, err := w.open(ctx, fsys, name, mode)
+func (u *ResumableUpload) Send(ctx context.Context, fsys FS, name string, mode fs.FileMode) error {
+	u.grown()
+	f, err := u.open(ctx, fsys, name, mode)
 	if err == nil {
-		err = w.rest(ctx, fsys, f, name)
-		w.grown()
+		err = u.rest(ctx, fsys, f, name)
+		u.grown()
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err == nil {
-			err = w.settle(fsys, f, name, mode)
+			err = u.settle(fsys, f, name, mode)
 		}
 		if closeErr := f.Close(); err == nil {
 			err = closeErr
@@ -70,19 +70,19 @@ func (w *Whole) Send(ctx context.Context, fsys FS, name string, mode fs.FileMode
 
 // open opens what an earlier Send left, if it begins with our first piece: that is what tells it from
 // another file that somebody put into its place. Else it starts afresh.
-func (w *Whole) open(ctx context.Context, fsys FS, name string, mode fs.FileMode) (WriteFile, error) {
+func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode fs.FileMode) (WriteFile, error) {
 	info, err := fsys.Lstat(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err == nil && info.Mode().IsRegular() && w.continues(info.Size()) {
+	if err == nil && info.Mode().IsRegular() && u.continues(info.Size()) {
 		f, err := fsys.Reopen(name)
 		if err != nil {
 			return nil, err
 		}
-		ours, err := w.begins(f)
+		ours, err := u.begins(f)
 		if err == nil && ours {
-			return f, w.survey(ctx, f, info.Size())
+			return f, u.survey(ctx, f, info.Size())
 		}
 		if closeErr := f.Close(); err != nil || closeErr != nil {
 			return nil, errors.Join(err, closeErr)
@@ -93,27 +93,27 @@ func (w *Whole) open(ctx context.Context, fsys FS, name string, mode fs.FileMode
 			return nil, fmt.Errorf("removing %s: %w", name, err)
 		}
 	}
-	w.afresh()
+	u.afresh()
 	return fsys.Create(name, mode)
 }
 
 // continues tells whether a file of that size can be the beginning of ours.
-func (w *Whole) continues(size int64) bool {
-	if w.making { // nobody else can have sent any of it
-		return w.isConfirmed(0)
+func (u *ResumableUpload) continues(size int64) bool {
+	if u.making { // nobody else can have sent any of it
+		return u.isConfirmed(0)
 	}
-	return size >= min(pieceSize, w.Size) && size <= w.Size
+	return size >= min(pieceSize, u.Size) && size <= u.Size
 }
 
 // begins tells whether f begins as Src does. It was not there before the upload began, and nobody can
 // guess it.
-func (w *Whole) begins(f io.ReaderAt) (bool, error) {
+func (u *ResumableUpload) begins(f io.ReaderAt) (bool, error) {
 	n := int64(pieceSize)
-	if !w.making {
-		n = min(n, w.Size)
+	if !u.making {
+		n = min(n, u.Size)
 	}
 	ours, theirs := make([]byte, n), make([]byte, n)
-	if _, err := w.Src.ReadAt(ours, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := u.Src.ReadAt(ours, 0); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
 	if _, err := f.ReadAt(theirs, 0); err != nil && !errors.Is(err, io.EOF) {
@@ -123,55 +123,55 @@ func (w *Whole) begins(f io.ReaderAt) (bool, error) {
 }
 
 // length is that of segment i.
-func (w *Whole) length(i int) int64 { return min(w.Segment, w.Size-int64(i)*w.Segment) }
+func (u *ResumableUpload) length(i int) int64 { return min(u.Segment, u.Size-int64(i)*u.Segment) }
 
 // survey finds out which segments have arrived. What the server confirmed to this process is taken for
 // granted, since reading back takes as long as sending.
-func (w *Whole) survey(ctx context.Context, f WriteFile, size int64) error {
-	if w.making {
+func (u *ResumableUpload) survey(ctx context.Context, f WriteFile, size int64) error {
+	if u.making {
 		return nil
 	}
-	for i := range w.Segments {
-		off := int64(i) * w.Segment
-		inside := off+w.length(i) <= size
+	for i := range u.Segments {
+		off := int64(i) * u.Segment
+		inside := off+u.length(i) <= size
 		if !inside {
-			w.confirm(off, w.length(i), false)
+			u.confirm(off, u.length(i), false)
 		}
-		if !inside || w.hasSegment(i) {
+		if !inside || u.hasSegment(i) {
 			continue
 		}
-		same, err := w.compare(ctx, f, i)
+		same, err := u.compare(ctx, f, i)
 		if err != nil {
 			return errors.Join(err, f.Close())
 		}
 		if same {
-			w.confirm(off, w.length(i), true)
+			u.confirm(off, u.length(i), true)
 		}
 	}
 	return nil
 }
 
 // compare reads a segment of f back.
-func (w *Whole) compare(ctx context.Context, f io.ReaderAt, i int) (bool, error) {
+func (u *ResumableUpload) compare(ctx context.Context, f io.ReaderAt, i int) (bool, error) {
 	sum := sha256.New()
-	s := &source{ctx: ctx, r: io.NewSectionReader(f, int64(i)*w.Segment, w.length(i))}
+	s := &source{ctx: ctx, r: io.NewSectionReader(f, int64(i)*u.Segment, u.length(i))}
 	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, s, make([]byte, readBack)); err != nil {
 		return false, fmt.Errorf("reading back what has arrived: %w", err)
 	}
-	return [sha256.Size]byte(sum.Sum(nil)) == w.Segments[i], nil
+	return [sha256.Size]byte(sum.Sum(nil)) == u.Segments[i], nil
 }
 
 // readBack bytes are asked for at a time, in many packets in flight.
 const readBack = 8 << 20
 
 // settle makes durable what arrived, checks its size and sets the mode.
-func (w *Whole) settle(fsys FS, f WriteFile, name string, mode fs.FileMode) error {
+func (u *ResumableUpload) settle(fsys FS, f WriteFile, name string, mode fs.FileMode) error {
 	info, err := settled(fsys, f, name)
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() || info.Size() != w.Size {
-		return fmt.Errorf("%s: %d bytes arrived instead of %d", name, info.Size(), w.Size)
+	if !info.Mode().IsRegular() || info.Size() != u.Size {
+		return fmt.Errorf("%s: %d bytes arrived instead of %d", name, info.Size(), u.Size)
 	}
 	if info.Mode().Perm() == mode.Perm() {
 		return nil
@@ -207,8 +207,8 @@ func full(fsys FS, name string, err error) error {
 		Next: "look at your quota at the site, and run the same command again"})
 }
 
-// OpenWhole opens a file of this machine for Send.
-func OpenWhole(local string, segment int64, segments [][sha256.Size]byte) (*Whole, io.Closer, error) {
+// OpenResumable opens a file of this machine for Send.
+func OpenResumable(local string, segment int64, segments [][sha256.Size]byte) (*ResumableUpload, io.Closer, error) {
 	f, err := os.OpenFile(local, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
@@ -224,5 +224,5 @@ func OpenWhole(local string, segment int64, segments [][sha256.Size]byte) (*Whol
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
-	return &Whole{Src: f, Size: info.Size(), Segment: segment, Segments: segments}, f, nil
+	return &ResumableUpload{Src: f, Size: info.Size(), Segment: segment, Segments: segments}, f, nil
 }
