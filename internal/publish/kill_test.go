@@ -101,11 +101,6 @@ func (d *dying) Rename(from, to string) (err error) {
 	return err
 }
 
-func (d *dying) Chmod(p string, m fs.FileMode) (err error) {
-	d.act(func() { err = d.Local.Chmod(p, m) })
-	return err
-}
-
 func (d *dying) Remove(p string) (err error) {
 	d.act(func() { err = d.Local.Remove(p) })
 	return err

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,6 @@ type Options struct {
 	// Timeout is for each host's connection up to authentication; 0 means 30 seconds. Time that a
 	// person takes to answer a Prompt does not count.
 	Timeout time.Duration
-	// KeepAlive is the interval of liveness checks; 0 means ssh_config's ServerAliveInterval, or 20
-	// seconds. Three of them may fail, or ssh_config's ServerAliveCountMax.
-	KeepAlive time.Duration
 	// Stall is how long the SFTP server may leave requests unanswered, with nothing moving, until the
 	// connection is taken for broken; 0 means two minutes.
 	Stall time.Duration
@@ -43,7 +41,7 @@ type Options struct {
 
 const (
 	defaultTimeout   = 30 * time.Second
-	defaultKeepAlive = 20 * time.Second
+	defaultKeepAlive = 20 * time.Second // where ssh_config has no ServerAliveInterval
 	defaultMisses    = 3
 	maxHops          = 8
 )
@@ -97,14 +95,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		c.hops = append(c.hops, next)
 	}
 	last := route[len(route)-1]
-	interval := defaultKeepAlive
-	switch {
-	case o.KeepAlive > 0:
-		interval = o.KeepAlive
-	case last.aliveInterval > 0:
-		interval = last.aliveInterval
-	}
-	go c.keepAlive(interval, last.aliveMisses)
+	go c.keepAlive(cmp.Or(last.aliveInterval, defaultKeepAlive), last.aliveMisses)
 	return c, nil
 }
 

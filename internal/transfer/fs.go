@@ -28,12 +28,11 @@ type FS interface {
 	Remove(path string) error
 	// ReadDir lists a directory in order of names.
 	ReadDir(path string) ([]fs.FileInfo, error)
-	Chmod(path string, perm fs.FileMode) error
-	// Readlink gives a symbolic link's target.
+	// Readlink returns a symbolic link's target.
 	Readlink(path string) (string, error)
 	// RealPath resolves symbolic links.
 	RealPath(path string) (string, error)
-	// Free gives the bytes that the caller may still write below path; -1 if the server cannot tell.
+	// Free returns the bytes that the caller may still write below path; -1 if the server cannot tell.
 	Free(path string) (int64, error)
 }
 

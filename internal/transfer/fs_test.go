@@ -84,7 +84,7 @@ func TestFS(t *testing.T) {
 			t.Errorf("ReadDir: %q, %v", names, err)
 		}
 		writeFile(t, dir+"/c", "old")
-		if err := errors.Join(fsys.Chmod(dir+"/b", 0o600), fsys.Rename(dir+"/b", dir+"/c")); err != nil {
+		if err := fsys.Rename(dir+"/b", dir+"/c"); err != nil {
 			t.Error(err)
 		}
 		if got, err := ReadFile(fsys, dir+"/c", 5); err != nil || string(got) != "hello" {

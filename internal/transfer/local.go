@@ -92,10 +92,7 @@ func (Local) ReadDir(path string) ([]fs.FileInfo, error) {
 	return out, nil
 }
 
-// Chmod sets the permissions.
-func (Local) Chmod(path string, perm fs.FileMode) error { return os.Chmod(path, perm.Perm()) }
-
-// Readlink gives a symbolic link's target.
+// Readlink returns a symbolic link's target.
 func (Local) Readlink(path string) (string, error) { return os.Readlink(path) }
 
 // RealPath resolves symbolic links.

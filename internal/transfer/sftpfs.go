@@ -90,9 +90,6 @@ func (r remote) Lstat(path string) (fs.FileInfo, error) {
 	return lost2[fs.FileInfo](r.w)(r.c.Lstat(path))
 }
 func (r remote) Remove(path string) error { return r.w.lost(r.c.Remove(path)) }
-func (r remote) Chmod(path string, perm fs.FileMode) error {
-	return r.w.lost(r.c.Chmod(path, perm.Perm()))
-}
 func (r remote) Readlink(path string) (string, error) {
 	r.g.listing()
 	return lost2[string](r.w)(r.c.ReadLink(path))
