@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -17,7 +18,7 @@ var (
 	// ErrNotOwn is that of a directory that is not the user's own, or not private.
 	ErrNotOwn = errors.New("it is not a directory of one's own with mode 0700")
 	// ErrManifest is that of another manifest than the one that the script pins.
-	ErrManifest = errors.New("the job manifest is not the one that was submitted")
+	ErrManifest = fault.Sentinel(fault.Integrity, "the job manifest is not the one that was submitted")
 )
 
 // maxManifest bounds the manifest, in bytes.
@@ -30,9 +31,22 @@ const maxManifest = 1 << 20
 func Open(path string, digest manifest.Digest) (*os.Root, manifest.Manifest, error) {
 	root, m, err := open(path, digest)
 	if err != nil {
-		return nil, manifest.Manifest{}, fmt.Errorf("job directory %s: %w", path, err)
+		return nil, manifest.Manifest{}, fault.WithHint(fmt.Errorf("job directory %s: %w", path, err), hint(err))
 	}
 	return root, m, nil
+}
+
+// hint returns what the submitter can do about an error of opening.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, ErrLink), errors.Is(err, ErrLinks):
+		return "submit the job with a --workdir that does not lead through that link"
+	case errors.Is(err, ErrAncestor):
+		return "choose another --workdir, or ask for chmod o-w or +t"
+	case errors.Is(err, ErrNotOwn), errors.Is(err, ErrManifest):
+		return "somebody has put another directory or manifest there since it was submitted: submit the job again"
+	}
+	return ""
 }
 
 func open(path string, digest manifest.Digest) (*os.Root, manifest.Manifest, error) {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -356,7 +357,8 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
-	if _, _, err := Open(dir, manifest.Digest{1}); !errors.Is(err, ErrManifest) {
-		t.Errorf("another digest: %v", err)
+	if _, _, err := Open(dir, manifest.Digest{1}); !errors.Is(err, ErrManifest) || fault.ClassOf(err) != fault.Integrity ||
+		!strings.Contains(fault.Hint(err), "submit the job again") {
+		t.Errorf("another digest: %v (%s)", err, fault.Hint(err))
 	}
 }
