@@ -4,11 +4,10 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // digestLater stands in a dry run's script for the manifest's digest, which

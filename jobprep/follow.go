@@ -9,11 +9,10 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/slurm"
 )

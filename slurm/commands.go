@@ -9,9 +9,8 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // ErrSlurm is wrapped by errors of Slurm's own commands.

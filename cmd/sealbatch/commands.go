@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"runtime/debug"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 

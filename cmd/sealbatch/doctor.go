@@ -7,11 +7,10 @@ import (
 	"io"
 	"os"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
 	"github.com/sealbatch/sealbatch/internal/harden"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/containerprep"
@@ -15,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 

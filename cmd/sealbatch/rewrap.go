@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -15,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"

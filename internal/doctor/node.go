@@ -12,14 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // Node is a compute node, seen by a process on it. It needs no configuration

@@ -1,12 +1,11 @@
 package keyserver
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"strings"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"

@@ -17,9 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/progress"
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
@@ -27,6 +24,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/progress"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )

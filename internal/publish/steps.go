@@ -9,13 +9,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/retry"
 	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )

@@ -9,9 +9,9 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/shellwords"
-
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 // maxOutput bounds what a command may write to either stream.

@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // PrintError writes "error: ..." and, where one is known, "hint: ...". Control characters, which

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/text"
-
 	"golang.org/x/term"
+
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // IsTerminal tells whether w is a terminal.
