@@ -122,3 +122,18 @@ func reasonOf(code int) string {
 	}
 	return fmt.Sprintf("exit code %d", code)
 }
+
+// exitCode returns the exit code of a supervisor whose application ended with
+// app, or neverRan, and whose run ended with err.
+func exitCode(app int, err error) int {
+	if err == nil {
+		return app
+	}
+	code := exitOf(err, ExitManifest)
+	// An application that failed by itself keeps its code.
+	own := errors.Is(err, errMountDied) || errors.Is(err, errLostInput) || code == ExitTimeLimit || code == ExitCancelled
+	if app > 0 && !own {
+		return app
+	}
+	return code
+}

@@ -72,8 +72,8 @@ func TestInputsThatChangeUnderTheMount(t *testing.T) {
 
 func TestStorageThatFailsIsNoAlteration(t *testing.T) {
 	t.Parallel()
-	n := &node{}
-	err := n.mountFailed(fmt.Errorf("%w: at in: %w", sandbox.ErrRead, syscall.ESTALE))
+	m := &mounted{}
+	err := m.mountFailed(fmt.Errorf("%w: at in: %w", sandbox.ErrRead, syscall.ESTALE))
 	if exitOf(err, 0) != ExitMount || !errors.Is(err, errLostInput) || !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("%v, exit code %d", err, exitOf(err, 0))
 	}

@@ -104,11 +104,14 @@ func (p *pace) tooSlow() bool {
 	return need > left
 }
 
-// paced gives a context for sealing that ends as soon as it shows that there is
+// paced returns a context for sealing that ends as soon as it shows that there is
 // not enough time, and where to note the bytes done.
-func (n *node) paced(use usage) (context.Context, *atomic.Int64, func()) {
-	ctx, cancel := context.WithCancelCause(n.halt.sealing)
-	p := &pace{begun: time.Now(), total: use.bytes, reserve: use.walkTime(), left: func() time.Duration { return n.halt.left(n.alloc) }}
+func (s sealer) paced(use usage) (context.Context, *atomic.Int64, func()) {
+	ctx, cancel := context.WithCancelCause(s.halt.sealing)
+	p := &pace{
+		begun: time.Now(), total: use.bytes, reserve: use.walkTime(),
+		left: func() time.Duration { return s.halt.left(s.alloc) },
+	}
 	go p.watch(ctx, cancel)
 	return ctx, &p.done, func() { cancel(nil) }
 }

@@ -86,24 +86,24 @@ func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
 	check(t, err)
 	signals := make(chan os.Signal)
 	sv := &supervisor{log: slog.New(slog.DiscardHandler), halt: newHalt(t.Context(), signals, testTimes)}
-	n := &node{supervisor: sv, dir: nodeDir{openDir(t, t.TempDir())}, rcpts: []age.Recipient{who.Recipient()}}
-	defer n.halt.close()
+	s := sealer{supervisor: sv, dir: nodeDir{openDir(t, t.TempDir())}, rcpts: []age.Recipient{who.Recipient()}}
+	defer s.halt.close()
 	var out manifest.Output
-	err = n.seal(overQuota{source.Dir(src)}, usage{bytes: 1 << 20, files: 2}, &out)
+	err = s.seal(overQuota{source.Dir(src)}, usage{bytes: 1 << 20, files: 2}, &out)
 	if !errors.Is(terse(err), syscall.EDQUOT) || out != (manifest.Output{}) {
 		t.Errorf("%v, %+v", err, out)
 	}
-	if left, err := fs.ReadDir(n.dir.FS(), "."); err != nil || len(left) > 0 {
+	if left, err := fs.ReadDir(s.dir.FS(), "."); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	if err := n.seal(source.Dir(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {
+	if err := s.seal(source.Dir(src), usage{bytes: 1 << 60}, &out); !errors.Is(err, errNoSpace) {
 		t.Errorf("an exabyte: %v", err)
 	}
-	n.alloc.ends = time.Now().Add(time.Minute)
-	if err := n.seal(source.Dir(src), usage{bytes: 1 << 40}, &out); !errors.Is(err, errNoTime) {
+	s.alloc.ends = time.Now().Add(time.Minute)
+	if err := s.seal(source.Dir(src), usage{bytes: 1 << 40}, &out); !errors.Is(err, errNoTime) {
 		t.Errorf("a terabyte in a minute: %v", err)
 	}
-	if err := n.seal(source.Dir(src), usage{bytes: 1 << 20}, &out); err != nil || !out.Sealed {
+	if err := s.seal(source.Dir(src), usage{bytes: 1 << 20}, &out); err != nil || !out.Sealed {
 		t.Errorf("in the end: %v", err)
 	}
 }

@@ -1,40 +1,34 @@
 package noderun
 
 import (
-	"fmt"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 )
 
-// lockSelf takes the lock and starts to clear away what others left.
-func (n *node) lockSelf() error {
-	if err := n.self.Lock(); err != nil {
-		return fmt.Errorf("lock the job's own directory: %w", terse(err))
-	}
-	n.cleared = make(chan struct{})
+// clearStrays begins to remove what dead jobs left in the places of node-local
+// directories.
+func (a *admitted) clearStrays(places []string) {
+	a.cleared = make(chan struct{})
 	go func() {
-		defer close(n.cleared)
-		places := nodelocal.Places(n.opt.SelfDir, func(name string) string { return container.Lookup(n.opt.Environ, name) })
-		if count := nodelocal.Clear(places, n.log); count > 0 {
-			n.log.Info("removed what killed jobs had left on this node", "jobs", count)
+		defer close(a.cleared)
+		if count := nodelocal.Clear(places, a.log); count > 0 {
+			a.log.Info("removed what killed jobs had left on this node", "jobs", count)
 		}
 	}()
-	return nil
 }
 
 // noteDir notes the node's directory in the lock.
-func (n *node) noteDir() {
-	if err := n.self.Note(n.opt.JobDir, n.digest, n.alloc.dirName()); err != nil {
-		n.log.Warn("the node's directory is not noted; if this job is killed, its scratch volume stays", "error", terse(err))
+func (g *granted) noteDir() {
+	if err := g.self.Note(g.path, g.digest, g.alloc.dirName()); err != nil {
+		g.log.Warn("the node's directory is not noted; if this job is killed, its scratch volume stays", "error", terse(err))
 	}
-	if n.alloc.job.Restart == 0 {
+	if g.alloc.job.Restart == 0 {
 		return
 	}
-	if err := jobdir.RemoveEarlierScratch(n.job.Root, n.alloc.job.Restart); err != nil {
-		n.log.Warn("scratch volumes of the job's earlier runs are not removed", "error", terse(err))
+	if err := jobdir.RemoveEarlierScratch(g.job.dir.Root, g.alloc.job.Restart); err != nil {
+		g.log.Warn("scratch volumes of the job's earlier runs are not removed", "error", terse(err))
 	}
 }
 
@@ -42,13 +36,13 @@ func (n *node) noteDir() {
 // next run would go on.
 const clearPatience = 10 * time.Second
 
-func (n *node) awaitCleared() {
-	if n.cleared == nil {
+func (a *admitted) awaitCleared() {
+	if a.cleared == nil {
 		return
 	}
 	select {
-	case <-n.cleared:
-	case <-n.halt.work.Done():
+	case <-a.cleared:
+	case <-a.halt.work.Done():
 	case <-time.After(clearPatience):
 	}
 }

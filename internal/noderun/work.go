@@ -16,49 +16,56 @@ import (
 // StepApplication is what a receipt calls the running of the application.
 const StepApplication = "application"
 
-// work does everything between attestation and sealing.
-func (n *node) work() error {
-	if err := n.step("volumes", ExitIntegrity, n.openVolumes); err != nil {
-		return err
+// ran is a job whose application has ended, or could not be started.
+type ran struct {
+	*mounted
+	app int   // its exit code, or neverRan
+	err error // why the run ended early; an application's own failure is none
+}
+
+// run checks the inputs, and runs the application between the verification
+// scripts.
+func (m *mounted) run() ran {
+	r := ran{mounted: m, app: neverRan}
+	if r.err = m.step("input checks", ExitInput, m.checkInputs); r.err != nil {
+		return r
 	}
-	if err := n.step("mounts", ExitMount, n.mount); err != nil {
-		return err
+	if r.err = m.runScripts(jobdir.InputStage, ExitInput); r.err != nil {
+		return r
 	}
-	if err := n.step("input checks", ExitInput, n.checkInputs); err != nil {
+	r.err = m.step(StepApplication, ExitMount, func(context.Context) (err error) {
+		r.app, err = m.runApplication()
 		return err
+	})
+	if r.err == nil {
+		r.err = m.runScripts(jobdir.OutputStage, ExitOutput)
 	}
-	if err := n.runScripts(jobdir.InputStage, ExitInput); err != nil {
-		return err
-	}
-	if err := n.step(StepApplication, ExitMount, n.runApplication); err != nil {
-		return err
-	}
-	return n.runScripts(jobdir.OutputStage, ExitOutput)
+	return r
 }
 
 // checkInputs is the built-in check: what a data set's SHA256SUMS lists is there.
-func (n *node) checkInputs(ctx context.Context) error {
-	for _, v := range n.volumes[1:] {
+func (m *mounted) checkInputs(ctx context.Context) error {
+	for _, v := range m.volumes[1:] {
 		files, err := checkSums(ctx, v.Reader)
 		if err != nil {
-			n.results.note("%s (%s): %v", v.what, v.rel, err)
+			m.results.note("%s (%s): %v", v.what, v.rel, err)
 			return fmt.Errorf("%s: %w", v.what, err)
 		}
-		n.results.note("%s (%s): %d files of its %s are as listed", v.what, v.rel, files, sumsName)
+		m.results.note("%s (%s): %d files of its %s are as listed", v.what, v.rel, files, sumsName)
 	}
 	return nil
 }
 
 // runScripts runs a stage's verification scripts in the order in which the
 // manifest lists them. The first that fails is the last.
-func (n *node) runScripts(stage string, code int) error {
-	for i, sc := range n.scripts[stage] {
-		err := n.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
-			n.results.note("%s script %d is %s", stage, i+1, sc.Name)
-			cmd := n.commands().Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
-			cmd.Stdout = n.space.Path(n.outputRel() + "/" + logFile)
+func (m *mounted) runScripts(stage string, code int) error {
+	for i, sc := range m.scripts[stage] {
+		err := m.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
+			m.results.note("%s script %d is %s", stage, i+1, sc.Name)
+			cmd := m.commands().Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
+			cmd.Stdout = m.space.Path(m.outputRel() + "/" + logFile)
 			cmd.Stderr = cmd.Stdout
-			exit, err := n.exec(cmd)
+			exit, err := m.exec(cmd)
 			if err == nil && exit.Code != 0 {
 				err = fmt.Errorf("it ended with exit code %d; its output is in %s among the results", exit.Code, logFile)
 			}
@@ -71,34 +78,32 @@ func (n *node) runScripts(stage string, code int) error {
 	return nil
 }
 
-// runApplication runs the application to its end, or until it has to stop.
-func (n *node) runApplication(context.Context) error {
-	cmd := n.commands().Run(n.args)
-	cmd.Stdout = n.space.Path(n.outputRel() + "/" + stdoutFile)
-	cmd.Stderr = n.space.Path(n.outputRel() + "/" + stderrFile)
-	exit, err := n.exec(cmd)
-	if exit.Code != neverRan {
-		n.app = exit.Code
-		n.results.write(exitCodeFile, strconv.Itoa(exit.Code)+"\n", os.O_TRUNC)
+// runApplication runs the application to its end, or until it has to stop. It
+// returns the exit code, or neverRan.
+func (m *mounted) runApplication() (exit int, err error) {
+	cmd := m.commands().Run(m.args)
+	cmd.Stdout = m.space.Path(m.outputRel() + "/" + stdoutFile)
+	cmd.Stderr = m.space.Path(m.outputRel() + "/" + stderrFile)
+	end, err := m.exec(cmd)
+	if end.Code == neverRan {
+		m.log.Info("the application was not started, or left no exit code")
+		return neverRan, err
 	}
-	if n.app == neverRan {
-		n.log.Info("the application was not started, or left no exit code")
-	} else {
-		n.log.Info("application ended", "exit", n.app)
-	}
-	return err
+	m.results.write(exitCodeFile, strconv.Itoa(end.Code)+"\n", os.O_TRUNC)
+	m.log.Info("application ended", "exit", end.Code)
+	return end.Code, err
 }
 
-func (n *node) commands() container.Commands {
-	return container.Commands{Runtime: n.runtime, Space: n.space, Flags: n.flags, Environ: n.opt.Environ, Fuse: n.fuse}
+func (m *mounted) commands() container.Commands {
+	return container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse}
 }
 
 // exec runs a command inside and kills whatever it leaves behind. The error is
 // not nil if it was stopped (the halt's reason) or could not be waited for; its
 // exit code is neverRan where there is none.
-func (n *node) exec(cmd sandbox.Cmd) (sandbox.Exit, error) {
+func (m *mounted) exec(cmd sandbox.Cmd) (sandbox.Exit, error) {
 	none := sandbox.Exit{Code: neverRan}
-	p, err := n.space.Start(cmd)
+	p, err := m.space.Start(cmd)
 	if err != nil {
 		return none, failed(ExitMount, fmt.Errorf("start the container runtime: %w", err))
 	}
@@ -111,21 +116,21 @@ func (n *node) exec(cmd sandbox.Cmd) (sandbox.Exit, error) {
 	}()
 	select {
 	case <-ended:
-		err = n.mountDied()
-	case <-n.halt.work.Done():
-		n.log.Info("stopping", "reason", n.halt.reason())
+		err = m.mountDied()
+	case <-m.halt.work.Done():
+		m.log.Info("stopping", "reason", m.halt.reason())
 		if serr := p.Signal(syscall.SIGTERM); serr != nil && !errors.Is(serr, os.ErrProcessDone) {
-			n.log.Warn("cannot signal the application", "error", serr)
+			m.log.Warn("cannot signal the application", "error", serr)
 		}
 		select {
 		case <-ended:
-		case <-n.halt.graced:
+		case <-m.halt.graced:
 		}
-		err = n.halt.reason()
-	case ferr := <-n.space.Failed():
-		err = n.mountFailed(ferr)
+		err = m.halt.reason()
+	case ferr := <-m.space.Failed():
+		err = m.mountFailed(ferr)
 	}
-	if kerr := n.space.KillAll(); kerr != nil {
+	if kerr := m.space.KillAll(); kerr != nil {
 		return none, failed(ExitMount, errors.Join(err, kerr))
 	}
 	<-ended
@@ -144,8 +149,8 @@ var errLostInput = errors.New("the image or an input could not be read while the
 
 // mountFailed is the end of a run whose space has failed. Altered volumes have
 // another exit code than storage that does not answer.
-func (n *node) mountFailed(err error) error {
-	n.results.note("a mount failed: %v", err)
+func (m *mounted) mountFailed(err error) error {
+	m.results.note("a mount failed: %v", err)
 	if errors.Is(err, sandbox.ErrRead) {
 		return failed(exitOf(err, ExitMount), fmt.Errorf("%w: %w", errLostInput, terse(err)))
 	}
@@ -154,13 +159,13 @@ func (n *node) mountFailed(err error) error {
 
 // mountDied tells whether a mount failed, whoever noticed first: the application
 // by an error that ended it, or the space.
-func (n *node) mountDied() error {
+func (m *mounted) mountDied() error {
 	select {
-	case err := <-n.space.Failed():
-		return n.mountFailed(err)
+	case err := <-m.space.Failed():
+		return m.mountFailed(err)
 	default:
 	}
-	if _, err := n.results.root.Stat("."); err != nil {
+	if _, err := m.results.root.Stat("."); err != nil {
 		return errMountDied
 	}
 	return nil
