@@ -23,42 +23,51 @@ func closesAfter(c <-chan struct{}) time.Duration {
 	}
 }
 
-func TestHalt(t *testing.T) {
-	t.Parallel()
-	type at struct {
-		after time.Duration
-		sig   os.Signal
-	}
-	for name, c := range map[string]struct {
-		signals               []at
-		reason                error
-		work, graced, sealing time.Duration // when they end; -1 never
-	}{
+// signalAt is a signal after a while.
+type signalAt struct {
+	after time.Duration
+	sig   os.Signal
+}
+
+// haltCase is signals and what they lead to.
+type haltCase struct {
+	signals               []signalAt
+	reason                error
+	work, graced, sealing time.Duration // when they end; -1 never
+}
+
+func haltCases() map[string]haltCase {
+	return map[string]haltCase{
 		"nothing":       {nil, nil, -1, -1, -1},
-		"other signals": {[]at{{0, syscall.SIGPIPE}}, nil, -1, -1, -1},
-		"time limit":    {[]at{{time.Second, syscall.SIGUSR1}}, errTimeLimit, time.Second, 11 * time.Second, -1},
+		"other signals": {[]signalAt{{0, syscall.SIGPIPE}}, nil, -1, -1, -1},
+		"time limit":    {[]signalAt{{time.Second, syscall.SIGUSR1}}, errTimeLimit, time.Second, 11 * time.Second, -1},
 		"told twice": {
-			[]at{{time.Second, syscall.SIGUSR1}, {3 * time.Second, syscall.SIGUSR1}},
+			[]signalAt{{time.Second, syscall.SIGUSR1}, {3 * time.Second, syscall.SIGUSR1}},
 			errTimeLimit, time.Second, 11 * time.Second, -1,
 		},
 		"cancelled": {
-			[]at{{time.Second, syscall.SIGTERM}},
+			[]signalAt{{time.Second, syscall.SIGTERM}},
 			errCancelled, time.Second, 3 * time.Second, 10 * time.Second,
 		},
 		"cancelled twice": {
-			[]at{{time.Second, syscall.SIGTERM}, {2 * time.Second, syscall.SIGINT}},
+			[]signalAt{{time.Second, syscall.SIGTERM}, {2 * time.Second, syscall.SIGINT}},
 			errCancelled, time.Second, 3 * time.Second, 10 * time.Second,
 		},
 		"limit, then kill": {
-			[]at{{0, syscall.SIGUSR1}, {4 * time.Second, syscall.SIGTERM}},
+			[]signalAt{{0, syscall.SIGUSR1}, {4 * time.Second, syscall.SIGTERM}},
 			errTimeLimit, 0, 6 * time.Second, 13 * time.Second,
 		},
 		"kill after grace": {
-			[]at{{0, syscall.SIGUSR1}, {20 * time.Second, syscall.SIGTERM}},
+			[]signalAt{{0, syscall.SIGUSR1}, {20 * time.Second, syscall.SIGTERM}},
 			errTimeLimit, 0, 10 * time.Second, 29 * time.Second,
 		},
-		"terminal is gone": {[]at{{0, syscall.SIGHUP}}, errCancelled, 0, 2 * time.Second, 9 * time.Second},
-	} {
+		"terminal is gone": {[]signalAt{{0, syscall.SIGHUP}}, errCancelled, 0, 2 * time.Second, 9 * time.Second},
+	}
+}
+
+func TestHalt(t *testing.T) {
+	t.Parallel()
+	for name, c := range haltCases() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {

@@ -122,23 +122,27 @@ func TestScriptsThatFail(t *testing.T) {
 	})
 }
 
-func TestRefusals(t *testing.T) {
-	t.Parallel()
-	flip := func(t *testing.T, path string, where func(b []byte) int) {
-		b, err := os.ReadFile(path)
-		check(t, err)
-		b[where(b)] ^= 1
-		check(t, os.WriteFile(path, b, 0o600))
-	}
+// refusal is a job that is spoilt before it runs.
+type refusal struct {
+	spoil   func(t *testing.T, j *testJob)
+	code    int
+	reason  string // of the receipt; "" if there is none
+	mounted bool
+}
+
+// flip flips a bit of the byte that where finds in a file.
+func flip(t *testing.T, path string, where func(b []byte) int) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	check(t, err)
+	b[where(b)] ^= 1
+	check(t, os.WriteFile(path, b, 0o600))
+}
+
+func refusals() map[string]refusal {
 	inIndex := func(b []byte) int { return bytes.LastIndex(b, []byte("SBINDEX1")) + 100 }
 	inData := func(b []byte) int { return len(b) / 2 } // one file is nearly all of the volume
-	big := strings.Repeat("x", 1<<16)
-	for name, c := range map[string]struct {
-		spoil   func(t *testing.T, j *testJob)
-		code    int
-		reason  string // of the receipt; "" if there is none
-		mounted bool
-	}{
+	return map[string]refusal{
 		"manifest digest": {func(_ *testing.T, j *testJob) {
 			j.in.Options.Digest = "sha256:" + strings.Repeat("0", 64)
 		}, ExitIntegrity, "", false},
@@ -179,7 +183,13 @@ func TestRefusals(t *testing.T) {
 		"listed file lacks": {func(_ *testing.T, j *testJob) {
 			j.replaceInput(map[string]string{sumsName: sum("y") + "  f\n"})
 		}, ExitInput, "input check", true},
-	} {
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	big := strings.Repeat("x", 1<<16)
+	for name, c := range refusals() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			j := newJob(t, map[string]string{"f": big, sumsName: sum(big) + "  f\n"}, "sh", "-c", "echo ran > result")
