@@ -57,7 +57,7 @@ func (s *supervisor) admit(opt Options) (*admitted, error) {
 	return a, s.step("private space", ExitMount, func(ctx context.Context) error { return a.makeSpace(ctx, opt.Mounts) })
 }
 
-// restrict gives up what a supervisor must not have.
+// restrict gives up, for good, what a supervisor must not have.
 func restrict() error {
 	if os.Getuid() == 0 || os.Geteuid() == 0 {
 		return errors.New("it does not run as root: jobs run as their user")
@@ -170,7 +170,7 @@ func (a *admitted) makeSpace(ctx context.Context, mode sandbox.Mode) (err error)
 	return harden.Undumpable()
 }
 
-// mounts is how the volumes reach the container, for the receipt.
+// mounts returns the mount mode, for the receipt; "" if there is no space any more.
 func (a *admitted) mounts() string {
 	if a.space == nil {
 		return ""

@@ -19,7 +19,7 @@
 //	/sd-container/tools/input_logic/jobs, .../output_logic/jobs   the verification scripts
 //
 // The whole tree is one directory of a private tmpfs that is bound once, so
-// names of data sets stand neither on the runtime's command line nor in its
+// names of datasets stand neither on the runtime's command line nor in its
 // environment. The application's own arguments do show in its command line, as
 // every program's do: only a site that mounts /proc with hidepid hides them from
 // other users.

@@ -12,10 +12,10 @@ import (
 )
 
 // Exit codes of the supervisor's own; ExitManifest and ExitIntegrity are also
-// those of the job script, before there is a supervisor. Every other code is the application's,
-// 128 + signal where a signal ended it. An application that failed by itself
-// keeps its code, whatever fails after it; the receipt has both. One that a mount
-// failed did not fail by itself.
+// those of the job script, before there is a supervisor. Every other code is the
+// application's, 128 + signal where a signal ended it. An application that failed
+// by itself keeps its code, whatever fails after it; the receipt has both. One
+// whose mount failed did not fail by itself.
 const (
 	ExitManifest    = 240 // manifest, binaries or surroundings are not as they must be
 	ExitAttestation = 241 // the evidence was refused
@@ -74,7 +74,7 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-// failed gives err a code, unless it has one.
+// failed returns err with an exit code, unless it has one already.
 func failed(code int, err error) error {
 	var f *failure
 	if err == nil || errors.As(err, &f) {
@@ -83,7 +83,7 @@ func failed(code int, err error) error {
 	return &failure{code, err}
 }
 
-// exitOf finds the exit code of an error; fallback where nothing else is known.
+// exitOf returns the exit code of an error, fallback where nothing else is known.
 func exitOf(err error, fallback int) int {
 	var f *failure
 	if errors.As(err, &f) {
@@ -113,7 +113,7 @@ func exitOf(err error, fallback int) int {
 	return fallback
 }
 
-// reasonOf is the word that a receipt has for an exit code.
+// reasonOf returns the word that a receipt has for an exit code.
 func reasonOf(code int) string {
 	for _, m := range ExitMeanings() {
 		if m.Code == code {

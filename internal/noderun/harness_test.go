@@ -112,7 +112,7 @@ func (in supervisorInput) Fetch(_ context.Context, req KeyRequest) (Grant, error
 	return g, err
 }
 
-// newJob makes a job with one data set, "input", of the given files.
+// newJob makes a job with one dataset, "input", of the given files.
 func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 	t.Helper()
 	base := privateTemp(t)

@@ -71,7 +71,7 @@ func (e *envReader) number(name string, limit, missing int64) int64 {
 	return n
 }
 
-// left is the time until the job's end as Slurm told it, negative if unknown.
+// left returns the time until the job's end as Slurm told it, negative if unknown.
 // A job that outlives that end has been extended: unknown again.
 func (a allocation) left(now time.Time) time.Duration {
 	if a.ends.IsZero() || now.After(a.ends) {
@@ -80,5 +80,5 @@ func (a allocation) left(now time.Time) time.Duration {
 	return a.ends.Sub(now)
 }
 
-// dirName is the name of this run's directory below JobDir/nodes.
+// dirName returns the name of this run's directory below JobDir/nodes.
 func (a allocation) dirName() string { return jobdir.NodeName(a.node, a.job.Restart) }

@@ -30,8 +30,8 @@ func (u usage) atRate(bytesPerSecond float64) time.Duration {
 	return time.Duration(float64(u.bytes)/bytesPerSecond*float64(time.Second)) + time.Duration(u.files)*perFile
 }
 
-// sealTime is what sealing takes, indexTime an index with digests, walkTime one
-// without.
+// sealTime returns how long sealing takes, indexTime an index with digests,
+// walkTime one without.
 func (u usage) sealTime() time.Duration  { return u.atRate(sealRate) }
 func (u usage) indexTime() time.Duration { return u.atRate(indexRate) + walkBase }
 func (u usage) walkTime() time.Duration  { return time.Duration(u.files)*perFile + walkBase }
@@ -90,7 +90,7 @@ type pace struct {
 // paceAfter is when the speed so far begins to count.
 const paceAfter = 2 * time.Second
 
-// tooSlow tells that sealing will not end in time, at the speed so far.
+// tooSlow reports that sealing will not end in time, at the speed so far.
 func (p *pace) tooSlow() bool {
 	left := p.left()
 	if left < 0 {

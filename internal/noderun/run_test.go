@@ -214,7 +214,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// replaceInput seals another data set in the first one's place.
+// replaceInput seals another dataset in the first one's place.
 func (j *testJob) replaceInput(files map[string]string) {
 	j.m.Volumes[1] = j.seal(manifest.KindDataset, "input", files)
 }

@@ -13,7 +13,7 @@ import (
 // runtime itself have mounts of their own: the image, the output volume (ViewRel)
 // and the runtime's directory (RuntimeRel).
 
-// outputRel is where the output volume is for the supervisor.
+// outputRel returns where the output volume is for the supervisor.
 func (m *mounted) outputRel() string {
 	if m.space.Mode() == sandbox.Runtime {
 		return container.ViewRel

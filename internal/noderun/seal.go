@@ -66,7 +66,7 @@ func (s sealer) canSeal(use usage) error {
 	return nil
 }
 
-// free is the room that the file system has, in bytes. Quotas it does not tell.
+// free returns the room that the file system has, in bytes. Quotas do not show in it.
 func (d nodeDir) free() (int64, error) {
 	dir, err := d.Open(".")
 	if err != nil {

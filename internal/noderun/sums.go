@@ -17,7 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// sumsName is the file in a data set's root that the built-in check obeys, as
+// sumsName is the file in a dataset's root that the built-in check obeys, as
 // sha256sum(1) writes it.
 const sumsName = "SHA256SUMS"
 
@@ -27,8 +27,8 @@ const maxSums = 1 << 30
 // errSums is wrapped by every finding. Findings name lines, not files.
 var errSums = errors.New("SHA256SUMS check failed")
 
-// checkSums reads every file that a data set's SHA256SUMS lists and compares.
-// It returns how many there were; none if the data set has no such list.
+// checkSums reads every file that a dataset's SHA256SUMS lists and compares.
+// It returns how many there were; none if the dataset has no such list.
 func checkSums(ctx context.Context, r *volume.Reader) (files int, err error) {
 	list, ok := r.Lookup(0, sumsName)
 	if !ok {
@@ -146,7 +146,7 @@ func (f nodeFile) ReadAt(p []byte, off int64) (int, error) { return f.r.ReadAt(f
 // maxLinks is how many symbolic links a name may lead through (Linux: 40).
 const maxLinks = 40
 
-// resolve finds the node that a relative name leads to, as the kernel would,
+// resolve returns the node that a relative name leads to, as the kernel would,
 // without ever leaving the volume.
 func resolve(r *volume.Reader, name string) (uint32, bool) {
 	trail := []uint32{0} // the directories from the root to where we are

@@ -43,7 +43,7 @@ func (m *mounted) run() ran {
 	return r
 }
 
-// checkInputs is the built-in check: what a data set's SHA256SUMS lists is there.
+// checkInputs runs the built-in check: what a dataset's SHA256SUMS lists is there.
 func (m *mounted) checkInputs(ctx context.Context) error {
 	for _, v := range m.volumes[1:] {
 		files, err := checkSums(ctx, v.Reader)
@@ -147,7 +147,7 @@ var errMountDied = failed(ExitMount, errors.New("a mount failed while the contai
 // an input. Whatever it made of that, it is not the result that was wanted.
 var errLostInput = errors.New("the image or an input could not be read while the container ran")
 
-// mountFailed is the end of a run whose space has failed. Altered volumes have
+// mountFailed returns the error of a run whose space has failed. Altered volumes have
 // another exit code than storage that does not answer.
 func (m *mounted) mountFailed(err error) error {
 	m.results.note("a mount failed: %v", err)
@@ -157,7 +157,7 @@ func (m *mounted) mountFailed(err error) error {
 	return errMountDied
 }
 
-// mountDied tells whether a mount failed, whoever noticed first: the application
+// mountDied returns an error if a mount failed, whoever noticed first: the application
 // by an error that ended it, or the space.
 func (m *mounted) mountDied() error {
 	select {
