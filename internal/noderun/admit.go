@@ -24,8 +24,8 @@ import (
 // job is what was submitted, each part compared with its digest, and where Slurm
 // runs it.
 type job struct {
-	dir      fsx.Dir // on the shared storage
-	path     string  // by which dir was opened
+	jobDir   fsx.Dir // on the shared storage
+	jobPath  string  // by which jobDir was opened
 	manifest manifest.Manifest
 	digest   manifest.Digest
 	alloc    allocation
@@ -116,8 +116,8 @@ func (j *job) open(opt Options) (err error) {
 	if j.digest, err = manifest.ParseDigest(opt.Digest); err != nil {
 		return err
 	}
-	j.path = opt.JobDir
-	j.dir.Root, j.manifest, err = jobdir.Open(opt.JobDir, j.digest)
+	j.jobPath = opt.JobDir
+	j.jobDir.Root, j.manifest, err = jobdir.Open(opt.JobDir, j.digest)
 	return err
 }
 
@@ -127,7 +127,7 @@ func (j *job) readStages() (map[string][]container.Script, error) {
 	for stage, refs := range map[string][]manifest.FileRef{
 		jobdir.InputStage: j.manifest.InputScripts, jobdir.OutputStage: j.manifest.OutputScripts,
 	} {
-		data, err := readScripts(j.dir, path.Join(jobdir.ScriptsDir, stage), refs)
+		data, err := readScripts(j.jobDir, path.Join(jobdir.ScriptsDir, stage), refs)
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +193,7 @@ func (a *admitted) closeSpace() {
 // tearDown leaves nothing behind on the node.
 func (a *admitted) tearDown() {
 	a.closeSpace()
-	closeRoot(a.job.dir.Root)
+	closeRoot(a.jobDir.Root)
 	if a.self == nil {
 		return
 	}

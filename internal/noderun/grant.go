@@ -22,7 +22,7 @@ type granted struct {
 // it returns is to be closed, error or not.
 func (a *admitted) attest(src KeySource) (*granted, error) {
 	if src == nil {
-		src = serviceKeys{job: a.dir, log: a.log}
+		src = serviceKeys{job: a.jobDir, log: a.log}
 	}
 	g := &granted{admitted: a}
 	return g, a.step("attestation", ExitAttestation, func(ctx context.Context) error { return g.obtain(ctx, src) })
@@ -44,7 +44,7 @@ func (g *granted) obtain(ctx context.Context, src KeySource) (err error) {
 	if err := g.takePrivate(g.grant.Private); err != nil {
 		return failed(ExitIntegrity, err)
 	}
-	if g.dir, err = makeNodeDir(g.job.dir, g.alloc.dirName(), g.grant.Statement); err != nil {
+	if g.dir, err = makeNodeDir(g.jobDir, g.alloc.dirName(), g.grant.Statement); err != nil {
 		return failed(ExitManifest, err)
 	}
 	g.noteDir()

@@ -21,13 +21,13 @@ func (a *admitted) clearStrays(places []string) {
 
 // noteDir notes the node's directory in the lock.
 func (g *granted) noteDir() {
-	if err := g.self.Note(g.path, g.digest, g.alloc.dirName()); err != nil {
+	if err := g.self.Note(g.jobPath, g.digest, g.alloc.dirName()); err != nil {
 		g.log.Warn("the node's directory is not noted; if this job is killed, its scratch volume stays", "error", terse(err))
 	}
 	if g.alloc.job.Restart == 0 {
 		return
 	}
-	if err := jobdir.RemoveEarlierScratch(g.job.dir.Root, g.alloc.job.Restart); err != nil {
+	if err := jobdir.RemoveEarlierScratch(g.jobDir.Root, g.alloc.job.Restart); err != nil {
 		g.log.Warn("scratch volumes of the job's earlier runs are not removed", "error", terse(err))
 	}
 }
