@@ -1,0 +1,167 @@
+package keyserver_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
+)
+
+// rawRequest is a request that a test can spoil after it was signed.
+type rawRequest struct {
+	method, path, namespace, service string
+	body                             []byte
+	at                               time.Time
+	nonce                            string
+	signer                           ssh.Signer
+	after                            func(*rawRequest)
+	unsigned                         bool
+}
+
+func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
+	t.Helper()
+	sig, err := sshid.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q.after != nil {
+		q.after(&q)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), q.method, s.URL+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !q.unsigned {
+		req.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
+		req.Header.Set(keyapi.HeaderTime, strconv.FormatInt(q.at.Unix(), 10))
+		req.Header.Set(keyapi.HeaderNonce, q.nonce)
+	}
+	res, err := s.rawClient(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e keyapi.Error
+	if res.StatusCode != http.StatusOK {
+		if err := manifest.DecodeJSON(b, &e); err != nil {
+			t.Errorf("status %d with body %.200q", res.StatusCode, b)
+		}
+	}
+	return res.StatusCode, e
+}
+
+func (s *site) rawClient(t *testing.T) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(s.CA) {
+		t.Fatal("no CA")
+	}
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func TestRequestSignatures(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	elsewhere, narrow, late := keyservertest.NewSigner(t), keyservertest.NewSigner(t), keyservertest.NewSigner(t)
+	s.Enrol(t, "alice", narrow.PublicKey(), `namespaces="sealbatch-manifest,sealbatch-info"`)
+	s.Enrol(t, "alice", late.PublicKey(), `valid-before="20200101"`)
+	used := keyservertest.RandomHex(16)
+	for _, tc := range []struct {
+		name   string
+		change func(*rawRequest)
+		want   int
+	}{
+		{"control", func(q *rawRequest) { q.nonce = used }, 200},
+		{"replayed", func(q *rawRequest) { q.nonce = used }, 401},
+		{"foreign namespace", func(q *rawRequest) { q.namespace = manifest.NamespaceManifest }, 401},
+		{"unknown key", func(q *rawRequest) { q.signer = elsewhere }, 401},
+		{"key for other namespaces", func(q *rawRequest) { q.signer = narrow }, 401},
+		{"key past its time", func(q *rawRequest) { q.signer = late }, 401},
+		{"other service", func(q *rawRequest) { q.service = "other" }, 401},
+		{"clock slow", func(q *rawRequest) { q.at = q.at.Add(-keyapi.MaxSkew - 5*time.Second) }, 401},
+		{"clock fast", func(q *rawRequest) { q.at = q.at.Add(keyapi.MaxSkew + 5*time.Second) }, 401},
+		{"before the start", func(q *rawRequest) { q.at = q.at.Add(-time.Minute) }, 401},
+		{"clock a little fast", func(q *rawRequest) { q.at = q.at.Add(keyapi.MaxSkew / 2) }, 200},
+		{"nonce malformed", func(q *rawRequest) { q.nonce = "xyz" }, 401},
+		{"unsigned", func(q *rawRequest) { q.unsigned = true }, 401},
+		{"other path", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path = "/v1/audit/head" } }, 401},
+		{"query added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path += "?x=1" } }, 401},
+		{"body added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.body = []byte("{}") } }, 401},
+		{"time altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.at = q.at.Add(2 * time.Second) } }, 401},
+		{"nonce altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.nonce = keyservertest.RandomHex(16) } }, 401},
+	} {
+		q := rawRequest{method: "GET", path: "/v1/secrets", namespace: keyapi.Namespace, service: s.ID, at: time.Now(),
+			nonce: keyservertest.RandomHex(16), signer: s.alice}
+		tc.change(&q)
+		status, e := s.send(t, q)
+		if status != tc.want || status == 401 && (e.Code != keyapi.CodeUnauthorised || e.Message == "") {
+			t.Errorf("%s: status %d, %+v; want %d", tc.name, status, e, tc.want)
+		}
+	}
+}
+
+func TestReloadAccounts(t *testing.T) {
+	t.Parallel()
+	c := &clock{}
+	s := newSite(t, keyservertest.Options{Now: c.now})
+	second, carol := keyservertest.NewSigner(t), keyservertest.NewSigner(t)
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	if _, err := s.Client(t, second).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+		t.Fatalf("a key that is not enrolled: %v", err)
+	}
+	write := func(lines ...string) {
+		t.Helper()
+		if err := os.WriteFile(s.Layout.AllowedSigners, []byte(strings.Join(lines, "")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := func(name string, k ssh.Signer) string {
+		return name + " " + string(ssh.MarshalAuthorizedKey(k.PublicKey()))
+	}
+	// Found by looking at the file, without Reload, within a second.
+	write(line("alice", s.alice), line("alice", second), line("carol", carol))
+	c.add(2 * time.Second)
+	if l, err := s.Client(t, second).ListSecrets(t.Context()); err != nil || len(l) != 1 || l[0].VolumeID != v.ID {
+		t.Errorf("a second key of alice's sees %v, %v", l, err)
+	}
+	if _, err := s.Client(t, s.bob).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+		t.Errorf("bob was removed: %v", err)
+	}
+	for name, bad := range map[string]string{
+		"garbage":        "nonsense\n",
+		"wildcard":       line("*", carol),
+		"two names":      line("alice,carol", carol),
+		"key twice":      line("alice", carol) + line("carol", carol),
+		"cert-authority": "carol cert-authority " + string(ssh.MarshalAuthorizedKey(carol.PublicKey())),
+	} {
+		write(bad)
+		if err := s.Server.Reload(t.Context()); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+		if _, err := s.Client(t, carol).ListSecrets(t.Context()); err != nil {
+			t.Errorf("%s: the accounts before it are no longer in force: %v", name, err)
+		}
+	}
+}
