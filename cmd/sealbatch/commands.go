@@ -9,6 +9,7 @@ import (
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -74,4 +75,16 @@ func runVersion(_ context.Context, a *app, args []string) error {
 	}
 	fmt.Fprintf(a.stdout, "sealbatch %s\n", v)
 	return nil
+}
+
+// oneArg returns the only argument, which what names.
+func oneArg(f *ui.Flags, what string) (string, error) {
+	switch args := f.Args(); len(args) {
+	case 1:
+		return args[0], nil
+	case 0:
+		return "", fault.New(fault.Usage, fmt.Errorf("%s: %s is missing", f.Name, what), f.Name+" --help shows an example")
+	default:
+		return "", fault.New(fault.Usage, fmt.Errorf("%s: one %s, not %d", f.Name, what, len(args)), f.Name+" --help shows an example")
+	}
 }

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+func runOpen(ctx context.Context, a *app, args []string) error {
+	f := ui.NewFlags("sealbatch open", "Open a sealed volume, or a node's directory whose outputs were indexed, into a new directory.", "FILE", `
+sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
+	var dir, id string
+	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)
+	identityFlag(f, &id)
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	r, err := openVolume(a, f, id)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p := ui.NewProgress(a.stderr, "opening "+filepath.Base(f.Args()[0]), 0, 0)
+	defer p.End(false)
+	if err := r.Extract(ctx, dir, volume.ExtractOptions{Progress: p.Update}); err != nil {
+		return fmt.Errorf("open %s: %w", f.Args()[0], err)
+	}
+	p.End(true)
+	fmt.Fprintln(a.stdout, dir)
+	return nil
+}
+
+func identityFlag(f *ui.Flags, dst *string) {
+	f.String(dst, "age identity or SSH private key that opens the volume (default: ~/.ssh/id_ed25519)", []string{"i", "identity"})
+}
+
+// identities reads an identity file, one's own SSH key if none is named.
+func identities(a *app, id string) ([]age.Identity, error) {
+	if id == "" {
+		var err error
+		if id, err = homeFile(".ssh/id_ed25519"); err != nil {
+			return nil, err
+		}
+	}
+	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
+	return ids, fault.New(fault.Usage, err, "name the right one with -i")
+}
+
+// openVolume opens the command's FILE with an identity.
+func openVolume(a *app, f *ui.Flags, id string) (*volume.Reader, error) {
+	path, err := oneArg(f, "FILE")
+	if err != nil {
+		return nil, err
+	}
+	r, err := openWith(a, path, id)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func openWith(a *app, path, id string) (*volume.Reader, error) {
+	ids, err := identities(a, id)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return openNodeDir(path, ids)
+	}
+	key, err := unwrapFile(path, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	return volume.OpenFile(path, key)
+}
+
+// maxIndex bounds an index, in bytes.
+const maxIndex = 1<<31 + 1<<20
+
+// openNodeDir opens what a job left that indexed its outputs instead of sealing
+// them: a directory with keys.age, the cipher directory and its index.
+func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
+	index, err := fsx.ReadRegular(filepath.Join(dir, jobdir.IndexName), maxIndex)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", jobdir.IndexName),
+			"name a sealed volume, or a node's directory whose outputs were indexed; sealbatch results opens what a job left otherwise")
+	}
+	if err != nil {
+		return nil, err
+	}
+	keys, err := os.Open(filepath.Join(dir, jobdir.KeysName))
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	id, key, err := volume.ReadKey(keys, ids...)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	return volume.OpenIndexed(filepath.Join(dir, jobdir.CipherDirName), index, id, key)
+}
+
+func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return volume.Key{}, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return volume.Key{}, err
+	}
+	return volume.UnwrapKey(f, st.Size(), ids...)
+}
+
+// homeFile returns the path of a file in the home directory.
+func homeFile(rel string) (string, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("where %s lies: %w", rel, err)
+	}
+	return filepath.Join(home, rel), nil
+}
