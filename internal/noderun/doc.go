@@ -3,6 +3,10 @@
 // checks the inputs, runs the application in its container, seals the results
 // and signs a receipt; then it unmounts and wipes.
 //
+// The way of a run is Run's, in run.go. Each phase returns the value that the next
+// one works with: a job is admitted, granted (its keys), mounted, ran and sealed.
+// What a phase has opened, its value closes, in reverse order.
+//
 // What it reads and leaves on the cluster's shared storage is drawn in package
 // jobdir. A supervisor that is killed leaves the statement, the wrapped key, the
 // origin statement and the output volume: the outputs written so far open with
