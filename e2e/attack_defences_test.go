@@ -27,7 +27,7 @@ var defences = func() map[string][]weakness {
 		"evidence before nonce": {
 			{"internal/keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
 		if err := s.nonces.use(c.Nonce, s.now()); err != nil {
-			return Claims{}, err
+			return attest.Claims{}, err
 		}
 	}
 	a, ok := s.attestors[body.Evidence.Type]
@@ -70,8 +70,8 @@ var defences = func() map[string][]weakness {
 		{"job's state", "internal/verifier/vouch.go", `j.State != "RUNNING"`},
 		{"job's owner", "internal/verifier/vouch.go", "j.UID != uid"},
 		{"job's nodes", "internal/verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
-		{"voucher's claim", "internal/keyserver/attest.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
-		{"voucher's age", "internal/keyserver/attest.go", "age > voucherAge || age < -voucherSkew"},
+		{"voucher's claim", "internal/keyserver/voucher/voucher.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
+		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > voucherAge || age < -voucherSkew"},
 		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
 		{"manifest's user", "internal/keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
 		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
@@ -83,9 +83,9 @@ var defences = func() map[string][]weakness {
 		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
 		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
 		{"key exists", "internal/keyserver/boltstore/keys.go", "subtle.ConstantTimeCompare(old, key) != 1"},
-		{"token's claim", "internal/keyserver/token.go", "!t.Keys.Check(p.Proof, service, c)"},
-		{"token used", "internal/keyserver/token.go", "case used:"},
-		{"token's manifest", "internal/keyserver/token.go", "t.Manifest != c.Manifest"},
+		{"token's claim", "internal/keyserver/token/token.go", "!t.Keys.Check(p.Proof, service, c)"},
+		{"token used", "internal/keyserver/token/token.go", "case used:"},
+		{"token's manifest", "internal/keyserver/token/token.go", "t.Manifest != c.Manifest"},
 		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},
 		{"memory for bodies", "internal/gate/gate.go", "g.held+n > g.limits.Memory || g.heldBy[p]+n > g.limits.Memory/4"},
 		{"account's requests", "internal/keyserver/replay.go", "len(s.order) >= c.perAccount"},

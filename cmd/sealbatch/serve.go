@@ -2,11 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,9 +19,12 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/keyserver/token"
+	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -83,6 +82,12 @@ func initServer(a *app, dir string, hosts []string, listen string) error {
 // keyStores are the types of key stores that server.conf may name.
 var keyStores = store.KeyStores{"bolt": boltstore.OpenKeys}
 
+// attestors are the types of evidence that the key service takes.
+var attestors = attest.Types{
+	keyapi.EvidenceSlurm: voucher.FromConfig,
+	keyapi.EvidenceToken: token.FromConfig,
+}
+
 func serve(ctx context.Context, a *app, c *config.Server) error {
 	s, err := newKeyService(ctx, c, keyStores, a.log)
 	if err != nil {
@@ -112,7 +117,7 @@ type keyService struct {
 // store of one of types. Whoever calls it calls closeStores after the service's
 // end.
 func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) (*keyService, error) {
-	verifiers, err := enrolled(c.Clusters)
+	judges, err := attestors.Configure(c)
 	if err != nil {
 		return nil, fault.New(fault.Config, err, "")
 	}
@@ -130,7 +135,7 @@ func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores,
 	}
 	s.Server, err = keyserver.New(keyserver.Config{
 		Name: c.Name, Store: s.records, Keys: s.keys, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
-		Verifiers: verifiers, MinTier: tier, Log: log,
+		Attestors: judges, MinTier: tier, Log: log,
 		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {
@@ -180,48 +185,6 @@ func reloadOn(ctx context.Context, hup <-chan os.Signal, s *keyserver.Server, lo
 			return
 		}
 	}
-}
-
-// enrolled turns the configuration's clusters into verifiers.
-func enrolled(clusters []config.ClusterConf) ([]keyserver.Verifier, error) {
-	var out []keyserver.Verifier
-	for _, c := range clusters {
-		key, err := ed25519Key(c.VerifierKey)
-		if err != nil {
-			return nil, fmt.Errorf("[cluster %s] verifier-key: %w", c.Name, err)
-		}
-		ca, err := fsx.ReadFile(c.VerifierCA, maxSmallFile)
-		if err != nil {
-			return nil, fmt.Errorf("[cluster %s] verifier-ca: %w", c.Name, err)
-		}
-		tier, err := manifest.ParseTier(c.Tier)
-		if err != nil {
-			return nil, fmt.Errorf("[cluster %s] tier: %w", c.Name, err)
-		}
-		out = append(out, keyserver.Verifier{Key: key, Cluster: keyapi.Cluster{Tier: tier,
-			Name: c.Name, VerifierURL: c.VerifierURL, VerifierCA: string(ca), MungeUser: c.MungeUser}})
-	}
-	return out, nil
-}
-
-// ed25519Key reads a public key: base64, or a PEM file (PKIX).
-func ed25519Key(s string) (ed25519.PublicKey, error) {
-	if b, err := base64.StdEncoding.DecodeString(s); err == nil && len(b) == ed25519.PublicKeySize {
-		return b, nil
-	}
-	b, err := fsx.ReadFile(s, maxSmallFile)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, errors.New("is neither base64 of an Ed25519 key nor a PEM file")
-	}
-	k, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if pub, ok := k.(ed25519.PublicKey); ok && err == nil {
-		return pub, nil
-	}
-	return nil, fmt.Errorf("%s holds no Ed25519 public key", s)
 }
 
 func runAudit(ctx context.Context, a *app, args []string) error {

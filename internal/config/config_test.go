@@ -174,6 +174,9 @@ allowed-signers = accounts
 min-tier = B2
 manifests-per-account = 7
 burst = 9
+[attestor made-up]
+Trust = x
+
 [key-store]
 Type = made-up
 Address = https://store:1
@@ -197,8 +200,9 @@ munge-user = sb
 	want := &Server{Path: p, Name: "keys", Listen: "127.0.0.1:8443", DataDir: "/var/lib/sb", TLSCert: "/var/lib/sb/tls.crt",
 		TLSKey: "/var/lib/sb/tls.key", Audit: "/var/lib/sb/audit.log", MasterKeyFile: "/etc/sb/master",
 		AllowedSigners: filepath.Join(filepath.Dir(p), "accounts"), MinTier: "B2",
-		Limits:   ServerLimits{ManifestsPerAccount: 7, FloodLimits: FloodLimits{Burst: 9}},
-		KeyStore: KeyStoreConf{Type: "made-up", Parameters: map[string]string{"address": "https://store:1"}},
+		Limits:    ServerLimits{ManifestsPerAccount: 7, FloodLimits: FloodLimits{Burst: 9}},
+		KeyStore:  KeyStoreConf{Type: "made-up", Parameters: map[string]string{"address": "https://store:1"}},
+		Attestors: map[string]map[string]string{"made-up": {"trust": "x"}},
 		Clusters: []ClusterConf{{Name: "a", VerifierURL: "https://v:1",
 			VerifierCA: filepath.Join(filepath.Dir(p), "ca.pem"), MungeUser: "sb", Tier: "B2",
 			VerifierKey: "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo="},

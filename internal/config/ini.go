@@ -30,6 +30,8 @@ type schema struct {
 	// others takes the keys of a section that are not among its own, in lower
 	// case: those of a section that belongs to one of several packages.
 	others map[string]map[string]string
+	// othersOf does so for sections with a name of their own.
+	othersOf map[string]func(name string) map[string]string
 }
 
 // file is one configuration file while it is being read.
@@ -105,13 +107,13 @@ func (f *file) applySection(s schema, section *ini.Section) error {
 		k := section.Keys()[0].Name()
 		return f.errorf("", k, "%q stands before the first [section]", k)
 	}
-	keys, err := s.keysOf(name)
+	keys, others, err := s.keysOf(name)
 	if err != nil {
 		return f.errorf(name, "", "%v", err)
 	}
 	for _, got := range section.Keys() {
 		k, ok := find(keys, got.Name())
-		if others := s.others[name]; !ok && others != nil {
+		if !ok && others != nil {
 			k = otherKey(got.Name(), others)
 		} else if !ok {
 			return f.unknownKey(name, got.Name(), keys)
@@ -130,18 +132,22 @@ func (f *file) applySection(s schema, section *ini.Section) error {
 	return nil
 }
 
-// keysOf finds the keys of the section called name.
-func (s schema) keysOf(name string) ([]key, error) {
+// keysOf returns the keys of the section called name, and what takes others.
+func (s schema) keysOf(name string) ([]key, map[string]string, error) {
 	if keys, ok := s.sections[name]; ok {
-		return keys, nil
+		return keys, s.others[name], nil
 	}
 	kind, rest, _ := strings.Cut(name, " ")
-	if fn, ok := s.named[kind]; ok {
-		own := strings.Trim(strings.TrimSpace(rest), `"'`)
-		if own == "" {
-			return nil, fmt.Errorf("[%s] needs a name: [%s NAME]", kind, kind)
-		}
-		return fn(own), nil
+	own := strings.Trim(strings.TrimSpace(rest), `"'`)
+	fn, named := s.named[kind]
+	others, free := s.othersOf[kind]
+	switch {
+	case (named || free) && own == "":
+		return nil, nil, fmt.Errorf("[%s] needs a name: [%s NAME]", kind, kind)
+	case named:
+		return fn(own), nil, nil
+	case free:
+		return nil, others(own), nil
 	}
 	var known []string
 	for n := range s.sections {
@@ -150,7 +156,10 @@ func (s schema) keysOf(name string) ([]key, error) {
 	for n := range s.named {
 		known = append(known, n)
 	}
-	return nil, fmt.Errorf("unknown section [%s]%s", name, suggest("; did you mean [%s]?", name, known))
+	for n := range s.othersOf {
+		known = append(known, n)
+	}
+	return nil, nil, fmt.Errorf("unknown section [%s]%s", name, suggest("; did you mean [%s]?", name, known))
 }
 
 func find(keys []key, name string) (key, bool) {

@@ -20,6 +20,9 @@ type Server struct {
 	Limits          ServerLimits
 	Clusters        []ClusterConf
 	KeyStore        KeyStoreConf
+	// Attestors is [attestor TYPE]: what a type of evidence is configured by, its
+	// keys in lower case; what they mean is the type's matter.
+	Attestors map[string]map[string]string
 }
 
 // FloodLimits are what [limits] of both services bounds: what they take on from
@@ -65,7 +68,7 @@ func LoadServer(path string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C",
-		KeyStore: KeyStoreConf{Type: "bolt", Parameters: map[string]string{}}}
+		Attestors: map[string]map[string]string{}, KeyStore: KeyStoreConf{Type: "bolt", Parameters: map[string]string{}}}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err
@@ -105,6 +108,12 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 			"key-store": {stringKey("type", &s.KeyStore.Type)},
 		},
 		others: map[string]map[string]string{"key-store": s.KeyStore.Parameters},
+		othersOf: map[string]func(string) map[string]string{"attestor": func(name string) map[string]string {
+			if s.Attestors[name] == nil {
+				s.Attestors[name] = map[string]string{}
+			}
+			return s.Attestors[name]
+		}},
 		named: map[string]func(string) []key{"cluster": func(name string) []key {
 			c, ok := clusters[name]
 			if !ok {

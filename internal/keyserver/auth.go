@@ -10,6 +10,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 var requestNonceRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
@@ -64,7 +65,7 @@ func (s *Server) checkTime(unix int64, now time.Time) error {
 	if d := at.Sub(now); d > keyapi.MaxSkew || d < -keyapi.MaxSkew {
 		return service.Refuse(keyapi.CodeUnauthorised,
 			"this machine's clock is %s the key service's: the request was signed at %s, the key service's clock says %s",
-			aheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
+			text.AheadOf(d), at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
 			WithHint("set the clock that is wrong: more than %s apart is refused", keyapi.MaxSkew)
 	}
 	if unix < s.started.Unix() {
@@ -72,12 +73,4 @@ func (s *Server) checkTime(unix int64, now time.Time) error {
 			WithHint("try again; if it stays so, this machine's clock is slow").AsRetryable()
 	}
 	return nil
-}
-
-// aheadOf words how far one clock is ahead of another, or behind it.
-func aheadOf(d time.Duration) string {
-	if d < 0 {
-		return (-d).Round(time.Second).String() + " behind"
-	}
-	return d.Round(time.Second).String() + " ahead of"
 }

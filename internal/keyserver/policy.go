@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -46,7 +47,7 @@ func nodeAllowed(lists []string, node string) bool {
 
 // checkSecret holds one secret's record and policy against what evidence
 // shows. It says what is missing, for the owner's and submitter's eyes.
-func checkSecret(s secretRecord, m manifestRecord, c Claims, now time.Time) error {
+func checkSecret(s secretRecord, m manifestRecord, c attest.Claims, now time.Time) error {
 	p := s.Policy
 	no := func(format string, args ...any) error {
 		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, fmt.Sprintf(format, args...))

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/keyserver/token"
 )
 
 // How long records outlive their use.
@@ -73,13 +75,13 @@ func outdated(r store.Reader, now time.Time) ([]record, error) {
 	}
 	err := errors.Join(
 		// A token's use was refused once it had expired, and is when it is unknown.
-		find(bucketTokens, func(id string, b []byte) ([]record, error) {
-			var t tokenRecord
+		find(token.Bucket, func(id string, b []byte) ([]record, error) {
+			var t token.Record
 			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
 				return nil, err
 			}
-			return []record{{bucketTokens, id, t.Account.ID, countTokens},
-				{bucket: bucketUsed, key: singleUseKey(keyapi.EvidenceToken, id)}}, nil
+			return []record{{token.Bucket, id, t.Account.ID, countTokens},
+				{bucket: attest.SingleUses, key: attest.SingleUseKey(keyapi.EvidenceToken, id)}}, nil
 		}),
 		find(bucketRepeats, func(name string, b []byte) ([]record, error) {
 			var t struct{ Until time.Time }

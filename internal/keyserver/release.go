@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -85,25 +86,25 @@ func (s *Server) release(q *request) (any, error) {
 }
 
 // attest checks possession of S, the evidence and the nonce.
-func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
+func (s *Server) attest(q *request, body keyapi.Release) (attest.Claims, error) {
 	c := body.Claim
 	digest := keyapi.ClaimDigest(s.id, c)
 	if !ed25519.Verify(c.S, digest[:], body.Proof) {
-		return Claims{}, service.Refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
+		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
 	}
 	a, ok := s.attestors[body.Evidence.Type]
 	if !ok {
-		return Claims{}, service.Refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
+		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
 	}
 	claims, err := a.Attest(q.ctx, s.id, c, body.Evidence)
-	if errors.Is(err, ErrEvidence) {
-		return Claims{}, service.Refuse(keyapi.CodeAttestation, "%w", err)
+	if errors.Is(err, attest.ErrEvidence) {
+		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "%w", err)
 	}
 	if err != nil {
-		return Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
+		return attest.Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
 	}
 	if err := checkClaims(c, claims); err != nil {
-		return Claims{}, err
+		return attest.Claims{}, err
 	}
 	// Last, so that nobody who only saw a claim go by can use its nonce up:
 	// that takes evidence which covers it.
@@ -111,7 +112,7 @@ func (s *Server) attest(q *request, body keyapi.Release) (Claims, error) {
 }
 
 // checkClaims keeps a faulty attestor from saying more than was claimed.
-func checkClaims(c keyapi.Claim, claims Claims) error {
+func checkClaims(c keyapi.Claim, claims attest.Claims) error {
 	if claims.UID == 0 || claims.User == "" || claims.Tier < manifest.TierC || claims.Tier > manifest.TierA ||
 		claims.Node != c.Node || claims.Job != c.Job {
 		return service.Refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
@@ -124,7 +125,7 @@ type grant struct {
 	manifest manifestRecord
 	secrets  []secretRecord
 	private  []byte
-	claims   Claims
+	claims   attest.Claims
 }
 
 func (g grant) volumeIDs() []string {
@@ -138,7 +139,7 @@ func (g grant) volumeIDs() []string {
 // decideRelease decides on all of a manifest's volumes or none. A release that
 // was counted already (again) is held to everything but what counts releases.
 // On refusal the grant holds the manifest's record, if there is one, for the audit.
-func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bool) (grant, error) {
+func (s *Server) decideRelease(r getter, c keyapi.Claim, claims attest.Claims, again bool) (grant, error) {
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {
@@ -151,7 +152,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 		return g, err
 	}
 	if claims.SingleUse != "" && !again {
-		_, err := r.Get(bucketUsed, singleUseKey(claims.Attestor, claims.SingleUse))
+		_, err := r.Get(attest.SingleUses, attest.SingleUseKey(claims.Attestor, claims.SingleUse))
 		if err == nil {
 			return g, service.Refuse(keyapi.CodeAttestation, "the %s was used before", claims.Attestor)
 		}
@@ -172,7 +173,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims Claims, again bo
 	return g, nil
 }
 
-func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
+func (s *Server) checkManifest(m manifestRecord, c attest.Claims, again bool) error {
 	job := c.Job
 	job.Restart = 0
 	switch {
@@ -200,7 +201,7 @@ func (s *Server) checkManifest(m manifestRecord, c Claims, again bool) error {
 
 // decideSecret looks at one volume. The owner's policy comes before the
 // question whether its key was released, so that nobody whom it refuses learns that.
-func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims, again bool) (secretRecord, error) {
+func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c attest.Claims, again bool) (secretRecord, error) {
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
 	if errors.Is(err, store.ErrNotFound) {
@@ -232,7 +233,7 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c Claims,
 
 // releaseKey names a release. Where the job's number is only the submitter's
 // word, the submitter is part of it, so that nobody can use up another's.
-func releaseKey(volume string, c Claims) string {
+func releaseKey(volume string, c attest.Claims) string {
 	return fmt.Sprintf("%s/%s/%s/%d/%s", volume, c.Submitter, jobName(c.Job), c.Job.Restart, c.Node)
 }
 
@@ -250,7 +251,7 @@ func (g grant) record(w store.Writer, now time.Time) error {
 		return err
 	}
 	if c.SingleUse != "" {
-		if err := putJSON(w, bucketUsed, singleUseKey(c.Attestor, c.SingleUse), now.UTC()); err != nil {
+		if err := putJSON(w, attest.SingleUses, attest.SingleUseKey(c.Attestor, c.SingleUse), now.UTC()); err != nil {
 			return err
 		}
 	}
@@ -267,7 +268,7 @@ func (g grant) record(w store.Writer, now time.Time) error {
 }
 
 // prepareRelease seals the keys to E and signs the statement about S.
-func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims Claims, g grant) (keyapi.Released, error) {
+func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims attest.Claims, g grant) (keyapi.Released, error) {
 	b := keyapi.Bundle{Private: g.private}
 	defer func() {
 		for _, k := range b.Keys {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
@@ -21,8 +22,8 @@ const bucketRepeats = "repeats"
 // made the claim can read them, and nothing is counted twice. What evidence
 // showed is kept, since it has aged by then; the owner's policy is asked again.
 type repeatRecord struct {
-	Until  time.Time `json:"until"`
-	Claims Claims    `json:"claims"`
+	Until  time.Time     `json:"until"`
+	Claims attest.Claims `json:"claims"`
 }
 
 // requestName names a release by all its bytes: claim, evidence and proof.
@@ -33,7 +34,7 @@ func requestName(body []byte) string {
 
 // released returns what was shown by the same request if its keys were
 // released a short while ago.
-func (s *Server) released(ctx context.Context, name string) (c Claims, ok bool, err error) {
+func (s *Server) released(ctx context.Context, name string) (c attest.Claims, ok bool, err error) {
 	err = s.store.View(ctx, func(r store.Reader) error {
 		var rec repeatRecord
 		err := getJSON(r, bucketRepeats, name, &rec)
@@ -47,7 +48,7 @@ func (s *Server) released(ctx context.Context, name string) (c Claims, ok bool, 
 }
 
 // rememberRelease makes a repeat of the request possible.
-func (s *Server) rememberRelease(w store.Writer, name string, c Claims) error {
+func (s *Server) rememberRelease(w store.Writer, name string, c attest.Claims) error {
 	return putJSON(w, bucketRepeats, name, repeatRecord{Until: s.now().Add(keyapi.RepeatTTL).UTC(), Claims: c})
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -35,9 +37,8 @@ type Config struct {
 	// allowed_signers format, one name a line. It is read again when it changes.
 	AllowedSigners string
 	Certificate    tls.Certificate // for Serve
-	Verifiers      []Verifier
-	// Attestors adds to "token" and "slurm", by type of evidence.
-	Attestors map[string]Attestor
+	// Attestors judge evidence, by its type. Evidence of other types is refused.
+	Attestors map[string]attest.New
 	// MinTier is the weakest evidence for which anything is released;
 	// default C.
 	MinTier manifest.Tier
@@ -54,8 +55,7 @@ type Server struct {
 	keys            store.KeyStore
 	accounts        *accounts
 	commits         *committer
-	attestors       map[string]Attestor
-	clusters        []keyapi.Cluster
+	attestors       map[string]attest.Attestor
 	nonces          *nonces
 	replays         *replayCache
 	inFlight        *inFlight
@@ -150,7 +150,7 @@ func New(cfg Config) (*Server, error) {
 	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
 		return nil, err
 	}
-	if err := s.addAttestors(cfg); err != nil {
+	if err := s.addAttestors(cfg.Attestors); err != nil {
 		return nil, err
 	}
 	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, log: s.log}
@@ -183,23 +183,14 @@ func (s *Server) noteStart(recovered int) error {
 	return nil
 }
 
-func (s *Server) addAttestors(cfg Config) error {
-	slurm, err := NewSlurmAttestor(cfg.Verifiers, s.now)
-	if err != nil {
-		return err
-	}
-	s.attestors = map[string]Attestor{
-		keyapi.EvidenceToken: &tokenAttestor{store: s.store, now: s.now},
-		keyapi.EvidenceSlurm: slurm,
-	}
-	for t, a := range cfg.Attestors {
-		if _, ok := s.attestors[t]; ok || a == nil {
-			return fmt.Errorf("key service: evidence of type %q has an attestor already, or none", t)
+func (s *Server) addAttestors(types map[string]attest.New) error {
+	s.attestors = map[string]attest.Attestor{}
+	for typ, make := range types {
+		a, err := make(attest.Service{Store: s.store, Now: s.now})
+		if err != nil {
+			return fmt.Errorf("attestor of evidence of type %s: %w", typ, err)
 		}
-		s.attestors[t] = a
-	}
-	for _, v := range cfg.Verifiers {
-		s.clusters = append(s.clusters, v.Cluster)
+		s.attestors[typ] = a
 	}
 	return nil
 }
@@ -227,14 +218,13 @@ func (s *Server) Close() error {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 func (s *Server) describe(*request) (any, error) {
-	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: s.clusters}
-	if out.Clusters == nil {
-		out.Clusters = []keyapi.Cluster{}
+	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: []keyapi.Cluster{},
+		Attestors: slices.Sorted(maps.Keys(s.attestors))}
+	for _, typ := range out.Attestors {
+		if d, ok := s.attestors[typ].(attest.Describer); ok {
+			d.Describe(&out)
+		}
 	}
-	for t := range s.attestors {
-		out.Attestors = append(out.Attestors, t)
-	}
-	slices.Sort(out.Attestors)
 	return out, nil
 }
 

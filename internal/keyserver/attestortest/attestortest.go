@@ -14,13 +14,13 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
-	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Subject is an attestor with the means to make genuine evidence for it.
 type Subject struct {
-	Attestor keyserver.Attestor
+	Attestor attest.Attestor
 	Type     string
 	Service  string
 	// Claim is one that Prove can prove; its nonce, E and S are replaced.
@@ -89,7 +89,7 @@ func (s Subject) refused(t *testing.T, what, service string, c keyapi.Claim, ev 
 	got, err := s.Attestor.Attest(t.Context(), service, c, ev)
 	if err == nil {
 		t.Errorf("%s is accepted: %+v", what, got)
-	} else if !errors.Is(err, keyserver.ErrEvidence) {
+	} else if !errors.Is(err, attest.ErrEvidence) {
 		t.Errorf("%s is refused with %v, which is not ErrEvidence", what, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,7 +22,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/token"
+	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
 )
@@ -36,6 +40,8 @@ type Options struct {
 	Now      func() time.Time // the service's clock
 	// VerifierURL and VerifierCA are what the service tells submitters.
 	VerifierURL, VerifierCA string
+	// Attestors add to those of the product, by type of evidence.
+	Attestors map[string]attest.New
 }
 
 // Service is a running key service.
@@ -132,10 +138,7 @@ func (s *Service) TryRun() error {
 	srv, err := keyserver.New(keyserver.Config{
 		Store: st, Keys: keys, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
-		Verifiers: []keyserver.Verifier{{
-			Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA, MungeUser: "sealbatch", Tier: s.opts.Tier},
-			Key:     s.VerifierKey.Public().(ed25519.PublicKey),
-		}},
+		Attestors: s.attestors(),
 	})
 	if err != nil {
 		st.Close()
@@ -163,6 +166,17 @@ func (s *Service) TryRun() error {
 		return err
 	}
 	return nil
+}
+
+// attestors are those that the product has, and the options' own.
+func (s *Service) attestors() map[string]attest.New {
+	types := map[string]attest.New{keyapi.EvidenceToken: token.New, keyapi.EvidenceSlurm: voucher.New(voucher.Verifier{
+		Cluster: keyapi.Cluster{Name: s.Cluster, VerifierURL: s.opts.VerifierURL, VerifierCA: s.opts.VerifierCA,
+			MungeUser: "sealbatch", Tier: s.opts.Tier},
+		Key: s.VerifierKey.Public().(ed25519.PublicKey),
+	})}
+	maps.Copy(types, s.opts.Attestors)
+	return types
 }
 
 // listen waits for the address of an earlier run: meanwhile some connection of
