@@ -158,13 +158,15 @@ func TestClaims(t *testing.T) {
 		{"another's E", nil, func(r *keyapi.Release) { r.Claim.E = newE(t) }, keyapi.CodeAttestation},
 		{"another's S", nil, func(r *keyapi.Release) { r.Claim.S = bytes.Repeat([]byte{1}, 32) }, keyapi.CodeAttestation},
 		{"no proof", nil, func(r *keyapi.Release) { r.Proof = nil }, keyapi.CodeAttestation},
-		{"E that is no key", func(c *keyapi.Claim) { c.E, c.Node = bytes.Repeat([]byte{0xff}, keyapi.PublicKeyE), "cn3" }, nil, keyapi.CodeBadRequest},
+		{"E that is no key", func(c *keyapi.Claim) { c.E, c.Node = bytes.Repeat([]byte{0xff}, keyapi.PublicKeyE), "cn3" },
+			nil, keyapi.CodeBadRequest},
 		{"short E", func(c *keyapi.Claim) { c.E = c.E[1:] }, nil, keyapi.CodeBadRequest},
 		{"job 0", func(c *keyapi.Claim) { c.Job.ID = 0 }, nil, keyapi.CodeBadRequest},
 		{"list of nodes", func(c *keyapi.Claim) { c.Node = "cn[1-2]" }, nil, keyapi.CodeBadRequest},
 		{"unknown evidence", nil, func(r *keyapi.Release) { r.Evidence.Type = "tpm" }, keyapi.CodeAttestation},
 		{"no evidence", nil, func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":""}`) }, keyapi.CodeAttestation},
-		{"the service's own statement as voucher", nil, func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":"e30.e30.e30"}`) }, keyapi.CodeAttestation},
+		{"the service's own statement as voucher", nil,
+			func(r *keyapi.Release) { r.Evidence.Payload = []byte(`{"voucher":"e30.e30.e30"}`) }, keyapi.CodeAttestation},
 	} {
 		pub, priv, err := ed25519.GenerateKey(nil)
 		if err != nil {
@@ -174,7 +176,8 @@ func TestClaims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := keyapi.Claim{Manifest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1", Nonce: n.Nonce, E: newE(t), S: pub}
+		c := keyapi.Claim{Manifest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1",
+			Nonce: n.Nonce, E: newE(t), S: pub}
 		if tc.before != nil {
 			tc.before(&c)
 		}

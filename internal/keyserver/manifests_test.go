@@ -35,15 +35,19 @@ func TestManifestRefused(t *testing.T) {
 		{name: "unknown volume", volume: unknown, want: keyclient.ErrNotFound},
 		{name: "other digest", volume: altered, want: keyclient.ErrPolicy},
 		{name: "other service", change: func(m *manifest.Manifest) { m.Service.ID = "other" }, volume: v, want: keyclient.ErrBadRequest},
-		{name: "other statement key", change: func(m *manifest.Manifest) { m.Service.StatementKey = "AAAA" }, volume: v, want: keyclient.ErrBadRequest},
+		{name: "other statement key", change: func(m *manifest.Manifest) { m.Service.StatementKey = "AAAA" }, volume: v,
+			want: keyclient.ErrBadRequest},
 		{name: "expired", change: func(m *manifest.Manifest) {
 			m.Created, m.Expires = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 		}, volume: v, want: keyclient.ErrBadRequest},
-		{name: "good for too long", change: func(m *manifest.Manifest) { m.Expires = time.Now().Add(31 * 24 * time.Hour) }, volume: v, want: keyclient.ErrBadRequest},
+		{name: "good for too long", change: func(m *manifest.Manifest) { m.Expires = time.Now().Add(31 * 24 * time.Hour) },
+			volume: v, want: keyclient.ErrBadRequest},
 		{name: "signed by a stranger", signer: stranger, volume: v, want: keyclient.ErrForbidden},
 		{name: "signed by another account", signer: s.bob, volume: v, want: keyclient.ErrForbidden},
 		{name: "signed for another purpose", ns: keyapi.Namespace, volume: v, want: keyclient.ErrForbidden},
-		{name: "altered after signing", spoil: func(b []byte) []byte { return bytes.Replace(b, []byte(`"nodes": 1`), []byte(`"nodes": 9`), 1) }, volume: v, want: keyclient.ErrForbidden},
+		{name: "altered after signing", spoil: func(b []byte) []byte {
+			return bytes.Replace(b, []byte(`"nodes": 1`), []byte(`"nodes": 9`), 1)
+		}, volume: v, want: keyclient.ErrForbidden},
 		{name: "no manifest", spoil: func([]byte) []byte { return []byte("{}") }, volume: v, want: keyclient.ErrBadRequest},
 	} {
 		_, b := s.Manifest(t, tc.change, tc.volume)
@@ -73,10 +77,15 @@ func TestManifestOfAnother(t *testing.T) {
 	s := newSite(t, keyservertest.Options{})
 	_, b := s.Manifest(t, nil, s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice")))
 	s.Register(t, s.alice, b)
-	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrForbidden) {
+	register := func(signer ssh.Signer) error {
+		sig := keyservertest.Sign(t, signer, manifest.NamespaceManifest, b)
+		_, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, sig, keyservertest.PrivateOf(t, b))
+		return err
+	}
+	if err := register(s.alice); !errors.Is(err, keyclient.ErrForbidden) {
 		t.Errorf("with alice's signature: %v", err)
 	}
-	if _, err := s.Client(t, s.bob).RegisterManifest(t.Context(), b, keyservertest.Sign(t, s.bob, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b)); !errors.Is(err, keyclient.ErrConflict) {
+	if err := register(s.bob); !errors.Is(err, keyclient.ErrConflict) {
 		t.Errorf("with bob's: %v", err)
 	}
 }

@@ -83,7 +83,8 @@ func TestNodeToVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got keyapi.Voucher
-	if err := manifest.VerifyJWS(manifest.TypeVoucher, s.key.Public().(ed25519.PublicKey), p.Voucher, &got); err != nil || got.UID != int64(uid) {
+	pub := s.key.Public().(ed25519.PublicKey)
+	if err := manifest.VerifyJWS(manifest.TypeVoucher, pub, p.Voucher, &got); err != nil || got.UID != int64(uid) {
 		t.Errorf("voucher %+v, %v", got, err)
 	}
 	s.claim.Job.ID++
@@ -136,7 +137,8 @@ func TestNodesClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = attest(t.Context(), testService, s.claim)
-		if !errors.Is(err, keyclient.ErrVerifierRefused) || !strings.Contains(err.Error(), "MUNGE refuses the credential: "+want+", or the hosts' clocks differ") ||
+		if !errors.Is(err, keyclient.ErrVerifierRefused) ||
+			!strings.Contains(err.Error(), "MUNGE refuses the credential: "+want+", or the hosts' clocks differ") ||
 			!strings.Contains(err.Error(), "compare the node's clock with the verifier's") {
 			t.Errorf("%v ahead: %v", ahead, err)
 		}

@@ -81,14 +81,16 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 	m := manifest.Manifest{
 		Format: manifest.Format, Run: RandomHex(16), Created: now, Expires: now.Add(time.Hour),
 		Service: manifest.Service{URL: s.URL, ID: s.ID, CA: string(s.CA), StatementKey: manifest.EncodeKey(s.StatementKey)},
-		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil), JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
+		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil),
+		JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
 	}
 	for i, v := range volumes {
 		kind := manifest.KindDataset
 		if i == 0 {
 			kind = manifest.KindImage
 		}
-		m.Volumes = append(m.Volumes, manifest.VolumeRef{Kind: kind, Name: fmt.Sprintf("volume%d", i), Path: fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
+		m.Volumes = append(m.Volumes, manifest.VolumeRef{Kind: kind, Name: fmt.Sprintf("volume%d", i),
+			Path:     fmt.Sprintf("/scratch/project_1/v%d.sealed", i),
 			VolumeID: v.ID, Digest: v.Digest, Checksum: v.Digest, Size: 4096})
 	}
 	if change != nil {
