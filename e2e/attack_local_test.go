@@ -42,7 +42,7 @@ func TestAttackTerminal(t *testing.T) {
 		t.Errorf("shown: %q", shown)
 	}
 	weak := weakened(t, weakness{"internal/text/printable.go", "case r < 0x20 || (r >= 0x7f && r < 0xa0) ||", "case"},
-		weakness{"internal/results/results.go", "e.IsDir() && nodeRE.MatchString(e.Name())", "e.IsDir() || nodeRE.MatchString(e.Name())"})
+		weakness{"internal/results/results.go", "e.IsDir() && jobdir.IsNodeName(e.Name())", "e.IsDir() || jobdir.IsNodeName(e.Name())"})
 	shown, j := play(installed(t, "laptop", weak) + "/sealbatch")
 	if !strings.Contains(j.log.String(), escape) || strings.Count(shown, escape) < 2 {
 		t.Errorf("without the defence the attack fails, too: %q", shown)

@@ -26,8 +26,9 @@ func TestDirIsTheOneThatWasOpened(t *testing.T) {
 	}
 	mkdirs(t, filepath.Join(path, "tree"), filepath.Join(moved, "tree", "below"))
 	d := Dir{root}
-	if err := errors.Join(d.WriteNew("new", []byte("new"), 0o600), d.Replace("replaced", []byte("old"), 0o600),
-		d.Replace("replaced", []byte("replaced"), 0o600), d.Commit("new", "committed"), d.Sync(), d.RemoveTree("tree")); err != nil {
+	err = errors.Join(d.WriteNew("new", []byte("new"), 0o600), d.Replace("replaced", []byte("old"), 0o600),
+		d.Replace("replaced", []byte("replaced"), 0o600), d.Commit("new", "committed"), d.Sync(), d.RemoveTree("tree"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	checkFile(t, filepath.Join(moved, "committed"), "new", 0o600)
@@ -64,7 +65,9 @@ func TestDirRefuses(t *testing.T) {
 	}
 	defer root.Close()
 	d := Dir{root}
-	for name, want := range map[string]error{"sub": ErrNotRegular, "fifo": ErrNotRegular, "file": ErrTooLarge, "none": fs.ErrNotExist} {
+	for name, want := range map[string]error{
+		"sub": ErrNotRegular, "fifo": ErrNotRegular, "file": ErrTooLarge, "none": fs.ErrNotExist,
+	} {
 		if _, err := d.ReadRegular(name, 3); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}

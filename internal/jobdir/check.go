@@ -42,7 +42,8 @@ type Vouched struct {
 var ErrNotOurs = errors.New("does not come from the submitted job")
 
 // ErrNoKeys says that the wrapped key of a node's outputs is away.
-var ErrNoKeys = errors.New(KeysName + " is missing: the outputs' key was wrapped into it, and without it nobody can open them")
+var ErrNoKeys = errors.New(KeysName +
+	" is missing: the outputs' key was wrapped into it, and without it nobody can open them")
 
 // Check holds a node's files against what is expected of the job: the
 // statement must be the pinned key service's, for this manifest and job; the
@@ -66,7 +67,8 @@ func Check(want Expected, node string, f Files) (Vouched, error) {
 	case st.Node != node && !restartOf(node, st):
 		return v, fmt.Errorf("attestation statement: %w: it is for node %.64q", ErrNotOurs, st.Node)
 	case st.Tier < want.Tier:
-		return v, fmt.Errorf("attestation statement: %w: tier %s is below the %s that was asked for", ErrNotOurs, st.Tier, want.Tier)
+		return v, fmt.Errorf("attestation statement: %w: tier %s is below the %s that was asked for",
+			ErrNotOurs, st.Tier, want.Tier)
 	}
 	if err := checkSigned(want, f, &v); err != nil {
 		return Vouched{Node: node}, err

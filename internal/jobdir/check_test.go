@@ -62,7 +62,10 @@ func jws(t *testing.T, typ string, k ed25519.PrivateKey, v any) string {
 
 func (s signed) files(t *testing.T) Files {
 	t.Helper()
-	f := Files{Statement: jws(t, manifest.TypeStatement, s.service, s.statement), Origin: jws(t, manifest.TypeOrigin, s.node, s.origin), Keys: s.keys}
+	f := Files{
+		Statement: jws(t, manifest.TypeStatement, s.service, s.statement), Origin: jws(t, manifest.TypeOrigin, s.node, s.origin),
+		Keys: s.keys,
+	}
 	if s.receipt != nil {
 		f.Receipt = jws(t, manifest.TypeReceipt, s.node, s.receipt)
 	}
@@ -187,8 +190,14 @@ func TestCheckRefuses(t *testing.T) {
 			s.origin.Run = strings.Repeat("b", 32)
 			*f = s.files(t)
 		}},
-		"origin of another restart": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.origin.Job.Restart = 1; *f = s.files(t) }},
-		"origin of another node":    {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.origin.Node = "cn2"; *f = s.files(t) }},
+		"origin of another restart": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
+			s.origin.Job.Restart = 1
+			*f = s.files(t)
+		}},
+		"origin of another node": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
+			s.origin.Node = "cn2"
+			*f = s.files(t)
+		}},
 		"receipt of another run": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt.Run = strings.Repeat("b", 32)
 			*f = s.files(t)
@@ -197,7 +206,10 @@ func TestCheckRefuses(t *testing.T) {
 			s.receipt.Manifest = manifest.Digest{9}
 			*f = s.files(t)
 		}},
-		"receipt of another cluster": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) { s.receipt.Job.Cluster = "d"; *f = s.files(t) }},
+		"receipt of another cluster": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
+			s.receipt.Job.Cluster = "d"
+			*f = s.files(t)
+		}},
 		"killed, other wrapped keys": {ErrNotOurs, func(t *testing.T, _ *Expected, s *signed, f *Files) {
 			s.receipt, s.keys = nil, []byte("x")
 			*f = s.files(t)

@@ -3,6 +3,7 @@ package jobdir
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -68,6 +69,12 @@ func NodeName(node string, restart uint32) string {
 	}
 	return fmt.Sprintf("%s.r%d", node, restart)
 }
+
+var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
+
+// IsNodeName reports whether a node's directory can have that name: others come
+// from somebody else, and might steer a terminal.
+func IsNodeName(name string) bool { return nodeRE.MatchString(name) }
 
 // Restart returns the restart count in a node directory's name.
 func Restart(name string) uint32 {

@@ -70,6 +70,15 @@ func (s *site) link(name, target string, owner int) {
 	s.check(os.Lchown(s.path(name), owner, owner))
 }
 
+// linked and moded are changes to a site, for tables.
+func linked(name, target string, owner int) func(*site) {
+	return func(s *site) { s.t.Helper(); s.link(name, target, owner) }
+}
+
+func moded(name string, mode fs.FileMode) func(*site) {
+	return func(s *site) { s.t.Helper(); s.check(os.Chmod(s.path(name), mode)) }
+}
+
 // job makes the job directory of alice's job.
 func (s *site) job(name string) {
 	s.t.Helper()
@@ -145,19 +154,22 @@ func TestOpens(t *testing.T) {
 		"untidy":             {path: "//scratch/./p//job/"},
 		"back up":            {path: "/scratch/p/../p/../../scratch/p/job"},
 		"above the top":      {path: "/../../scratch/p/job"},
-		"relative link":      {path: "/home/p/job", do: func(s *site) { s.dir("home", 0, 0o755); s.link("home/p", "../lustre/./p", 0) }},
-		"link to a link":     {path: "/p/job", do: func(s *site) { s.link("p", "scratch/p", 0) }},
+		"relative link": {path: "/home/p/job", do: func(s *site) {
+			s.dir("home", 0, 0o755)
+			s.link("home/p", "../lustre/./p", 0)
+		}},
+		"link to a link": {path: "/p/job", do: linked("p", "scratch/p", 0)},
 		"link to the directory itself": {path: "/home/job", do: func(s *site) {
 			s.dir("home", alice, 0o755)
 			s.link("home/job", "/scratch/p/job", alice)
 		}},
-		"own link in root's directory": {path: "/scratch/mine/job", do: func(s *site) { s.link("scratch/mine", "/lustre/p", alice) }},
+		"own link in root's directory": {path: "/scratch/mine/job", do: linked("scratch/mine", "/lustre/p", alice)},
 		"root's link in one's own directory": {path: "/home/p/job", do: func(s *site) {
 			s.dir("home", alice, 0o700)
 			s.link("home/p", "/lustre/p", 0)
 		}},
-		"link through a project's directory": {path: "/way/job", do: func(s *site) { s.link("way", "/lustre/p/job/../../p", 0) }},
-		"up from a link's target, not from the link": {path: "/scratch/deep/../job", where: "/lustre/p/job", do: func(s *site) {
+		"link through a project's directory": {path: "/way/job", do: linked("way", "/lustre/p/job/../../p", 0)},
+		"up from a link's target, not from the link": {path: "/scratch/deep/../job", do: func(s *site) {
 			s.dir("lustre/p/deep", alice, 0o700)
 			s.link("scratch/deep", "/lustre/p/deep", 0)
 			s.job("scratch/job") // where the name alone would lead
@@ -218,10 +230,10 @@ func TestOpenRefuses(t *testing.T) {
 		"a file":        {"/scratch/p/job/" + ManifestName, unix.ENOTDIR, nil},
 		"below a file":  {"/scratch/p/job/" + ManifestName + "/x", unix.ENOTDIR, nil},
 
-		"one's own link in a project's directory": {"/scratch/p/link", ErrLink, func(s *site) { s.link("lustre/p/link", "job", alice) }},
-		"root's link in a project's directory":    {"/scratch/p/link", ErrLink, func(s *site) { s.link("lustre/p/link", "/lustre/p/job", 0) }},
-		"bob's link in a project's directory":     {"/scratch/p/link", ErrLink, func(s *site) { s.link("lustre/p/link", "job", bob) }},
-		"bob's link in root's directory":          {"/scratch/bob/job", ErrLink, func(s *site) { s.link("scratch/bob", "/lustre/p", bob) }},
+		"one's own link in a project's directory": {"/scratch/p/link", ErrLink, linked("lustre/p/link", "job", alice)},
+		"root's link in a project's directory":    {"/scratch/p/link", ErrLink, linked("lustre/p/link", "/lustre/p/job", 0)},
+		"bob's link in a project's directory":     {"/scratch/p/link", ErrLink, linked("lustre/p/link", "job", bob)},
+		"bob's link in root's directory":          {"/scratch/bob/job", ErrLink, linked("scratch/bob", "/lustre/p", bob)},
 		"link below a project's directory": {"/scratch/p/deep/link/job", ErrLink, func(s *site) {
 			s.dir("lustre/p/deep", alice, 0o700)
 			s.link("lustre/p/deep/link", "..", alice)
@@ -243,20 +255,21 @@ func TestOpenRefuses(t *testing.T) {
 			s.link("home/p", "/lustre/p", alice)
 		}},
 
-		"link to itself":   {"/loop/job", ErrLinks, func(s *site) { s.link("loop", "loop", 0) }},
-		"links in a ring":  {"/a/job", ErrLinks, func(s *site) { s.link("a", "/scratch/b", 0); s.link("scratch/b", "../a", alice) }},
-		"growing by links": {"/grow/job", ErrLinks, func(s *site) { s.link("grow", "./grow/grow", 0) }},
+		"link to itself": {"/loop/job", ErrLinks, linked("loop", "loop", 0)},
+		"links in a ring": {"/a/job", ErrLinks, func(s *site) {
+			s.link("a", "/scratch/b", 0)
+			s.link("scratch/b", "../a", alice)
+		}},
+		"growing by links": {"/grow/job", ErrLinks, linked("grow", "./grow/grow", 0)},
 		"41 links":         {"/l41/job", ErrLinks, func(s *site) { s.chain(41) }},
-		"link to nowhere":  {"/none/job", fs.ErrNotExist, func(s *site) { s.link("none", "/no/where", 0) }},
+		"link to nowhere":  {"/none/job", fs.ErrNotExist, linked("none", "/no/where", 0)},
 		"link to a file":   {"/file", unix.ENOTDIR, func(s *site) { s.link("file", "/scratch/p/job/"+ManifestName, 0) }},
 
-		"anyone can write above": {"/scratch/p/job", ErrAncestor, func(s *site) { s.check(os.Chmod(s.path("lustre"), 0o777)) }},
-		"anyone can write the project's": {"/scratch/p/job", ErrAncestor, func(s *site) {
-			s.check(os.Chmod(s.path("lustre/p"), fs.ModeSetgid|0o777))
-		}},
-		"anyone can write what holds the link": {"/scratch/p/job", ErrAncestor, func(s *site) { s.check(os.Chmod(s.path("scratch"), 0o777)) }},
-		"anyone can write the top":             {"/scratch/p/job", ErrAncestor, func(s *site) { s.check(os.Chmod(s.top, 0o777)) }},
-		"may not be searched":                  {"/scratch/p/job", fs.ErrPermission, func(s *site) { s.check(os.Chmod(s.path("lustre"), 0o700)) }},
+		"anyone can write above":               {"/scratch/p/job", ErrAncestor, moded("lustre", 0o777)},
+		"anyone can write the project's":       {"/scratch/p/job", ErrAncestor, moded("lustre/p", fs.ModeSetgid|0o777)},
+		"anyone can write what holds the link": {"/scratch/p/job", ErrAncestor, moded("scratch", 0o777)},
+		"anyone can write the top":             {"/scratch/p/job", ErrAncestor, moded("", 0o777)},
+		"may not be searched":                  {"/scratch/p/job", fs.ErrPermission, moded("lustre", 0o700)},
 
 		"bob's":             {"/scratch/p/job", ErrNotOwn, replace(0o700, bob)},
 		"root's":            {"/scratch/p/job", ErrNotOwn, replace(0o700, 0)},
@@ -274,7 +287,9 @@ func TestOpenRefuses(t *testing.T) {
 			s.check(unix.Mkfifo(p, 0o600))
 			s.check(os.Chown(p, alice, alice))
 		})},
-		"huge manifest": {"/scratch/p/job", fsx.ErrTooLarge, manifestIs(func(s *site, p string) { s.check(os.Truncate(p, maxManifest+1)) })},
+		"huge manifest": {"/scratch/p/job", fsx.ErrTooLarge, manifestIs(func(s *site, p string) {
+			s.check(os.Truncate(p, maxManifest+1))
+		})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -352,8 +367,8 @@ func TestOpen(t *testing.T) {
 		t.Error("no manifest was returned")
 	}
 	for path, want := range map[string]string{dir + "x": "no such file", "job": "not absolute", "/": ErrNotOwn.Error()} {
-		if _, _, err := Open(path, manifest.DigestOf(m)); err == nil || !strings.Contains(err.Error(), "job directory "+path+": ") ||
-			!strings.Contains(err.Error(), want) {
+		_, _, err := Open(path, manifest.DigestOf(m))
+		if err == nil || !strings.Contains(err.Error(), "job directory "+path+": ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}

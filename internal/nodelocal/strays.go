@@ -182,7 +182,9 @@ func readLock(f *os.File) ([]string, error) {
 // removeStray removes what a run puts into its directory, and it if nothing else
 // is in it.
 func removeStray(root *os.Root, dir string) error {
-	for _, name := range []string{SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, lockName + jobdir.PartialSuffix, lockName} {
+	for _, name := range []string{
+		SpaceName, TryName, jobdir.Sealbatch, jobdir.Gocryptfs, lockName + jobdir.PartialSuffix, lockName,
+	} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -96,7 +96,8 @@ func TestClearStrays(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if left, err := os.ReadDir(jobdir.NodePath(job, "cn1")); err != nil || len(left) != 1 || left[0].Name() != jobdir.CipherDirName {
+	left, err := os.ReadDir(jobdir.NodePath(job, "cn1"))
+	if err != nil || len(left) != 1 || left[0].Name() != jobdir.CipherDirName {
 		t.Errorf("the node's directory has %v, %v; the outputs have to stay, and nothing else", left, err)
 	}
 	if left, err := os.ReadDir(jobdir.NodePath(other, "cn1")); err != nil || len(left) != 2 {

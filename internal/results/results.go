@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"syscall"
 
@@ -80,10 +79,6 @@ const (
 	maxIndex = 1<<31 + 1<<20
 )
 
-// nodeRE is what a node's directory is called (jobdir.NodeName):
-// other names come from somebody else, and might steer a terminal.
-var nodeRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,300}$`)
-
 // Fetch opens the results of a job below dir, one new directory a node. A node
 // whose results cannot be opened has Err set and does not keep the others from
 // being opened. What exists under a final name is complete; running it again
@@ -95,7 +90,7 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && nodeRE.MatchString(e.Name()) {
+		if e.IsDir() && jobdir.IsNodeName(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

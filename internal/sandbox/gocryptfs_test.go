@@ -54,7 +54,8 @@ func TestCipherDirIsTheOneThatWasOpened(t *testing.T) {
 		t.Fatal(err)
 	}
 	exchange(moved, moved+"2")
-	if got, exit := shell(t, s, "", `mkdir "$1/d" && echo kept > "$1/d/file" && cat "$1/d/file"`, s.Path("out")); got != "kept" {
+	got, exit := shell(t, s, "", `mkdir "$1/d" && echo kept > "$1/d/file" && cat "$1/d/file"`, s.Path("out"))
+	if got != "kept" {
 		t.Fatalf("%q, %+v", got, exit)
 	}
 	for dir, want := range map[string]int{path: 0, moved: 0, moved + "2": 2} { // the directory, and gocryptfs.diriv
