@@ -68,9 +68,8 @@ func Places(self string, getenv func(string) string) []string {
 }
 
 // Clear removes what killed jobs of this user left in places on this node, and
-// returns how many there were. Of directories that a live supervisor holds, of
-// other users' and of other hosts' it leaves the hands off. What cannot be
-// removed is logged.
+// returns how many there were. It leaves alone the directories that a live
+// supervisor holds, other users' and other hosts'. What cannot be removed is logged.
 func Clear(places []string, log *slog.Logger) (cleared int) {
 	for _, place := range places {
 		entries, err := os.ReadDir(place)
@@ -118,6 +117,11 @@ func clearStray(dir string) (dead bool, err error) {
 	if fsx.TryLock(lock) != nil {
 		return false, nil // it lives, or nobody can tell
 	}
+	return clearDead(root, dir, lock)
+}
+
+// clearDead removes dir, whose lock nobody else holds, if it is this host's.
+func clearDead(root *os.Root, dir string, lock *os.File) (dead bool, err error) {
 	lines, err := readLock(lock)
 	if err != nil {
 		return false, err
@@ -158,7 +162,7 @@ func clearMounts(root *os.Root) error {
 	return sandbox.Clear(dir)
 }
 
-// inspectStray tells whether the directory is one's own and private, and its age.
+// inspectStray reports whether the directory is one's own and private, and its age.
 func inspectStray(root *os.Root) (own bool, age time.Duration, err error) {
 	d, err := root.Open(".")
 	if err != nil {

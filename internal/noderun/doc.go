@@ -3,9 +3,9 @@
 // checks the inputs, runs the application in its container, seals the results
 // and signs a receipt; then it unmounts and wipes.
 //
-// The way of a run is Run's, in run.go. Each phase returns the value that the next
-// one works with: a job is admitted, granted (its keys), mounted, ran and sealed.
-// What a phase has opened, its value closes, in reverse order.
+// The phases of a run follow each other in run.go. Each returns the value that the
+// next one works with, of a type with its own file: admitted, granted, mounted, ran
+// and sealed. What a phase has opened, its value closes, the last one first.
 //
 // What it reads and leaves on the cluster's shared storage is drawn in package
 // jobdir. A supervisor that is killed leaves the statement, the wrapped key, the

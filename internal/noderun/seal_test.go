@@ -108,38 +108,6 @@ func TestQuotaLeavesNothingHalfSealed(t *testing.T) {
 	}
 }
 
-func TestExitMeaningsCoverEveryCode(t *testing.T) {
-	t.Parallel()
-	reasons := map[string]bool{}
-	for i, m := range ExitMeanings() {
-		if m.Code != ExitManifest+i || reasons[m.Reason] || m.Meaning == "" || reasonOf(m.Code) != m.Reason {
-			t.Errorf("%+v", m)
-		}
-		reasons[m.Reason] = true
-	}
-	if len(reasons) != ExitCancelled-ExitManifest+1 {
-		t.Errorf("%d of the codes have a meaning", len(reasons))
-	}
-}
-
-func TestExitOf(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		err  error
-		want int
-	}{
-		{failed(ExitInput, volume.ErrBlock), ExitInput},
-		{fmt.Errorf("x: %w", failed(ExitInput, failed(ExitSeal, errors.New("y")))), ExitSeal},
-		{fmt.Errorf("x: %w", volume.ErrBlock), ExitIntegrity},
-		{errors.Join(errors.New("x"), errTimeLimit), ExitTimeLimit},
-		{context.Canceled, 7},
-	} {
-		if got := exitOf(c.err, 7); got != c.want {
-			t.Errorf("exitOf(%v) = %d, want %d", c.err, got, c.want)
-		}
-	}
-}
-
 func TestTerseKeepsNamesOut(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{

@@ -60,6 +60,11 @@ func (s *sealed) preserve() error {
 	if err != nil {
 		return terse(err)
 	}
+	return s.vouch(cipher, use)
+}
+
+// vouch seals the cipher directory, or else indexes it.
+func (s *sealed) vouch(cipher *volume.CipherDir, use usage) (err error) {
 	k := sealer{supervisor: s.supervisor, dir: s.dir, alloc: s.alloc, rcpts: s.rcpts}
 	serr := k.seal(cipher, use, &s.out)
 	if serr == nil {
