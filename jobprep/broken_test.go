@@ -224,7 +224,8 @@ func TestSbatchRefuses(t *testing.T) {
 			t.Parallel()
 			s, q := shared.site(t), &c.q
 			rec, err := jobPrep(t.Context(), s.world(q, 0, false), s.o)
-			if (err == nil) != (c.hint == "") || !strings.Contains(fault.Hint(err), c.hint) || (err == nil && rec.JobID != "1") || (err != nil && (fault.ClassOf(err) != fault.Slurm || !strings.Contains(err.Error(), q.refuse))) {
+			if (err == nil) != (c.hint == "") || !strings.Contains(fault.Hint(err), c.hint) ||
+				(err == nil && rec.JobID != "1") || (err != nil && (fault.ClassOf(err) != fault.Slurm || !strings.Contains(err.Error(), q.refuse))) {
 				t.Errorf("%+v, %v; %s", rec, err, fault.Hint(err))
 			}
 			if len(q.outputs) != c.jobs || len(s.jobDirs()) != c.dirs {
@@ -249,7 +250,8 @@ func TestContinueRefuses(t *testing.T) {
 		code   fault.Class
 		change func(s *site, rec submission.Record) error
 	}{
-		"it has run": {"was submitted and has run", fault.Job, func(_ *site, rec submission.Record) error { return os.WriteFile(rec.LogFile, nil, 0o600) }},
+		"it has run": {"was submitted and has run", fault.Job,
+			func(_ *site, rec submission.Record) error { return os.WriteFile(rec.LogFile, nil, 0o600) }},
 		"script altered": {"was altered", fault.Integrity, func(_ *site, rec submission.Record) error {
 			return os.WriteFile(filepath.Join(rec.JobDir, jobdir.ScriptName), []byte("#!/bin/sh\n"), 0o600)
 		}},
@@ -267,7 +269,8 @@ func TestContinueRefuses(t *testing.T) {
 			check(t, err)
 			p.Close()
 			check(t, c.change(s, p.Record))
-			if _, err := Continue(t.Context(), d, p.Record); err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.code || fault.Hint(err) == "" {
+			if _, err := Continue(t.Context(), d, p.Record); err == nil || !strings.Contains(err.Error(), c.want) ||
+				fault.ClassOf(err) != c.code || fault.Hint(err) == "" {
 				t.Errorf("%v (class %s); %s", err, fault.ClassOf(err), fault.Hint(err))
 			}
 			if len(q.outputs) > 0 {

@@ -62,7 +62,8 @@ func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, fault.New(fault.Interrupted, ctx.Err(), "the job itself goes on: scancel "+rec.JobID+" ends it, "+continueHint(rec)+" -f follows it again")
+			return 0, fault.New(fault.Interrupted, ctx.Err(),
+				"the job itself goes on: scancel "+rec.JobID+" ends it, "+continueHint(rec)+" -f follows it again")
 		case <-tick.C:
 		}
 	}
@@ -94,7 +95,8 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
 	if err != nil {
 		if f.failures++; f.failures >= maxFailures && ctx.Err() == nil {
-			return false, fault.WithHint(fmt.Errorf("follow job %s: %w", f.id, err), "the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
+			return false, fault.WithHint(fmt.Errorf("follow job %s: %w", f.id, err),
+				"the job itself goes on; to follow it again: "+continueHint(f.rec)+" -f")
 		}
 		if errors.Is(err, transfer.ErrConnect) && f.d.Reconnect != nil {
 			f.reconnect(ctx)
@@ -105,7 +107,8 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	s := all[f.id]
 	if s.State == slurm.Unknown {
 		if f.unknown++; f.unknown >= maxUnknown && !receipts {
-			return false, fault.New(fault.Job, fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
+			return false, fault.New(fault.Job,
+				fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
 				"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
 		}
 		return receipts, nil

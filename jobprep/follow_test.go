@@ -40,7 +40,8 @@ func newFollowed(t *testing.T, nodes int) *followed {
 	check(t, os.Mkdir(filepath.Join(dir, "nodes"), 0o700))
 	return &followed{t: t, key: key, begin: time.Now(), rec: submission.Record{
 		Run: strings.Repeat("a", 32), Manifest: manifest.DigestOf([]byte("m")), JobID: "41", JobDir: dir, LogFile: filepath.Join(dir, "job.log"),
-		Nodes: nodes, Tier: manifest.TierC, Service: manifest.Service{ID: "keys", StatementKey: manifest.EncodeKey(key.Public().(ed25519.PublicKey))}}}
+		Nodes: nodes, Tier: manifest.TierC,
+		Service: manifest.Service{ID: "keys", StatementKey: manifest.EncodeKey(key.Public().(ed25519.PublicKey))}}}
 }
 
 func (f *followed) since() time.Duration { return time.Since(f.begin) }
@@ -94,20 +95,21 @@ func line(argv []string, values ...string) string {
 // follow follows the job while slurm answers squeue with a state, its reason
 // and its raw exit status; "" is for a job that Slurm does not know.
 func (f *followed) follow(ctx context.Context, answer func() (state, reason, exit string)) (int, error) {
-	d := Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler), Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
-		if !strings.Contains(strings.Join(argv, " "), " squeue ") {
-			return "", "Slurm accounting storage is disabled", 1
-		}
-		f.asked++
-		state, reason, exit := answer()
-		switch state {
-		case "":
-			return "", "slurm_load_jobs error: Invalid job id specified", 1
-		case "down":
-			return "", "Unable to contact slurm controller", 1
-		}
-		return line(argv, "41", state, exit, "N/A", reason, "cn[1-2]"), "", 0
-	})}}
+	d := Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler),
+		Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
+			if !strings.Contains(strings.Join(argv, " "), " squeue ") {
+				return "", "Slurm accounting storage is disabled", 1
+			}
+			f.asked++
+			state, reason, exit := answer()
+			switch state {
+			case "":
+				return "", "slurm_load_jobs error: Invalid job id specified", 1
+			case "down":
+				return "", "Unable to contact slurm controller", 1
+			}
+			return line(argv, "41", state, exit, "N/A", reason, "cn[1-2]"), "", 0
+		})}}
 	return Follow(ctx, d, f.rec, FollowOptions{Out: &f.out, Log: true})
 }
 
@@ -123,7 +125,8 @@ func TestFollowEndsWithoutAnyAnswer(t *testing.T) {
 			}
 			return "", "", ""
 		})
-		if code != NoExitCode && fault.ClassOf(err) != fault.Job || !strings.Contains(fault.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
+		if code != NoExitCode && fault.ClassOf(err) != fault.Job ||
+			!strings.Contains(fault.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
 			t.Errorf("Follow = %d, %v, hint %q after %v", code, err, fault.Hint(err), f.since())
 		}
 	})
@@ -181,7 +184,8 @@ func TestFollow(t *testing.T) {
 		if code != 3 || err != nil {
 			t.Errorf("Follow = %d, %v", code, err)
 		}
-		want := "job 41: PENDING (Priority)\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n\\u001b[2Jcleared\\u0007\nwithout an end\n"
+		want := "job 41: PENDING (Priority)\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n" +
+			"\\u001b[2Jcleared\\u0007\nwithout an end\n"
 		if f.out.String() != want {
 			t.Errorf("shown:\n%s\nwant:\n%s", &f.out, want)
 		}

@@ -49,7 +49,8 @@ func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind)
 			"-ai takes the image's info file, -di the dataset's")
 	}
 	if now := time.Now(); now.After(info.Policy.Expires) {
-		return info, fault.New(fault.Key, fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
+		return info, fault.New(fault.Key,
+			fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
 			"ask the owner to renew it")
 	}
 	if err := p.checkVolume(info); err != nil {
@@ -75,7 +76,8 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 		if _, perr := manifest.ParseInfo(b); errors.Is(perr, manifest.ErrHPCSInfo) {
 			return manifest.Info{}, fault.New(fault.Integrity, perr, "prepare the data again with sealbatch: HPCS's files carry no signature")
 		}
-		return manifest.Info{}, fault.New(fault.Integrity, fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")
+		return manifest.Info{}, fault.New(fault.Integrity,
+			fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")
 	}
 	if err != nil {
 		return manifest.Info{}, err
@@ -96,7 +98,8 @@ func trustHint(err error) string {
 }
 
 // hintBrokenOff: sealed file, signature and info file of a new version appear one after the other.
-const hintBrokenOff = "if its owner's data-prep or container-prep broke off while it published a newer version, the same command again puts that right; else "
+const hintBrokenOff = "if its owner's data-prep or container-prep broke off while it published a newer version, " +
+	"the same command again puts that right; else "
 
 // checkVolume compares a sealed volume on the site with its info file: size
 // and digest, which needs the volume's index but neither its key nor its data.
@@ -160,7 +163,8 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 		}
 	}
 	if err != nil {
-		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %w", err), "name a directory on the supercomputer or on this machine")
+		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %w", err),
+			"name a directory on the supercomputer or on this machine")
 	}
 	if !st.IsDir() {
 		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")

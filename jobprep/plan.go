@@ -106,7 +106,8 @@ func (p *planned) digestPrograms() error {
 	for i, file := range p.o.Programs {
 		f, err := os.Open(file)
 		if err != nil {
-			return fault.New(fault.Other, fmt.Errorf("program for the nodes: %w", err), "gocryptfs belongs beside sealbatch: make build puts both there")
+			return fault.New(fault.Other, fmt.Errorf("program for the nodes: %w", err),
+				"gocryptfs belongs beside sealbatch: make build puts both there")
 		}
 		h := sha256.New()
 		n, err := io.Copy(h, f)
@@ -156,7 +157,8 @@ func (p *planned) verifier() (manifest.Verifier, error) {
 		}
 	}
 	err := fmt.Errorf("the key service knows no verifier of cluster %q (it knows %q)", p.o.Cluster, names)
-	return manifest.Verifier{}, fault.New(fault.Config, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
+	return manifest.Verifier{},
+		fault.New(fault.Config, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
 }
 
 // signedManifest is a manifest as it is stored and registered.
@@ -204,7 +206,8 @@ func (p *planned) render(digest string) ([]byte, error) {
 		s.Node.Args = append(s.Node.Args, "--mounts", p.o.Mounts)
 	}
 	for _, b := range p.binaries {
-		s.Node.Binaries = append(s.Node.Binaries, slurm.Binary{Name: b.Name, Path: p.at(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
+		s.Node.Binaries = append(s.Node.Binaries,
+			slurm.Binary{Name: b.Name, Path: p.at(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
 	}
 	return s.Render()
 }

@@ -198,7 +198,8 @@ func TestPrepareAndSubmit(t *testing.T) {
 	}
 	kept, err := s.d.Store.Find("4711")
 	if err != nil || kept.Run != p.Record.Run || kept.Manifest != p.Record.Manifest || kept.Address != "login.example.org" ||
-		kept.Nodes != 2 || kept.Tier != manifest.TierB2 || kept.Identity != "/home/alice/.ssh/id" || kept.LogFile != filepath.Join(dir, "job.log") {
+		kept.Nodes != 2 || kept.Tier != manifest.TierB2 || kept.Identity != "/home/alice/.ssh/id" ||
+		kept.LogFile != filepath.Join(dir, "job.log") {
 		t.Errorf("record: %+v, %v", kept, err)
 	}
 }
@@ -218,11 +219,14 @@ func (s *site) checkManifest(p Prepared) {
 	if err != nil || digest != p.Record.Manifest {
 		t.Fatalf("manifest: digest %s, recorded %s, %v", digest, p.Record.Manifest, err)
 	}
-	if m.Volumes[0].Name != "image" || len(m.Inputs()) != 1 || m.Inputs()[0].Name != "data" || m.Inputs()[0].Path != filepath.Join(s.scratch, "data.sealed") ||
-		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" || m.Service.ID != s.service.ID {
+	if m.Volumes[0].Name != "image" || len(m.Inputs()) != 1 || m.Inputs()[0].Name != "data" ||
+		m.Inputs()[0].Path != filepath.Join(s.scratch, "data.sealed") ||
+		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" ||
+		m.Service.ID != s.service.ID {
 		t.Errorf("manifest: %+v", m)
 	}
-	want := []manifest.FileRef{{Name: "10-a.sh", Digest: manifest.DigestOf([]byte("a")), Size: 1}, {Name: "20-b.sh", Digest: manifest.DigestOf([]byte("b")), Size: 1}}
+	want := []manifest.FileRef{{Name: "10-a.sh", Digest: manifest.DigestOf([]byte("a")), Size: 1},
+		{Name: "20-b.sh", Digest: manifest.DigestOf([]byte("b")), Size: 1}}
 	if len(m.InputScripts) != 2 || m.InputScripts[0] != want[0] || m.InputScripts[1] != want[1] {
 		t.Errorf("scripts: %+v", m.InputScripts)
 	}
@@ -246,7 +250,8 @@ func (s *site) checkScript(p Prepared) {
 	}
 	text := string(p.Script)
 	for _, want := range []string{"#SBATCH --nodes=2\n", p.Record.Manifest.String(), "--job-dir\n  " + p.Record.JobDir + "\n", "node-run",
-		filepath.Join(p.Record.JobDir, "bin/sealbatch"), manifest.DigestOf([]byte("program gocryptfs")).Hex(), "#SBATCH --output=" + p.Record.LogFile} {
+		filepath.Join(p.Record.JobDir, "bin/sealbatch"), manifest.DigestOf([]byte("program gocryptfs")).Hex(),
+		"#SBATCH --output=" + p.Record.LogFile} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the script does not hold %q:\n%s", want, text)
 		}
@@ -409,10 +414,12 @@ func TestPrepareRefuses(t *testing.T) {
 		"expired": {fault.Key, "policy expired", func(s *site) {
 			s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Policy.Expires = time.Now().Add(-time.Hour).UTC() })
 		}},
-		"volume is gone":     {fault.Other, "no such file", func(s *site) { check(s.t, os.Remove(filepath.Join(s.scratch, "data.sealed"))) }},
-		"volume cut":         {fault.Integrity, "bytes, not the", func(s *site) { check(s.t, os.Truncate(filepath.Join(s.scratch, "data.sealed"), 5000)) }},
-		"volume replaced":    {fault.Integrity, "", func(s *site) { s.replaceVolume() }},
-		"another digest":     {fault.Integrity, "not the volume that its owner signed", func(s *site) { s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 }) }},
+		"volume is gone": {fault.Other, "no such file", func(s *site) { check(s.t, os.Remove(filepath.Join(s.scratch, "data.sealed"))) }},
+		"volume cut": {fault.Integrity, "bytes, not the",
+			func(s *site) { check(s.t, os.Truncate(filepath.Join(s.scratch, "data.sealed"), 5000)) }},
+		"volume replaced": {fault.Integrity, "", func(s *site) { s.replaceVolume() }},
+		"another digest": {fault.Integrity, "not the volume that its owner signed",
+			func(s *site) { s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 }) }},
 		"host binds":         {fault.Key, "does not permit", func(s *site) { s.o.Flags = []string{"--bind", "/proj:/proj"} }},
 		"forbidden flag":     {fault.Usage, "-flags", func(s *site) { s.o.Flags = []string{"--keep-privs"} }},
 		"damaged argument":   {fault.Usage, "U+FFFD", func(s *site) { s.o.Args = []string{"gen\ufffdme"} }},
@@ -466,7 +473,8 @@ func TestBrokenOffPublication(t *testing.T) {
 			s := shared.site(t)
 			leave(s)
 			_, err := Prepare(t.Context(), s.d, s.o)
-			if fault.ClassOf(err) != fault.Integrity || !strings.Contains(fault.Hint(err), "broke off while it published a newer version, the same command again puts that right") {
+			if fault.ClassOf(err) != fault.Integrity ||
+				!strings.Contains(fault.Hint(err), "broke off while it published a newer version, the same command again puts that right") {
 				t.Errorf("%v; hint: %s", err, fault.Hint(err))
 			}
 		})
@@ -487,7 +495,8 @@ func TestHostBindsPermitted(t *testing.T) {
 	s := newSite(t)
 	permit := func(p *manifest.Policy) { p.HostBinds = true }
 	s.o.Flags = []string{"--bind", "/proj:/proj"}
-	s.o.ApplicationInfo, s.o.DataInfo = s.publish("image2", manifest.KindImage, permit), []string{s.publish("data2", manifest.KindDataset, permit)}
+	s.o.ApplicationInfo, s.o.DataInfo = s.publish("image2", manifest.KindImage, permit),
+		[]string{s.publish("data2", manifest.KindDataset, permit)}
 	if _, err := Prepare(t.Context(), s.d, s.o); err != nil {
 		t.Errorf("Prepare: %v", err)
 	}

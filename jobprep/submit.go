@@ -39,7 +39,8 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 		d.Log.Warn("sbatch failed, but Slurm has the job", "job", ids[0], "error", err)
 		return d.adopt(rec, ids[0])
 	}
-	return rec, d.withdraw(ctx, rec, fault.New(fault.Slurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
+	return rec, d.withdraw(ctx, rec,
+		fault.New(fault.Slurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
 }
 
 // adopt remembers a job's id.
@@ -87,7 +88,8 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 	switch {
 	case rmErr != nil:
 		rec.Stage = submission.Preparing // what is left of it is not to be submitted
-		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)), "nothing was submitted; "+continueHint(rec)+" clears what is left")
+		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)),
+			"nothing was submitted; "+continueHint(rec)+" clears what is left")
 	case hint == "":
 		hint = "nothing was submitted, and nothing is left on the site"
 	}
@@ -126,7 +128,8 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 		return rec, fault.New(fault.Job, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
 	}
 	if manifest.DigestOf(script) != rec.Script {
-		return rec, fault.New(fault.Integrity, errors.New("the job's script was altered since it was prepared"), "run job-prep again, with all its flags")
+		return rec, fault.New(fault.Integrity, errors.New("the job's script was altered since it was prepared"),
+			"run job-prep again, with all its flags")
 	}
 	return Submit(ctx, d, Prepared{Record: rec, Script: script})
 }
@@ -140,6 +143,7 @@ func (d Deps) started(rec submission.Record) error {
 	if err != nil {
 		return err
 	}
-	return fault.New(fault.Job, fmt.Errorf("the job of run %s was submitted and has run; Slurm does not know its number any more", rec.Run[:12]),
+	return fault.New(fault.Job,
+		fmt.Errorf("the job of run %s was submitted and has run; Slurm does not know its number any more", rec.Run[:12]),
 		"sealbatch results "+rec.Run[:12])
 }

@@ -71,7 +71,8 @@ func (s *script) Run(_ context.Context, argv []string, stdin io.Reader) ([]byte,
 func TestSubmit(t *testing.T) {
 	t.Parallel()
 	var notices bytes.Buffer
-	r := &script{answers: map[string]answer{"/opt/slurm/bin/sbatch": {stdout: "Welcome!\n4711;puhti\n", stderr: "\nplease \x1b[2Jclean up scratch\n"}}}
+	r := &script{answers: map[string]answer{"/opt/slurm/bin/sbatch": {stdout: "Welcome!\n4711;puhti\n",
+		stderr: "\nplease \x1b[2Jclean up scratch\n"}}}
 	c := Commands{Runner: r, BinDir: "/opt/slurm/bin", Notices: &notices}
 	id, err := c.Submit(t.Context(), []byte("#!/bin/bash\n"))
 	if err != nil || id != "4711" || r.stdin != "#!/bin/bash\n" || notices.String() != `please \u001b[2Jclean up scratch`+"\n" {
@@ -182,7 +183,8 @@ func TestStatusStrict(t *testing.T) {
 
 func TestEndedStates(t *testing.T) {
 	t.Parallel()
-	for s, want := range map[State]bool{Unknown: false, Pending: false, Running: false, Completing: false, Completed: true, Timeout: true, "PREEMPTED": true, "SUSPENDED": false} {
+	for s, want := range map[State]bool{Unknown: false, Pending: false, Running: false, Completing: false,
+		Completed: true, Timeout: true, "PREEMPTED": true, "SUSPENDED": false} {
 		if s.Ended() != want {
 			t.Errorf("%s.Ended() = %v", s, !want)
 		}

@@ -206,7 +206,8 @@ func TestScriptFindsNoPlace(t *testing.T) {
 	if code := exitCode(err); code != 240 {
 		t.Errorf("exit %d: %s", code, out)
 	}
-	for _, want := range []string{"/no/such: no directory can be made there\n", "/tmp: programs cannot be run there (noexec)\n", "hint: set TMPDIR"} {
+	for _, want := range []string{"/no/such: no directory can be made there\n",
+		"/tmp: programs cannot be run there (noexec)\n", "hint: set TMPDIR"} {
 		if !strings.Contains(string(out), "sealbatch: "+want) {
 			t.Errorf("it does not say %q: %s", want, out)
 		}

@@ -40,7 +40,8 @@ func fakeSqueue(t *testing.T, out string) Squeue {
 		t.Fatal(err)
 	}
 	return Squeue{
-		Path:      sitecmdtest.Script(t, `[ "$SLURM_CONF" = /pinned/slurm.conf ] && [ "$3" = --jobs=7 ] && [ "$#" = 4 ] || exit 3; exec cat `+answer),
+		Path: sitecmdtest.Script(t,
+			`[ "$SLURM_CONF" = /pinned/slurm.conf ] && [ "$3" = --jobs=7 ] && [ "$#" = 4 ] || exit 3; exec cat `+answer),
 		SlurmConf: "/pinned/slurm.conf",
 	}
 }

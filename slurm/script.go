@@ -180,7 +180,8 @@ func (s *Script) checkTime() error {
 		return fmt.Errorf("%w: --time: %w", ErrScript, err)
 	}
 	if limit > 0 && limit <= s.SealTime {
-		return fmt.Errorf("%w: --time %s leaves the application no time, since %v are kept for sealing its results; raise --time or lower --seal-time",
+		return fmt.Errorf("%w: --time %s leaves the application no time, since %v are kept for sealing its results; "+
+			"raise --time or lower --seal-time",
 			ErrScript, s.Time, s.SealTime)
 	}
 	return nil
@@ -193,7 +194,8 @@ func (s *Script) checkRaw() error {
 			return fmt.Errorf("%w: --sbatch %s: an option is KEY or KEY=VALUE, with KEY as in sbatch --KEY", ErrScript, o.Key)
 		}
 		if o.Key == "array" {
-			return fmt.Errorf("%w: --sbatch array: a job array is one submission, and keys are released to one job of a submission; run job-prep once for each", ErrScript)
+			return fmt.Errorf("%w: --sbatch array: a job array is one submission, and keys are released to one job of a "+
+				"submission; run job-prep once for each", ErrScript)
 		}
 		if instead, ok := reserved[o.Key]; ok && instead != "" {
 			return fmt.Errorf("%w: --sbatch %s: use %s", ErrScript, o.Key, instead)
@@ -236,7 +238,8 @@ func (n *NodeRun) check() error {
 	}
 	seen := map[string]bool{}
 	for _, b := range n.Binaries {
-		if !fileShape.MatchString(b.Name) || seen[b.Name] || !strings.HasPrefix(b.Path, "/") || !digestShape.MatchString(b.SHA256) || b.Size <= 0 {
+		if !fileShape.MatchString(b.Name) || seen[b.Name] || !strings.HasPrefix(b.Path, "/") ||
+			!digestShape.MatchString(b.SHA256) || b.Size <= 0 {
 			return fmt.Errorf("%w: not a program to take along: %q at %q with digest %q and %d bytes", ErrScript, b.Name, b.Path, b.SHA256, b.Size)
 		}
 		seen[b.Name] = true

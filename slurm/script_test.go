@@ -122,8 +122,10 @@ func TestRenderRefuses(t *testing.T) {
 		"binary name":          {func(s *Script) { s.Node.Binaries = []Binary{{"../x", "/x", digest0, 1}} }, "not a program"},
 		"binary digest":        {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", "ABC", 1}} }, "not a program"},
 		"binary of no size":    {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0, 0}} }, "not a program"},
-		"binary twice":         {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0, 1}, {"x", "/y", digest0, 1}} }, "not a program"},
-		"argument":             {func(s *Script) { s.Node.Args = []string{"a\nb"} }, "control character"},
+		"binary twice": {func(s *Script) {
+			s.Node.Binaries = []Binary{{"x", "/x", digest0, 1}, {"x", "/y", digest0, 1}}
+		}, "not a program"},
+		"argument": {func(s *Script) { s.Node.Args = []string{"a\nb"} }, "control character"},
 	} {
 		s := full()
 		c.change(&s)
@@ -135,7 +137,8 @@ func TestRenderRefuses(t *testing.T) {
 
 func TestParseDirectives(t *testing.T) {
 	t.Parallel()
-	got, err := ParseDirectives("#!/bin/bash\n#SBATCH --a=1 --b='x \"y' --c=\"p\\\"q\\\\ #r\" # comment --d\n # other\n\n#SBATCH --e\necho\n#SBATCH --f=1\n")
+	got, err := ParseDirectives("#!/bin/bash\n#SBATCH --a=1 --b='x \"y' --c=\"p\\\"q\\\\ #r\" # comment --d\n" +
+		" # other\n\n#SBATCH --e\necho\n#SBATCH --f=1\n")
 	want := []KV{{"a", "1"}, {"b", `x "y`}, {"c", `p"q\ #r`}, {"e", ""}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, %v, want %q", got, err, want)

@@ -31,7 +31,8 @@ const (
 // Ended tells whether a job in this state never runs again. Unknown has not ended.
 func (s State) Ended() bool {
 	switch s {
-	case Completed, Failed, Cancelled, Timeout, OutOfMemory, NodeFail, "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL":
+	case Completed, Failed, Cancelled, Timeout, OutOfMemory, NodeFail, "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED",
+		"LAUNCH_FAILED", "RECONFIG_FAIL":
 		return true
 	}
 	return false

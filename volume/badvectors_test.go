@@ -130,7 +130,8 @@ func (v *victim) repacked(packed []byte, entries, inflated uint64, change func(h
 // member writes a tar member.
 func (v *victim) member(out *bytes.Buffer, name string, data []byte) {
 	w := tar.NewWriter(out)
-	must(v.t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(data)), ModTime: fixedTime.Truncate(time.Second), Format: tar.FormatPAX}))
+	must(v.t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(data)),
+		ModTime: fixedTime.Truncate(time.Second), Format: tar.FormatPAX}))
 	_, err := w.Write(data)
 	must(v.t, err)
 	must(v.t, w.Flush())
@@ -212,12 +213,15 @@ func indexVectors(v *victim, add func(name, why string, b []byte)) {
 		v.reindexed(good, n, func(h *indexHeader) { h.total += tarBlock }))
 	add("index-moved", "header and footer disagree about the place", v.reindexed(good, n, func(h *indexHeader) { h.offset -= tarBlock }))
 	add("index-entries", "says that there are 2^26+1 names", v.reindexed(good, n, func(h *indexHeader) { h.entries = maxEntries + 1 }))
-	add("index-thin", "says more names than its length can hold", v.reindexed(good, n, func(h *indexHeader) { h.entries = h.inflated/minRecord + 1 }))
+	add("index-thin", "says more names than its length can hold",
+		v.reindexed(good, n, func(h *indexHeader) { h.entries = h.inflated/minRecord + 1 }))
 	add("index-fewer", "says one name less than it has", v.reindexed(good, n-1, nil))
 	add("index-more", "says one name more than it has", v.reindexed(append(good, 0, 0, 0, 0, 0)[:len(good)], n+1, nil))
 	add("index-inflates-less", "inflates to less than it says", v.repacked(pack(v.t, good), n, uint64(len(good)+1), nil))
-	add("index-inflates-more", "inflates to one byte more than it says", v.repacked(pack(v.t, append(bytes.Clone(good), 0)), n, uint64(len(good)), nil))
-	add("index-bomb", "inflates to 8 MiB and says 37 bytes", v.repacked(pack(v.t, append(bytes.Clone(good), make([]byte, 8<<20)...)), n, uint64(len(good)), nil))
+	add("index-inflates-more", "inflates to one byte more than it says",
+		v.repacked(pack(v.t, append(bytes.Clone(good), 0)), n, uint64(len(good)), nil))
+	add("index-bomb", "inflates to 8 MiB and says 37 bytes",
+		v.repacked(pack(v.t, append(bytes.Clone(good), make([]byte, 8<<20)...)), n, uint64(len(good)), nil))
 	add("index-trailing", "a byte behind the last record", v.reindexed(append(bytes.Clone(good), 0), n, nil))
 	add("index-not-zstd", "not compressed", v.repacked(bytes.Clone(good), n, uint64(len(good)), nil))
 	add("index-packed", "the header names another compressed length", v.reindexed(good, n, func(h *indexHeader) { h.packed-- }))

@@ -381,7 +381,8 @@ func TestIndexRunsOutOfTime(t *testing.T) {
 		t.Errorf("%+v, asked %d times", info, asked)
 	}
 	r := openIndexed(t, cipher, index, key)
-	if got := r.UnreadPaths(10); r.Unread() != 3 || !slices.Equal(got, []string{"big", "dir/twin-1", "dir/twin-2"}) || len(r.UnreadPaths(2)) != 2 {
+	if got := r.UnreadPaths(10); r.Unread() != 3 || !slices.Equal(got, []string{"big", "dir/twin-1", "dir/twin-2"}) ||
+		len(r.UnreadPaths(2)) != 2 {
 		t.Errorf("%d unread: %q", r.Unread(), got)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

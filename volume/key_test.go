@@ -28,7 +28,8 @@ func TestKeyNeverPrints(t *testing.T) {
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "key", k, "in", inside)
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "key", k, "in", inside)
 	// Two or more bytes each: one byte's digits may stand in an address.
-	for _, leak := range []string{"abcd415a", "ABCD415A", "171 205", "171, 205", "0xab, 0xcd", "10101011 11001101", "AZ", string(raw[:3]), `\xab`} {
+	for _, leak := range []string{"abcd415a", "ABCD415A", "171 205", "171, 205", "0xab, 0xcd", "10101011 11001101", "AZ",
+		string(raw[:3]), `\xab`} {
 		if strings.Contains(out.String(), leak) {
 			t.Errorf("the key shows as %q in:\n%s", leak, out.String())
 		}
@@ -93,7 +94,8 @@ func TestTextForms(t *testing.T) {
 		t.Errorf("got %v", out)
 	}
 	hex64 := strings.Repeat("0a", 32)
-	for _, bad := range []string{"", hex64, "sha256:", "sha256:" + hex64[1:], "sha256:" + hex64 + "0", "sha256:" + strings.ToUpper(hex64), "sha512:" + hex64, "sha256:g" + hex64[1:]} {
+	for _, bad := range []string{"", hex64, "sha256:", "sha256:" + hex64[1:], "sha256:" + hex64 + "0",
+		"sha256:" + strings.ToUpper(hex64), "sha512:" + hex64, "sha256:g" + hex64[1:]} {
 		if _, err := ParseDigest(bad); err == nil {
 			t.Errorf("digest %q accepted", bad)
 		}

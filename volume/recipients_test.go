@@ -194,12 +194,14 @@ func TestHybridRecipients(t *testing.T) {
 	must(t, err)
 	classic := newIdentity(t).Recipient().String()
 	for _, mixed := range [][]string{{a.Recipient().String(), classic}, {classic, a.Recipient().String()}} {
-		if _, err := ParseRecipients(mixed); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), "can't mix post-quantum and classic recipients") {
+		if _, err := ParseRecipients(mixed); !errors.Is(err, ErrIdentity) ||
+			!strings.Contains(err.Error(), "can't mix post-quantum and classic recipients") {
 			t.Errorf("mixed: %v", err)
 		}
 		own, err := ParseOwnRecipients(mixed, nil)
 		must(t, err)
-		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, DirSource(t.TempDir()), SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
+		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, DirSource(t.TempDir()),
+			SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
 			t.Errorf("mixed: %v", err)
 		}
 	}
@@ -234,7 +236,8 @@ func TestHybridRecipients(t *testing.T) {
 func TestPluginsRefused(t *testing.T) {
 	t.Parallel()
 	rcpt := plugin.EncodeRecipient("example", []byte("x"))
-	if _, err := ParseRecipients([]string{rcpt}); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), "it needs the program age-plugin-example") {
+	if _, err := ParseRecipients([]string{rcpt}); !errors.Is(err, ErrIdentity) ||
+		!strings.Contains(err.Error(), "it needs the program age-plugin-example") {
 		t.Errorf("%v", err)
 	}
 	dir := t.TempDir()

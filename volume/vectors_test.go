@@ -93,7 +93,8 @@ func treeLines(r *Reader) ([]string, error) {
 			path = "."
 		}
 		a := e.Attr
-		line := fmt.Sprintf("%s %s %04o %d.%09d", path, strings.ReplaceAll(a.Type.String(), " ", "-"), a.Mode, a.Mtime.Unix(), a.Mtime.Nanosecond())
+		line := fmt.Sprintf("%s %s %04o %d.%09d", path, strings.ReplaceAll(a.Type.String(), " ", "-"), a.Mode,
+			a.Mtime.Unix(), a.Mtime.Nanosecond())
 		switch {
 		case e.IsLink:
 			line += " = " + paths[e.Link]

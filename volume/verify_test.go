@@ -70,7 +70,8 @@ func TestVerifyChecksum(t *testing.T) {
 	if rep, err := r.Verify(context.Background(), VerifyOptions{}); err != nil || len(rep.Damaged) != 0 {
 		t.Fatalf("the forged block was not a good one: %v", err)
 	}
-	if _, err := r.Verify(context.Background(), VerifyOptions{Checksum: s.Checksum}); !errors.Is(err, ErrChecksum) || !errors.Is(err, ErrIntegrity) {
+	if _, err := r.Verify(context.Background(), VerifyOptions{Checksum: s.Checksum}); !errors.Is(err, ErrChecksum) ||
+		!errors.Is(err, ErrIntegrity) {
 		t.Errorf("got %v", err)
 	}
 }

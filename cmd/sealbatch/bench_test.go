@@ -53,7 +53,8 @@ func startBenched(b *testing.B) *benched {
 	if err != nil {
 		b.Fatal(err)
 	}
-	text = fmt.Appendf(text, "[limits]\nrate-per-second = 100000\n[cluster bench]\nverifier-url = https://127.0.0.1:1\nverifier-ca = ca.crt\nverifier-key = %s\nmunge-user = slurm\n",
+	text = fmt.Appendf(text, "[limits]\nrate-per-second = 100000\n[cluster bench]\n"+
+		"verifier-url = https://127.0.0.1:1\nverifier-ca = ca.crt\nverifier-key = %s\nmunge-user = slurm\n",
 		base64.StdEncoding.EncodeToString(pub))
 	accounts := "alice " + string(ssh.MarshalAuthorizedKey(s.alice.PublicKey()))
 	err = errors.Join(os.WriteFile(conf, text, 0o600), os.WriteFile(filepath.Join(dir, "accounts"), []byte(accounts), 0o600))

@@ -67,7 +67,8 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	}
 	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
 	if err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err), "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
+		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err),
+			"make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
 	}
 	c.keys, err = keyclient.New(keyclient.Options{URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Log: a.log})
 	return c, fault.New(fault.Config, err, "")
@@ -81,7 +82,8 @@ func (c *client) connect(ctx context.Context) error {
 		return nil
 	}
 	if s.Address == "" {
-		return fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path), "name the login node, or set local = yes when you are on it")
+		return fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path),
+			"name the login node, or set local = yes when you are on it")
 	}
 	t, err := transfer.Dial(ctx, transfer.Options{
 		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
@@ -145,7 +147,8 @@ func (c *client) recipients() ([]string, error) {
 	given := c.conf.Results.Recipients
 	if len(given) == 0 {
 		if c.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
-			return nil, fault.New(fault.Config, fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
+			return nil, fault.New(fault.Config,
+				fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
 				"name a recipient under [results] recipients, such as an age1... key of age-keygen")
 		}
 		given = []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.signer.PublicKey())))}

@@ -102,7 +102,8 @@ func TestDocumentedCommands(t *testing.T) {
 // TestDocumentedCommandsBite: a flag that does not exist is found.
 func TestDocumentedCommandsBite(t *testing.T) {
 	t.Parallel()
-	lines := typed("text sealbatch no\n```sh\nsealbatch seal \\\n  x --nosuch y >z\n```\nExecStart=/usr/local/bin/sealbatch nosuch --config x\n")
+	lines := typed("text sealbatch no\n```sh\nsealbatch seal \\\n  x --nosuch y >z\n```\n" +
+		"ExecStart=/usr/local/bin/sealbatch nosuch --config x\n")
 	if len(lines) != 2 || lines[0] != "sealbatch seal    x --nosuch y" {
 		t.Fatalf("typed = %q", lines)
 	}

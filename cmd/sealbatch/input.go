@@ -13,7 +13,8 @@ type inputFlags struct {
 }
 
 func (i *inputFlags) add(f *ui.Flags) {
-	f.Strings(&i.exclude, "leave out what matches this, in the way of gitignore: *.log at any depth, /tmp/ only the directory at the top,\n** any number of directories; no negation; may be repeated", []string{"exclude"})
+	f.Strings(&i.exclude, "leave out what matches this, in the way of gitignore: *.log at any depth, /tmp/ only the "+
+		"directory at the top,\n** any number of directories; no negation; may be repeated", []string{"exclude"})
 	f.Bool(&i.asFile, "seal an archive, or standard input, as one file (standard input's is called --name)", []string{"as-file"})
 }
 

@@ -46,9 +46,11 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.Account, "account to bill", []string{"A", "account"})
 	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
 	f.String(&j.o.Workdir, "directory on the supercomputer below which the job's own is made", []string{"s", "workdir"})
-	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"}, ui.RequiredUnless("continue"))
+	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"},
+		ui.RequiredUnless("continue"))
 	f.Strings(&j.o.DataInfo, "info file of the dataset, on the supercomputer", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
-	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs", []string{"i", "supplementary-input-scripts"})
+	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
+		[]string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
 	f.String(&j.flags, "flags for the container runtime, in one word", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
 	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
@@ -69,7 +71,8 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
-	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there", []string{"continue"})
+	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
+		[]string{"continue"})
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
 }
 

@@ -119,7 +119,8 @@ func cmdAgeKey(ts *testscript.TestScript, neg bool, args []string) {
 	case "plugin":
 		id, err := age.GenerateX25519Identity()
 		ts.Check(err)
-		ts.Check(writePair(path, plugin.EncodeIdentity("example", []byte(id.String())), plugin.EncodeRecipient("example", []byte(id.Recipient().String()))))
+		ts.Check(writePair(path, plugin.EncodeIdentity("example", []byte(id.String())),
+			plugin.EncodeRecipient("example", []byte(id.Recipient().String()))))
 	default:
 		ts.Fatalf("unknown kind of identity %q", kind)
 	}

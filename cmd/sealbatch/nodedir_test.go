@@ -46,7 +46,8 @@ func TestNodeDirectory(t *testing.T) {
 	if err := os.WriteFile(added, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := do(runVerify, dir); !errors.Is(err, volume.ErrAdded) || classOf(err) != fault.Integrity || !strings.Contains(out, "damaged: added") {
+	if out, err := do(runVerify, dir); !errors.Is(err, volume.ErrAdded) || classOf(err) != fault.Integrity ||
+		!strings.Contains(out, "damaged: added") {
 		t.Errorf("verify with an added file: %s, %v", out, err)
 	}
 	if _, err := do(runVerify, t.TempDir()); classOf(err) != fault.Usage || fault.Hint(err) == "" {
@@ -71,7 +72,8 @@ func indexedNodeDir(t *testing.T) (dir, identity string) {
 	check(os.MkdirAll(filepath.Join(base, "src", "sub"), 0o700))
 	check(os.WriteFile(filepath.Join(base, "src", "sub", "file"), []byte("content"), 0o600))
 	var sealed, keys, index bytes.Buffer
-	s, err := volume.Seal(t.Context(), &sealed, source.Dir(filepath.Join(base, "src")), volume.SealOptions{Recipients: []age.Recipient{who.Recipient()}})
+	s, err := volume.Seal(t.Context(), &sealed, source.Dir(filepath.Join(base, "src")),
+		volume.SealOptions{Recipients: []age.Recipient{who.Recipient()}})
 	check(err)
 	cipher := filepath.Join(dir, jobdir.CipherDirName)
 	for tr := tar.NewReader(&sealed); ; {

@@ -17,7 +17,8 @@ import (
 )
 
 func runOpen(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch open", "Open a sealed volume, or a node's directory whose outputs were indexed, into a new directory.", "FILE", `
+	f := ui.NewFlags("sealbatch open",
+		"Open a sealed volume, or a node's directory whose outputs were indexed, into a new directory.", "FILE", `
 sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	var dir, id string
 	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)

@@ -15,7 +15,8 @@ import (
 )
 
 func runPolicy(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes.", "list | show VOLUME | set VOLUME | revoke VOLUME", `
+	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes.",
+		"list | show VOLUME | set VOLUME | revoke VOLUME", `
 sealbatch policy list
 sealbatch policy show encrypted_jp2a_input.tgz
 sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
@@ -29,7 +30,8 @@ sealbatch policy revoke 9c1f...`)
 	}
 	words := f.Args()
 	if len(words) == 0 || (len(words) == 1) != (words[0] == "list") || len(words) > 2 {
-		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME", "sealbatch policy --help shows an example")
+		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME",
+			"sealbatch policy --help shows an example")
 	}
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
@@ -88,7 +90,8 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 		for _, known := range s.Clusters {
 			names = append(names, known.Name)
 		}
-		return fault.New(fault.Config, fmt.Errorf("the key service knows several clusters (%q), and users of one name may be different people there", names),
+		return fault.New(fault.Config,
+			fmt.Errorf("the key service knows several clusters (%q), and users of one name may be different people there", names),
 			"name the cluster under [supercomputer] cluster, or with --clusters")
 	}
 	for _, only := range s.Clusters {
@@ -105,7 +108,8 @@ func findSecret(all []keyapi.SecretInfo, ref string) (keyapi.SecretInfo, error) 
 			return s, nil
 		}
 	}
-	return keyapi.SecretInfo{}, fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+	return keyapi.SecretInfo{},
+		fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
 }
 
 func state(s keyapi.SecretInfo) string {

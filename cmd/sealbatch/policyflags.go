@@ -57,8 +57,10 @@ func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	if err != nil {
 		return manifest.Policy{}, fault.New(fault.Usage, fmt.Errorf("--tier: %w", err), "")
 	}
-	out := manifest.Policy{Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
-		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin}
+	out := manifest.Policy{
+		Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
+		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin,
+	}
 	if len(p.Users)+len(p.Groups) == 0 {
 		return out, fault.New(fault.Usage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
 	}

@@ -45,7 +45,8 @@ func TestPolicyFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Users) != 2 || len(got.Nodes) != 2 || got.Tier != manifest.TierB2 || got.Releases != 3 || !got.Expires.Equal(now.AddDate(0, 0, 365)) {
+	if len(got.Users) != 2 || len(got.Nodes) != 2 || got.Tier != manifest.TierB2 || got.Releases != 3 ||
+		!got.Expires.Equal(now.AddDate(0, 0, 365)) {
 		t.Errorf("policy = %+v", got)
 	}
 	for _, bad := range []func(*policyFlags){

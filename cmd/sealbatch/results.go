@@ -31,7 +31,8 @@ sealbatch results 4711 -o results-4711`)
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
 	f.String(&id, "age identity or SSH private key that opens them (default: the configuration's)", []string{"i", "identity"})
-	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\nare missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
+	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
+		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -97,7 +98,8 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 		how.running = true
 		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
 	}
-	nodes, err := results.Fetch(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
+	nodes, err := results.Fetch(ctx,
+		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
 	for i := range nodes {
 		c.dropScratch(rec, &nodes[i], ended)
 	}
@@ -134,14 +136,17 @@ func (c *client) hasEnded(ctx context.Context, rec submission.Record) (ended boo
 	if err != nil || s == slurm.Unknown || s.Ended() {
 		return err == nil && s.Ended(), nil
 	}
-	return false, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, s), "wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
+	return false, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, s),
+		"wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
 }
 
 // reportNodes says what came of each node; directories go to standard output.
 func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bool) error {
 	var failed error
 	if n := rec.Nodes - len(nodes); n > 0 {
-		failed = fault.New(fault.Job, fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes), "the job's log says more: "+rec.LogFile)
+		failed = fault.New(fault.Job,
+			fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes),
+			"the job's log says more: "+rec.LogFile)
 		ui.PrintError(a.stderr, failed)
 	}
 	for _, n := range nodes {
@@ -190,10 +195,12 @@ func verdict(n results.Node, running bool) string {
 		return "opened before, and left as it is: " + n.Dir
 	}
 	if r == nil && running {
-		return fmt.Sprintf("still running; what it has written so far is recovered: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+		return fmt.Sprintf("still running; what it has written so far is recovered: each block is genuine, but files "+
+			"may be missing or rolled back (tier %s)", n.Tier)
 	}
 	if r == nil {
-		return fmt.Sprintf("killed before it could seal; what it had written is recovered: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+		return fmt.Sprintf("killed before it could seal; what it had written is recovered: each block is genuine, but "+
+			"files may be missing or rolled back (tier %s)", n.Tier)
 	}
 	if n.Dir == "" {
 		return fmt.Sprintf("no results: %s (tier %s)", r.Reason, n.Tier)
@@ -221,12 +228,14 @@ func worth(n results.Node) string {
 	case n.Sealed:
 		return "sealed and signed by the job " + until
 	case n.Indexed && out.Index.Unread > 0:
-		return fmt.Sprintf("indexed and signed by the job, which had no time to read %d of %d files: no other file can be in their place, but an older version of the same can be %s",
+		return fmt.Sprintf("indexed and signed by the job, which had no time to read %d of %d files: no other file can "+
+			"be in their place, but an older version of the same can be %s",
 			out.Index.Unread, out.Index.Files, until)
 	case n.Indexed:
 		return "indexed and signed by the job " + until
 	}
-	return fmt.Sprintf("not sealed, recovered from its working volume: each block is genuine, but files may be missing or rolled back (tier %s)", n.Tier)
+	return fmt.Sprintf("not sealed, recovered from its working volume: each block is genuine, but files may be "+
+		"missing or rolled back (tier %s)", n.Tier)
 }
 
 // lost says what was lost already when the job vouched for its results.

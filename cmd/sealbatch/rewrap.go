@@ -26,10 +26,13 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	var cf clientFlags
 	var recipients []string
 	identityFlag(f, &id)
-	f.Strings(&recipients, "who can open it from now on: all of them, yourself included;\nage1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them",
+	f.Strings(&recipients, "who can open it from now on: all of them, yourself included;\n"+
+		"age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them",
 		[]string{"r", "recipient"}, ui.Required)
-	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew, with the account key", []string{"info"})
-	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)", []string{"config"})
+	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew, with the account key",
+		[]string{"info"})
+	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
+		[]string{"config"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -64,7 +67,8 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	if err := r.write(ctx, path); err != nil {
 		return fmt.Errorf("info file %s: %w", info, err)
 	}
-	fmt.Fprintf(a.stderr, "note: %s has the new checksum and is signed anew: put the volume, the info file and its %s in the place of the old ones (%s); %s\n",
+	fmt.Fprintf(a.stderr, "note: %s has the new checksum and is signed anew: put the volume, the info file and its "+
+		"%s in the place of the old ones (%s); %s\n",
 		info, publish.SigSuffix, text.Printable(r.info.PathAtRest), kept)
 	return nil
 }
@@ -97,7 +101,8 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 		return nil, fmt.Errorf("info file %s: %w", path, err)
 	}
 	if !bytes.Equal(key.Marshal(), c.signer.PublicKey().Marshal()) {
-		return nil, fault.New(fault.Integrity, fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
+		return nil, fault.New(fault.Integrity,
+			fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
 	}
 	info, err := manifest.ParseInfo(b)
 	if err != nil {

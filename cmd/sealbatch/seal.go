@@ -24,7 +24,8 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 	var in inputFlags
 	var recipients []string
 	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
-	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\nssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\n"+
+		"ssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
 	in.add(f)
 	f.Word(&name, "what standard input's file is called, with --as-file", []string{"name"})
 	if err := f.Parse(args, a.stdout); err != nil {
@@ -77,7 +78,8 @@ func parseRecipients(a *app, given []string) ([]age.Recipient, error) {
 			return nil, err
 		}
 		if _, err := os.Stat(p); err != nil {
-			return nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"), "name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
+			return nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"),
+				"name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
 		}
 		given = []string{p}
 	}

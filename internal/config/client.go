@@ -142,7 +142,8 @@ func clientSchema(f *file, c *Client) schema {
 			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
 			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
 			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime),
-			intKey("connections", &s.Connections, 1, 8), stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin), linesKey("setup", &s.Setup),
+			intKey("connections", &s.Connections, 1, 8), stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin),
+			linesKey("setup", &s.Setup),
 		},
 		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
 		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},
@@ -209,7 +210,8 @@ func (c *Client) check(f *file) error {
 	case s.Local && s.Address != "":
 		return f.errorf("supercomputer", "local", "[supercomputer] local = yes and address exclude each other")
 	case strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t@/"):
-		return f.errorf("supercomputer", "address", "[supercomputer] address: %q is not a host name; the user's name goes under username", s.Address)
+		return f.errorf("supercomputer", "address",
+			"[supercomputer] address: %q is not a host name; the user's name goes under username", s.Address)
 	case s.SlurmBin != "" && !strings.HasPrefix(s.SlurmBin, "/"):
 		return f.errorf("supercomputer", "slurm-bin", "[supercomputer] slurm-bin: %q is not an absolute path", s.SlurmBin)
 	case c.Job.Workdir != "" && !strings.HasPrefix(c.Job.Workdir, "/"):

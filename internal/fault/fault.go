@@ -26,7 +26,8 @@ const (
 	Interrupted       // Ctrl-C or SIGTERM
 )
 
-var classNames = [...]string{"none", "other", "usage", "configuration", "SSH", "attestation", "key", "integrity", "Slurm", "job", "interrupted"}
+var classNames = [...]string{"none", "other", "usage", "configuration", "SSH", "attestation", "key", "integrity",
+	"Slurm", "job", "interrupted"}
 
 // String returns the class's name.
 func (c Class) String() string { return classNames[c] }
