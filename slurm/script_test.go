@@ -18,7 +18,7 @@ const digest0 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde
 
 func minimal() Script {
 	return Script{JobName: "jp2a", Nodes: 1, Output: "/scratch/p/job-%j.log", SealTime: 300 * time.Second,
-		Node: NodeRun{Command: "node-run", Args: []string{"--manifest", "/scratch/p/job/manifest.json"},
+		Node: NodeRun{Command: "node-run", Args: []string{"--job-dir", "/scratch/p/job"},
 			Binaries: []Binary{{"sealbatch", "/scratch/p/bin/sealbatch", digest0, 1}}}}
 }
 
@@ -32,7 +32,7 @@ func full() Script {
 	s.Output = EscapePattern("/scratch/p/100% sure/") + "%j.log"
 	s.Setup = []string{"module purge", `export SITE="a b"; module load apptainer # this one`}
 	s.Node.Binaries = append(s.Node.Binaries, Binary{"gocryptfs", "/scratch/it's here/gocryptfs", digest0, 1})
-	s.Node.Args = []string{"--manifest", "/scratch/$(touch y)/`z`/m.json", "-dash", "", "; rm -rf /", "'"}
+	s.Node.Args = []string{"--job-dir", "/scratch/$(touch y)/`z`", "-dash", "", "; rm -rf /", "'"}
 	return s
 }
 

@@ -82,8 +82,8 @@ programs=(
 )
 arguments=(
   node-run
-  --manifest
-  '/scratch/$(touch y)/`z`/m.json'
+  --job-dir
+  '/scratch/$(touch y)/`z`'
   -dash
   ''
   '; rm -rf /'

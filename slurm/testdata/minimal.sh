@@ -59,8 +59,8 @@ programs=(
 )
 arguments=(
   node-run
-  --manifest
-  /scratch/p/job/manifest.json
+  --job-dir
+  /scratch/p/job
 )
 
 trap "signalled=yes" TERM USR1
