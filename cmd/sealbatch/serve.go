@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -113,17 +112,16 @@ type keyService struct {
 	keys    store.KeyStoreCloser
 }
 
-// newKeyService makes the service that a configuration describes, with a key
-// store of one of types. Whoever calls it calls closeStores after the service's
-// end.
+// newKeyService returns the service that a configuration describes, with a key
+// store of one of types. The caller calls closeStores after the service's end.
 func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) (*keyService, error) {
 	judges, err := attestors.Configure(c)
 	if err != nil {
 		return nil, fault.New(fault.Config, err, "")
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	cert, err := setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}.Load()
 	if err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("TLS certificate: %w", err), "")
+		return nil, fault.New(fault.Config, err, "")
 	}
 	tier, err := manifest.ParseTier(c.MinTier)
 	if err != nil {

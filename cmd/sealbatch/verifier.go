@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -89,9 +88,9 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return fault.New(fault.Config, wrap("signing-key", err), "")
 	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	cert, err := setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}.Load()
 	if err != nil {
-		return fault.New(fault.Config, wrap("TLS certificate", err), "")
+		return fault.New(fault.Config, err, "")
 	}
 	nf, err := os.Open(c.NodesFile)
 	if err != nil {

@@ -204,7 +204,7 @@ func (f *file) errorf(section, key, format string, args ...any) error {
 	return fail(Error{File: f.path, Line: f.lineOf(section, key), What: fmt.Sprintf(format, args...)})
 }
 
-// lineOf finds the line of a key, or of a section's head; 0 if there is none. The INI library does
+// lineOf returns the line of a key, or of a section's head; 0 if there is none. The INI library does
 // not keep positions.
 func (f *file) lineOf(section, key string) int {
 	current := ""
@@ -225,7 +225,7 @@ func (f *file) lineOf(section, key string) int {
 	return 0
 }
 
-// path makes a path from the file absolute.
+// resolve returns a path from the file as an absolute one.
 func (f *file) resolve(p string) (string, error) {
 	if strings.ContainsAny(p, "\x00\n") {
 		return "", fmt.Errorf("%q is not a path", p)

@@ -17,7 +17,7 @@ func stringKey(name string, dst *string) key {
 	}}
 }
 
-// otherKey takes a value of which nothing is known here.
+// otherKey returns a key whose value means nothing here.
 func otherKey(name string, dst map[string]string) key {
 	return key{name: name, set: func(v []string) error {
 		lower := strings.ToLower(name)
@@ -157,7 +157,7 @@ func suggest(format, got string, known []string) string {
 	return fmt.Sprintf(format, best)
 }
 
-// distance is Levenshtein's: how many letters to insert, drop or change.
+// distance returns Levenshtein's: how many letters to insert, drop or change.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// ErrBusy says that a request is one too many; it may come again later.
+// ErrBusy is returned for a request that is one too many; it may come again later.
 var ErrBusy = errors.New("too much at once")
 
-// ErrTooLarge says that a body exceeds its bound.
+// ErrTooLarge is returned for a body that exceeds its bound.
 var ErrTooLarge = errors.New("body is too large")
 
 // Limits of a Gate. All are required.
@@ -61,9 +61,8 @@ const (
 	smallBodyTime = 10 * time.Second
 )
 
-// Body reads a request's body, most bytes at most. Its memory is counted until
-// done is called, which has to be. Errors are ErrTooLarge, ErrBusy, or the
-// connection's.
+// Body reads a request's body of at most most bytes. Its memory is counted until
+// the caller calls done. Errors are ErrTooLarge, ErrBusy, or the connection's.
 func (g *Gate) Body(w http.ResponseWriter, r *http.Request, most int64) (body []byte, done func(), err error) {
 	n := r.ContentLength
 	if n > most {

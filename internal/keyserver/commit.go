@@ -33,7 +33,7 @@ type result struct {
 	err  error
 }
 
-// committer makes all changes, in batches: see the package documentation.
+// committer applies all changes, in batches: see the package documentation.
 type committer struct {
 	store   store.Store
 	log     *audit.Log
@@ -122,7 +122,7 @@ func (c *committer) commit(batch []*operation) {
 	}
 }
 
-// finish makes the head that has been written the current one and signs it.
+// finish sets the head that has been written as the current one and signs it.
 func (c *committer) finish(head audit.Head, results []result) error {
 	c.log.Keep(head)
 	signed, err := c.log.SignHead(c.service, head, c.now())

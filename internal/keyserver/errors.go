@@ -20,7 +20,7 @@ func (s *Server) asRefusal(err error) *service.Refusal {
 	return s.front.AsRefusal(err)
 }
 
-// auditReason is err's text, bounded.
+// auditReason returns err's text, bounded.
 func auditReason(err error) string {
 	const most = 400
 	s := err.Error()

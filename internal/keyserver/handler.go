@@ -38,7 +38,7 @@ func (q *request) decode(v any) error {
 }
 
 // event names what the request does; if a handler fails before its commit,
-// this is written down as refused.
+// it is recorded as refused.
 func (q *request) event(name, outcome string) *audit.Event {
 	q.ev = &audit.Event{Event: name, Outcome: outcome, Remote: q.remote, Account: q.caller.account.ID,
 		User: q.caller.account.Name, Key: q.caller.key}
@@ -48,7 +48,7 @@ func (q *request) event(name, outcome string) *audit.Event {
 	return q.ev
 }
 
-// commit decides op and writes ev down, whatever the outcome.
+// commit decides op and records ev, whatever the outcome.
 func (q *request) commit(ev *audit.Event, op func(store.Writer) error) (string, error) {
 	q.noted = true
 	return q.srv.commits.do(ev, op)
@@ -95,8 +95,8 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
-// serve runs one call: read, wait for a turn, authenticate, handle, write
-// down, answer. A slow sender or reader keeps no turn from others.
+// serve returns the handler of one call: read, wait for a turn, authenticate,
+// handle, record, answer. A slow sender or reader keeps no turn from others.
 func (s *Server) serve(rt route) http.Handler {
 	return s.front.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		host, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -114,7 +114,7 @@ func (s *Server) serve(rt route) http.Handler {
 	})
 }
 
-// admit turns away what is too much, and runs the rest.
+// admit refuses what is too much, and runs the rest.
 func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := s.front.Admit(r); err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 	return answer, err
 }
 
-// noteRefusal writes down that a request failed before it was decided.
+// noteRefusal records that a request failed before it was decided.
 func (s *Server) noteRefusal(q *request, err error) error {
 	q.ev.Outcome, q.ev.Reason = audit.OutcomeRefused, auditReason(s.asRefusal(err))
 	if q.ev.Account == "" && q.ev.Attestor == "" {
@@ -190,7 +190,7 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 	return rt.handle(s, q)
 }
 
-// logRefusal returns what the caller may see of an error, and logs the rest.
+// logRefusal logs an error and returns what the caller may see of it.
 func (s *Server) logRefusal(q *request, err error) *service.Refusal {
 	r := s.asRefusal(err)
 	switch {

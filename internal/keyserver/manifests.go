@@ -109,8 +109,8 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, accoun
 	return rec
 }
 
-// checkManifestSignature wants a signature by a key of the requesting account
-// that may sign manifests.
+// checkManifestSignature checks that a manifest is signed by a key of the
+// requesting account that may sign manifests.
 func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error {
 	key, err := sshid.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
 	if err != nil {
@@ -166,7 +166,7 @@ func sameDigest(s secretRecord, v volumeUse) error {
 	return nil
 }
 
-// jobName is how records and messages name a job, whatever its restart.
+// jobName returns a job's name in records and messages, the same for all its restarts.
 func jobName(j manifest.Job) string {
 	if j.ArrayTask >= 0 {
 		return fmt.Sprintf("%s/%d_%d", j.Cluster, j.ID, j.ArrayTask)

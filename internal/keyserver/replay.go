@@ -27,7 +27,7 @@ func newReplayCache(perAccount int) *replayCache {
 	return &replayCache{perAccount: perAccount, seen: map[string]*seenNonces{}}
 }
 
-// use notes a nonce, and refuses one that was used.
+// use records a nonce, and refuses one that was used.
 func (c *replayCache) use(account, nonce string, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +65,7 @@ func newNonces(most int) *nonces {
 	return &nonces{most: most, until: map[[keyapi.NonceSize]byte]time.Time{}}
 }
 
-// issue makes a nonce that is good once, until expires.
+// issue returns a new nonce that is good once, until expires.
 func (n *nonces) issue(now time.Time) (nonce []byte, expires time.Time, err error) {
 	var b [keyapi.NonceSize]byte
 	rand.Read(b[:]) // never fails

@@ -43,7 +43,7 @@ func (s secretRecord) info() keyapi.SecretInfo {
 	}
 }
 
-// nameKey is the record key of a name: hashed, since names can be telling and
+// nameKey returns the record key of a name: hashed, since names can be telling and
 // record keys are not sealed.
 func nameKey(account, kind, name string) string {
 	h := sha256.Sum256([]byte(account + "\x00" + kind + "\x00" + name))
@@ -122,7 +122,8 @@ func (s *Server) putSecret(q *request) (any, error) {
 	return rec.info(), nil
 }
 
-// mayDeposit is sameDeposit, or a refusal if something new is one too many.
+// mayDeposit returns what sameDeposit does, or a refusal if something new is one
+// too many.
 func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict error) error {
 	err := sameDeposit(g, rec, conflict)
 	if errors.Is(err, store.ErrNotFound) {
@@ -133,7 +134,7 @@ func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict err
 	return err
 }
 
-// sameDeposit is nil if rec was deposited before, conflict if something else
+// sameDeposit returns nil if rec was deposited before, conflict if something else
 // was, store.ErrNotFound if nothing was.
 func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	var old secretRecord

@@ -124,7 +124,7 @@ func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKe
 	return keyapi.ServiceID(si.Name, key.Public().(ed25519.PublicKey)), key, head, nil
 }
 
-// New makes a server. It reads the whole audit log and refuses to start with
+// New returns a server. It reads the whole audit log and refuses to start with
 // audit.ErrBroken or audit.ErrRolledBack if log and store do not agree. Close
 // ends it; the store stays the caller's.
 func New(cfg Config) (*Server, error) {
@@ -213,9 +213,6 @@ func (s *Server) Close() error {
 	s.closing.Do(func() { s.closed = s.commits.close() })
 	return s.closed
 }
-
-// Handler answers the API, without TLS.
-func (s *Server) Handler() http.Handler { return s.handler }
 
 func (s *Server) describe(*request) (any, error) {
 	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: []keyapi.Cluster{},

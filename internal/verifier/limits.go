@@ -41,5 +41,5 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// waiting is how many requests wait for a turn at most, for each at work.
+// waiting bounds how many requests wait for a turn, for each at work.
 const waiting = 64

@@ -18,7 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
-// NewSigner makes an Ed25519 SSH key.
+// NewSigner returns a new Ed25519 SSH key.
 func NewSigner(t testing.TB) ssh.Signer {
 	t.Helper()
 	_, priv, err := ed25519.GenerateKey(nil)
@@ -53,7 +53,7 @@ func Policy(user string) manifest.Policy {
 		Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
 }
 
-// NewVolume makes up a volume of that name; it is not deposited.
+// NewVolume returns a made-up volume of that name; it is not deposited.
 func NewVolume(t testing.TB, name string, kind manifest.Kind, p manifest.Policy) Volume {
 	t.Helper()
 	key := make([]byte, keyapi.SecretKeyLen)
@@ -73,7 +73,7 @@ func (s *Service) Deposit(t testing.TB, owner ssh.Signer, name string, kind mani
 	return v
 }
 
-// Manifest makes up a manifest for a job on one node that uses the volumes,
+// Manifest returns a made-up manifest for a job on one node that uses the volumes,
 // the first as its image; change, if not nil, may alter it.
 func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volumes ...Volume) (manifest.Manifest, []byte) {
 	t.Helper()
@@ -103,7 +103,7 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 	return m, b
 }
 
-// Sign makes the submitter's signature over a manifest's bytes.
+// Sign returns the submitter's signature over a manifest's bytes.
 func Sign(t testing.TB, signer ssh.Signer, namespace string, b []byte) []byte {
 	t.Helper()
 	sig, err := sshid.SignSSH(signer, namespace, b)

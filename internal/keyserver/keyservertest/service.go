@@ -213,7 +213,7 @@ func (s *Service) Stop(t testing.TB) {
 	}
 }
 
-// Client makes a client that is pinned to the service; signer may be nil.
+// Client returns a client that is pinned to the service; signer may be nil.
 func (s *Service) Client(t testing.TB, signer ssh.Signer) *keyclient.Client {
 	t.Helper()
 	c, err := keyclient.New(keyclient.Options{URL: s.URL, CA: s.CA, Signer: signer, ServiceID: s.ID, Retries: -1})
@@ -223,7 +223,7 @@ func (s *Service) Client(t testing.TB, signer ssh.Signer) *keyclient.Client {
 	return c
 }
 
-// Voucher is what an honest verifier would say of a claim by a user.
+// Voucher returns what an honest verifier would say of a claim by a user.
 func (s *Service) Voucher(service string, c keyapi.Claim, user string, uid int64, groups ...string) keyapi.Voucher {
 	d := keyapi.ClaimDigest(service, c)
 	now := time.Now
