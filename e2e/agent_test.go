@@ -80,7 +80,8 @@ func (p place) inside(do func() error) error {
 }
 
 // addresses of the cluster's hosts (testcluster/README.md).
-var addresses = map[string]string{"laptop": "10.77.0.2", "login": "10.77.0.3", "cn1": "10.77.0.4", "cn2": "10.77.0.5", "keys": "10.77.0.6", "cn3": "10.77.0.7"}
+var addresses = map[string]string{"laptop": "10.77.0.2", "login": "10.77.0.3", "cn1": "10.77.0.4", "cn2": "10.77.0.5",
+	"keys": "10.77.0.6", "cn3": "10.77.0.7"}
 
 // answer is what a service replied.
 type answer struct {
@@ -346,7 +347,8 @@ func (c *claimant) gets(t *testing.T, a answer) {
 func audited(t *testing.T, digest string, want ...string) {
 	t.Helper()
 	out := must(t, "keys", "root", "sh", "-c",
-		`sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" >&2 && cat /etc/sealbatch/data/audit.log`)
+		`sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" >&2 &&
+			cat /etc/sealbatch/data/audit.log`)
 	var got []string
 	for line := range strings.Lines(out) {
 		var l struct{ Entry audit.Event }

@@ -111,22 +111,23 @@ func TestAttackRequestFlood(t *testing.T) {
 	for service, path := range map[string]string{"key service": "/v1/release", "verifier": "/v1/vouch"} {
 		t.Run(service, func(t *testing.T) {
 			t.Parallel()
-			attack{own: true, without: []string{"address's rate"}, says: "429 with Retry-After: 1 after ", play: func(t *testing.T, w *world) outcome {
-				to := w.own(t, service)
-				const most = 300
-				last := 0
-				for _, from := range flooders(t, 2) {
-					n, after := requests(t, to, from, most, path, func() plainRequest { return plainRequest{body: []byte("{}")} })
-					if n == most {
-						return gained("%d requests of one address were answered", n)
+			attack{own: true, without: []string{"address's rate"}, says: "429 with Retry-After: 1 after ",
+				play: func(t *testing.T, w *world) outcome {
+					to := w.own(t, service)
+					const most = 300
+					last := 0
+					for _, from := range flooders(t, 2) {
+						n, after := requests(t, to, from, most, path, func() plainRequest { return plainRequest{body: []byte("{}")} })
+						if n == most {
+							return gained("%d requests of one address were answered", n)
+						}
+						if after != "1" {
+							return gained("429 after %d requests with Retry-After: %q", n, after)
+						}
+						last = n
 					}
-					if after != "1" {
-						return gained("429 after %d requests with Retry-After: %q", n, after)
-					}
-					last = n
-				}
-				return w.unmoved(t, "429 with Retry-After: 1 after %d requests", last)
-			}}.run(t)
+					return w.unmoved(t, "429 with Retry-After: 1 after %d requests", last)
+				}}.run(t)
 		})
 	}
 }
@@ -135,21 +136,22 @@ func TestAttackRequestFlood(t *testing.T) {
 // an address that has asked for much.
 func TestAttackAccountFlood(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"account's requests"}, says: "429 with Retry-After: 1 after ", play: func(t *testing.T, w *world) outcome {
-		var s keyapi.Service
-		laptop.ask(t, w.keys, "/v1/service", nil).into(t, &s)
-		const each = 60
-		sum := 0
-		for _, from := range flooders(t, 3) {
-			n, after := requests(t, w.keys, from, each, "/v1/manifests", func() plainRequest {
-				return w.sign(t, mallory, http.MethodPost, "/v1/manifests", struct{}{}, signing{service: s.ID})
-			})
-			if sum += n; n < each {
-				return w.unmoved(t, "429 with Retry-After: %s after %d requests", after, sum)
+	attack{own: true, without: []string{"account's requests"}, says: "429 with Retry-After: 1 after ",
+		play: func(t *testing.T, w *world) outcome {
+			var s keyapi.Service
+			laptop.ask(t, w.keys, "/v1/service", nil).into(t, &s)
+			const each = 60
+			sum := 0
+			for _, from := range flooders(t, 3) {
+				n, after := requests(t, w.keys, from, each, "/v1/manifests", func() plainRequest {
+					return w.sign(t, mallory, http.MethodPost, "/v1/manifests", struct{}{}, signing{service: s.ID})
+				})
+				if sum += n; n < each {
+					return w.unmoved(t, "429 with Retry-After: %s after %d requests", after, sum)
+				}
 			}
-		}
-		return gained("%d requests of one account were answered", sum)
-	}}.run(t)
+			return gained("%d requests of one account were answered", sum)
+		}}.run(t)
 }
 
 // mallory opens connections, and leaves each at the handshake.
@@ -209,7 +211,8 @@ func TestAttackMemoryFlood(t *testing.T) {
 				t.Cleanup(func() { raw.Close() })
 				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
 				c.SetDeadline(time.Now().Add(25 * time.Second))
-				fmt.Fprintf(c, "PUT /v1/secrets/%s HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyservertest.RandomHex(16), size)
+				fmt.Fprintf(c, "PUT /v1/secrets/%s HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+					keyservertest.RandomHex(16), size)
 				line, err := bufio.NewReader(c).ReadString('\n')
 				switch {
 				case err != nil:

@@ -40,11 +40,12 @@ func TestAttackNodeWithoutJob(t *testing.T) {
 // Another user on the job's node, whom the policy would let in, claims the keys of alice's job.
 func TestAttackOtherUser(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"job's owner", "manifest's user"}, says: "is not of the user who made the credential", play: func(t *testing.T, w *world) outcome {
-		s := w.stakeOf(t, openTo("alice", "bob"), nil)
-		c := w.claimant(t, place{"cn1", "bob"}, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
-		return c.claims(t, s, c.credential(t))
-	}}.run(t)
+	attack{without: []string{"job's owner", "manifest's user"}, says: "is not of the user who made the credential",
+		play: func(t *testing.T, w *world) outcome {
+			s := w.stakeOf(t, openTo("alice", "bob"), nil)
+			c := w.claimant(t, place{"cn1", "bob"}, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
+			return c.claims(t, s, c.credential(t))
+		}}.run(t)
 }
 
 // bob may open the volumes in a partition where he has no job; alice has one.
@@ -63,7 +64,8 @@ func TestAttackJobOfOthers(t *testing.T) {
 // partition, which is where the policy wants it.
 func TestAttackForgedJob(t *testing.T) {
 	t.Parallel()
-	const forged = "x\n   UserId=bob(2002) GroupId=bob(2002) MCS_label=N/A\n   JobState=RUNNING Reason=None\n   Partition=small\n   NodeList=cn1\n   BatchHost=cn1"
+	const forged = "x\n   UserId=bob(2002) GroupId=bob(2002) MCS_label=N/A\n   JobState=RUNNING Reason=None\n" +
+		"   Partition=small\n   NodeList=cn1\n   BatchHost=cn1"
 	attack{without: []string{"fixed fields"}, says: "does not run on node cn1", play: func(t *testing.T, w *world) outcome {
 		p := openTo("bob")
 		p.Nodes, p.Partitions = []string{"cn1"}, []string{"small"}
@@ -260,13 +262,14 @@ func TestAttackAfterTheJob(t *testing.T) {
 // A voucher is shown when it is a minute old.
 func TestAttackLate(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"voucher's age", "nonce's age"}, says: "it is good for 1m0s", play: func(t *testing.T, w *world) outcome {
-		s := w.stakeOf(t, openTo("alice"), nil)
-		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
-		voucher := c.honestVoucher(t)
-		w.forward(t, 61*time.Second)
-		return c.opens(t, s, c.release(t, voucher))
-	}}.run(t)
+	attack{own: true, without: []string{"voucher's age", "nonce's age"}, says: "it is good for 1m0s",
+		play: func(t *testing.T, w *world) outcome {
+			s := w.stakeOf(t, openTo("alice"), nil)
+			c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
+			voucher := c.honestVoucher(t)
+			w.forward(t, 61*time.Second)
+			return c.opens(t, s, c.release(t, voucher))
+		}}.run(t)
 }
 
 // mallory has alice's info files, registers a manifest of her own for the
@@ -285,20 +288,21 @@ func TestAttackStolenInfo(t *testing.T) {
 // the verifier says what she likes. alice's policy means the first.
 func TestAttackOtherCluster(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"policy's clusters"}, says: "its policy does not name cluster elsewhere", play: func(t *testing.T, w *world) outcome {
-		p := openTo("alice")
-		p.Clusters = []string{"testcluster"}
-		s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" }, w.stakeOf(t, p, nil).volumes...)
-		c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn1")
-		c.claim.Job.Cluster = "elsewhere"
-		d := keyapi.ClaimDigest(c.service.ID, c.claim)
-		voucher, err := manifest.SignJWS(manifest.TypeVoucher, elsewhere, keyapi.Voucher{Service: c.service.ID, Claim: d[:],
-			UID: 2001, User: "alice", Node: "cn1", Job: manifest.Job{Cluster: "elsewhere", ID: 4711, ArrayTask: -1}, Issued: time.Now().UTC()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c.opens(t, s, c.release(t, voucher))
-	}}.run(t)
+	attack{own: true, without: []string{"policy's clusters"}, says: "its policy does not name cluster elsewhere",
+		play: func(t *testing.T, w *world) outcome {
+			p := openTo("alice")
+			p.Clusters = []string{"testcluster"}
+			s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" }, w.stakeOf(t, p, nil).volumes...)
+			c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn1")
+			c.claim.Job.Cluster = "elsewhere"
+			d := keyapi.ClaimDigest(c.service.ID, c.claim)
+			voucher, err := manifest.SignJWS(manifest.TypeVoucher, elsewhere, keyapi.Voucher{Service: c.service.ID, Claim: d[:],
+				UID: 2001, User: "alice", Node: "cn1", Job: manifest.Job{Cluster: "elsewhere", ID: 4711, ArrayTask: -1}, Issued: time.Now().UTC()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.opens(t, s, c.release(t, voucher))
+		}}.run(t)
 	attestDataset(t)
 	if out := alice.mustSB(t, "policy", "show", "attest.sealed"); !regexp.MustCompile(`(?m)^clusters +testcluster$`).MatchString(out) {
 		t.Errorf("data-prep leaves open whose users the policy means:\n%s", out)
@@ -308,11 +312,12 @@ func TestAttackOtherCluster(t *testing.T) {
 // mallory has alice's script and manifest, and submits them as they are.
 func TestAttackStolenScript(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"manifest's user", "policy's users"}, says: "the manifest is for a job of user alice, this one is of mallory", play: func(t *testing.T, w *world) outcome {
-		s := w.stakeOf(t, openTo("alice"), nil)
-		c := w.claimant(t, place{"cn1", "mallory"}, s, sharedJob(t, mallory, "-w", "cn1"), "cn1")
-		return c.claims(t, s, c.credential(t))
-	}}.run(t)
+	attack{without: []string{"manifest's user", "policy's users"},
+		says: "the manifest is for a job of user alice, this one is of mallory", play: func(t *testing.T, w *world) outcome {
+			s := w.stakeOf(t, openTo("alice"), nil)
+			c := w.claimant(t, place{"cn1", "mallory"}, s, sharedJob(t, mallory, "-w", "cn1"), "cn1")
+			return c.claims(t, s, c.credential(t))
+		}}.run(t)
 }
 
 // mallory runs a munged of her own that calls its host cn1. Without the
@@ -356,7 +361,8 @@ func forgedByMunged(t *testing.T, w *world, at place, key string, options ...str
 func ownMunged(t *testing.T, at place, key string) string {
 	t.Helper()
 	dir := must(t, at.host, at.user, "mktemp", "-d")
-	r := run(t.Context(), at.host, at.user, nil, "sh", "-c", `chmod 755 "$1" && cd "$1" && (umask 077; `+key+` >key) && /usr/sbin/munged --force \
+	r := run(t.Context(), at.host, at.user, nil, "sh", "-c",
+		`chmod 755 "$1" && cd "$1" && (umask 077; `+key+` >key) && /usr/sbin/munged --force \
 		--key-file="$1/key" --socket="$1/socket" --pid-file="$1/pid" --log-file="$1/log" --seed-file="$1/seed" --origin=10.77.0.4`, "sh", dir)
 	if r.code != 0 {
 		t.Fatalf("munged: %s", r)
@@ -382,9 +388,11 @@ func secondVerifier(t *testing.T) endpoint {
 		t.Fatal(r)
 	}
 	must(t, "cn2", "root", "chmod", "755", bin)
-	pid := must(t, "cn2", "slurm", "sh", "-c", bin+" verifier --config /etc/sealbatch/verifier.conf </dev/null >/tmp/second-verifier.log 2>&1 & echo $!")
+	pid := must(t, "cn2", "slurm", "sh", "-c",
+		bin+" verifier --config /etc/sealbatch/verifier.conf </dev/null >/tmp/second-verifier.log 2>&1 & echo $!")
 	t.Cleanup(func() {
-		run(context.Background(), "cn2", "root", nil, "sh", "-c", "kill "+pid+"; rm -r /etc/sealbatch /etc/sealbatch-keys-ca.pem /tmp/second-verifier*")
+		run(context.Background(), "cn2", "root", nil, "sh", "-c",
+			"kill "+pid+"; rm -r /etc/sealbatch /etc/sealbatch-keys-ca.pem /tmp/second-verifier*")
 	})
 	eventually(t, 20*time.Second, "the second verifier is ready", func() bool {
 		return run(t.Context(), "cn1", "root", nil, "bash", "-c", "exec 3<>/dev/tcp/cn2/8444").code == 0

@@ -90,7 +90,8 @@ func TestAttackNodeLocal(t *testing.T) {
 		t.Errorf("gained: %v, exit code %d", gained, code)
 	}
 	guessed := weakened(t,
-		weakness{"slurm/render.go", `dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) ||`, `dir=$base/sealbatch.$SLURM_JOB_ID; mkdir -p "$dir" ||`},
+		weakness{"slurm/render.go", `dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) ||`,
+			`dir=$base/sealbatch.$SLURM_JOB_ID; mkdir -p "$dir" ||`},
 		weakness{"slurm/render.go", `chmod 500 "$dir/$name"`, `chmod 500 "$dir/$name"; sleep 1`})
 	if gained, code := play(installed(t, "laptop", guessed) + "/sealbatch"); !gained {
 		t.Errorf("without the defence the attack fails, too: exit code %d", code)
@@ -142,7 +143,8 @@ func TestAttackPlantedConf(t *testing.T) {
 		t.Errorf("names in plain text: %v, exit code %d", gained, code)
 	}
 	// A program that believes what the file says.
-	believing := weakened(t, weakness{"internal/sandbox/gocryptfs.go", `g.cmd.Dir, g.cmd.Env = "/"`, `unix.Nanosleep(&unix.Timespec{Sec: 1}, nil)
+	believing := weakened(t, weakness{"internal/sandbox/gocryptfs.go", `g.cmd.Dir, g.cmd.Env = "/"`,
+		`unix.Nanosleep(&unix.Timespec{Sec: 1}, nil)
 	if b, err := cipher.ReadFile("gocryptfs.conf"); err == nil && bytes.Contains(b, []byte("PlaintextNames")) {
 		g.cmd.Args = append([]string{g.cmd.Args[0], "-plaintextnames"}, g.cmd.Args[1:]...)
 	}

@@ -228,7 +228,8 @@ func TestAttackWorkDirectory(t *testing.T) {
 		write(t, "login", "alice", precious, "mine\n")
 		j := held(t, program, data, "--workdir", work)
 		must(t, "login", "bob", "sh", "-c", `mv "$1" "$1.away" && mkdir -p "$2/bin" && chmod 777 "$1" "$2" && ln -s "$3" "$2/job.log" &&
-			printf '#!/bin/sh\necho "THE ATTACKER RUNS AS $(id -un)"\n' >"$2/bin/sealbatch" && chmod 755 "$2/bin/sealbatch" && cp "$2/bin/sealbatch" "$2/bin/gocryptfs"`,
+			printf '#!/bin/sh\necho "THE ATTACKER RUNS AS $(id -un)"\n' >"$2/bin/sealbatch" &&
+				chmod 755 "$2/bin/sealbatch" && cp "$2/bin/sealbatch" "$2/bin/gocryptfs"`,
 			"sh", work, j.dir, precious)
 		j.release()
 		code = j.wait()

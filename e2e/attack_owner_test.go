@@ -63,19 +63,20 @@ func TestAttackSameName(t *testing.T) {
 // alice's info file, with a key and a policy of her own.
 func TestAttackOverwrittenSecret(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"depositor", "key exists"}, says: "was deposited before, by somebody else", play: func(t *testing.T, w *world) outcome {
-		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
-		theirs := v.Secret
-		theirs.Key, theirs.Policy = keyservertest.NewVolume(t, "x", manifest.KindImage, openTo("mallory")).Key, openTo("mallory")
-		a := w.call(t, mallory, http.MethodPut, "/v1/secrets/"+v.ID, theirs)
-		if o := w.claimsAs(t, mallory, v); o.gained {
-			return o
-		}
-		if o := w.claimsAlice(t, w.register(t, alice, nil, v)); !o.gained {
-			return gained("alice's job does not get its key any more: %s", o.evidence)
-		}
-		return a.refusal(t)
-	}}.run(t)
+	attack{without: []string{"depositor", "key exists"}, says: "was deposited before, by somebody else",
+		play: func(t *testing.T, w *world) outcome {
+			v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
+			theirs := v.Secret
+			theirs.Key, theirs.Policy = keyservertest.NewVolume(t, "x", manifest.KindImage, openTo("mallory")).Key, openTo("mallory")
+			a := w.call(t, mallory, http.MethodPut, "/v1/secrets/"+v.ID, theirs)
+			if o := w.claimsAs(t, mallory, v); o.gained {
+				return o
+			}
+			if o := w.claimsAlice(t, w.register(t, alice, nil, v)); !o.gained {
+				return gained("alice's job does not get its key any more: %s", o.evidence)
+			}
+			return a.refusal(t)
+		}}.run(t)
 }
 
 // mallory gives alice's volume a policy that names her.
@@ -107,21 +108,23 @@ func TestAttackRevokedByOthers(t *testing.T) {
 // A submitter is content with less than the owner: with a token, tier C.
 func TestAttackLessThanPolicy(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"policy's tier"}, says: "its policy demands evidence of tier B2, this is C", play: func(t *testing.T, w *world) outcome {
-		s := w.stakeOf(t, openTo("alice"), atTierC)
-		return w.token(t, s).claims(t, w, s)
-	}}.run(t)
+	attack{without: []string{"policy's tier"}, says: "its policy demands evidence of tier B2, this is C",
+		play: func(t *testing.T, w *world) outcome {
+			s := w.stakeOf(t, openTo("alice"), atTierC)
+			return w.token(t, s).claims(t, w, s)
+		}}.run(t)
 }
 
 // A submitter binds paths of the node into the container, where the owner does
 // not permit that. job-prep would refuse; this one's was patched.
 func TestAttackHostBinds(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"policy's binds"}, says: "its policy does not permit runtime flags that may bind paths", play: func(t *testing.T, w *world) outcome {
-		return w.claimsAlice(t, w.stakeOf(t, openTo("alice"), func(m *manifest.Manifest) {
-			m.Private = keyservertest.Private(t, nil, []string{"--bind", "/scratch:/scratch"})
-		}))
-	}}.run(t)
+	attack{without: []string{"policy's binds"}, says: "its policy does not permit runtime flags that may bind paths",
+		play: func(t *testing.T, w *world) outcome {
+			return w.claimsAlice(t, w.stakeOf(t, openTo("alice"), func(m *manifest.Manifest) {
+				m.Private = keyservertest.Private(t, nil, []string{"--bind", "/scratch:/scratch"})
+			}))
+		}}.run(t)
 }
 
 func atTierC(m *manifest.Manifest) { m.Tier = manifest.TierC }
@@ -284,7 +287,8 @@ func TestAttackWithheldRequest(t *testing.T) {
 	t.Parallel()
 	attack{without: []string{"request's time"}, says: "the request was signed at", play: func(t *testing.T, w *world) outcome {
 		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
-		a := w.send(t, w.sign(t, alice, http.MethodPut, "/v1/secrets/"+v.ID+"/policy", openTo("bob"), signing{at: time.Now().Add(-10 * time.Minute)}))
+		a := w.send(t, w.sign(t, alice, http.MethodPut, "/v1/secrets/"+v.ID+"/policy", openTo("bob"),
+			signing{at: time.Now().Add(-10 * time.Minute)}))
 		if o := w.claimsAs(t, bob, v); o.gained {
 			return o
 		}
@@ -355,12 +359,14 @@ func TestAttackForgedManifest(t *testing.T) {
 // with a program that would write her results.
 func TestAttackStrangersInfo(t *testing.T) {
 	t.Parallel()
-	data := bob.dataset(t, "strangers", map[string]string{"run.sh": "echo what bob wants >/sd-container/output/result\n"}, "-u", "alice", "-c", "*")
+	data := bob.dataset(t, "strangers",
+		map[string]string{"run.sh": "echo what bob wants >/sd-container/output/result\n"}, "-u", "alice", "-c", "*")
 	conf := "/home/alice/believes-nobody.conf"
 	write(t, "laptop", "alice", conf, strings.Split(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"), "[trust]")[0])
 	attack{without: []string{"trust"}, says: "signed by a key that is not trusted", play: func(t *testing.T, w *world) outcome {
 		r := run(t.Context(), "laptop", "alice", nil, "env", "SEALBATCH_OFF="+strings.Join(w.off, ","), w.programs+"/sealbatch", "job-prep",
-			"--config", conf, "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(), "-args", "/sd-container/input/run.sh", "-f")
+			"--config", conf, "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(),
+			"-args", "/sd-container/input/run.sh", "-f")
 		id := strings.TrimSpace(r.out)
 		if r.code != 0 || id == "" {
 			return keptOut("exit %d: %s", r.code, r.err)

@@ -65,7 +65,8 @@ func (c *copied) node(name string, file ...string) string {
 // open runs results on the copy, and returns where this machine finds each node's.
 func (c *copied) open(program, out string) (map[string]string, result) {
 	c.t.Helper()
-	r := run(c.t.Context(), "laptop", string(c.who), nil, "env", "XDG_STATE_HOME="+c.state, program, "results", c.rec.JobID, "-o", c.state+"/"+out)
+	r := run(c.t.Context(), "laptop", string(c.who), nil, "env", "XDG_STATE_HOME="+c.state, program, "results",
+		c.rec.JobID, "-o", c.state+"/"+out)
 	nodes := map[string]string{}
 	for _, d := range strings.Fields(r.out) {
 		nodes[filepath.Base(d)] = onDisk(c.t, "laptop", d)
@@ -225,7 +226,8 @@ func untar(t *testing.T, sealed []byte, dir, to string) {
 // twoJobs are two jobs of alice's: one on both nodes, one on cn1.
 func twoJobs(t *testing.T) (both, other *job) {
 	t.Helper()
-	data := alice.dataset(t, "forgery", map[string]string{"run.sh": "echo genuine $SLURM_JOB_ID $SLURMD_NODENAME >/sd-container/output/result\n"})
+	data := alice.dataset(t, "forgery",
+		map[string]string{"run.sh": "echo genuine $SLURM_JOB_ID $SLURMD_NODENAME >/sd-container/output/result\n"})
 	both = alice.submit(t, shell(t), data, "-N", "2")
 	other = alice.submit(t, shell(t), data, "-w", "cn1")
 	for _, j := range []*job{both, other} {
@@ -242,7 +244,8 @@ func twoJobs(t *testing.T) (both, other *job) {
 func TestAttackForgedResults(t *testing.T) {
 	t.Parallel()
 	both, other := twoJobs(t)
-	unsigned := weakness{"internal/manifest/statement.go", "b, err := o.Verify(pub)", "b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
+	unsigned := weakness{"internal/manifest/statement.go", "b, err := o.Verify(pub)",
+		"b, err := o.UnsafePayloadWithoutVerification(), error(nil)"}
 	const (
 		checks = "internal/jobdir/check.go"
 		fetch  = "internal/results/sealed.go"
@@ -287,7 +290,8 @@ func TestAttackForgedResults(t *testing.T) {
 			},
 			// The digest, the checksum and the size say the same.
 			weak: []weakness{
-				{fetch, "id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest", "id.String() == out.File && manifest.Digest(digest) != out.Digest"},
+				{fetch, "id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest",
+					"id.String() == out.File && manifest.Digest(digest) != out.Digest"},
 				{fetch, "if manifest.Digest(sum) != out.Checksum", "if manifest.Digest(sum).IsZero()"},
 				{fetch, "err == nil && st.Size() != out.Size", "err == nil && func() bool { out.Size = st.Size(); return false }()"},
 			},

@@ -21,7 +21,8 @@ const sensitive = "the patient's name is Ada"
 
 func sensitiveData(t *testing.T, name string) string {
 	t.Helper()
-	return alice.dataset(t, name, map[string]string{"secret": sensitive, "run.sh": "cat /sd-container/input/secret >/sd-container/output/result\n"})
+	return alice.dataset(t, name,
+		map[string]string{"secret": sensitive, "run.sh": "cat /sd-container/input/secret >/sd-container/output/result\n"})
 }
 
 // held is a job that waits for release in the queue.
@@ -202,7 +203,8 @@ func TestAttackJobFiles(t *testing.T) {
 				return err == nil && len(key) == 32
 			},
 			// Script and supervisor both check the copies.
-			weak: []weakness{{script, onCopy, "if false; then"}, {files, "if n != ref.Size || manifest.Digest(h.Sum(nil)) != ref.Digest", "if n < 0"}},
+			weak: []weakness{{script, onCopy, "if false; then"},
+				{files, "if n != ref.Size || manifest.Digest(h.Sum(nil)) != ref.Digest", "if n < 0"}},
 		},
 		"manifest": {
 			before: at("manifest.json", false, toAttacker), gained: attackerReads, code: exitIntegrity,
@@ -294,7 +296,8 @@ func TestAttackVolumeByKeyHolder(t *testing.T) {
 	// A build whose volumes all have one key plays that he has taken it.
 	knowing := installed(t, "laptop", weakened(t,
 		weakness{"volume/seal.go", "newKey(g.random)", `newKey(bytes.NewReader([]byte("0123456789abcdef0123456789abcdef")))`},
-		weakness{"volume/seal.go", "io.ReadFull(g.random, g.out.ID[:])", `io.ReadFull(bytes.NewReader([]byte("attacker's ident")), g.out.ID[:])`})) + "/sealbatch"
+		weakness{"volume/seal.go", "io.ReadFull(g.random, g.out.ID[:])",
+			`io.ReadFull(bytes.NewReader([]byte("attacker's ident")), g.out.ID[:])`})) + "/sealbatch"
 	app := "cat /sd-container/input/secret >/sd-container/output/result\n"
 	for dir, content := range map[string]string{"data/known": sensitive, "data/fake": "the patient's name is Eve"} {
 		write(t, "laptop", "alice", dir+"/secret", content)
@@ -307,13 +310,15 @@ func TestAttackVolumeByKeyHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := os.ReadFile(filepath.Join(onDisk(t, "login", alice.scratch()), filepath.Base(strings.TrimSuffix(sensitiveData(t, "other-volume"), ".info.yaml"))))
+	other, err := os.ReadFile(filepath.Join(onDisk(t, "login", alice.scratch()),
+		filepath.Base(strings.TrimSuffix(sensitiveData(t, "other-volume"), ".info.yaml"))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	believing := installed(t, "laptop", weakened(t,
 		weakness{"internal/noderun/volumes.go", "st.Size() != ref.Size", "st.Size() == 0"},
-		weakness{"internal/noderun/volumes.go", "r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest", "digest.IsZero()"}))
+		weakness{"internal/noderun/volumes.go",
+			"r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest", "digest.IsZero()"}))
 	file := filepath.Join(onDisk(t, "login", alice.scratch()), "known.sealed")
 	genuine, err := os.ReadFile(file)
 	if err != nil {

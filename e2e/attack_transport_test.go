@@ -28,7 +28,8 @@ func listens(t *testing.T, host string, port int) {
 // place. That alice may log in there, too, plays that the attacker takes anybody.
 func TestAttackSSHMiddle(t *testing.T) {
 	t.Parallel()
-	trusting := weakness{"internal/transfer/hostkeys.go", "err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, key)", "err := error(nil)"}
+	trusting := weakness{"internal/transfer/hostkeys.go",
+		"err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, key)", "err := error(nil)"}
 	weakest := weakness{"internal/transfer/dial.go", "HostKeyAlgorithms: keys.algorithms(),",
 		`HostKeyAlgorithms: append(ssh.InsecureAlgorithms().HostKeys, keys.algorithms()...),
 		Config: ssh.Config{KeyExchanges: ssh.InsecureAlgorithms().KeyExchanges, Ciphers: ssh.InsecureAlgorithms().Ciphers},`}
@@ -43,7 +44,8 @@ func TestAttackSSHMiddle(t *testing.T) {
 	}{
 		"another key":                        {2301, "ed25519", "", "someone may be in between", trusting},
 		"a key of a type that login has not": {2302, "rsa", "", "someone may be in between", trusting},
-		"only algorithms that are broken":    {2303, "", "HostKeyAlgorithms ssh-rsa\nKexAlgorithms diffie-hellman-group1-sha1\nCiphers 3des-cbc\n", "no common algorithm", weakest},
+		"only algorithms that are broken": {2303, "",
+			"HostKeyAlgorithms ssh-rsa\nKexAlgorithms diffie-hellman-group1-sha1\nCiphers 3des-cbc\n", "no common algorithm", weakest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := fmt.Sprintf("/root/middle-%d", c.port)
@@ -57,15 +59,20 @@ func TestAttackSSHMiddle(t *testing.T) {
 			if c.key == "rsa" { // then the attacker has a type that nothing is known of
 				known = linesWithout(known, "ssh-rsa")
 			}
-			write(t, "login", "root", dir+"/sshd_config", fmt.Sprintf("Port %d\nHostKey %s\nPidFile none\nUsePAM yes\nSubsystem sftp internal-sftp\n%s", c.port, key, c.conf))
+			write(t, "login", "root", dir+"/sshd_config",
+				fmt.Sprintf("Port %d\nHostKey %s\nPidFile none\nUsePAM yes\nSubsystem sftp internal-sftp\n%s", c.port, key, c.conf))
 			background(t, "login", "root", "/usr/sbin/sshd", "-D", "-e", "-f", dir+"/sshd_config")
 			listens(t, "login", c.port)
 			// The alias plays a name that leads to the attacker.
-			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.ssh", c.port), fmt.Sprintf("Host login\nPort %d\nHostKeyAlias login\nUserKnownHostsFile ~/middle/%d.known\n", c.port, c.port))
+			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.ssh", c.port),
+				fmt.Sprintf("Host login\nPort %d\nHostKeyAlias login\nUserKnownHostsFile ~/middle/%d.known\n", c.port, c.port))
 			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.known", c.port), known+"\n")
-			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.conf", c.port), must(t, "laptop", "alice", "sed", fmt.Sprintf(`s,^username,ssh-config = ~/middle/%d.ssh\n&,`, c.port), ".config/sealbatch/client.conf")+"\n")
+			write(t, "laptop", "alice", fmt.Sprintf("middle/%d.conf", c.port),
+				must(t, "laptop", "alice", "sed", fmt.Sprintf(`s,^username,ssh-config = ~/middle/%d.ssh\n&,`, c.port),
+					".config/sealbatch/client.conf")+"\n")
 			prep := func(program, name string) result {
-				return run(t.Context(), "laptop", "alice", nil, program, "data-prep", "--config", fmt.Sprintf("middle/%d.conf", c.port), "-i", "data/middle",
+				return run(t.Context(), "laptop", "alice", nil, program, "data-prep", "--config",
+					fmt.Sprintf("middle/%d.conf", c.port), "-i", "data/middle",
 					"--data-path", fmt.Sprintf("data/%s-%d.sealed", name, c.port), "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*")
 			}
 			if r := prep("sealbatch", "middle"); r.code != 4 || !strings.Contains(r.err, c.want) {
@@ -99,13 +106,16 @@ func TestAttackTLSMiddle(t *testing.T) {
 	must(t, "keys", "root", "sealbatch", "serve", "--init", "/etc/attacker", "--host", "keys", "--listen", fmt.Sprintf("0.0.0.0:%d", port))
 	must(t, "keys", "root", "cp", "/etc/sealbatch/accounts", "/etc/attacker/accounts")
 	must(t, "keys", "root", "cp", "-a", "/etc/attacker", "/etc/attacker-other-name")
-	must(t, "keys", "root", "sed", "-i", fmt.Sprintf("s,/etc/attacker/,/etc/attacker-other-name/,; s,:%d,:%d,", port, port+1), "/etc/attacker-other-name/server.conf")
+	must(t, "keys", "root", "sed", "-i",
+		fmt.Sprintf("s,/etc/attacker/,/etc/attacker-other-name/,; s,:%d,:%d,", port, port+1), "/etc/attacker-other-name/server.conf")
 	otherName(t, "/etc/attacker-other-name")
 	background(t, "keys", "root", "sealbatch", "serve", "--config", "/etc/attacker/server.conf")
 	background(t, "keys", "root", "sealbatch", "serve", "--config", "/etc/attacker-other-name/server.conf")
 	write(t, "laptop", "alice", "data/tls-middle/run.sh", "exit 0\n")
 	const tlsLine = "TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}"
-	believing := installed(t, "laptop", weakened(t, weakness{"internal/keyclient/client.go", tlsLine, "TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"
+	believing := installed(t, "laptop",
+		weakened(t, weakness{"internal/keyclient/client.go", tlsLine,
+			"TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"
 	for i, c := range []struct{ name, dir, want string }{
 		{"an authority of their own", "/etc/attacker", "unknown authority"},
 		{"a certificate for another name", "/etc/attacker-other-name", "not keys"},
@@ -113,7 +123,8 @@ func TestAttackTLSMiddle(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			listens(t, "keys", port+i)
 			conf := fmt.Sprintf("middle/tls-%d.conf", i)
-			write(t, "laptop", "alice", conf, must(t, "laptop", "alice", "sed", fmt.Sprintf("s,:8443,:%d,", port+i), ".config/sealbatch/client.conf")+"\n")
+			write(t, "laptop", "alice", conf,
+				must(t, "laptop", "alice", "sed", fmt.Sprintf("s,:8443,:%d,", port+i), ".config/sealbatch/client.conf")+"\n")
 			prep := func(program, name string) result {
 				return run(t.Context(), "laptop", "alice", nil, program, "data-prep", "--config", conf, "-i", "data/tls-middle",
 					"--data-path", fmt.Sprintf("data/%s-%d.sealed", name, i), "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*")

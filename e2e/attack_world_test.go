@@ -79,7 +79,8 @@ func (w *world) serve(t *testing.T, port int) endpoint {
 		"$1/sealbatch" serve --init "$2" --host keys --listen "0.0.0.0:$3" >/dev/null 2>&1
 		rm "$2"/*.crt; for f in tls.crt tls.key accounts verifier-ca.crt; do cp "$real/$f" "$2/$f"; done
 		sed -n '/^\[cluster /,$p' "$real/server.conf" >>"$2/server.conf"; echo 0 >"$2/ahead"
-		printf '\n[cluster elsewhere]\nverifier-url = https://elsewhere:8444\nverifier-ca = verifier-ca.crt\nverifier-key = %s\nmunge-user = slurm\n' "$6" >>"$2/server.conf"
+		printf '\n[cluster elsewhere]\nverifier-url = https://elsewhere:8444\nverifier-ca = verifier-ca.crt\n' >>"$2/server.conf"
+		printf 'verifier-key = %s\nmunge-user = slurm\n' "$6" >>"$2/server.conf"
 		SEALBATCH_OFF="$4" SEALBATCH_AHEAD="$5" "$1/sealbatch" serve --config "$2/server.conf" </dev/null >"$2/log" 2>&1 & echo $!`,
 		"sh", w.programs, dir, strconv.Itoa(port), strings.Join(w.off, ","), w.ahead,
 		base64.StdEncoding.EncodeToString(elsewhere.Public().(ed25519.PublicKey)))
@@ -245,7 +246,8 @@ type stake struct {
 
 // openTo is a policy for everybody of names, on every node, at tier B2.
 func openTo(names ...string) manifest.Policy {
-	return manifest.Policy{Users: names, Nodes: []string{"*"}, Tier: manifest.TierB2, Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
+	return manifest.Policy{Users: names, Nodes: []string{"*"}, Tier: manifest.TierB2,
+		Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
 }
 
 // deposit gives the key service the key of a volume of the owner's.

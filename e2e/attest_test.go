@@ -156,7 +156,8 @@ func TestAttestStolen(t *testing.T) {
 		t.Errorf("the thief's key opens what was sealed to E: %v", err)
 	}
 	stolen.release(t, voucher).noEvidence(t, "not signed by its own key S")
-	audited(t, digest, "refused cn1 not signed by its own key", "refused cn1 evidence does not hold: voucher covers another claim", "released cn1",
+	audited(t, digest, "refused cn1 not signed by its own key",
+		"refused cn1 evidence does not hold: voucher covers another claim", "released cn1",
 		"refused cn1 not signed by its own key")
 }
 
@@ -241,11 +242,14 @@ func TestAttestBorrowed(t *testing.T) {
 			alter func(*keyapi.Claim)
 			munge []string
 		}{
-			{name: "a node without the job", at: place{"cn2", "alice"}, want: "does not run on node cn2", alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
+			{name: "a node without the job", at: place{"cn2", "alice"}, want: "does not run on node cn2",
+				alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
 			{name: "cn2 in cn1's name", at: place{"cn2", "alice"}, want: "was made at 10.77.0.5, but node cn1 is 10.77.0.4"},
-			{name: "cn1 in cn2's name", at: aliceOnCN1, want: "was made at 10.77.0.4, but node cn2 is 10.77.0.5", alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
+			{name: "cn1 in cn2's name", at: aliceOnCN1, want: "was made at 10.77.0.4, but node cn2 is 10.77.0.5",
+				alter: func(c *keyapi.Claim) { c.Node = "cn2" }},
 			{name: "login in cn1's name", at: place{"login", "alice"}, want: "was made at 10.77.0.3, but node cn1"},
-			{name: "login in its own name", at: place{"login", "alice"}, want: "node login is not in the verifier's table", alter: func(c *keyapi.Claim) { c.Node = "login" }},
+			{name: "login in its own name", at: place{"login", "alice"}, want: "node login is not in the verifier's table",
+				alter: func(c *keyapi.Claim) { c.Node = "login" }},
 			{name: "bob", at: place{"cn1", "bob"}, want: "is not of the user who made the credential"},
 			{name: "mallory", at: place{"cn1", "mallory"}, want: "is not of the user who made the credential"},
 			{name: "slurm itself", at: place{"cn1", "slurm"}, want: "is not of the user who made the credential"},
@@ -256,7 +260,8 @@ func TestAttestBorrowed(t *testing.T) {
 			{name: "for as long as MUNGE likes", at: aliceOnCN1, want: "lives", munge: []string{"--restrict-uid=slurm"}},
 			{name: "another restart", at: aliceOnCN1, want: "was restarted 0 times, not 1", alter: func(c *keyapi.Claim) { c.Job.Restart = 1 }},
 			{name: "an array's task", at: aliceOnCN1, want: "is array task -1, not 0", alter: func(c *keyapi.Claim) { c.Job.ArrayTask = 0 }},
-			{name: "another cluster", at: aliceOnCN1, want: "vouches for cluster testcluster", alter: func(c *keyapi.Claim) { c.Job.Cluster = "other" }},
+			{name: "another cluster", at: aliceOnCN1, want: "vouches for cluster testcluster",
+				alter: func(c *keyapi.Claim) { c.Job.Cluster = "other" }},
 			{name: "a job that never was", at: aliceOnCN1, want: "Slurm does not know job", alter: func(c *keyapi.Claim) { c.Job.ID = 60_000_000 }},
 		} {
 			t.Run(c.name, func(t *testing.T) {
@@ -374,7 +379,8 @@ func TestAttestSupervisor(t *testing.T) {
 			"sh", path.Dir(script), digest, strconv.FormatUint(uint64(job), 10))
 	}
 	r := supervise(place{"cn2", "alice"})
-	if r.code != exitAttestation || !strings.Contains(r.err, "was made at 10.77.0.5, but node cn1 is 10.77.0.4") || strings.Contains(r.err, "mounts") {
+	if r.code != exitAttestation || !strings.Contains(r.err, "was made at 10.77.0.5, but node cn1 is 10.77.0.4") ||
+		strings.Contains(r.err, "mounts") {
 		t.Errorf("on another node: %s", r)
 	}
 	audited(t, digest)

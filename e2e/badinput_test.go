@@ -10,7 +10,8 @@ import (
 // told fails unless a command failed with a code, said why, and what to do next.
 func told(t *testing.T, r result, code int, why, next string) {
 	t.Helper()
-	if r.code != code || !strings.Contains(r.err, why) || !strings.Contains(r.err, "hint: ") || !strings.Contains(r.err[strings.LastIndex(r.err, "hint: "):], next) {
+	if r.code != code || !strings.Contains(r.err, why) || !strings.Contains(r.err, "hint: ") ||
+		!strings.Contains(r.err[strings.LastIndex(r.err, "hint: "):], next) {
 		t.Errorf("want exit %d, %q, and the hint %q: %s", code, why, next, r)
 	}
 }
@@ -40,7 +41,8 @@ func TestBadInput(t *testing.T) {
 	t.Run("unreadable files, before anything is sealed", func(t *testing.T) {
 		t.Parallel()
 		must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/unreadable/closed && cd data/unreadable && touch a b && chmod 0 a closed")
-		told(t, alice.prep(t, "unreadable", alice.scratch()), 1, `not allowed to read: "/home/alice/data/unreadable/a", "/home/alice/data/unreadable/closed"`, "chmod u+rX")
+		told(t, alice.prep(t, "unreadable", alice.scratch()), 1,
+			`not allowed to read: "/home/alice/data/unreadable/a", "/home/alice/data/unreadable/closed"`, "chmod u+rX")
 		if got := onSite(t, alice.scratch(), "unreadable"); len(got) > 0 {
 			t.Errorf("on the site: %q", got)
 		}
@@ -52,8 +54,10 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("a link waits at the temporary name", func(t *testing.T) {
 		t.Parallel()
-		must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/link && echo x >data/link/x && echo precious >data/victim && ln -s victim data/link.sealed.partial")
-		if r := alice.prep(t, "link", alice.scratch()); r.code != 1 || !strings.Contains(r.err, "is a symbolic link, which somebody may have put there: remove it") {
+		must(t, "laptop", "alice", "sh", "-c",
+			"mkdir -p data/link && echo x >data/link/x && echo precious >data/victim && ln -s victim data/link.sealed.partial")
+		if r := alice.prep(t, "link", alice.scratch()); r.code != 1 ||
+			!strings.Contains(r.err, "is a symbolic link, which somebody may have put there: remove it") {
 			t.Errorf("%s", r)
 		}
 		if got := must(t, "laptop", "alice", "cat", "data/victim"); got != "precious" {
@@ -71,7 +75,8 @@ func TestBadInput(t *testing.T) {
 		must(t, "laptop", "alice", "sh", "-c", `mkdir -p data/hostkey && echo x >data/hostkey/x &&
 			printf 'login %s\n' "$(cut -d' ' -f1,2 .ssh/id_ed25519.pub)" >other-hosts &&
 			{ cat .config/sealbatch/client.conf; printf '[supercomputer]\nknown-hosts = ~/other-hosts\n'; } >other-host.conf`)
-		told(t, alice.prep(t, "hostkey", alice.scratch(), "--config", "other-host.conf"), 4, "someone may be in between", "only if the site announced new keys")
+		told(t, alice.prep(t, "hostkey", alice.scratch(), "--config", "other-host.conf"), 4, "someone may be in between",
+			"only if the site announced new keys")
 	})
 	t.Run("hostile names", func(t *testing.T) {
 		t.Parallel()
@@ -88,12 +93,14 @@ func TestBadInput(t *testing.T) {
 		}
 		for name, want := range map[string]string{"line\nend": "not a file name", "no\xfftext": "not a file name"} {
 			must(t, "laptop", "alice", "sh", "-c", `mkdir -p -- "data/names/$1"`, "sh", name)
-			if r := alice.sb(t, "data-prep", "-i", "data/names/"+name, "--data-path", "data/n.sealed", "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*"); r.code != 2 || !strings.Contains(r.err, want) {
+			if r := alice.sb(t, "data-prep", "-i", "data/names/"+name, "--data-path", "data/n.sealed", "--data-path-at-rest",
+				alice.scratch(), "-u", "alice", "-c", "*"); r.code != 2 || !strings.Contains(r.err, want) {
 				t.Errorf("%q: %s", name, r)
 			}
 		}
 		for _, host := range []string{"laptop", "login"} {
-			if r := run(t.Context(), host, "alice", nil, "sh", "-c", "ls ~/pwned "+alice.scratch()+"/pwned"); r.code == 0 || strings.Contains(r.out, "pwned") {
+			if r := run(t.Context(), host, "alice", nil, "sh", "-c", "ls ~/pwned "+alice.scratch()+"/pwned"); r.code == 0 ||
+				strings.Contains(r.out, "pwned") {
 				t.Errorf("a name was executed on %s: %s", host, r)
 			}
 		}
@@ -123,7 +130,8 @@ b'`, "-flags", `--env 'V=$(touch pwned) "x" ; %s'`)
 		t.Fatalf("results: %s", r)
 	}
 	for _, dir := range nodes {
-		for file, want := range map[string]string{"args": "--\n$(touch pwned)\n*\nit's\n-rf\na\nb\n", "names": name + "\n", "v": `$(touch pwned) "x" ; %s`} {
+		for file, want := range map[string]string{"args": "--\n$(touch pwned)\n*\nit's\n-rf\na\nb\n", "names": name + "\n",
+			"v": `$(touch pwned) "x" ; %s`} {
 			if got := read(t, dir, file); got != want {
 				t.Errorf("%s = %q, want %q", file, got, want)
 			}
@@ -147,7 +155,8 @@ b'`, "-flags", `--env 'V=$(touch pwned) "x" ; %s'`)
 		if c.flags[0] != "--workdir" {
 			c.flags = append(c.flags, "--workdir", alice.scratch())
 		}
-		if r := alice.sb(t, append(base, c.flags...)...); r.code == 0 || !strings.Contains(strings.ToLower(r.err), strings.ToLower(c.want)) || !strings.HasPrefix(lastError(r), "error: ") {
+		if r := alice.sb(t, append(base, c.flags...)...); r.code == 0 ||
+			!strings.Contains(strings.ToLower(r.err), strings.ToLower(c.want)) || !strings.HasPrefix(lastError(r), "error: ") {
 			t.Errorf("%q: %s", c.flags, r)
 		}
 	}
@@ -170,7 +179,8 @@ func TestFullSite(t *testing.T) {
 	small := "/scratch/small/full-site"
 	must(t, "login", "alice", "mkdir", "-p", small)
 	t.Cleanup(func() { run(context.Background(), "login", "root", nil, "rm", "-rf", small) })
-	must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/full && head -c 40000000 /dev/urandom >data/full/x && mkdir -p data/fits && head -c 6000000 /dev/urandom >data/fits/x")
+	must(t, "laptop", "alice", "sh", "-c",
+		"mkdir -p data/full && head -c 40000000 /dev/urandom >data/full/x && mkdir -p data/fits && head -c 6000000 /dev/urandom >data/fits/x")
 	told(t, alice.prep(t, "full", small), 1, "no space on the site: the sealed file takes about 39 MiB", "make space")
 	if got := onSite(t, small, ""); len(got) > 0 {
 		t.Errorf("left: %q", got)
@@ -189,7 +199,8 @@ func TestFullSite(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 	before := must(t, "laptop", "alice", "sha256sum", "data/fits.sealed")
-	if r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", alice.scratch()+"/x", "-t", "10", "--seal-time", "60", "--workdir", small); r.code == 0 {
+	if r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", alice.scratch()+"/x", "-t", "10", "--seal-time", "60",
+		"--workdir", small); r.code == 0 {
 		t.Errorf("job-prep: %s", r)
 	}
 	must(t, "login", "alice", "rm", small+"/hog")
@@ -203,7 +214,8 @@ func TestFullSite(t *testing.T) {
 	// A job whose directory does not fit.
 	data := alice.dataset(t, "full-job", simple)
 	must(t, "login", "alice", "sh", "-c", "head -c 30000000 /dev/zero >"+small+"/hog || true")
-	told(t, alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", small), 1, "no space is left for "+small+"/sealbatch-", "make space")
+	told(t, alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", small),
+		1, "no space is left for "+small+"/sealbatch-", "make space")
 	if got := onSite(t, small, "sealbatch-"); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}

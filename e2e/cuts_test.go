@@ -102,7 +102,8 @@ func TestCutUploads(t *testing.T) {
 		u := startCut(t, "cut-route", "cn3", "ServerAliveInterval 2")
 		route(t, "cut", "laptop", "cn3")
 		t.Cleanup(func() { exec.Command(cluster, "join", "laptop", "cn3").Run() })
-		eventually(t, 2*time.Minute, "data-prep finds no way", func() bool { return strings.Contains(u.out.String(), "cannot connect to 10.77.0.7") })
+		eventually(t, 2*time.Minute, "data-prep finds no way",
+			func() bool { return strings.Contains(u.out.String(), "cannot connect to 10.77.0.7") })
 		route(t, "join", "laptop", "cn3")
 		u.relay.cut()
 		if u.wait() != 0 {

@@ -36,7 +36,8 @@ func TestDoctorOnNodes(t *testing.T) {
 	write(t, "login", "alice", at+"/client.conf", "[hpcs-server]\nurl = https://keys:8443\nca-cert = "+at+"/ca.pem\n"+
 		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+at+"/key\n")
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
-	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ", "ok  container runtime: /usr/bin/apptainer, apptainer version ",
+	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ",
+		"ok  container runtime: /usr/bin/apptainer, apptainer version ",
 		"ok  mounts by fusermount" + works, "ok  mounts by runtime" + works, "ok  MUNGE: "}
 	for name, c := range map[string]struct {
 		flags []string
@@ -46,7 +47,8 @@ func TestDoctorOnNodes(t *testing.T) {
 		"cn3": {noUserNS, []string{"--  mounts by namespace: does not work: private namespaces are not available here: ",
 			"fix: the site may allow user namespaces: sysctl user.max_user_namespaces"}},
 		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/client.conf"},
-			[]string{"ok  key service: https://keys:8443 answers from here", "ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
+			[]string{"ok  key service: https://keys:8443 answers from here",
+				"ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,7 +63,8 @@ func TestDoctorOnNodes(t *testing.T) {
 		t.Parallel()
 		// No runtime: nothing else to try with.
 		r := run(t.Context(), "login", "alice", nil, "srun", "-w", "cn1", "env", "PATH=/nowhere", at+"/sealbatch", "doctor", "--node")
-		says(t, r, 1, "NO  container runtime: no container runtime on this node", "fix: name its module in [supercomputer] setup", "error: 1 thing keeps jobs from running")
+		says(t, r, 1, "NO  container runtime: no container runtime on this node",
+			"fix: name its module in [supercomputer] setup", "error: 1 thing keeps jobs from running")
 	})
 }
 
@@ -82,14 +85,16 @@ func TestDoctorOnIllNodes(t *testing.T) {
 		"no fusermount3": {"cn1", "mount --bind /dev/null /usr/bin/fusermount3", 0,
 			[]string{"ok  mounts by namespace", "--  mounts by fusermount: does not work: ", "fix: the site may install fusermount3 set-uid root"}},
 		"no mode": {"cn3", "mount --bind /dev/null /usr/bin/fusermount3", 1,
-			[]string{"--  mounts by namespace: does not work: ", "--  mounts by fusermount: does not work: ", "--  mounts by runtime: does not work: ",
+			[]string{"--  mounts by namespace: does not work: ", "--  mounts by fusermount: does not work: ",
+				"--  mounts by runtime: does not work: ",
 				"NO  mounts: no mount mode works here", "fix: one of the three above"}},
 		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,
 			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse", "error: 1 thing keeps jobs from running"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			says(t, run(t.Context(), c.node, "root", nil, "unshare", "-m", "sh", "-c", c.hide+"; "+asAlice+at+"/sealbatch doctor --node"), c.code, c.lines...)
+			says(t, run(t.Context(), c.node, "root", nil, "unshare", "-m", "sh", "-c",
+				c.hide+"; "+asAlice+at+"/sealbatch doctor --node"), c.code, c.lines...)
 		})
 	}
 }
@@ -99,8 +104,10 @@ func TestDoctorClock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, true)
 	w.forward(t, time.Hour)
-	write(t, "laptop", "alice", "doctor-clock.conf", strings.Replace(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"), "keys:8443", w.keys.address, 1)+"\n")
-	says(t, alice.sb(t, "doctor", "--config", "doctor-clock.conf"), 1, "NO  clock: this machine's is off by -1h0m", "fix: set it (NTP)", "NO  account: ")
+	write(t, "laptop", "alice", "doctor-clock.conf",
+		strings.Replace(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"), "keys:8443", w.keys.address, 1)+"\n")
+	says(t, alice.sb(t, "doctor", "--config", "doctor-clock.conf"), 1, "NO  clock: this machine's is off by -1h0m",
+		"fix: set it (NTP)", "NO  account: ")
 }
 
 func TestDoctorAtHome(t *testing.T) {
@@ -112,14 +119,18 @@ func TestDoctorAtHome(t *testing.T) {
 		lines []string
 	}{
 		"well": {conf + "[job]\nworkdir = " + alice.scratch() + "\n", 0, []string{
-			"ok  configuration: ", "ok  account key: ", "ok  key service: https://keys:8443 is ", "ok  key service's certificate: answers; its certificate is good until ",
-			"ok  clock: ", "ok  account: the key service knows this key", "ok  verifier of cluster testcluster: https://login:8444, good for tier B2",
+			"ok  configuration: ", "ok  account key: ", "ok  key service: https://keys:8443 is ",
+			"ok  key service's certificate: answers; its certificate is good until ",
+			"ok  clock: ", "ok  account: the key service knows this key",
+			"ok  verifier of cluster testcluster: https://login:8444, good for tier B2",
 			"ok  supercomputer: login: logged in, SFTP answers", "ok  Slurm: slurm-wlm ", "ok  workdir: " + alice.scratch() + " can be written to",
 			"ok  workdir: /scratch/project_1 can be changed by its group"}},
 		"ill": {strings.Replace(conf, "keys:8443", "keys:1", 1) + "[job]\nworkdir = /scratch/none\n", 1, []string{
 			"NO  key service: ", "NO  workdir: /scratch/none: ", "fix: make it on the supercomputer", "error: 2 things keep jobs from running"}},
-		"a mode unknown, no sbatch": {strings.Replace(conf, "[supercomputer]", "[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
-			`NO  [supercomputer] mounts: "2" is not a mount mode: there are auto, namespace, fusermount, runtime`, "NO  Slurm: ", "fix: name the directory of Slurm's commands"}},
+		"a mode unknown, no sbatch": {strings.Replace(conf, "[supercomputer]",
+			"[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
+			`NO  [supercomputer] mounts: "2" is not a mount mode: there are auto, namespace, fusermount, runtime`,
+			"NO  Slurm: ", "fix: name the directory of Slurm's commands"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -51,14 +51,16 @@ func TestEndOfAHostileApplication(t *testing.T) {
 				t.Errorf("%q holds %q", name, got)
 			}
 		}
-		for name, want := range map[string]string{"absolute": "/etc/passwd", "relative": "../../../../outside", "stdout": "/sd-container/output/elsewhere"} {
+		for name, want := range map[string]string{"absolute": "/etc/passwd", "relative": "../../../../outside",
+			"stdout": "/sd-container/output/elsewhere"} {
 			if got, err := os.Readlink(filepath.Join(dir, name)); err != nil || got != want {
 				t.Errorf("%s leads to %q, %v", name, got, err)
 			}
 		}
 		// The daemon was killed before its output was sealed, wherever it was.
 		daemon := read(t, dir, "daemon")
-		if line := "daemon of " + mark + "\n"; !strings.HasPrefix(line, strings.ReplaceAll(daemon, line, "")) || !strings.HasPrefix(daemon, line) {
+		if line := "daemon of " + mark + "\n"; !strings.HasPrefix(line, strings.ReplaceAll(daemon, line, "")) ||
+			!strings.HasPrefix(daemon, line) {
 			t.Errorf("the daemon wrote %.100q", daemon)
 		}
 		if st, err := os.Lstat(filepath.Join(dir, "sealbatch.log")); err != nil || !st.IsDir() {
@@ -98,7 +100,8 @@ for d in 0 1 2 3 4 5 6 7 8 9; do mkdir $d; cd $d; i=0; while [ $i -lt 5000 ]; do
 func TestEndOfScripts(t *testing.T) {
 	t.Parallel()
 	hang, killed := alice.scratch()+"/hanging-checks", alice.scratch()+"/killed-checks"
-	write(t, "login", "alice", hang+"/10-hang.sh", "#!/bin/sh\ntrap '' TERM\necho hangs >/sd-container/output/hangs\nwhile :; do sleep 1; done\n")
+	write(t, "login", "alice", hang+"/10-hang.sh",
+		"#!/bin/sh\ntrap '' TERM\necho hangs >/sd-container/output/hangs\nwhile :; do sleep 1; done\n")
 	write(t, "login", "alice", killed+"/10-killed.sh", "#!/bin/sh\nkill -SEGV $$\n")
 	data := alice.dataset(t, "script-ends", map[string]string{"run.sh": "echo ran >/sd-container/output/ran\n"})
 	t.Run("hangs", func(t *testing.T) {
@@ -141,7 +144,8 @@ func TestEndOfScripts(t *testing.T) {
 func TestArgumentsThatAreNotText(t *testing.T) {
 	t.Parallel()
 	data := alice.dataset(t, "not-text", map[string]string{"run.sh": "true\n"})
-	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--workdir", alice.scratch(), "-args", "/sd-container/input/run.sh \x80\xff")
+	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--workdir", alice.scratch(), "-args",
+		"/sd-container/input/run.sh \x80\xff")
 	if r.code != 2 || !strings.Contains(r.err, "UTF-8") || r.out != "" {
 		t.Errorf("%s", r)
 	}

@@ -398,7 +398,8 @@ func missed(hits map[string]int) map[string]plan {
 		application + ", " + stageApplication: {application, wrote(7), 0},
 	}
 	maps.DeleteFunc(out, func(what string, _ plan) bool { return hits[what] > 0 })
-	for victim, least := range map[string]int{supervisor: 20, outputFuse: 20, application: 20, scratchFuse: 2, runtimeProc: 1, imageFuse: 1, namespace: 1, wrapper: 1} {
+	for victim, least := range map[string]int{supervisor: 20, outputFuse: 20, application: 20, scratchFuse: 2,
+		runtimeProc: 1, imageFuse: 1, namespace: 1, wrapper: 1} {
 		for n := hits[victim]; n < least; n++ {
 			when := wrote(5 + n%8)
 			if victim == wrapper {

@@ -12,7 +12,9 @@ import (
 
 // stubborn writes and cannot be asked to stop.
 const stubborn = `trap '' TERM INT HUP USR1
-if [ -n "$SLURM_RESTART_COUNT" ]; then echo "line 1 of MARK" >/sd-container/output/log; echo "line 2 of MARK" >>/sd-container/output/log; exit 0; fi
+if [ -n "$SLURM_RESTART_COUNT" ]; then
+  echo "line 1 of MARK" >/sd-container/output/log; echo "line 2 of MARK" >>/sd-container/output/log; exit 0
+fi
 i=0
 while :; do i=$((i+1)); echo "line $i of MARK" >>/sd-container/output/log; sleep 0.1; done
 `
@@ -86,7 +88,8 @@ func TestEndByRequeue(t *testing.T) {
 			t.Errorf("%s releases for restart %d, want 1", n, restart)
 		}
 	}
-	if left := must(t, "login", "alice", "sh", "-c", "ls -d "+j.dir+"/nodes/*/scratch "+j.dir+"/nodes/*/output 2>/dev/null; true"); left != "" {
+	if left := must(t, "login", "alice", "sh", "-c",
+		"ls -d "+j.dir+"/nodes/*/scratch "+j.dir+"/nodes/*/output 2>/dev/null; true"); left != "" {
 		t.Errorf("left on scratch: %s", left)
 	}
 }
@@ -122,7 +125,8 @@ func clusterDo(t *testing.T, args ...string) {
 // TestEndsOfTheNode is not parallel: it takes a node away from everybody.
 func TestEndsOfTheNode(t *testing.T) {
 	data := alice.dataset(t, "restarts", map[string]string{
-		"run.sh": "yes started | head -n 200 >/sd-container/output/log; while [ ! -e /sd-container/output/go ]; do sleep 0.1; i=$((i+1)); [ $i -lt 80 ] || exit 0; done\n"})
+		"run.sh": "yes started | head -n 200 >/sd-container/output/log; while [ ! -e /sd-container/output/go ]; do " +
+			"sleep 0.1; i=$((i+1)); [ $i -lt 80 ] || exit 0; done\n"})
 	through, _ := startJob(t, data, "--nodelist", "cn1")
 	lost, node := startEndless(t, "rebooted", "--nodelist", "cn2")
 	clusterDo(t, "restart", "login", "slurmctld")
@@ -130,7 +134,8 @@ func TestEndsOfTheNode(t *testing.T) {
 	clusterDo(t, "restart", "cn1", "slurmd")
 	noPlaceForPrograms(t)
 	// Slurm waits for jobs younger than that to begin, and looks only once.
-	eventually(t, time.Minute, "the job is older than BatchStartTimeout and ten seconds", func() bool { return time.Since(since) > 16*time.Second })
+	eventually(t, time.Minute, "the job is older than BatchStartTimeout and ten seconds",
+		func() bool { return time.Since(since) > 16*time.Second })
 	clusterDo(t, "reboot", "cn2")
 	if code := lost.wait(); code != 9 {
 		t.Errorf("exit code %d of a job whose node went down, want 9", code)
@@ -162,14 +167,16 @@ func noPlaceForPrograms(t *testing.T) {
 	if code := j.wait(); code != 240 {
 		t.Errorf("exit code %d, want 240", code)
 	}
-	for _, want := range []string{"/tmp: programs cannot be run there", "/dev/shm: the programs cannot be copied there", "/var/tmp: programs cannot be run there", "[supercomputer] setup"} {
+	for _, want := range []string{"/tmp: programs cannot be run there", "/dev/shm: the programs cannot be copied there",
+		"/var/tmp: programs cannot be run there", "[supercomputer] setup"} {
 		if !strings.Contains(j.log.String(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, j.log)
 		}
 	}
 	// What lies in wait under our names is nobody's business.
 	must(t, "login", "alice", "sh", "-c", "mkdir -p ~/precious && echo x >~/precious/sealbatch")
-	must(t, "cn2", "mallory", "sh", "-c", `cd /dev/shm && ln -s /home/alice/precious sealbatch.aaaaaaaaaa && mkdir -m 777 sealbatch.bbbbbbbbbb &&
+	must(t, "cn2", "mallory", "sh", "-c",
+		`cd /dev/shm && ln -s /home/alice/precious sealbatch.aaaaaaaaaa && mkdir -m 777 sealbatch.bbbbbbbbbb &&
 		mkfifo sealbatch.bbbbbbbbbb/lock && mkfifo sealbatch.cccccccccc`)
 	must(t, "cn2", "root", "sh", "-c", "mount -o remount,size=50% /dev/shm")
 	j = alice.submit(t, shell(t), data, "--nodelist", "cn2")

@@ -55,7 +55,10 @@ func (b *launched) wait() int {
 // signalled sends a signal to the laptop's sealbatch processes with a word in their command line.
 func signalled(t *testing.T, signal, word string) {
 	t.Helper()
-	must(t, "laptop", "alice", "sh", "-c", `for p in $(pgrep -u alice -x sealbatch); do tr '\0' '\n' </proc/$p/cmdline | grep -qxF -- "$2" && kill -"$1" "$p" && n=1; done; [ "$n" = 1 ]`, "sh", signal, word)
+	must(t, "laptop", "alice", "sh", "-c",
+		`for p in $(pgrep -u alice -x sealbatch); do
+			tr '\0' '\n' </proc/$p/cmdline | grep -qxF -- "$2" && kill -"$1" "$p" && n=1
+		done; [ "$n" = 1 ]`, "sh", signal, word)
 }
 
 // arrivedWhole checks that the site has what the laptop sealed, under its final name alone.
@@ -74,7 +77,8 @@ func arrivedWhole(t *testing.T, name string) {
 func TestKilledPrep(t *testing.T) {
 	t.Parallel()
 	write(t, "laptop", "alice", "data/killed-prep/x", strings.Repeat("x", 1<<20))
-	args := []string{"data-prep", "-i", "data/killed-prep", "--data-path", "data/killed-prep.sealed", "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*"}
+	args := []string{"data-prep", "-i", "data/killed-prep", "--data-path", "data/killed-prep.sealed",
+		"--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*"}
 	alice.mustSB(t, args...)
 	killed := 0
 	for wait := 20 * time.Millisecond; wait < 700*time.Millisecond; wait = wait * 3 / 2 {
@@ -92,7 +96,8 @@ func TestKilledPrep(t *testing.T) {
 	alice.mustSB(t, args...)
 	arrivedWhole(t, "killed-prep")
 	data := alice.scratch() + "/killed-prep.sealed.info.yaml"
-	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(), "-args", "/bin/true", "--no-submit")
+	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir",
+		alice.scratch(), "-args", "/bin/true", "--no-submit")
 	if r.code != 0 {
 		t.Errorf("nobody can run on it: %s", r)
 	}
@@ -130,9 +135,11 @@ func TestLostAnswer(t *testing.T) {
 	// A site whose sbatch is slow to answer: the job is in the queue before job-prep hears of it.
 	write(t, "login", "alice", "slow/sbatch", "#!/bin/sh\nsbatch \"$@\"\necho >slow/taken\nsleep 30\n")
 	must(t, "login", "alice", "sh", "-c", "chmod +x slow/sbatch; for c in squeue sacct scancel; do ln -sf $(command -v $c) slow/$c; done")
-	must(t, "laptop", "alice", "sh", "-c", `{ cat .config/sealbatch/client.conf; printf '[supercomputer]\nslurm-bin = /home/alice/slow\n'; } >slow.conf`)
+	must(t, "laptop", "alice", "sh", "-c",
+		`{ cat .config/sealbatch/client.conf; printf '[supercomputer]\nslurm-bin = /home/alice/slow\n'; } >slow.conf`)
 	data := alice.dataset(t, "lost-answer", simple)
-	b := launch(t, "job-prep", "--config", "slow.conf", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(), "-J", "lost-answer", "-args", "/sd-container/input/run.sh")
+	b := launch(t, "job-prep", "--config", "slow.conf", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60",
+		"--workdir", alice.scratch(), "-J", "lost-answer", "-args", "/sd-container/input/run.sh")
 	eventually(t, 90*time.Second, "sbatch has the job", func() bool {
 		return run(t.Context(), "login", "alice", nil, "test", "-e", "slow/taken").code == 0
 	})
@@ -163,7 +170,8 @@ func TestRefusedJob(t *testing.T) {
 	data := alice.dataset(t, "refused-job", simple)
 	work := alice.scratch() + "/refused-job"
 	must(t, "login", "alice", "mkdir", "-p", work)
-	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", work, "-p", "no_such_partition", "-J", "refused-job")
+	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", work, "-p",
+		"no_such_partition", "-J", "refused-job")
 	told(t, r, 8, "invalid partition", "nothing was submitted, and what was prepared is removed")
 	if got := onSite(t, work, ""); len(got) > 0 {
 		t.Errorf("left: %q", got)

@@ -122,7 +122,8 @@ func (p person) submit(t *testing.T, image, data string, flags ...string) *job {
 func (p person) submitWith(t *testing.T, program, image, data string, flags ...string) *job {
 	t.Helper()
 	args := append([]string{program, "job-prep", "-ai", image, "-di", data, "-f"}, flags...)
-	for flag, value := range map[string]string{"-t": "10", "--seal-time": "60", "--workdir": p.scratch(), "-args": "/sd-container/input/run.sh"} {
+	for flag, value := range map[string]string{"-t": "10", "--seal-time": "60", "--workdir": p.scratch(),
+		"-args": "/sd-container/input/run.sh"} {
 		if !slices.Contains(flags, flag) {
 			args = append(args, flag, value)
 		}
@@ -241,10 +242,12 @@ for d in "$HOME" /tmp /var/tmp /dev/shm /sd-container/scratch; do echo x >"$d/pr
 	if again, r := j.results(); r.code != 0 || len(again) != 2 || strings.Count(r.err, "opened before, and left as it is") != 2 {
 		t.Errorf("again: %s", r)
 	}
-	if out := must(t, "keys", "root", "sh", "-c", `sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)"`); !strings.Contains(out, "unbroken") {
+	if out := must(t, "keys", "root", "sh", "-c",
+		`sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)"`); !strings.Contains(out, "unbroken") {
 		t.Errorf("audit: %s", out)
 	}
-	if left := must(t, "login", "alice", "sh", "-c", "ls "+j.dir+"/nodes/cn1"); strings.Contains(left, "output") || strings.Contains(left, "scratch") {
+	if left := must(t, "login", "alice", "sh", "-c", "ls "+j.dir+"/nodes/cn1"); strings.Contains(left, "output") ||
+		strings.Contains(left, "scratch") {
 		t.Errorf("working volumes are left on scratch: %s", left)
 	}
 }
@@ -270,7 +273,8 @@ func TestApplicationFails(t *testing.T) {
 func TestVerificationScripts(t *testing.T) {
 	t.Parallel()
 	scripts := alice.scratch() + "/checks"
-	write(t, "login", "alice", scripts+"/10-first.sh", "#!/bin/sh\ntest -e /sd-container/input/run.sh && echo seen >/sd-container/scratch/first\n")
+	write(t, "login", "alice", scripts+"/10-first.sh",
+		"#!/bin/sh\ntest -e /sd-container/input/run.sh && echo seen >/sd-container/scratch/first\n")
 	write(t, "login", "alice", scripts+"/20-second.sh", "#!/bin/sh\ntest -e /sd-container/scratch/first\n")
 	bad := alice.scratch() + "/bad-checks"
 	write(t, "login", "alice", bad+"/10-no.sh", "#!/bin/sh\nexit 3\n")
@@ -324,7 +328,8 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"sealbatch container-prep", "sealbatch data-prep", "sealbatch job-prep", "sealed and signed by the job (tier B2", "NNNNNNNN"} {
+	for _, want := range []string{"sealbatch container-prep", "sealbatch data-prep", "sealbatch job-prep",
+		"sealed and signed by the job (tier B2", "NNNNNNNN"} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("the demo does not print %q:\n%s", want, out)
 		}

@@ -337,8 +337,10 @@ func provesToFind(t *testing.T, j *job) {
 	}{
 		{"login:", func() { write(t, "login", "alice", project+"/alice/planted", "x"+canary) },
 			func() { must(t, "login", "alice", "rm", project+"/alice/planted") }},
-		{"cn1:", func() { write(t, "cn1", "alice", "/tmp/planted", strings.Repeat("x", 5<<20)+canary) }, func() { must(t, "cn1", "alice", "rm", "/tmp/planted") }},
-		{"cn2:", func() { write(t, "cn2", "root", "/var/lib/slurm/planted", string(key.bytes)) }, func() { must(t, "cn2", "root", "rm", "/var/lib/slurm/planted") }},
+		{"cn1:", func() { write(t, "cn1", "alice", "/tmp/planted", strings.Repeat("x", 5<<20)+canary) },
+			func() { must(t, "cn1", "alice", "rm", "/tmp/planted") }},
+		{"cn2:", func() { write(t, "cn2", "root", "/var/lib/slurm/planted", string(key.bytes)) },
+			func() { must(t, "cn2", "root", "rm", "/var/lib/slurm/planted") }},
 		{"cn2:", func() { write(t, "cn2", "alice", "/dev/shm/"+name, "") }, func() { must(t, "cn2", "alice", "rm", "/dev/shm/"+name) }},
 		// The time of a change (ctime) cannot be set back, as that of the content can.
 		{"cn1:", func() {

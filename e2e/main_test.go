@@ -73,7 +73,8 @@ func setUpUser(name string) error {
 	}{
 		{"laptop", name, "mkdir -p ~/.config/sealbatch && cat >~/.config/sealbatch/client.conf", conf},
 		// The only stranger to everybody is mallory.
-		{"laptop", "root", "for u in alice bob; do echo \"$u namespaces=\\\"sealbatch-info\\\" $(cat /home/$u/.ssh/id_ed25519.pub)\"; done >/etc/sealbatch-signers", ""},
+		{"laptop", "root", "for u in alice bob; do echo \"$u namespaces=\\\"sealbatch-info\\\" $(cat " +
+			"/home/$u/.ssh/id_ed25519.pub)\"; done >/etc/sealbatch-signers", ""},
 	}
 	if name != "mallory" {
 		cmds = append(cmds, struct{ host, user, script, in string }{"login", name, "mkdir -p " + project + "/" + name, ""})

@@ -33,7 +33,9 @@ done
 for d in "$HOME" /tmp /var/tmp /dev/shm /sd-container/scratch /sd-container/output; do echo x >"$d/probe"; done
 mkdir /sd-container/output/tree; echo deep of a ways job >/sd-container/output/tree/file
 echo "$SLURMD_NODENAME" >/sd-container/output/node
-while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line"; esac; done </proc/self/mountinfo >/sd-container/output/mounts
+while read -r line; do
+  case $line in *' /sd-container/'*|*' /tmp '*) echo "$line"; esac
+done </proc/self/mountinfo >/sd-container/output/mounts
 `, "same": "same in both"})
 	second := alice.dataset(t, "ways2", map[string]string{"same": "same in both"})
 	for _, c := range []struct {
@@ -44,7 +46,8 @@ while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line
 	}{
 		{"first", "", "namespace", nil, "private space: ok", " - fuse."},
 		{"fusermount", "cn2", "fusermount", append(forced(t, "fusermount"), "-w", "cn2"), "mounts by fusermount", " - fuse."},
-		{"set-uid", "cn3", "fusermount", noUserNS, "mounts by fusermount, since namespace: private namespaces are not available here", " - fuse."},
+		{"set-uid", "cn3", "fusermount", noUserNS,
+			"mounts by fusermount, since namespace: private namespaces are not available here", " - fuse."},
 		{"runtime", "cn3", "runtime", append(forced(t, "runtime"), noUserNS...), "mounts by runtime", " - fuse fuse "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -73,7 +76,9 @@ while read -r line; do case $line in *' /sd-container/'*|*' /tmp '*) echo "$line
 						t.Errorf("in the container, %s is mounted as %q, want %q", at, line, c.types)
 					}
 				}
-				if receipt := must(t, "login", "alice", "sh", "-c", `cut -d. -f2 "$1"/nodes/*/receipt.jws | tr '_-' '/+' | base64 -d 2>/dev/null || true`, "sh", j.dir); !strings.Contains(receipt, `"mounts":"`+c.mounts+`"`) {
+				if receipt := must(t, "login", "alice", "sh", "-c",
+					`cut -d. -f2 "$1"/nodes/*/receipt.jws | tr '_-' '/+' | base64 -d 2>/dev/null || true`, "sh",
+					j.dir); !strings.Contains(receipt, `"mounts":"`+c.mounts+`"`) {
 					t.Errorf("the receipt does not tell the mount mode: %s", receipt)
 				}
 				nothingLeft(t, j, node, "a ways job")
@@ -159,15 +164,18 @@ func noDeadMounts(t *testing.T, who person, node string) {
 // alone. It is bob's, since others of alice's jobs would clear them too.
 func TestDeadMountsAreCleared(t *testing.T) {
 	t.Parallel()
-	must(t, "cn3", "mallory", "sh", "-c", "mkdir -m 777 /tmp/sealbatch.AAAAAAAAAA && touch /tmp/sealbatch.AAAAAAAAAA/space && ln -s /home/bob /tmp/sealbatch.BBBBBBBBBB")
+	must(t, "cn3", "mallory", "sh", "-c",
+		"mkdir -m 777 /tmp/sealbatch.AAAAAAAAAA && touch /tmp/sealbatch.AAAAAAAAAA/space && ln -s /home/bob /tmp/sealbatch.BBBBBBBBBB")
 	at := bob.scratch() + "/doctor"
 	must(t, "login", "bob", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
-	data := bob.dataset(t, "dead-mounts", map[string]string{"run.sh": "echo line 1 of dead-mounts >/sd-container/output/log\nsleep \"$1\"\n"}, "-u", "bob", "-c", "*")
+	data := bob.dataset(t, "dead-mounts",
+		map[string]string{"run.sh": "echo line 1 of dead-mounts >/sd-container/output/log\nsleep \"$1\"\n"}, "-u", "bob", "-c", "*")
 	runs := func(seconds string) *job {
 		return bob.submit(t, shell(t), data, append([]string{"-args", "/sd-container/input/run.sh " + seconds}, noUserNS...)...)
 	}
 	mounts := func() []string {
-		return strings.Fields(must(t, "cn3", "root", "sh", "-c", `grep -e ' - fuse' /proc/1/mountinfo | grep "user_id=$(id -u bob)," | cut -d ' ' -f 5`))
+		return strings.Fields(must(t, "cn3", "root", "sh", "-c",
+			`grep -e ' - fuse' /proc/1/mountinfo | grep "user_id=$(id -u bob)," | cut -d ' ' -f 5`))
 	}
 	killed := func() (*job, string) {
 		j := runs("1000")
@@ -185,7 +193,8 @@ func TestDeadMountsAreCleared(t *testing.T) {
 			t.Error("a killed job ended with 0")
 		}
 		eventually(t, 30*time.Second, "the job's processes are gone", func() bool {
-			return run(t.Context(), "cn3", "root", nil, "sh", "-c", `for p in /proc/[0-9]*; do grep -qs "/job_$1/" "$p/cgroup" && exit 1; done; exit 0`, "sh", j.id).code == 0
+			return run(t.Context(), "cn3", "root", nil, "sh", "-c",
+				`for p in /proc/[0-9]*; do grep -qs "/job_$1/" "$p/cgroup" && exit 1; done; exit 0`, "sh", j.id).code == 0
 		})
 		if len(mounts()) == 0 {
 			t.Fatal("no dead mount is left: there is nothing to clear")
@@ -203,14 +212,16 @@ func TestDeadMountsAreCleared(t *testing.T) {
 		t.Errorf("the next job: exit code %d\n%s", code, next.log)
 	}
 	cleared("the next job", dir)
-	if nodes, r := j.results(); r.code != 0 || !strings.Contains(r.err, "killed before it could seal") || read(t, nodes["cn3"], "log") != "line 1 of dead-mounts\n" {
+	if nodes, r := j.results(); r.code != 0 || !strings.Contains(r.err, "killed before it could seal") ||
+		read(t, nodes["cn3"], "log") != "line 1 of dead-mounts\n" {
 		t.Errorf("results of the killed job: %s", r)
 	}
 	_, dir = killed()
 	says(t, run(t.Context(), "login", "bob", nil, "srun", "-p", "nouserns", at+"/sealbatch", "doctor", "--node"), 0,
 		"ok  dead jobs: what 1 of them had left on this node is removed, mounts included")
 	cleared("doctor", dir)
-	if r := run(t.Context(), "cn3", "root", nil, "sh", "-c", "test -e /tmp/sealbatch.AAAAAAAAAA/space && test -L /tmp/sealbatch.BBBBBBBBBB && test -d /home/bob/.ssh"); r.code != 0 {
+	if r := run(t.Context(), "cn3", "root", nil, "sh", "-c",
+		"test -e /tmp/sealbatch.AAAAAAAAAA/space && test -L /tmp/sealbatch.BBBBBBBBBB && test -d /home/bob/.ssh"); r.code != 0 {
 		t.Error("what was mallory's, or behind mallory's link, was touched")
 	}
 }

@@ -98,7 +98,8 @@ mkdir d; ln -s ../small d/link
 		t.Fatal(err)
 	}
 	must(t, "laptop", "alice", "rm", "-rf", "results-"+j.id)
-	if nodes, r := j.results(); len(nodes) != 0 || r.code != 7 || !strings.Contains(r.err, "damaged: big") || !strings.Contains(r.err, "--recover") {
+	if nodes, r := j.results(); len(nodes) != 0 || r.code != 7 || !strings.Contains(r.err, "damaged: big") ||
+		!strings.Contains(r.err, "--recover") {
 		t.Errorf("altered: %s", r)
 	}
 	r = alice.sb(t, "results", j.id, "-o", "/home/alice/rest-"+j.id, "--recover")
@@ -115,7 +116,8 @@ mkdir d; ln -s ../small d/link
 // leaves what it could write, vouched for.
 func TestOutputsFillTheDisk(t *testing.T) {
 	t.Parallel()
-	j := onSmallDisk(t, "fills", "echo before >/sd-container/output/before\ndd if=/dev/zero of=/sd-container/output/fill bs=64k 2>/dev/null && exit 1\nexit 9\n")
+	j := onSmallDisk(t, "fills",
+		"echo before >/sd-container/output/before\ndd if=/dev/zero of=/sd-container/output/fill bs=64k 2>/dev/null && exit 1\nexit 9\n")
 	if code := j.wait(); code != 9 {
 		t.Errorf("exit code %d", code)
 	}
@@ -144,7 +146,8 @@ func TestNoTimeToSeal(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	nodes, r := j.results()
-	if len(nodes) != 1 || r.code != 0 || !strings.Contains(r.err, "sealing, exit code 0; indexed and signed by the job, which had no time to read") ||
+	if len(nodes) != 1 || r.code != 0 ||
+		!strings.Contains(r.err, "sealing, exit code 0; indexed and signed by the job, which had no time to read") ||
 		!strings.Contains(r.err, "could be an older version: numbers\n") {
 		t.Fatalf("results: %s", r)
 	}
@@ -169,7 +172,8 @@ func TestNoTimeToSeal(t *testing.T) {
 func TestRecoverWhileItRuns(t *testing.T) {
 	t.Parallel()
 	j, node := startEndless(t, "running")
-	if nodes, r := j.results(); len(nodes) != 0 || r.code != 9 || !strings.Contains(r.err, "has not ended") || !strings.Contains(r.err, "--recover") {
+	if nodes, r := j.results(); len(nodes) != 0 || r.code != 9 || !strings.Contains(r.err, "has not ended") ||
+		!strings.Contains(r.err, "--recover") {
 		t.Errorf("results of a running job: %s", r)
 	}
 	r := alice.sb(t, "results", j.id, "-o", "/home/alice/now-"+j.id, "--recover")
@@ -188,7 +192,8 @@ func TestRecoverWhileItRuns(t *testing.T) {
 // under a final name, and goes on when it is run again.
 func TestResultsKilled(t *testing.T) {
 	t.Parallel()
-	data := alice.dataset(t, "results-killed", map[string]string{"run.sh": "dd if=/dev/zero of=/sd-container/output/z bs=1M count=64 2>/dev/null\n"})
+	data := alice.dataset(t, "results-killed",
+		map[string]string{"run.sh": "dd if=/dev/zero of=/sd-container/output/z bs=1M count=64 2>/dev/null\n"})
 	j := alice.submit(t, shell(t), data)
 	if code := j.wait(); code != 0 {
 		t.Fatalf("exit code %d", code)

@@ -235,7 +235,8 @@ func TestStranger(t *testing.T) {
 	})
 	t.Run("gets no key for volumes she has copies of", func(t *testing.T) {
 		dir := "/scratch/open"
-		must(t, "login", "root", "bash", "-c", "mkdir -p -m 755 "+dir+" && cp "+alice.scratch()+"/{stranger,sh}.sealed* "+dir+" && chmod a+r "+dir+"/*")
+		must(t, "login", "root", "bash", "-c",
+			"mkdir -p -m 755 "+dir+" && cp "+alice.scratch()+"/{stranger,sh}.sealed* "+dir+" && chmod a+r "+dir+"/*")
 		// Their info files name the project's paths; a manifest can name others.
 		must(t, "login", "root", "chmod", "o+x", project, alice.scratch())
 		t.Cleanup(func() { run(context.Background(), "login", "root", nil, "chmod", "o-x", project, alice.scratch()) })
@@ -250,7 +251,8 @@ func TestStranger(t *testing.T) {
 	t.Run("her info files are not believed", func(t *testing.T) {
 		must(t, "login", "root", "sh", "-c", "mkdir -p /scratch/hers && chown mallory /scratch/hers && chmod 755 /scratch/hers")
 		write(t, "laptop", "mallory", "data/hers/x", "y")
-		info := mallory.mustSB(t, "data-prep", "-i", "data/hers", "--data-path", "data/hers.sealed", "--data-path-at-rest", "/scratch/hers", "-u", "alice", "-c", "*")
+		info := mallory.mustSB(t, "data-prep", "-i", "data/hers", "--data-path", "data/hers.sealed", "--data-path-at-rest",
+			"/scratch/hers", "-u", "alice", "-c", "*")
 		must(t, "login", "root", "sh", "-c", "chmod a+r /scratch/hers/*")
 		r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", info, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch())
 		if r.code != 7 || !strings.Contains(r.err, "not trusted") || !strings.Contains(r.err, "allowed-signers") {
@@ -259,7 +261,8 @@ func TestStranger(t *testing.T) {
 	})
 	t.Run("an unknown host is refused", func(t *testing.T) {
 		write(t, "laptop", "mallory", ".ssh/known_hosts", "")
-		r := mallory.sb(t, "data-prep", "-i", "data/hers", "--data-path", "data/hers.sealed", "--data-path-at-rest", "/scratch/hers", "-u", "alice", "-c", "*")
+		r := mallory.sb(t, "data-prep", "-i", "data/hers", "--data-path", "data/hers.sealed", "--data-path-at-rest",
+			"/scratch/hers", "-u", "alice", "-c", "*")
 		if r.code != 4 || !strings.Contains(r.err, "host key of login is unknown") {
 			t.Errorf("%s", r)
 		}

@@ -133,7 +133,8 @@ func (r *relay) cut() {
 // still login's.
 func (r *relay) conf(t *testing.T, from, name string, lines ...string) string {
 	t.Helper()
-	write(t, "laptop", "alice", "relay/"+name+".ssh", fmt.Sprintf("Host login\nHostName %s\nPort %d\nHostKeyAlias login\n%s\n", r.addr.IP, r.addr.Port, strings.Join(lines, "\n")))
+	write(t, "laptop", "alice", "relay/"+name+".ssh",
+		fmt.Sprintf("Host login\nHostName %s\nPort %d\nHostKeyAlias login\n%s\n", r.addr.IP, r.addr.Port, strings.Join(lines, "\n")))
 	path := "relay/" + name + ".conf"
 	write(t, "laptop", "alice", path, must(t, "laptop", "alice", "sed", "s,^username,ssh-config = ~/relay/"+name+".ssh\\n&,", from)+"\n")
 	return path

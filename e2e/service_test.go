@@ -34,7 +34,8 @@ func newOwnService(t *testing.T) *ownService {
 	must(t, "keys", "root", "bash", "-c", `set -e; cd /etc/sealbatch
 		sealbatch serve --init "$1" --host keys --host 10.77.0.6 --listen "0.0.0.0:$2"
 		cp accounts verifier-ca.crt "$1/"; sed -n '/^\[cluster/,$p' server.conf | sed "s/:8444/:$3/" >>"$1/server.conf"
-		cp -a "$1/data" "$1/was"; mount -t tmpfs -o size=4m,mode=0700 own "$1/data"; cp -a "$1/was/." "$1/data/"`, "bash", s.dir, s.port, ownVerifierPort)
+		cp -a "$1/data" "$1/was"; mount -t tmpfs -o size=4m,mode=0700 own "$1/data"; cp -a "$1/was/." "$1/data/"`, "bash",
+		s.dir, s.port, ownVerifierPort)
 	t.Cleanup(func() {
 		run(context.Background(), "keys", "root", nil, "sh", "-c", "kill -9 "+s.pid+"; umount -l "+dataDir)
 	})
@@ -42,7 +43,8 @@ func newOwnService(t *testing.T) *ownService {
 	write(t, "laptop", "alice", s.conf, fmt.Sprintf("[hpcs-server]\nurl = https://keys:%s\nca-cert = /home/alice/own-ca.pem\n"+
 		"[supercomputer]\naddress = login\nusername = alice\n", s.port))
 	must(t, "login", "slurm", "sh", "-c", `cp -r /etc/sealbatch "$1" && cd "$1" && echo "$4" >own-ca.pem &&
-		sed -i "s,^listen = .*,listen = 0.0.0.0:$2,; s,^service-url = .*,service-url = https://keys:$3,; s,^service-ca = .*,service-ca = own-ca.pem," verifier.conf`,
+		sed -i "s,^listen = .*,listen = 0.0.0.0:$2,; s,^service-url = .*,service-url = https://keys:$3,
+			s,^service-ca = .*,service-ca = own-ca.pem," verifier.conf`,
 		"sh", verifierDir, ownVerifierPort, s.port, must(t, "keys", "root", "cat", s.dir+"/ca.crt"))
 	t.Cleanup(func() {
 		run(context.Background(), "login", "slurm", nil, "sh", "-c", "kill -9 "+s.verifierPID+"; rm -r "+verifierDir)
@@ -56,7 +58,8 @@ func newOwnService(t *testing.T) *ownService {
 
 func (s *ownService) start(t *testing.T) {
 	t.Helper()
-	out := must(t, "keys", "root", "bash", "-c", `sealbatch serve --config "$1/server.conf" >>"$1/log" 2>&1 </dev/null & echo $!`, "bash", s.dir)
+	out := must(t, "keys", "root", "bash", "-c",
+		`sealbatch serve --config "$1/server.conf" >>"$1/log" 2>&1 </dev/null & echo $!`, "bash", s.dir)
 	s.pid = out
 	eventually(t, 30*time.Second, "the key service listens", func() bool {
 		return run(t.Context(), "keys", "root", nil, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+s.port).code == 0
@@ -65,7 +68,8 @@ func (s *ownService) start(t *testing.T) {
 
 func (s *ownService) startVerifier(t *testing.T) {
 	t.Helper()
-	s.verifierPID = must(t, "login", "slurm", "sh", "-c", `sealbatch verifier --config "$1/verifier.conf" >>"$1/log" 2>&1 </dev/null & echo $!`, "sh", verifierDir)
+	s.verifierPID = must(t, "login", "slurm", "sh", "-c",
+		`sealbatch verifier --config "$1/verifier.conf" >>"$1/log" 2>&1 </dev/null & echo $!`, "sh", verifierDir)
 	eventually(t, 30*time.Second, "the verifier listens", func() bool {
 		return run(t.Context(), "login", "slurm", nil, "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/"+ownVerifierPort).code == 0
 	})
@@ -178,7 +182,8 @@ func TestServiceInTrouble(t *testing.T) {
 		s.kill(t)
 		r.goOn()
 		code := b.wait()
-		told(t, result{err: b.out.String(), code: code}, 1, "deposit the key: key service", "the sealed file has arrived; when the key service answers, the same command goes on where this one stopped")
+		told(t, result{err: b.out.String(), code: code}, 1, "deposit the key: key service",
+			"the sealed file has arrived; when the key service answers, the same command goes on where this one stopped")
 		if got := onSite(t, alice.scratch(), "own3.sealed"); len(got) != 1 || !strings.HasSuffix(got[0], ".partial") {
 			t.Errorf("published without a key: %q", got)
 		}
@@ -242,7 +247,8 @@ func TestServiceInTrouble(t *testing.T) {
 			return n
 		}
 		most := 0
-		eventually(t, 60*time.Second, "the service has as many connections as it takes", func() bool { most = max(most, open()); return most > 3000 })
+		eventually(t, 60*time.Second, "the service has as many connections as it takes",
+			func() bool { most = max(most, open()); return most > 3000 })
 		if r := sbatch(t, script, "")(); r.code != 0 {
 			t.Errorf("an honest job: %s", r)
 		}
@@ -266,12 +272,14 @@ func TestServiceInTrouble(t *testing.T) {
 		if r := run(t.Context(), "keys", "root", nil, "sh", "-c", verify, "sh", s.dir); r.code != 0 {
 			t.Errorf("control, without the kept head: %s", r)
 		}
-		if r := run(t.Context(), "keys", "root", nil, "sh", "-c", verify+`--head "$1/kept"`, "sh", s.dir); r.code != 7 || !strings.Contains(r.err, "rolled back") {
+		if r := run(t.Context(), "keys", "root", nil, "sh", "-c", verify+`--head "$1/kept"`, "sh", s.dir); r.code != 7 ||
+			!strings.Contains(r.err, "rolled back") {
 			t.Errorf("with the kept head: %s", r)
 		}
 		// The log cut alone: the service does not start.
 		must(t, "keys", "root", "sed", "-i", "$d", dataDir+"/audit.log")
-		if r := run(t.Context(), "keys", "root", nil, "sealbatch", "serve", "--config", s.dir+"/server.conf"); r.code == 0 || !strings.Contains(r.err, "cut") {
+		if r := run(t.Context(), "keys", "root", nil, "sealbatch", "serve", "--config",
+			s.dir+"/server.conf"); r.code == 0 || !strings.Contains(r.err, "cut") {
 			t.Errorf("serve with a log that was cut: %s", r)
 		}
 	})

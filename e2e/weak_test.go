@@ -78,7 +78,8 @@ func installed(t *testing.T, host, bin string) string {
 	t.Helper()
 	at := "/opt/weak/" + strings.ReplaceAll(t.Name(), "/", "-")
 	to := onDisk(t, host, at)
-	if out, err := exec.Command("sh", "-c", `mkdir -p "$2" && chmod 755 "$2" && cp "$1"/* "$2"/ && chmod 755 "$2"/*`, "sh", bin, to).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-c", `mkdir -p "$2" && chmod 755 "$2" && cp "$1"/* "$2"/ && chmod 755 "$2"/*`,
+		"sh", bin, to).CombinedOutput(); err != nil {
 		t.Fatalf("install on %s: %v\n%s", host, err, out)
 	}
 	return at
