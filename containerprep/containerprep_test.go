@@ -24,7 +24,8 @@ func TestRequest(t *testing.T) {
 		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", Target: publish.Target{SealedPath: "p/x"}}, "jp2a", "p/x"},
 	} {
 		r := c.o.request()
-		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.Input.(source.Input).FileName != ImageFile || r.Input.String() != c.o.Image {
+		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage ||
+			r.Input.(source.Input).FileName != ImageFile || r.Input.String() != c.o.Image {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

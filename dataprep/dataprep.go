@@ -65,11 +65,13 @@ func (o Options) request() (publish.Request, error) {
 		}
 	}
 	if t.Name == "" {
-		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("%s needs a name, below which it is found in the job", in), "give --name NAME")
+		return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("%s needs a name, below which it is found in the job", in),
+			"give --name NAME")
 	}
 	if t.SealedPath == "" {
 		if o.OutputDir == "" {
-			return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("where should the sealed dataset go?"), "give --data-path FILE, or -o DIRECTORY")
+			return publish.Request{}, fault.New(fault.Usage, fmt.Errorf("where should the sealed dataset go?"),
+				"give --data-path FILE, or -o DIRECTORY")
 		}
 		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_"+t.Name+".sealed")
 	}

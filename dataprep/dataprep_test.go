@@ -25,11 +25,14 @@ func TestRequest(t *testing.T) {
 	}{
 		"named after the input": {Options{Input: source.At(input), OutputDir: "out"}, "genomes", "out/encrypted_genomes.sealed"},
 		"slash at the end":      {Options{Input: source.At(input + "/"), OutputDir: "out/"}, "genomes", "out/encrypted_genomes.sealed"},
-		"a name of its own":     {Options{Input: source.At(input), OutputDir: "out", Target: publish.Target{Name: "x"}}, "x", "out/encrypted_x.sealed"},
-		"a path of its own":     {Options{Input: source.At(input), OutputDir: "out", Target: publish.Target{SealedPath: "p/enc.tgz"}}, "genomes", "p/enc.tgz"},
+		"a name of its own": {Options{Input: source.At(input), OutputDir: "out", Target: publish.Target{Name: "x"}},
+			"x", "out/encrypted_x.sealed"},
+		"a path of its own": {Options{Input: source.At(input), OutputDir: "out",
+			Target: publish.Target{SealedPath: "p/enc.tgz"}}, "genomes", "p/enc.tgz"},
 	} {
 		r, err := c.o.request()
-		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset || r.Input.String() != input || r.Input.(source.Input).FileName != "" {
+		if err != nil || r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindDataset ||
+			r.Input.String() != input || r.Input.(source.Input).FileName != "" {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
@@ -51,9 +54,10 @@ func TestRequest(t *testing.T) {
 		}
 	}
 	for want, o := range map[string]Options{
-		"standard input needs a name":     {Input: stdin, OutputDir: "out"},
-		"needs a name, below":             {Input: source.Input{Paths: []string{input, t.TempDir()}}, OutputDir: "out"},
-		"would both be called":            {Input: source.Input{Paths: []string{input, tgz}}, Target: publish.Target{Name: "x"}, OutputDir: "out"},
+		"standard input needs a name": {Input: stdin, OutputDir: "out"},
+		"needs a name, below":         {Input: source.Input{Paths: []string{input, t.TempDir()}}, OutputDir: "out"},
+		"would both be called": {Input: source.Input{Paths: []string{input, tgz}},
+			Target: publish.Target{Name: "x"}, OutputDir: "out"},
 		"no such file":                    {Input: source.At(input + "x"), OutputDir: "out"},
 		"where should the sealed dataset": {Input: source.At(input)},
 	} {

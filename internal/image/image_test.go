@@ -93,7 +93,8 @@ func TestInspectRefuses(t *testing.T) {
 		"encrypted already": {makeSIF(t, sif.FsEncryptedSquashfs, sif.PartPrimSys, "amd64"), "encrypted by its runtime", ""},
 	} {
 		_, err := Inspect(c.path)
-		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) ||
+			!strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v (hint %q)", name, err, fault.Hint(err))
 		}
 	}

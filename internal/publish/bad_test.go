@@ -61,7 +61,9 @@ func TestChangingInput(t *testing.T) {
 			s.r.Input = &changing{Input: source.At(dir), change: func() error { return change(dir) }}
 			p := s.publishing(t)
 			_, err = p.seal(t.Context())
-			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") || strings.Contains(err.Error(), "vanished") != (name == "vanished") || !strings.Contains(fault.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
+			if !errors.Is(err, volume.ErrChanged) || strings.Contains(err.Error(), "no such file") ||
+				strings.Contains(err.Error(), "vanished") != (name == "vanished") ||
+				!strings.Contains(fault.Hint(err), "run the same command again") || !strings.Contains(err.Error(), dir) {
 				t.Errorf("%v; hint: %s", err, fault.Hint(err))
 			}
 			if left, _ := filepath.Glob(s.r.SealedPath + "*"); len(left) > 0 {
@@ -97,18 +99,22 @@ func TestBadInput(t *testing.T) {
 		code       fault.Class
 		change     func(s *setting, dir string) error
 	}{
-		"pipe":          {"not a regular file", "move the others out", fault.Other, func(_ *setting, dir string) error { return syscall.Mkfifo(dir+"/p", 0o600) }},
+		"pipe": {"not a regular file", "move the others out", fault.Other,
+			func(_ *setting, dir string) error { return syscall.Mkfifo(dir+"/p", 0o600) }},
 		"no such input": {"no such file", "", fault.Other, func(s *setting, dir string) error { return os.RemoveAll(dir) }},
 		"long name": {"endings such as .info.yaml", "", fault.Usage, func(s *setting, dir string) error {
 			s.r.SealedPath = filepath.Join(filepath.Dir(s.r.SealedPath), strings.Repeat("n", 240))
 			return nil
 		}},
-		"name with a line end": {"clean absolute path", "", fault.Usage, func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
-		"name that is no text": {"clean absolute path", "", fault.Usage, func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
+		"name with a line end": {"clean absolute path", "", fault.Usage,
+			func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
+		"name that is no text": {"clean absolute path", "", fault.Usage,
+			func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
 		"link in the way": {"is a symbolic link", "", fault.Other, func(s *setting, dir string) error {
 			return os.Symlink("/etc/passwd", s.r.SealedPath+volume.PartialSuffix)
 		}},
-		"no directory for the output": {"no such file", "", fault.Other, func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
+		"no directory for the output": {"no such file", "", fault.Other,
+			func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +140,8 @@ func TestBadInput(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
-	for _, name := range []string{"-rf", "$(touch x)", "a b", `q"uo'te`, "*?[x]", "~root", "%s%n", "`id`", ";reboot", "ünï", strings.Repeat("n", 200)} {
+	for _, name := range []string{"-rf", "$(touch x)", "a b", `q"uo'te`, "*?[x]", "~root", "%s%n", "`id`", ";reboot",
+		"ünï", strings.Repeat("n", 200)} {
 		s.r.Name = name
 		s.r.SealedPath = filepath.Join(t.TempDir(), name)
 		s.r.DirAtRest = filepath.Join(t.TempDir(), name)
@@ -169,7 +176,8 @@ func TestFullHere(t *testing.T) {
 	}
 	s.r.SealedPath = filepath.Join(small, "d.sealed")
 	_, err := Run(t.Context(), s.d, s.r)
-	if err == nil || !strings.Contains(err.Error(), "no space on this machine: the sealed file takes about 21 MiB") || !strings.Contains(err.Error(), small+" has 8.0 MiB left") || fault.Hint(err) == "" {
+	if err == nil || !strings.Contains(err.Error(), "no space on this machine: the sealed file takes about 21 MiB") ||
+		!strings.Contains(err.Error(), small+" has 8.0 MiB left") || fault.Hint(err) == "" {
 		t.Errorf("found out beforehand: %v; %s", err, fault.Hint(err))
 	}
 	p := s.publishing(t) // as if the space had gone meanwhile
@@ -252,7 +260,8 @@ func TestKeyServiceGone(t *testing.T) {
 	keys := s.service.Client(t, s.d.Signer)
 	s.d.Keys = awayKeys{keys}
 	_, err := Run(t.Context(), s.d, s.r)
-	if !errors.Is(err, keyclient.ErrUnavailable) || !strings.Contains(fault.Hint(err), "the sealed file has arrived; when the key service answers, the same command goes on") {
+	if !errors.Is(err, keyclient.ErrUnavailable) ||
+		!strings.Contains(fault.Hint(err), "the sealed file has arrived; when the key service answers, the same command goes on") {
 		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 	sealed, err := os.ReadFile(s.r.SealedPath)
@@ -370,7 +379,8 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s.d.FS = cancelling{suffix: suffix, cancel: cancel}
 		_, err := Run(ctx, s.d, s.r)
-		if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), cmp.Or(hint, "the same command")) || !errors.Is(err, context.Canceled) {
+		if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), cmp.Or(hint, "the same command")) ||
+			!errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v; %s", suffix, err, fault.Hint(err))
 		}
 		if _, err := Run(t.Context(), s.d, s.r); err != nil {

@@ -209,10 +209,12 @@ func newKillable(t *testing.T) *killable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service := keyservertest.Start(t, keyservertest.Options{Accounts: map[string]ssh.PublicKey{"alice": key}, Limits: keyserver.Limits{PerSecond: 1e6, Burst: 1e6}})
+	service := keyservertest.Start(t, keyservertest.Options{Accounts: map[string]ssh.PublicKey{"alice": key},
+		Limits: keyserver.Limits{PerSecond: 1e6, Burst: 1e6}})
 	dir := t.TempDir()
-	k := &killable{keys: service.Client(t, signer), owner: owner, v: victim{URL: service.URL, CA: string(service.CA), Seed: priv.Seed(), Owner: owner.String(),
-		Input: filepath.Join(dir, "input"), Out: filepath.Join(dir, "d.sealed"), Remote: t.TempDir(), State: filepath.Join(dir, "state")}}
+	k := &killable{keys: service.Client(t, signer), owner: owner,
+		v: victim{URL: service.URL, CA: string(service.CA), Seed: priv.Seed(), Owner: owner.String(),
+			Input: filepath.Join(dir, "input"), Out: filepath.Join(dir, "d.sealed"), Remote: t.TempDir(), State: filepath.Join(dir, "state")}}
 	k.change(t)
 	k.again(t)
 	return k

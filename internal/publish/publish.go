@@ -196,7 +196,8 @@ func (p *publishing) room(fsys transfer.FS, dir, where string) error {
 	if err != nil || free < 0 || free >= p.input.usage.SealedBytes-tolerance {
 		return nil // a guess at the most: writing will tell
 	}
-	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left", where, text.Size(p.input.usage.SealedBytes), dir, text.Size(free)),
+	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left",
+		where, text.Size(p.input.usage.SealedBytes), dir, text.Size(free)),
 		"make space, or name another directory")
 }
 

@@ -191,7 +191,9 @@ func TestRefusedEarly(t *testing.T) {
 		"relative path": {"clean absolute path", fault.Usage, func(_ *testing.T, s *setting) { s.r.DirAtRest = "scratch" }},
 		"no policy":     {"policy", fault.Usage, func(_ *testing.T, s *setting) { s.r.Policy = manifest.Policy{} }},
 		"no directory":  {"directory at rest", fault.Other, func(_ *testing.T, s *setting) { s.r.DirAtRest += "/nowhere" }},
-		"not enrolled":  {"key service", fault.Key, func(t *testing.T, s *setting) { s.d.Keys = s.service.Client(t, keyservertest.NewSigner(t)) }},
+		"not enrolled": {"key service", fault.Key, func(t *testing.T, s *setting) {
+			s.d.Keys = s.service.Client(t, keyservertest.NewSigner(t))
+		}},
 		"open directory": {"can be changed by anyone", fault.SSH, func(t *testing.T, s *setting) {
 			if err := os.Chmod(s.r.DirAtRest, 0o777); err != nil {
 				t.Fatal(err)

@@ -100,7 +100,8 @@ func (p *publishing) ship(ctx context.Context, remote string) (there bool, err e
 	}
 	err = p.sent.wait(p)
 	if errors.Is(err, transfer.ErrConnect) {
-		err = fault.WithHint(err, fmt.Sprintf("%s of %s have arrived; %s", text.Size(p.sent.most.Load()), text.Size(p.s.Size), p.input.hintGoOn()))
+		err = fault.WithHint(err, fmt.Sprintf("%s of %s have arrived; %s",
+			text.Size(p.sent.most.Load()), text.Size(p.s.Size), p.input.hintGoOn()))
 	}
 	return false, err
 }

@@ -49,7 +49,8 @@ func TestUploadMeanwhile(t *testing.T) {
 	site := newArrival()
 	s.d.FS = site
 	dir := filepath.Join(t.TempDir(), "in")
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", make([]byte, 8<<20), 0o600), os.WriteFile(dir+"/b", []byte("b"), 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(dir+"/a", make([]byte, 8<<20), 0o600),
+		os.WriteFile(dir+"/b", []byte("b"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	early := false

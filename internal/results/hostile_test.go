@@ -154,11 +154,13 @@ func TestHugeHole(t *testing.T) {
 	check(t, os.WriteFile(hole, nil, 0o600))
 	check(t, os.Truncate(hole, 1<<43))
 	nodes, err := j.fetch(transfer.Local{}, filepath.Join(t.TempDir(), "out"))
-	if err != nil || len(nodes) != 1 || !errors.Is(nodes[0].Err, errTooLarge) || !errors.Is(nodes[0].Err, syscall.ENOSPC) || nodes[0].Dir != "" {
+	if err != nil || len(nodes) != 1 || !errors.Is(nodes[0].Err, errTooLarge) ||
+		!errors.Is(nodes[0].Err, syscall.ENOSPC) || nodes[0].Dir != "" {
 		t.Errorf("Fetch = %+v, %v", nodes, err)
 	}
 	nodes, err = j.recovering(filepath.Join(t.TempDir(), "out"))
-	if err != nil || len(nodes) != 1 || nodes[0].Err != nil || !strings.Contains(strings.Join(nodes[0].Notes, ""), "1 files are larger than what is free here") {
+	if err != nil || len(nodes) != 1 || nodes[0].Err != nil ||
+		!strings.Contains(strings.Join(nodes[0].Notes, ""), "1 files are larger than what is free here") {
 		t.Fatalf("Fetch with Recover = %+v, %v", nodes, err)
 	}
 	opened(t, nodes[0].Dir, "cn1")

@@ -25,7 +25,8 @@ func (f *fetch) openIndexed(tmp, tree string) error {
 	}
 	index, err := transfer.ReadFile(f.FS, path.Join(f.remote, x.File), x.Size)
 	if isGone(err) {
-		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is missing: %w", err), "somebody removed it after the job; results --recover opens the results without it, as nobody vouches for")
+		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is missing: %w", err),
+			"somebody removed it after the job; results --recover opens the results without it, as nobody vouches for")
 	}
 	if err != nil {
 		return err
@@ -44,7 +45,8 @@ func (f *fetch) openIndexed(tmp, tree string) error {
 		err = errors.Join(volume.ErrIndex, r.Close())
 	}
 	if err != nil {
-		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is not the one that the job signed: %w", err), "it was replaced after the job: do not use it")
+		return fault.New(fault.Integrity, fmt.Errorf("the index of the results is not the one that the job signed: %w", err),
+			"it was replaced after the job: do not use it")
 	}
 	defer r.Close()
 	if err := f.copyIndexed(r, cipher); err != nil {

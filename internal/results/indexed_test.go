@@ -76,7 +76,8 @@ func TestIndexed(t *testing.T) {
 	out := t.TempDir()
 	nodes, err := j.fetch(transfer.Local{}, out)
 	n := one(t, nodes, err)
-	if n.Err != nil || !n.Indexed || n.Sealed || len(n.Damaged) != 0 || len(n.Unread) != 0 || len(n.Changed) != 1 || n.Changed[0].Path != "added" {
+	if n.Err != nil || !n.Indexed || n.Sealed || len(n.Damaged) != 0 || len(n.Unread) != 0 || len(n.Changed) != 1 ||
+		n.Changed[0].Path != "added" {
 		t.Fatalf("%+v", n)
 	}
 	opened(t, n.Dir, "cn1")
@@ -117,8 +118,11 @@ func TestIndexedAltered(t *testing.T) {
 			f := cipherFile(t, dir)
 			check(t, errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)))
 		}, want: "missing"},
-		"the index is altered": {do: func(t *testing.T, dir string) { flipLast(t, filepath.Join(dir, "output.index")) }, want: "not the one that the job signed", all: true},
-		"the index is gone":    {do: func(t *testing.T, dir string) { check(t, os.Remove(filepath.Join(dir, "output.index"))) }, want: "index of the results is missing", all: true},
+		"the index is altered": {do: func(t *testing.T, dir string) { flipLast(t, filepath.Join(dir, "output.index")) },
+			want: "not the one that the job signed", all: true},
+		"the index is gone": {do: func(t *testing.T, dir string) {
+			check(t, os.Remove(filepath.Join(dir, "output.index")))
+		}, want: "index of the results is missing", all: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -127,7 +131,8 @@ func TestIndexedAltered(t *testing.T) {
 			out := t.TempDir()
 			nodes, err := j.fetch(transfer.Local{}, out)
 			n := one(t, nodes, err)
-			if n.Err == nil || !strings.Contains(n.Err.Error(), c.want) || fault.ClassOf(n.Err) != fault.Integrity || !(c.all || strings.Contains(fault.Hint(n.Err), "--recover")) {
+			if n.Err == nil || !strings.Contains(n.Err.Error(), c.want) || fault.ClassOf(n.Err) != fault.Integrity ||
+				!(c.all || strings.Contains(fault.Hint(n.Err), "--recover")) {
 				t.Errorf("%v, hint %q", n.Err, fault.Hint(n.Err))
 			}
 			if left, err := os.ReadDir(out); err != nil || len(left) > 0 {

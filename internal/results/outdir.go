@@ -144,7 +144,8 @@ func (o *outDir) has(node, source string, recovered bool) (bool, error) {
 	if err == nil && json.Unmarshal(b, &m) == nil && m == (mark{Source: source}) && (recovered || source != sourceRecovered) {
 		return true, nil
 	}
-	return false, fault.New(fault.Usage, fmt.Errorf("%w: %s is not empty and holds something else than what would be opened now", volume.ErrPath, o.path(node)),
+	err = fmt.Errorf("%w: %s is not empty and holds something else than what would be opened now", volume.ErrPath, o.path(node))
+	return false, fault.New(fault.Usage, err,
 		"name another directory with -o")
 }
 

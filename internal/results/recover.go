@@ -183,7 +183,8 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 			return placeholder(to, e.Size())
 		}
 	case e.Size() > limit:
-		return fmt.Errorf("%w: a file of %s is in the cipher directory, and here is room for one of %s: %w", errTooLarge, text.Size(e.Size()), text.Size(limit), syscall.ENOSPC)
+		return fmt.Errorf("%w: a file of %s is in the cipher directory, and here is room for one of %s: %w", errTooLarge,
+			text.Size(e.Size()), text.Size(limit), syscall.ENOSPC)
 	}
 	got, err := transfer.Download(c.ctx, c.fs, from, to, limit, nil)
 	if err != nil {

@@ -140,7 +140,8 @@ func (f *fetch) run() (err error) {
 		return err
 	}
 	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
-		return fault.New(fault.Job, fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing), "the job's log says how far it came: "+f.rec.LogFile)
+		err := fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing)
+		return fault.New(fault.Job, err, "the job's log says how far it came: "+f.rec.LogFile)
 	}
 	if err := f.check(); err != nil {
 		return err

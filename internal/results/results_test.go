@@ -89,7 +89,8 @@ func (j *job) newNode(name string) *node {
 	at := manifest.Job{Cluster: "c", ID: 41, ArrayTask: -1}
 	n.statement = manifest.Statement{Service: "keys", Manifest: j.rec.Manifest, Job: at, Node: name, UID: 1000, User: "alice",
 		Tier: manifest.TierB2, Attestor: "slurm", S: public(n.key), Issued: time.Now().UTC()}
-	n.origin = manifest.Origin{Run: j.rec.Run, Manifest: j.rec.Manifest, Job: at, Node: name, VolumeID: s.ID.String(), Keys: manifest.DigestOf(n.keys)}
+	n.origin = manifest.Origin{Run: j.rec.Run, Manifest: j.rec.Manifest, Job: at, Node: name, VolumeID: s.ID.String(),
+		Keys: manifest.DigestOf(n.keys)}
 	n.receipt = &manifest.Receipt{Run: j.rec.Run, Manifest: j.rec.Manifest, Job: at, Node: name, Tier: manifest.TierB2, Reason: "completed",
 		Output: manifest.Output{Sealed: true, File: sealedFile, VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
 			Checksum: manifest.Digest(s.Checksum), Size: s.Size, Until: "scratch"}}
@@ -267,7 +268,8 @@ func TestFetchUnbegun(t *testing.T) {
 	check(t, os.Remove(filepath.Join(dir, jobdir.ReceiptName)))
 	j.write(j.newNode("cn2"))
 	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
-	if err != nil || len(nodes) != 2 || !errors.Is(nodes[0].Err, ErrNothing) || fault.ClassOf(nodes[0].Err) != fault.Job || nodes[1].Err != nil {
+	if err != nil || len(nodes) != 2 || !errors.Is(nodes[0].Err, ErrNothing) ||
+		fault.ClassOf(nodes[0].Err) != fault.Job || nodes[1].Err != nil {
 		t.Errorf("Fetch = %+v, %v", nodes, err)
 	}
 }
@@ -278,7 +280,8 @@ func TestRecover(t *testing.T) {
 	j.killed(j.newNode("cn1"))
 	unsealed := j.newNode("cn2") // has a receipt that says: not sealed
 	receipt := *unsealed.receipt
-	receipt.Reason, receipt.Output = "sealing", manifest.Output{File: jobdir.CipherDirName, VolumeID: unsealed.origin.VolumeID, Until: "scratch"}
+	receipt.Reason, receipt.Output = "sealing", manifest.Output{File: jobdir.CipherDirName,
+		VolumeID: unsealed.origin.VolumeID, Until: "scratch"}
 	dir := j.killed(unsealed)
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, unsealed.key, receipt)
 	check(t, err)
@@ -385,7 +388,8 @@ func TestFetchRefuses(t *testing.T) {
 			}
 			if n := nodes[0]; n.Err == nil || n.Dir != "" {
 				t.Errorf("opened: %+v", n)
-			} else if fault.ClassOf(n.Err) != c.code || !(strings.Contains(n.Err.Error(), c.want) || c.want == "integrity" && errors.Is(n.Err, volume.ErrIntegrity)) {
+			} else if fault.ClassOf(n.Err) != c.code || !(strings.Contains(n.Err.Error(), c.want) ||
+				c.want == "integrity" && errors.Is(n.Err, volume.ErrIntegrity)) {
 				t.Errorf("error %q, class %s; want %q, %d", n.Err, fault.ClassOf(n.Err), c.want, c.code)
 			}
 			left, err := os.ReadDir(out)

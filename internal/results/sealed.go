@@ -43,7 +43,8 @@ func (f *fetch) openSealed(tmp, tree string) error {
 		return err
 	}
 	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
-		return fault.New(fault.Integrity, errors.New("the sealed results are not those that the job signed"), "they were replaced after the job; do not use them")
+		return fault.New(fault.Integrity, errors.New("the sealed results are not those that the job signed"),
+			"they were replaced after the job; do not use them")
 	}
 	sum, err := volume.ReadChecksum(f.ctx, io.NewSectionReader(local, 0, out.Size))
 	if err != nil {
@@ -52,7 +53,8 @@ func (f *fetch) openSealed(tmp, tree string) error {
 	if manifest.Digest(sum) != out.Checksum {
 		err := errors.New("the sealed results were altered after the job sealed them")
 		if !f.Recover {
-			return fault.New(fault.Integrity, err, "fetch them again; if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
+			return fault.New(fault.Integrity, err, "fetch them again; "+
+				"if that does not help, the copy on scratch is damaged, and results --recover opens what is not")
 		}
 		f.Notes = append(f.Notes, err.Error())
 	}

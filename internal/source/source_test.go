@@ -218,7 +218,8 @@ func TestSeveral(t *testing.T) {
 	must(t, err)
 	must(t, in.Check())
 	got := list(t, in)
-	for _, want := range []string{`in 0 "c.txt" file`, `in 0 "a" directory`, `in 2 "x" file`, `in 0 "arch" directory`, `in 4 "y" directory`, `in 5 "z" file`} {
+	for _, want := range []string{`in 0 "c.txt" file`, `in 0 "a" directory`, `in 2 "x" file`, `in 0 "arch" directory`,
+		`in 4 "y" directory`, `in 5 "z" file`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
@@ -276,7 +277,8 @@ func TestStdinFile(t *testing.T) {
 		}
 		return l.emit(e)
 	}))
-	if want := fmt.Sprintf("%d %x", len(text), sha256.Sum256([]byte(text))); seen == 0 || !strings.Contains(strings.Join(l.lines, "\n"), want) {
+	if want := fmt.Sprintf("%d %x", len(text), sha256.Sum256([]byte(text))); seen == 0 ||
+		!strings.Contains(strings.Join(l.lines, "\n"), want) {
 		t.Errorf("looked at %d files; got %q", seen, l.lines)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {

@@ -134,17 +134,19 @@ func TestHostile(t *testing.T) {
 		"a directory's name":      {with(pack(t, file("n")), func(h []byte) { copy(h, "n/") }), "a file with the name of a directory"},
 		"no name":                 {pack(t, file(".")), "has no name"},
 		"a huge size":             {with(pack(t, file("n")), func(h []byte) { copy(h[124:136], "77777777777\x00") }), "it is cut off"},
-		"a monstrous size":        {with(pack(t, file("n")), func(h []byte) { copy(h[124:136], "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff") }), "cut off"},
-		"a negative size":         {with(pack(t, file("n")), func(h []byte) { copy(h[124:136], "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff") }), "unusable archive"},
-		"nothing":                 {nil, "it is empty"},
-		"no members":              {pack(t), "it holds nothing"},
-		"no tar":                  {[]byte(strings.Repeat("hello ", 200)), "unusable archive"},
-		"short":                   {[]byte("hi"), "it is cut off"},
-		"two archives":            {append(bytes.Clone(good), good...), "something follows its end"},
-		"garbage behind":          {append(bytes.Clone(good), "x"...), "something follows its end"},
-		"garbage behind gzip":     {append(bytes.Clone(zipped), "xxxxxxxxxxxxxxxxxxxx"...), "unusable archive"},
-		"garbage within gzip":     {zip(t, append(bytes.Clone(good), "x"...)), "something follows its end"},
-		"a wrong checksum":        {flipped, "unusable archive"},
+		"a monstrous size": {with(pack(t, file("n")),
+			func(h []byte) { copy(h[124:136], "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff") }), "cut off"},
+		"a negative size": {with(pack(t, file("n")),
+			func(h []byte) { copy(h[124:136], "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff") }), "unusable archive"},
+		"nothing":             {nil, "it is empty"},
+		"no members":          {pack(t), "it holds nothing"},
+		"no tar":              {[]byte(strings.Repeat("hello ", 200)), "unusable archive"},
+		"short":               {[]byte("hi"), "it is cut off"},
+		"two archives":        {append(bytes.Clone(good), good...), "something follows its end"},
+		"garbage behind":      {append(bytes.Clone(good), "x"...), "something follows its end"},
+		"garbage behind gzip": {append(bytes.Clone(zipped), "xxxxxxxxxxxxxxxxxxxx"...), "unusable archive"},
+		"garbage within gzip": {zip(t, append(bytes.Clone(good), "x"...)), "something follows its end"},
+		"a wrong checksum":    {flipped, "unusable archive"},
 	} {
 		text, err := read(t, c.b, "")
 		if !errors.Is(err, ErrArchive) || !strings.Contains(err.Error(), c.want) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -174,7 +176,8 @@ func TestSparse(t *testing.T) {
 			args = append(args, "--format=posix")
 		}
 		run(t, dir, "tar", append(args, "bomb")...)
-		if err := At(dir+"/x.tar").Walk(t.Context(), new(lister).emit); !errors.Is(err, ErrArchive) || !strings.Contains(err.Error(), "is a sparse file") {
+		if err := At(dir+"/x.tar").Walk(t.Context(), new(lister).emit); !errors.Is(err, ErrArchive) ||
+			!strings.Contains(err.Error(), "is a sparse file") {
 			t.Errorf("%s: %v", format, err)
 		}
 	}
@@ -228,7 +231,8 @@ func TestHonest(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if _, err := read(t, pack(t, file("tmp/a"), link("b", "tmp/a")), "", "tmp/"); !errors.Is(err, ErrArchive) || !strings.Contains(err.Error(), "which is excluded") {
+	if _, err := read(t, pack(t, file("tmp/a"), link("b", "tmp/a")), "", "tmp/"); !errors.Is(err, ErrArchive) ||
+		!strings.Contains(err.Error(), "which is excluded") {
 		t.Errorf("%v", err)
 	}
 }

@@ -43,7 +43,8 @@ func CheckAncestors(fsys FS, dir string) (notes []string, err error) {
 			return nil, fail(Error{Kind: ErrAncestor, What: fmt.Sprintf("%s can be changed by anyone (mode %04o, no sticky bit)", at, mode.Perm()),
 				Next: "choose another directory, or ask for chmod o-w or +t"})
 		case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
-			notes = append(notes, fmt.Sprintf("%s can be changed by its group%s; signatures and digests protect what lies there", at, groupOf(infos[i])))
+			notes = append(notes, fmt.Sprintf("%s can be changed by its group%s; signatures and digests protect what lies there",
+				at, groupOf(infos[i])))
 		}
 	}
 	return notes, nil

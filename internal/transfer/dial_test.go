@@ -41,10 +41,13 @@ func TestHostKeyErrors(t *testing.T) {
 		want  []string
 		next  string
 	}{
-		"unknown":  {knownHosts(t, "example.org "+readString(t, s.hostKey("ed25519")+".pub")), ErrHostKeyUnknown, []string{s.name(), "SHA256:"}, "ssh-keyscan -p"},
-		"no file":  {"/nonexistent/known_hosts", ErrHostKeyUnknown, []string{"is unknown"}, ">>/nonexistent/known_hosts"},
-		"changed":  {knownHosts(t, "# comment", wrong), ErrHostKeyChanged, []string{"known_hosts:2", "someone may be in between"}, "ssh-keygen -f"},
-		"revoked":  {knownHosts(t, "@revoked "+s.line(t, "ed25519"), "@revoked "+s.line(t, "ecdsa")), ErrHostKeyChanged, []string{"revoked"}, "do not log in"},
+		"unknown": {knownHosts(t, "example.org "+readString(t, s.hostKey("ed25519")+".pub")), ErrHostKeyUnknown,
+			[]string{s.name(), "SHA256:"}, "ssh-keyscan -p"},
+		"no file": {"/nonexistent/known_hosts", ErrHostKeyUnknown, []string{"is unknown"}, ">>/nonexistent/known_hosts"},
+		"changed": {knownHosts(t, "# comment", wrong), ErrHostKeyChanged,
+			[]string{"known_hosts:2", "someone may be in between"}, "ssh-keygen -f"},
+		"revoked": {knownHosts(t, "@revoked "+s.line(t, "ed25519"), "@revoked "+s.line(t, "ecdsa")), ErrHostKeyChanged,
+			[]string{"revoked"}, "do not log in"},
 		"nonsense": {knownHosts(t, "x y z"), ErrConfig, []string{"known_hosts"}, ""},
 	} {
 		_, err := Dial(t.Context(), s.login(t, c.known))
@@ -193,7 +196,8 @@ func TestProxyJump(t *testing.T) {
 		s.authorize(t, readString(t, key+".pub"))
 	}
 	config := filepath.Join(t.TempDir(), "config")
-	text := fmt.Sprintf("Match host inner\n  HostName 127.0.0.1\n  Port %d\n  ProxyJump %s@gateway\nHost gateway\n  HostName 127.0.0.1\n  Port %d\n"+
+	text := fmt.Sprintf("Match host inner\n  HostName 127.0.0.1\n  Port %d\n  ProxyJump %s@gateway\n"+
+		"Host gateway\n  HostName 127.0.0.1\n  Port %d\n"+
 		"Host *\n  IdentityAgent none\n  IdentityFile \"%s\"\n  User %s\n", inner.addr.Port, localUser(t), jump.addr.Port, key, localUser(t))
 	writeFile(t, config, text)
 	both := knownHosts(t, jump.line(t, "ed25519"), inner.line(t, "ed25519"))
@@ -214,7 +218,8 @@ func TestProxyJump(t *testing.T) {
 		t.Errorf("without the jump host: %v", err)
 	}
 	writeFile(t, config, "Host a\nProxyJump b\nHost b\nProxyJump a\n")
-	if _, err := Dial(t.Context(), Options{Host: "a", ConfigFile: config}); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "circle") {
+	if _, err := Dial(t.Context(), Options{Host: "a", ConfigFile: config}); !errors.Is(err, ErrConfig) ||
+		!strings.Contains(err.Error(), "circle") {
 		t.Errorf("circle: %v", err)
 	}
 }
@@ -229,7 +234,8 @@ func TestConfigErrors(t *testing.T) {
 		"Host x\nProxyJump -oX=y":     "not a host",
 	} {
 		writeFile(t, config, text)
-		if _, err := Dial(t.Context(), Options{Host: "x", ConfigFile: config}); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), want) {
+		if _, err := Dial(t.Context(), Options{Host: "x", ConfigFile: config}); !errors.Is(err, ErrConfig) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -270,13 +276,14 @@ func TestKeyboardInteractive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &ssh.ServerConfig{KeyboardInteractiveCallback: func(_ ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+	twoFactors := func(_ ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
 		got, err := ask("", "Two factors", []string{"Password: ", "Code: "}, []bool{false, true})
 		if err == nil && !reflect.DeepEqual(got, []string{"pw", "123456"}) {
 			err = errors.New("wrong")
 		}
 		return nil, err
-	}}
+	}
+	config := &ssh.ServerConfig{KeyboardInteractiveCallback: twoFactors}
 	config.AddHostKey(signer)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -298,7 +305,8 @@ func TestKeyboardInteractive(t *testing.T) {
 		}
 	}()
 	port := l.Addr().(*net.TCPAddr).Port
-	o := Options{Host: "127.0.0.1", Port: port, ConfigFile: "none", KnownHosts: []string{knownHosts(t, fmt.Sprintf("[127.0.0.1]:%d %s", port, readString(t, hostKey+".pub")))},
+	o := Options{Host: "127.0.0.1", Port: port, ConfigFile: "none",
+		KnownHosts: []string{knownHosts(t, fmt.Sprintf("[127.0.0.1]:%d %s", port, readString(t, hostKey+".pub")))},
 		Prompt: func(_ context.Context, p Prompt) (string, error) {
 			if p.Echo {
 				return "123456", nil

@@ -96,7 +96,8 @@ func TestFS(t *testing.T) {
 		if _, err := ReadFile(fsys, dir, 100); err == nil {
 			t.Error("ReadFile of a directory")
 		}
-		for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")), second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {
+		for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")),
+			second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {
 			if !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("something that does not exist: %v", err)
 			}
@@ -302,7 +303,8 @@ func TestRun(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		begin := time.Now()
-		if _, _, _, err := r.Run(ctx, []string{"sleep", "60"}, nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 20*time.Second {
+		if _, _, _, err := r.Run(ctx, []string{"sleep", "60"}, nil); !errors.Is(err, context.DeadlineExceeded) ||
+			time.Since(begin) > 20*time.Second {
 			t.Errorf("cancelled: %v after %v", err, time.Since(begin))
 		}
 	}

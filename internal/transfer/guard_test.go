@@ -139,25 +139,33 @@ func TestMalformedAnswers(t *testing.T) {
 		says   string
 		panics bool // the library, without the guard, where this test can tell
 	}{
-		"a status without a code":          {"lstat", evil{askLstat: always(says{answerStatus, nil})}, "cut short", true},
-		"attributes that are cut":          {"lstat", evil{askLstat: always(says{answerAttrs, join(u32(1), u32(0))})}, "cut short", false},
-		"attributes without end":           {"lstat", evil{askLstat: always(says{answerAttrs, join(u32(1<<31), u32(0x7fffffff))})}, "cut short", false},
-		"a size that is negative":          {"lstat", evil{askLstat: always(says{answerAttrs, regular(1 << 63)})}, "more bytes than there can be", false},
-		"a handle without a length":        {"readdir", evil{askOpendir: always(says{answerHandle, []byte{0}})}, "cut short", true},
-		"a handle longer than the answer":  {"readdir", evil{askOpendir: always(says{answerHandle, u32(99)})}, "cut short", true},
-		"names that are not there":         {"readdir", evil{askReaddir: always(says{answerName, join(u32(2), name)})}, "cut short", true},
-		"a billion names":                  {"readdir", evil{askReaddir: always(says{answerName, join(u32(1<<30), name)})}, "cut short", true},
-		"a name longer than the answer":    {"readdir", evil{askReaddir: always(says{answerName, join(u32(1), u32(1<<31), name)})}, "cut short", true},
-		"a path that is not there":         {"realpath", evil{askRealpath: always(says{answerName, u32(1)})}, "cut short", true},
-		"a target longer than the answer":  {"readlink", evil{askReadlink: always(says{answerName, join(u32(1), u32(1<<20))})}, "cut short", true},
-		"data longer than the answer":      {"read", evil{askFstat: stat, askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", true},
-		"data of no bytes":                 {"read", evil{askFstat: stat, askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
-		"all is well, and no data":         {"read", evil{askFstat: stat, askRead: always(fine)}, "success without", false},
-		"all is well, and no file":         {"lstat", evil{askLstat: always(fine)}, "success without", true},
-		"all is well, and no size":         {"fetch", evil{askFstat: stat, askStat: always(fine)}, "success without", true},
-		"more data than was asked for":     {"fetch", evil{askFstat: stat, askStat: stat, askRead: always(says{answerData, text(strings.Repeat("x", sftpPacket+1))})}, "were asked for", false},
-		"fetched data longer than claimed": {"fetch", evil{askFstat: stat, askStat: stat, askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", false},
-		"fetched data of no bytes":         {"fetch", evil{askFstat: stat, askStat: stat, askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
+		"a status without a code": {"lstat", evil{askLstat: always(says{answerStatus, nil})}, "cut short", true},
+		"attributes that are cut": {"lstat", evil{askLstat: always(says{answerAttrs, join(u32(1), u32(0))})}, "cut short", false},
+		"attributes without end": {"lstat", evil{askLstat: always(says{answerAttrs,
+			join(u32(1<<31), u32(0x7fffffff))})}, "cut short", false},
+		"a size that is negative": {"lstat", evil{askLstat: always(says{answerAttrs, regular(1 << 63)})},
+			"more bytes than there can be", false},
+		"a handle without a length":       {"readdir", evil{askOpendir: always(says{answerHandle, []byte{0}})}, "cut short", true},
+		"a handle longer than the answer": {"readdir", evil{askOpendir: always(says{answerHandle, u32(99)})}, "cut short", true},
+		"names that are not there":        {"readdir", evil{askReaddir: always(says{answerName, join(u32(2), name)})}, "cut short", true},
+		"a billion names":                 {"readdir", evil{askReaddir: always(says{answerName, join(u32(1<<30), name)})}, "cut short", true},
+		"a name longer than the answer": {"readdir", evil{askReaddir: always(says{answerName,
+			join(u32(1), u32(1<<31), name)})}, "cut short", true},
+		"a path that is not there": {"realpath", evil{askRealpath: always(says{answerName, u32(1)})}, "cut short", true},
+		"a target longer than the answer": {"readlink", evil{askReadlink: always(says{answerName,
+			join(u32(1), u32(1<<20))})}, "cut short", true},
+		"data longer than the answer": {"read", evil{askFstat: stat,
+			askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", true},
+		"data of no bytes":         {"read", evil{askFstat: stat, askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
+		"all is well, and no data": {"read", evil{askFstat: stat, askRead: always(fine)}, "success without", false},
+		"all is well, and no file": {"lstat", evil{askLstat: always(fine)}, "success without", true},
+		"all is well, and no size": {"fetch", evil{askFstat: stat, askStat: always(fine)}, "success without", true},
+		"more data than was asked for": {"fetch", evil{askFstat: stat, askStat: stat,
+			askRead: always(says{answerData, text(strings.Repeat("x", sftpPacket+1))})}, "were asked for", false},
+		"fetched data longer than claimed": {"fetch", evil{askFstat: stat, askStat: stat,
+			askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", false},
+		"fetched data of no bytes": {"fetch", evil{askFstat: stat, askStat: stat,
+			askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -238,7 +246,8 @@ func TestEndlessFile(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			r := evil{askFstat: always(says{answerAttrs, regular(c.size)}), askStat: always(says{answerAttrs, regular(c.size)}), askRead: c.read}.fs(t)
+			r := evil{askFstat: always(says{answerAttrs, regular(c.size)}),
+				askStat: always(says{answerAttrs, regular(c.size)}), askRead: c.read}.fs(t)
 			if err := uses(r, dir)["fetch"](); err == nil || (c.want != nil && !errors.Is(err, c.want)) {
 				t.Errorf("fetch: %v", err)
 			}
@@ -292,7 +301,8 @@ func FuzzGuard(f *testing.F) {
 			}
 			return says{kind, body}
 		}
-		server := evil{askLstat: once, askReaddir: once, askOpendir: always(handle), askRead: once, askFstat: once, askRealpath: once, askReadlink: once, 4: once}
+		server := evil{askLstat: once, askReaddir: once, askOpendir: always(handle), askRead: once, askFstat: once,
+			askRealpath: once, askReadlink: once, 4: once}
 		for _, use := range []string{"lstat", "readdir", "realpath", "readlink", "read"} {
 			left = 3
 			_ = uses(server.fs(t), "")[use]()

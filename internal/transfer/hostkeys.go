@@ -132,7 +132,8 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 		h.passed = true
 		return nil
 	case errors.As(err, &revoked):
-		return fail(Error{Kind: ErrHostKeyChanged, What: fmt.Sprintf("%s presented a host key that %s:%d marks as revoked", h.target.host, revoked.Revoked.Filename, revoked.Revoked.Line),
+		return fail(Error{Kind: ErrHostKeyChanged, What: fmt.Sprintf("%s presented a host key that %s:%d marks as revoked",
+			h.target.host, revoked.Revoked.Filename, revoked.Revoked.Line),
 			Next: "do not log in; ask the site's support"})
 	case !errors.As(err, &keyErr):
 		return fail(Error{Kind: ErrHostKeyChanged, What: h.target.host + " presented a host certificate that is not valid", Err: err,
@@ -151,8 +152,10 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 		file = t.knownHosts[0]
 	}
 	return fail(Error{Kind: ErrHostKeyUnknown,
-		What: fmt.Sprintf("the host key of %s is unknown (%s %s)", knownhosts.Normalize(t.hostKeyAddress()), key.Type(), ssh.FingerprintSHA256(key)),
-		Next: fmt.Sprintf("compare the fingerprint with the one that the site publishes; if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)})
+		What: fmt.Sprintf("the host key of %s is unknown (%s %s)", knownhosts.Normalize(t.hostKeyAddress()), key.Type(),
+			ssh.FingerprintSHA256(key)),
+		Next: fmt.Sprintf("compare the fingerprint with the one that the site publishes; "+
+			"if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)})
 }
 
 func (h *hostKeys) changed(key ssh.PublicKey, own []knownhosts.KnownKey) error {
@@ -166,5 +169,6 @@ func (h *hostKeys) changed(key ssh.PublicKey, own []knownhosts.KnownKey) error {
 	return fail(Error{Kind: ErrHostKeyChanged,
 		What: fmt.Sprintf("the host key of %s is not the one in %s:%d: it presented %s %s, known is %s %s; someone may be in between",
 			name, at.Filename, at.Line, key.Type(), ssh.FingerprintSHA256(key), at.Key.Type(), ssh.FingerprintSHA256(at.Key)),
-		Next: fmt.Sprintf("only if the site announced new keys: ssh-keygen -f %s -R '%s', then take the new one from the site", at.Filename, name)})
+		Next: fmt.Sprintf("only if the site announced new keys: ssh-keygen -f %s -R '%s', then take the new one from the site",
+			at.Filename, name)})
 }

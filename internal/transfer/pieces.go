@@ -32,7 +32,8 @@ var errLane = errors.New("a further connection failed")
 
 func (u *ResumableUpload) send(ctx context.Context, fsys FS, f WriteFile, name string) error {
 	group, ctx := errgroup.WithContext(ctx)
-	s := &sending{ResumableUpload: u, group: group, work: make(chan part), free: make(chan []byte, maxLanes*writersOfALane), begun: make(chan struct{})}
+	s := &sending{ResumableUpload: u, group: group, work: make(chan part),
+		free: make(chan []byte, maxLanes*writersOfALane), begun: make(chan struct{})}
 	for range cap(s.free) {
 		s.free <- nil // allocated when it is needed
 	}
@@ -145,7 +146,8 @@ func (s *sending) feed(ctx context.Context) error {
 		}
 		if [sha256.Size]byte(sum.Sum(nil)) != want {
 			s.confirm(first, end-first, false)
-			return fail(Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: somebody changed it, or its disk is failing",
+			return fail(Error{Kind: ErrSource, What: "the sealed file on this machine is not the one that was made: " +
+				"somebody changed it, or its disk is failing",
 				Next: "remove it and run the same command again"})
 		}
 	}

@@ -111,7 +111,8 @@ func (c *sshConfig) getAll(alias, key string) []string {
 func (c *sshConfig) resolve(alias, login string, port int) (*target, error) {
 	t := &target{alias: alias, user: login, port: port}
 	if command := c.get(alias, "ProxyCommand"); command != "" && !strings.EqualFold(command, "none") && c.get(alias, "ProxyJump") == "" {
-		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("ssh_config sets ProxyCommand for %s, which is not supported", alias), Next: "use ProxyJump"})
+		return nil, fail(Error{Kind: ErrConfig, Next: "use ProxyJump",
+			What: fmt.Sprintf("ssh_config sets ProxyCommand for %s, which is not supported", alias)})
 	}
 	if t.user == "" {
 		t.user = c.get(alias, "User")

@@ -199,11 +199,13 @@ func full(fsys FS, name string, err error) error {
 	}
 	switch free, freeErr := fsys.Free(path.Dir(name)); {
 	case freeErr != nil || free < 0:
-		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", name), Err: err, Next: hint})
+		return fail(Error{Kind: ErrFull, Err: err, Next: hint,
+			What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", name)})
 	case free <= scarce:
 		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint})
 	}
-	return fail(Error{Kind: ErrFull, What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", name), Err: err,
+	return fail(Error{Kind: ErrFull, Err: err,
+		What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", name),
 		Next: "look at your quota at the site, and run the same command again"})
 }
 
@@ -217,7 +219,8 @@ func OpenResumable(local string, segment int64, segments [][sha256.Size]byte) (*
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", local)
 	}
-	if err == nil && (segment <= 0 || segment%pieceSize != 0 || int64(len(segments)) != (info.Size()+segment-1)/segment || len(segments) == 0) {
+	if err == nil && (segment <= 0 || segment%pieceSize != 0 ||
+		int64(len(segments)) != (info.Size()+segment-1)/segment || len(segments) == 0) {
 		err = fail(Error{Kind: ErrSource, What: fmt.Sprintf("%s has %d bytes, which is not the size that it was made with", local, info.Size()),
 			Next: "remove it and run the same command again"})
 	}

@@ -246,7 +246,8 @@ func TestSendFull(t *testing.T) {
 			"upload": second(Upload(t.Context(), f, bytes.NewReader(data), int64(len(data)), dir+"/d", UploadOptions{})),
 		} {
 			var own *Error
-			if !errors.Is(err, ErrFull) || !errors.As(err, &own) || fault.Hint(err) == "" || fault.ClassOf(err) != fault.Other || !strings.Contains(err.Error(), "no space is left for "+dir+"/d.partial") {
+			if !errors.Is(err, ErrFull) || !errors.As(err, &own) || fault.Hint(err) == "" ||
+				fault.ClassOf(err) != fault.Other || !strings.Contains(err.Error(), "no space is left for "+dir+"/d.partial") {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
 		}

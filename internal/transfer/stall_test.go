@@ -43,7 +43,8 @@ func impatient(t *testing.T, s *server, limit time.Duration) *Client {
 func checkStalled(t *testing.T, err error) {
 	t.Helper()
 	var own *Error
-	if !errors.Is(err, ErrConnect) || !errors.As(err, &own) || !strings.Contains(err.Error(), "SFTP server has not answered for") || own.Next == "" {
+	if !errors.Is(err, ErrConnect) || !errors.As(err, &own) ||
+		!strings.Contains(err.Error(), "SFTP server has not answered for") || own.Next == "" {
 		t.Errorf("%v", err)
 	}
 }
