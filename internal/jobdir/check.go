@@ -102,7 +102,12 @@ func checkSigned(want Expected, f Files, v *Vouched) error {
 	if o.Run != want.Run || o.Manifest != want.Manifest || o.Job != v.Statement.Job || o.Node != v.Statement.Node {
 		return fmt.Errorf("origin statement: %w", ErrNotOurs)
 	}
-	// Without a sealed volume, the results are opened with these keys.
+	return checkKeys(o, r, f)
+}
+
+// checkKeys checks the wrapped keys with which results are opened that are not a
+// sealed volume.
+func checkKeys(o manifest.Origin, r *manifest.Receipt, f Files) error {
 	needed := r == nil || (!r.Output.Sealed && r.Output.VolumeID != "")
 	if needed && len(f.Keys) == 0 {
 		return ErrNoKeys
