@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+func runAudit(ctx context.Context, a *app, args []string) error {
+	const what = "Check the key service's audit log, or fetch its signed head to keep elsewhere."
+	f := ui.NewFlags("sealbatch audit", what, "verify LOG | head", `
+sealbatch audit head >kept-head
+sealbatch audit verify /etc/sealbatch/data/audit.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
+	var cf clientFlags
+	var key string
+	var heads []string
+	cf.add(f)
+	f.Word(&key, "with verify: the key service's statement key (statement.pub)", []string{"key"})
+	f.Strings(&heads, "with verify: file with a signed head kept from earlier; the log must still contain it", []string{"head"})
+	if err := f.Parse(args, a.stdout); err != nil {
+		return err
+	}
+	switch words := f.Args(); {
+	case len(words) == 1 && words[0] == "head":
+		return auditHead(ctx, a, cf)
+	case len(words) != 2 || words[0] != "verify":
+		return usageError("sealbatch audit: the words are: verify LOG, head", "sealbatch audit --help shows an example")
+	case key == "":
+		return usageError("sealbatch audit verify: --key is required", "sealbatch audit --help shows an example")
+	}
+	return auditVerify(a, f.Args()[1], key, heads)
+}
+
+// auditHead prints the signed head of the log, which is how far it goes now.
+func auditHead(ctx context.Context, a *app, cf clientFlags) error {
+	c, err := loadClient(ctx, a, cf)
+	if err != nil {
+		return err
+	}
+	head, jws, err := c.keys.AuditHead(ctx)
+	if err != nil {
+		return err
+	}
+	a.log.Info("head of the audit log", "entry", head.Seq, "time", head.Time.Local().Format(time.DateTime))
+	fmt.Fprintln(a.stdout, jws)
+	return nil
+}
+
+func auditVerify(a *app, path, key string, heads []string) error {
+	pub, err := manifest.DecodeKey(strings.TrimSpace(key))
+	if err != nil {
+		return fault.New(fault.Usage, wrap("--key", err), "")
+	}
+	var remembered []keyapi.AuditHead
+	for _, h := range heads {
+		b, err := fsx.ReadFile(h, maxSmallFile)
+		if err != nil {
+			return err
+		}
+		head, err := audit.ParseHead(pub, strings.TrimSpace(string(b)))
+		if err != nil {
+			return fault.New(fault.Integrity, wrap(h, err), "")
+		}
+		remembered = append(remembered, head)
+	}
+	log, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	n, head, err := audit.Verify(log, pub, remembered...)
+	if err != nil {
+		return fault.New(fault.Integrity, wrap(path, err), "compare with a copy of the log from a backup: entries were edited or lost")
+	}
+	fmt.Fprintf(a.stdout, "%d entries, unbroken; the last is %d, %s\n", n, head.Seq, head.Hash)
+	return nil
+}
