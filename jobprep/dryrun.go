@@ -24,7 +24,10 @@ func DryRun(d Deps, o Options) (string, error) {
 	if err := p.digestPrograms(); err != nil {
 		return "", err
 	}
-	tokens := o.Tier == manifest.TierC
+	typ, err := d.Evidence.Lookup(o.Attest)
+	if err != nil {
+		return "", fault.New(fault.Usage, err, "")
+	}
 	script, err := p.render(digestLater)
 	if err != nil {
 		return "", fault.New(fault.Usage, err, "")
@@ -49,16 +52,16 @@ func DryRun(d Deps, o Options) (string, error) {
 		}
 	}
 	step("ask %s who it is, and register the signed manifest there", d.Service.URL)
-	if tokens {
-		step("obtain %d one-time tokens there", o.Script.Nodes)
+	if typ.Credentials != nil {
+		step("obtain %d %s there", o.Script.Nodes, typ.Credentials.What)
 	}
 	step("make %s (mode 0700) and upload into it:", p.at())
 	for _, f := range p.binaries {
 		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, text.Size(f.Size))
 	}
 	fmt.Fprintf(&b, "      %s, %s, %s, %s/\n", jobdir.ManifestName, jobdir.SignatureName, jobdir.ScriptName, jobdir.ScriptsDir)
-	if tokens {
-		fmt.Fprintf(&b, "      %s\n", jobdir.TokensName)
+	if typ.Credentials != nil {
+		fmt.Fprintf(&b, "      %s\n", typ.Credentials.File)
 	}
 	step("run there: sbatch --parsable, with this script on standard input:")
 	fmt.Fprintf(&b, "\n%s", script)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -38,6 +39,7 @@ type Options struct {
 	Runtime         string   // "" for the first found on the node
 	Mounts          string   // mount mode on the nodes, as sandbox.ParseMode takes it; "" is auto
 	Tier            manifest.Tier
+	Attest          string        // type of evidence, of Deps.Evidence
 	Valid           time.Duration // how long the manifest may wait for its job
 	Recipients      []string      // who can open the results
 	Cluster         string        // where the key service knows several
@@ -54,7 +56,7 @@ type Options struct {
 type Keys interface {
 	Service(ctx context.Context) (keyapi.Service, error)
 	RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error)
-	NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error)
+	evidence.Keys
 }
 
 // Deps are the parties that take part.
@@ -62,6 +64,7 @@ type Deps struct {
 	FS       transfer.FS
 	Slurm    slurm.Commands
 	Keys     Keys
+	Evidence evidence.Types
 	Signer   ssh.Signer
 	Trust    sshid.Trust
 	Store    submission.Store
@@ -141,11 +144,11 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 			unlock()
 		}
 	}()
-	tokens, err := p.register(ctx, m, signed)
+	credentials, err := p.register(ctx, m, signed)
 	if err != nil {
 		return Prepared{}, fmt.Errorf("register the job: %w", err)
 	}
-	if err := p.layOut(ctx, signed, tokens, script); err != nil {
+	if err := p.layOut(ctx, signed, credentials, script); err != nil {
 		return Prepared{}, fmt.Errorf("lay out the job's directory: %w", err)
 	}
 	rec.Stage = submission.Ready

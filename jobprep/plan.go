@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -130,12 +131,10 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime, Recipients: p.o.Recipients,
 		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
 	}
-	if p.o.Tier > manifest.TierC {
-		v, err := p.verifier()
-		if err != nil {
-			return m, err
-		}
-		m.Verifier = v
+	var err error
+	m.Attest, m.Cluster, err = p.d.Evidence.Plan(p.o.Attest, evidence.Submission{Service: p.service, Cluster: p.o.Cluster})
+	if err != nil {
+		return m, err
 	}
 	for _, i := range p.volumes {
 		ref, err := volumeRef(i)
@@ -145,20 +144,6 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		m.Volumes = append(m.Volumes, ref)
 	}
 	return m, fault.New(fault.Usage, m.Validate(), "")
-}
-
-// verifier picks the cluster's verifier from those that the key service names.
-func (p *planned) verifier() (manifest.Verifier, error) {
-	var names []string
-	for _, c := range p.service.Clusters {
-		names = append(names, c.Name)
-		if c.Name == p.o.Cluster || (p.o.Cluster == "" && len(p.service.Clusters) == 1) {
-			return manifest.Verifier{Cluster: c.Name, URL: c.VerifierURL, CA: c.VerifierCA, MungeUser: c.MungeUser}, nil
-		}
-	}
-	err := fmt.Errorf("the key service knows no verifier of cluster %q (it knows %q)", p.o.Cluster, names)
-	return manifest.Verifier{},
-		fault.New(fault.Config, err, "name the cluster under [supercomputer] cluster; without a verifier only --tier C is possible")
 }
 
 // signedManifest is a manifest as it is stored and registered.
@@ -179,23 +164,20 @@ func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
 	return signedManifest{b, sig, manifest.DigestOf(b)}, nil
 }
 
-// register registers the manifest and, at tier C, obtains a token for each node.
-func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedManifest) (tokens []byte, err error) {
+// register registers the manifest and obtains the credentials that the job's type
+// of evidence needs.
+func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedManifest) (credentials []byte, err error) {
 	if _, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private); err != nil {
 		return nil, err
 	}
-	if m.Tier > manifest.TierC {
+	if p.credentials() == nil {
 		return nil, nil
 	}
-	for range m.Nodes {
-		t, err := p.d.Keys.NewToken(ctx, s.digest, "")
-		if err != nil {
-			return nil, err
-		}
-		tokens = append(tokens, t.Token+"\n"...)
-	}
-	return tokens, nil
+	return p.credentials().Obtain(ctx, p.d.Keys, s.digest, m.Nodes)
 }
+
+// credentials are those of the job's type of evidence; nil if there are none.
+func (p *planned) credentials() *evidence.Credentials { return p.d.Evidence[p.o.Attest].Credentials }
 
 // render writes the batch script; digest is the manifest's.
 func (p *planned) render(digest string) ([]byte, error) {
@@ -213,7 +195,7 @@ func (p *planned) render(digest string) ([]byte, error) {
 }
 
 // layOut writes the job's directory, mode 0700.
-func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script []byte) (err error) {
+func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, script []byte) (err error) {
 	fsys := p.d.FS
 	if err := fsys.Mkdir(p.at(), 0o700); err != nil {
 		return err
@@ -232,8 +214,8 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, tokens, script [
 		content []byte
 	}
 	files := []file{{jobdir.ManifestName, m.bytes}, {jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
-	if tokens != nil {
-		files = append(files, file{jobdir.TokensName, tokens})
+	if credentials != nil {
+		files = append(files, file{p.credentials().File, credentials})
 	}
 	for _, s := range p.inputSh {
 		files = append(files, file{path.Join(inputs, s.name), s.content})

@@ -17,7 +17,9 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
@@ -91,7 +93,8 @@ func (p party) site(t *testing.T) *site {
 	store, err := submission.Open(s.state)
 	check(t, err)
 	s.d = Deps{
-		FS: transfer.Local{}, Keys: s.service.Client(t, s.alice), Signer: s.alice, Store: store,
+		Evidence: builtin.Types,
+		FS:       transfer.Local{}, Keys: s.service.Client(t, s.alice), Signer: s.alice, Store: store,
 		Trust:   sshid.Trust{Own: []ssh.PublicKey{s.alice.PublicKey()}},
 		Service: ServiceConf{URL: s.service.URL, CA: string(s.service.CA)}, Address: "login.example.org", Log: slog.New(slog.DiscardHandler),
 		Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
@@ -107,7 +110,7 @@ func (p party) site(t *testing.T) *site {
 	}
 	s.o = Options{
 		ApplicationInfo: s.publish("image", manifest.KindImage, nil), DataInfo: []string{s.publish("data", manifest.KindDataset, nil)},
-		Workdir: s.scratch, Args: []string{"--width=100", "a b"}, Tier: manifest.TierB2, Valid: time.Hour, Recipients: []string{"age1x"},
+		Workdir: s.scratch, Args: []string{"--width=100", "a b"}, Tier: manifest.TierB2, Attest: keyapi.EvidenceSlurm, Valid: time.Hour, Recipients: []string{"age1x"},
 		Programs: []string{filepath.Join(programs, "sealbatch"), filepath.Join(programs, "gocryptfs")}, Identity: "/home/alice/.ssh/id",
 		Script: slurm.Script{JobName: "job", Nodes: 2, SealTime: time.Minute},
 	}
@@ -221,7 +224,8 @@ func (s *site) checkManifest(p Prepared) {
 	}
 	if m.Volumes[0].Name != "image" || len(m.Inputs()) != 1 || m.Inputs()[0].Name != "data" ||
 		m.Inputs()[0].Path != filepath.Join(s.scratch, "data.sealed") ||
-		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Verifier.URL != "https://verifier.example.org:8444" ||
+		m.User != "alice" || m.Nodes != 2 || m.SealSeconds != 60 || m.Attest.Type != keyapi.EvidenceSlurm ||
+		!strings.Contains(string(m.Attest.Parameters), `"https://verifier.example.org:8444"`) ||
 		m.Service.ID != s.service.ID {
 		t.Errorf("manifest: %+v", m)
 	}
@@ -266,7 +270,7 @@ func (s *site) checkScript(p Prepared) {
 func TestPrepareWithTokens(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.o.Tier = manifest.TierC
+	s.o.Tier, s.o.Attest = manifest.TierC, keyapi.EvidenceToken
 	p, err := Prepare(t.Context(), s.d, s.o)
 	if err != nil {
 		t.Fatal(err)

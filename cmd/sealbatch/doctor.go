@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -76,7 +77,7 @@ func checkNode(ctx context.Context, a *app, cf clientFlags, report doctor.Report
 		report(doctor.Failed("programs", err))
 		return
 	}
-	n := doctor.Node{Gocryptfs: programs[1], Getenv: os.Getenv, Report: report, Log: a.log}
+	n := doctor.Node{Gocryptfs: programs[1], Getenv: os.Getenv, Evidence: builtin.Types, Report: report, Log: a.log}
 	if conf, err := config.LoadClient(cf.config); err == nil {
 		n.Runtime = conf.Supercomputer.Runtime
 	}
@@ -99,7 +100,7 @@ func checkServiceFromNode(ctx context.Context, a *app, cf clientFlags, report do
 }
 
 func serviceCheck(c *client, report doctor.Report) doctor.Service {
-	return doctor.Service{URL: c.conf.Service.URL, CA: c.ca, Keys: c.keys, Report: report}
+	return doctor.Service{URL: c.conf.Service.URL, CA: c.ca, Keys: c.keys, Evidence: builtin.Types, Report: report}
 }
 
 // checkClient looks at the user's machine, the key service and the login node.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -97,6 +98,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	if o.Tier, err = manifest.ParseTier(strings.ToUpper(j.tier)); err != nil {
 		return o, fault.New(fault.Usage, wrap("--tier", err), "")
 	}
+	o.Attest = builtin.Default(o.Tier)
 	if o.Valid, err = text.ParseSpan(j.valid); err != nil {
 		return o, fault.New(fault.Usage, wrap("--valid", err), "")
 	}
@@ -263,7 +265,8 @@ func (c *client) jobDeps() (jobprep.Deps, error) {
 	}
 	store, err := submission.Open("")
 	return jobprep.Deps{
-		Keys: c.keys, Signer: c.signer, Trust: trust, Store: store,
+		Evidence: builtin.Types,
+		Keys:     c.keys, Signer: c.signer, Trust: trust, Store: store,
 		Service: jobprep.ServiceConf{URL: c.conf.Service.URL, CA: string(c.ca)}, Address: c.conf.Supercomputer.Address,
 		Log: c.a.log, Progress: c.progress,
 		Reconnect: func(ctx context.Context) (transfer.FS, slurm.Runner, error) {

@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/container"
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
@@ -27,6 +28,7 @@ type Node struct {
 	Gocryptfs string              // the program that would travel with a job
 	Runtime   string              // the container runtime, as the configuration names it; may be empty
 	Getenv    func(string) string // the environment of a job
+	Evidence  evidence.Types      // that nodes can make
 	Report    Report
 	Log       *slog.Logger // of what is cleared away
 }
@@ -50,7 +52,7 @@ func (n Node) Check(ctx context.Context) {
 	if rt, ok := n.checkRuntime(ctx); ok && fuse { // without it, what each mount mode says would mislead
 		n.checkModes(ctx, dir, rt)
 	}
-	n.checkMunge(ctx)
+	n.checkEvidence(ctx)
 	n.checkMemory()
 }
 
@@ -135,14 +137,20 @@ func (n Node) checkRuntime(ctx context.Context) (rt container.Runtime, ok bool) 
 	return rt, true
 }
 
-func (n Node) checkMunge(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if _, err := (munge.Commands{}).Encode(ctx, fmt.Sprint(os.Geteuid()), []byte("sealbatch doctor")); err != nil {
-		n.Report.warn("MUNGE", err.Error(), "without it, jobs can attest by token only (--tier C)")
-		return
+// checkEvidence tries, for each type, whether this node can make evidence. One type
+// is enough for jobs to run.
+func (n Node) checkEvidence(ctx context.Context) {
+	for _, name := range slices.Sorted(maps.Keys(n.Evidence)) {
+		check := n.Evidence[name].Check
+		if check == nil {
+			continue
+		}
+		if detail, err := check.Run(ctx); err != nil {
+			n.Report.warn(check.What, err.Error(), fault.Hint(err))
+		} else {
+			n.Report.ok(check.What, "%s", detail)
+		}
 	}
-	n.Report.ok("MUNGE", "makes credentials")
 }
 
 // maxSwaps bounds /proc/swaps, in bytes.

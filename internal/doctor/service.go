@@ -6,10 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
@@ -23,10 +26,11 @@ type KeyService interface {
 
 // Service is a key service as this machine sees it.
 type Service struct {
-	URL    string
-	CA     []byte // PEM
-	Keys   KeyService
-	Report Report
+	URL      string
+	CA       []byte // PEM
+	Keys     KeyService
+	Evidence evidence.Types // that nodes can make
+	Report   Report
 }
 
 // CheckFromNode asks the key service from a compute node, where it need not be
@@ -43,10 +47,7 @@ func (s Service) CheckFromNode(ctx context.Context) {
 	default:
 		s.Report.ok(what, "%s answers from here", s.URL)
 		s.clock(answer.Time)
-		for _, v := range answer.Clusters {
-			s.certificate(ctx, verifierOf(v), v.VerifierURL, []byte(v.VerifierCA))
-		}
-		s.someVerifier(answer)
+		s.attestation(answer, func(e evidence.Endpoint) { s.certificate(ctx, e.Name, e.URL, []byte(e.CA)) })
 	}
 }
 
@@ -66,18 +67,23 @@ func (s Service) check(ctx context.Context) {
 	} else {
 		s.Report.ok("account", "the key service knows this key; %d volumes are yours", len(list))
 	}
-	for _, v := range answer.Clusters {
-		s.Report.ok(verifierOf(v), "%s, good for tier %s", v.VerifierURL, v.Tier)
-	}
-	s.someVerifier(answer)
+	s.attestation(answer, func(e evidence.Endpoint) { s.Report.ok(e.Name, "%s, good for tier %s", e.URL, e.Tier) })
 }
 
-func verifierOf(c keyapi.Cluster) string { return "verifier of cluster " + c.Name }
-
-func (s Service) someVerifier(answer keyapi.Service) {
-	if len(answer.Clusters) == 0 {
-		s.Report.warn("verifier", "the key service knows no cluster: jobs can attest by token only (--tier C)",
-			"have the site run sealbatch verifier, and its operator enrol it")
+// attestation looks at the services that nodes need for each type of evidence.
+func (s Service) attestation(answer keyapi.Service, look func(evidence.Endpoint)) {
+	for _, name := range slices.Sorted(maps.Keys(s.Evidence)) {
+		services := s.Evidence[name].Services
+		if services == nil {
+			continue
+		}
+		all, err := services.List(answer)
+		for _, e := range all {
+			look(e)
+		}
+		if err != nil {
+			s.Report.warn(services.What, err.Error(), fault.Hint(err))
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -85,7 +86,7 @@ func TestService(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var home, node []string
-			s := Service{URL: server.URL, CA: []byte(ca), Keys: c.keys}
+			s := Service{URL: server.URL, CA: []byte(ca), Keys: c.keys, Evidence: builtin.Types}
 			s.Report = func(f Finding) { home = append(home, mark(f)) }
 			s.check(t.Context())
 			s.Report = func(f Finding) { node = append(node, mark(f)) }

@@ -18,13 +18,6 @@ import (
 // be called again with a new claim if the first came too late.
 type AttestFunc func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error)
 
-// TokenAttest attests by a one-time token.
-func TokenAttest(token string) AttestFunc {
-	return func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
-		return keyapi.TokenEvidence(token, service, c)
-	}
-}
-
 // ReleaseRequest is what a node asks for.
 type ReleaseRequest struct {
 	Manifest manifest.Manifest // as parsed from the signed bytes

@@ -15,8 +15,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/munge"
-	"github.com/sealbatch/sealbatch/internal/retry"
 )
 
 // ErrVerifierUnreachable says that the cluster's verifier gave no answer, or
@@ -52,45 +50,23 @@ func (e *VerifierError) Busy() bool {
 
 const (
 	maxVoucher     = 64 << 10
-	verifierPause  = 500 * time.Millisecond // before the second attempt; doubles
-	verifierTries  = 4
 	verifierAnswer = 20 * time.Second
 )
 
-// SlurmEvidence returns what a release needs as its keyclient.AttestFunc: it
-// proves claims by a MUNGE credential for which v, the cluster's verifier,
-// gives a voucher, within keyapi.NonceTTL. A verifier that is busy or does not
-// answer is asked again, with a new credential each time since MUNGE accepts
-// none twice. Errors wrap sitecmd.ErrFailed (MUNGE), ErrVerifierUnreachable or
-// ErrVerifierRefused.
-func SlurmEvidence(v manifest.Verifier, m munge.Commands) (func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error), error) {
-	client, err := PinnedClient(v.CA, verifierAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("verifier of cluster %.80q: %w", v.Cluster, err)
-	}
-	url := strings.TrimSuffix(v.URL, "/") + "/v1/vouch"
-	return func(ctx context.Context, serviceID string, claim keyapi.Claim) (keyapi.Evidence, error) {
-		var voucher string
-		err := retry.Policy{First: verifierPause, Tries: verifierTries, Worth: worthRetrying}.Do(ctx, func() error {
-			cred, err := m.Encode(ctx, v.MungeUser, keyapi.MungePayload(serviceID, claim))
-			if err != nil {
-				return err
-			}
-			voucher, err = vouch(ctx, client, url, keyapi.VouchRequest{Service: serviceID, Claim: claim, Credential: cred})
-			return err
-		})
-		if err != nil {
-			return keyapi.Evidence{}, err
-		}
-		return keyapi.NewEvidence(keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: voucher})
-	}, nil
+// Verifier asks a cluster's verifier.
+type Verifier struct {
+	client *http.Client
+	url    string
 }
 
-func worthRetrying(err error) bool {
-	if refused, ok := errors.AsType[*VerifierError](err); ok {
-		return refused.Busy()
+// NewVerifier returns a client of the verifier at url, https, whose certificate
+// the authorities in ca (PEM) alone vouch for. It contacts nobody.
+func NewVerifier(url, ca string) (*Verifier, error) {
+	client, err := PinnedClient(ca, verifierAnswer)
+	if err != nil {
+		return nil, err
 	}
-	return errors.Is(err, ErrVerifierUnreachable)
+	return &Verifier{client, strings.TrimSuffix(url, "/") + "/v1/vouch"}, nil
 }
 
 // PinnedClient returns a client that trusts ca (PEM) alone, speaks TLS 1.3, and follows nobody: no
@@ -113,18 +89,19 @@ func PinnedClient(ca string, timeout time.Duration) (*http.Client, error) {
 	}, nil
 }
 
-// vouch asks the verifier once.
-func vouch(ctx context.Context, client *http.Client, url string, v keyapi.VouchRequest) (string, error) {
-	body, err := json.Marshal(v)
+// Vouch asks the verifier once for a voucher. Errors wrap ErrVerifierUnreachable
+// or are a *VerifierError.
+func (v *Verifier) Vouch(ctx context.Context, q keyapi.VouchRequest) (string, error) {
+	body, err := json.Marshal(q)
 	if err != nil {
 		return "", fmt.Errorf("encode the request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.url, bytes.NewReader(body))
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := client.Do(req)
+	resp, err := v.client.Do(req)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, err)
 	}
@@ -136,13 +113,13 @@ func vouch(ctx context.Context, client *http.Client, url string, v keyapi.VouchR
 	if resp.StatusCode != http.StatusOK {
 		refused := &VerifierError{Status: resp.StatusCode}
 		if err := manifest.DecodeJSON(b, &refused.Answer); err != nil {
-			return "", fmt.Errorf("%w: %s answered %s", ErrVerifierUnreachable, url, resp.Status)
+			return "", fmt.Errorf("%w: %s answered %s", ErrVerifierUnreachable, v.url, resp.Status)
 		}
 		return "", refused
 	}
 	var answer keyapi.VouchResponse
 	if err := manifest.DecodeJSON(b, &answer); err != nil || answer.Voucher == "" {
-		return "", fmt.Errorf("%w: %s answered with no voucher", ErrVerifierUnreachable, url)
+		return "", fmt.Errorf("%w: %s answered with no voucher", ErrVerifierUnreachable, v.url)
 	}
 	return answer.Voucher, nil
 }

@@ -31,7 +31,7 @@ type manifestRecord struct {
 	Account   string          `json:"account"` // id of who registered it
 	Expires   time.Time       `json:"expires"`
 	Tier      manifest.Tier   `json:"tier"`
-	Cluster   string          `json:"cluster"` // of its verifier; "" any
+	Cluster   string          `json:"cluster"` // whose nodes may present it; "" any
 	User      string          `json:"user"`    // Unix user whose job it is
 	Nodes     int             `json:"nodes"`
 	HostBinds bool            `json:"host_binds"` // its runtime flags need permission
@@ -95,7 +95,7 @@ func (s *Server) newManifest(q *request) (any, error) {
 func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, account string) manifestRecord {
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
-		Digest: d, Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Verifier.Cluster, User: m.User,
+		Digest: d, Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
 		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
 	seen := map[volumeUse]bool{}

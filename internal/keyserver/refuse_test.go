@@ -136,7 +136,7 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		}},
 		"other cluster": {keyclient.ErrPolicy, func(a *attempt) {
 			a.flags = func(m *manifest.Manifest) {
-				m.Verifier = manifest.Verifier{Cluster: "elsewhere", URL: "https://v", MungeUser: "u"}
+				m.Cluster = "elsewhere"
 			}
 		}},
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/token"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
@@ -47,7 +48,7 @@ func TestReleaseByToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := s.Client(t, nil).Release(t.Context(), keyclient.ReleaseRequest{
-		Manifest: m, Digest: digest, Job: s.job(7), Node: "cn1", Attest: keyclient.TokenAttest(tok.Token)})
+		Manifest: m, Digest: digest, Job: s.job(7), Node: "cn1", Attest: token.Attest(tok.Token)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/token"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -22,12 +23,12 @@ func TestTokenRefused(t *testing.T) {
 		m, b := s.Manifest(t, change, v)
 		return keyclient.ReleaseRequest{Manifest: m, Digest: s.Register(t, s.alice, b), Job: s.job(7), Node: "cn1"}
 	}
-	token := func(r keyclient.ReleaseRequest, node string) keyclient.AttestFunc {
+	newToken := func(r keyclient.ReleaseRequest, node string) keyclient.AttestFunc {
 		tok, err := s.Client(t, s.alice).NewToken(t.Context(), r.Digest, node)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return keyclient.TokenAttest(tok.Token)
+		return token.Attest(tok.Token)
 	}
 	try := func(name string, r keyclient.ReleaseRequest, a keyclient.AttestFunc, want error) {
 		t.Helper()
@@ -38,26 +39,26 @@ func TestTokenRefused(t *testing.T) {
 	}
 	r := register(twoNodes, v)
 	other := register(nil, v)
-	try("token of another manifest", r, token(other, ""), keyclient.ErrAttestation)
-	try("token for another node", r, token(r, "cn2"), keyclient.ErrAttestation)
-	try("no token", r, keyclient.TokenAttest(strings.Repeat("A", 43)), keyclient.ErrAttestation)
-	used := token(r, "")
+	try("token of another manifest", r, newToken(other, ""), keyclient.ErrAttestation)
+	try("token for another node", r, newToken(r, "cn2"), keyclient.ErrAttestation)
+	try("no token", r, token.Attest(strings.Repeat("A", 43)), keyclient.ErrAttestation)
+	used := newToken(r, "")
 	try("control", r, used, nil)
 	onNode2 := r
 	onNode2.Node = "cn2"
 	try("used token", onNode2, used, keyclient.ErrAttestation)
-	try("another token", onNode2, token(r, ""), nil)
+	try("another token", onNode2, newToken(r, ""), nil)
 
 	accounts := p
 	accounts.Accounts = []string{"project_1"}
 	bound := register(nil, s.Deposit(t, s.alice, "bound", manifest.KindDataset, accounts))
-	try("policy asks for a Slurm account, which a token does not show", bound, token(bound, ""), keyclient.ErrPolicy)
+	try("policy asks for a Slurm account, which a token does not show", bound, newToken(bound, ""), keyclient.ErrPolicy)
 	stronger := register(func(m *manifest.Manifest) { m.Tier = manifest.TierB2 }, v)
-	try("manifest demands B2", stronger, token(stronger, ""), keyclient.ErrPolicy)
+	try("manifest demands B2", stronger, newToken(stronger, ""), keyclient.ErrPolicy)
 	if _, err := s.Client(t, s.bob).NewToken(t.Context(), r.Digest, ""); !errors.Is(err, keyclient.ErrNotFound) {
 		t.Errorf("bob makes a token for alice's manifest: %v", err)
 	}
-	late := token(other, "")
+	late := newToken(other, "")
 	c.add(2 * time.Hour)
 	try("late", other, late, keyclient.ErrAttestation)
 }

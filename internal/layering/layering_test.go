@@ -23,6 +23,8 @@ var floors = [][]string{
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver/keyservertest"},
 	{"internal/setup"}, // of both services
+	{"internal/evidence/builtin"},
+	{"internal/evidence"},
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
 	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/voucher", "internal/keyserver/token", "internal/service", "internal/source"},
 	{"fusefs", "internal/keyserver/attest"},

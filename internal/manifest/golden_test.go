@@ -43,9 +43,10 @@ func testInfo() Info {
 func testManifest() Manifest {
 	return Manifest{
 		Format: Format, Run: testID, Created: testTime, Expires: testTime.Add(time.Hour),
-		Service:  Service{URL: "https://keys.example.org:8443", ID: "keys.example.org", CA: "PEM\n", StatementKey: "key"},
-		Verifier: Verifier{Cluster: "box", URL: "https://login:8444", CA: "PEM\n", MungeUser: "sealbatch"},
-		Tier:     TierB2,
+		Service: Service{URL: "https://keys.example.org:8443", ID: "keys.example.org", CA: "PEM\n", StatementKey: "key"},
+		Attest:  Attest{Type: "slurm", Parameters: []byte(`{"url":"https://login:8444","ca":"PEM\n","munge_user":"sealbatch"}`)},
+		Cluster: "box",
+		Tier:    TierB2,
 		Volumes: []VolumeRef{
 			{Kind: KindImage, Name: "image", Path: "/scratch/project_1/jp2a.sbv", VolumeID: testID,
 				Digest: digest(3), Checksum: digest(4), Size: 4096},

@@ -3,6 +3,7 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -40,14 +41,24 @@ type Service struct {
 	StatementKey string `json:"statement_key"`
 }
 
-// Verifier says how a node reaches its cluster's verifier. It is empty for
-// jobs that attest by token.
-type Verifier struct {
-	Cluster string `json:"cluster"`
-	URL     string `json:"url"`
-	CA      string `json:"ca"`
-	// MungeUser is the user for whose eyes credentials are restricted.
-	MungeUser string `json:"munge_user"`
+// Attest names the type of evidence by which the job's nodes prove who they are,
+// and what its maker on a node has to know. It is no demand: Manifest.Tier is.
+type Attest struct {
+	Type       string          `json:"type"`       // lower-case letters, digits and dashes
+	Parameters json.RawMessage `json:"parameters"` // a JSON object that the type's maker reads
+}
+
+var attestTypeRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
+
+// Validate reports the first thing that is wrong with a.
+func (a Attest) Validate() error {
+	if !attestTypeRE.MatchString(a.Type) {
+		return fmt.Errorf("%w: %.40q is not a type of evidence", ErrInvalid, a.Type)
+	}
+	if err := DecodeJSON(a.Parameters, &map[string]any{}); err != nil {
+		return fmt.Errorf("parameters of evidence: %w", err)
+	}
+	return nil
 }
 
 // Manifest pins everything a job does. Its digest is the SHA-256 of the exact
@@ -58,9 +69,10 @@ type Manifest struct {
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 
-	Service  Service  `json:"service"`
-	Verifier Verifier `json:"verifier"`
-	Tier     Tier     `json:"tier"` // at least this, or the node does not start
+	Service Service `json:"service"`
+	Attest  Attest  `json:"attest"`
+	Cluster string  `json:"cluster"` // whose nodes alone may present the manifest; empty: any
+	Tier    Tier    `json:"tier"`    // at least this, or the node does not start
 
 	Volumes       []VolumeRef `json:"volumes"`        // the image, then the inputs
 	InputScripts  []FileRef   `json:"input_scripts"`  // run in this order
@@ -125,8 +137,8 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: expiry does not follow creation", ErrInvalid)
 	case m.Service.ID == "" || m.Service.StatementKey == "" || !strings.HasPrefix(m.Service.URL, "https://"):
 		return fmt.Errorf("%w: key service is not given by id, key and https URL", ErrInvalid)
-	case m.Verifier.Cluster != "" && !strings.HasPrefix(m.Verifier.URL, "https://"):
-		return fmt.Errorf("%w: verifier has no https URL", ErrInvalid)
+	case m.Cluster != "" && !names.Word(m.Cluster):
+		return fmt.Errorf("%w: %.80q is not a cluster's name", ErrInvalid, m.Cluster)
 	case tierNames[m.Tier] == "":
 		return fmt.Errorf("%w: no minimum tier", ErrInvalid)
 	case len(m.Recipients) == 0 || len(m.Recipients) > 64:
@@ -143,6 +155,9 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: the first volume is not the image", ErrInvalid)
 	case len(m.Volumes) > 1+64:
 		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs()))
+	}
+	if err := m.Attest.Validate(); err != nil {
+		return err
 	}
 	if err := validPath(m.JobDir); err != nil {
 		return fmt.Errorf("job_dir: %w", err)

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -19,6 +21,11 @@ func TestManifestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var compact bytes.Buffer // parameters are the bytes as they stand, here indented
+	if err := json.Compact(&compact, got.Attest.Parameters); err != nil {
+		t.Fatal(err)
+	}
+	got.Attest.Parameters = compact.Bytes()
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
@@ -40,7 +47,13 @@ func TestManifestValidateRefuses(t *testing.T) {
 		"no service id":         func(m *Manifest) { m.Service.ID = "" },
 		"no statement key":      func(m *Manifest) { m.Service.StatementKey = "" },
 		"service without TLS":   func(m *Manifest) { m.Service.URL = "http://keys" },
-		"verifier without TLS":  func(m *Manifest) { m.Verifier.URL = "http://login" },
+		"no evidence":           func(m *Manifest) { m.Attest.Type = "" },
+		"odd type of evidence":  func(m *Manifest) { m.Attest.Type = "Slurm/1" },
+		"no parameters":         func(m *Manifest) { m.Attest.Parameters = nil },
+		"parameters, a list":    func(m *Manifest) { m.Attest.Parameters = []byte("[]") },
+		"parameters, null":      func(m *Manifest) { m.Attest.Parameters = []byte("null") },
+		"parameter twice":       func(m *Manifest) { m.Attest.Parameters = []byte(`{"a":1,"a":2}`) },
+		"cluster with slash":    func(m *Manifest) { m.Cluster = "a/b" },
 		"no tier":               func(m *Manifest) { m.Tier = 0 },
 		"no recipient":          func(m *Manifest) { m.Recipients = nil },
 		"too many recipients":   func(m *Manifest) { m.Recipients = make([]string, 65) },
@@ -97,9 +110,9 @@ func TestManifestValidateRefuses(t *testing.T) {
 		t.Errorf("an earlier job's results as an input: %v", err)
 	}
 	m = testManifest()
-	m.Verifier = Verifier{}
+	m.Attest, m.Cluster = Attest{Type: "token", Parameters: []byte("{}")}, ""
 	if err := m.Validate(); err != nil {
-		t.Errorf("no verifier, for a job that attests by token: %v", err)
+		t.Errorf("no cluster, for a job that attests by token: %v", err)
 	}
 }
 

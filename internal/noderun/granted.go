@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -22,7 +23,7 @@ type granted struct {
 // it returns is to be closed, error or not.
 func (a *admitted) attest(src KeySource) (*granted, error) {
 	if src == nil {
-		src = serviceKeys{job: a.jobDir, log: a.log}
+		src = serviceKeys{types: builtin.Types, job: a.jobDir, log: a.log}
 	}
 	g := &granted{admitted: a}
 	return g, a.step("attestation", ExitAttestation, func(ctx context.Context) error { return g.obtain(ctx, src) })

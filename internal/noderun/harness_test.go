@@ -138,6 +138,7 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 	j.m = manifest.Manifest{
 		Format: manifest.Format, Run: strings.Repeat("0f", 16), Created: time.Now(), Expires: time.Now().Add(time.Hour),
 		Service: manifest.Service{URL: "https://keys.example", ID: "test service", StatementKey: manifest.EncodeKey(pub)},
+		Attest:  manifest.Attest{Type: "made-up", Parameters: []byte("{}")},
 		Tier:    manifest.TierC, JobDir: j.dir, Nodes: 1, Recipients: []string{j.identity.Recipient().String()},
 		User: "alice", SealSeconds: 60,
 		InputScripts: []manifest.FileRef{}, OutputScripts: []manifest.FileRef{},

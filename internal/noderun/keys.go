@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -116,9 +117,8 @@ func fetchKeys(ctx context.Context, src KeySource, req KeyRequest, limit time.Du
 // unanswered gives the error of a job that waited for its keys in vain a next step.
 func unanswered(err error, m manifest.Manifest) error {
 	who := "whoever runs the key service at " + m.Service.URL
-	_, refused := errors.AsType[*keyclient.VerifierError](err)
-	if refused || errors.Is(err, keyclient.ErrVerifierUnreachable) {
-		who = fmt.Sprintf("the administrator of the verifier of cluster %s at %s", m.Verifier.Cluster, m.Verifier.URL)
+	if e, ok := errors.AsType[*evidence.UnavailableError](err); ok {
+		who = e.Who
 	}
 	return fault.New(fault.Key, err, who+" finds the reason there; when it answers again, submit the job again with job-prep")
 }

@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -80,14 +80,17 @@ func TestFetchKeysStopsForTheReason(t *testing.T) {
 // TestFetchKeysInVain tells who does not answer, and what to do.
 func TestFetchKeysInVain(t *testing.T) {
 	t.Parallel()
-	m := manifest.Manifest{Service: manifest.Service{URL: "https://keys:1"}, Verifier: manifest.Verifier{Cluster: "box", URL: "https://login:2"}}
+	m := manifest.Manifest{Service: manifest.Service{URL: "https://keys:1"}}
+	busy := func(err error) error {
+		return &evidence.UnavailableError{Who: "the verifier of cluster box at https://login:2", Err: err}
+	}
 	for _, c := range []struct {
 		err        error
 		says, hint string
 	}{
 		{keyclient.ErrUnavailable, "no keys yet: " + keyclient.ErrUnavailable.Error(), "the key service at https://keys:1 finds"},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierUnreachable), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
-		{&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}, "no munged", "the verifier of cluster box"},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, busy(keyclient.ErrVerifierUnreachable)), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
+		{busy(&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}), "no munged", "the verifier of cluster box"},
 	} {
 		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
 			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
@@ -118,10 +121,9 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 	for _, c := range []struct{ from, want error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierUnreachable), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &evidence.UnavailableError{Err: keyclient.ErrVerifierUnreachable}), ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierRefused), ErrAttestation},
-		{&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeTooMany}}, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable}}), ErrUnreachable},
+		{&evidence.UnavailableError{Err: &keyclient.VerifierError{}}, ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
 		{keyclient.ErrAttestation, ErrAttestation},
 		{keyclient.ErrPolicy, ErrKeyRefused},
@@ -136,21 +138,6 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 		}
 		if !errors.Is(err, c.from) {
 			t.Errorf("%v was lost", c.from)
-		}
-	}
-}
-
-func TestReadToken(t *testing.T) {
-	t.Parallel()
-	job := openDir(t, t.TempDir())
-	if _, err := readToken(job, 0); err == nil {
-		t.Error("no file of tokens is no error")
-	}
-	check(t, job.WriteNew(jobdir.TokensName, []byte("first\nsecond\n\nfourth"), 0o600))
-	for node, want := range []string{"first", "second", "", "fourth", ""} {
-		got, err := readToken(job, node)
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("node %d: %q, %v", node, got, err)
 		}
 	}
 }

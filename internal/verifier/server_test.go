@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/evidence/voucher"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -69,8 +70,8 @@ func TestNodeToVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	url, ca := serve(t, v)
-	where := manifest.Verifier{Cluster: "box", URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
-	attest, err := keyclient.SlurmEvidence(where, munge.Commands{MungePath: mungeAs(t, uid), Socket: realm.Host(t, nodeAddress)})
+	where := voucher.Parameters{URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
+	attest, err := voucher.Attest("box", where, munge.Commands{MungePath: mungeAs(t, uid), Socket: realm.Host(t, nodeAddress)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,11 +129,11 @@ func TestNodesClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	url, ca := serve(t, v)
-	where := manifest.Verifier{Cluster: "box", URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
+	where := voucher.Parameters{URL: url, CA: ca, MungeUser: fmt.Sprint(os.Geteuid())}
 	for want, ahead := range map[string]time.Duration{
 		"made in the future": time.Hour, "expired": -time.Hour,
 	} {
-		attest, err := keyclient.SlurmEvidence(where, munge.Commands{Socket: realm.HostWithClock(t, nodeAddress, ahead)})
+		attest, err := voucher.Attest("box", where, munge.Commands{Socket: realm.HostWithClock(t, nodeAddress, ahead)})
 		if err != nil {
 			t.Fatal(err)
 		}

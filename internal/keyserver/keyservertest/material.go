@@ -81,6 +81,7 @@ func (s *Service) Manifest(t testing.TB, change func(*manifest.Manifest), volume
 	m := manifest.Manifest{
 		Format: manifest.Format, Run: RandomHex(16), Created: now, Expires: now.Add(time.Hour),
 		Service: manifest.Service{URL: s.URL, ID: s.ID, CA: string(s.CA), StatementKey: manifest.EncodeKey(s.StatementKey)},
+		Attest:  manifest.Attest{Type: keyapi.EvidenceSlurm, Parameters: []byte("{}")},
 		Tier:    manifest.TierC, User: "alice", Private: Private(t, nil, nil),
 		JobDir: "/scratch/project_1/job", Nodes: 1, Recipients: []string{"age1test"},
 	}

@@ -1,0 +1,73 @@
+// Package token makes evidence of type "token": the submitter obtains one-time
+// tokens, which travel with the job, and a node proves that it holds one.
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Type is the type of evidence.
+var Type = evidence.Type{
+	Plan:        func(evidence.Submission) (evidence.Plan, error) { return evidence.Plan{Parameters: parameters{}}, nil },
+	Credentials: &evidence.Credentials{File: jobdir.TokensName, What: "one-time tokens", Obtain: obtain},
+	Maker:       maker,
+}
+
+// parameters are none.
+type parameters struct{}
+
+// obtain returns a token for each node, one a line.
+func obtain(ctx context.Context, k evidence.Keys, digest manifest.Digest, nodes int) (tokens []byte, err error) {
+	for range nodes {
+		t, err := k.NewToken(ctx, digest, "")
+		if err != nil {
+			return nil, err
+		}
+		tokens = append(tokens, t.Token+"\n"...)
+	}
+	return tokens, nil
+}
+
+func maker(raw json.RawMessage, n evidence.Node) (evidence.Maker, error) {
+	if err := manifest.DecodeJSON(raw, &parameters{}); err != nil {
+		return evidence.Maker{}, err
+	}
+	token, err := read(n)
+	if err != nil {
+		return evidence.Maker{}, err
+	}
+	return evidence.Maker{Attest: Attest(token)}, nil
+}
+
+// Attest attests by a one-time token.
+func Attest(token string) keyclient.AttestFunc {
+	return func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
+		return keyapi.TokenEvidence(token, service, c)
+	}
+}
+
+// maxTokens bounds the file of tokens: 65536 nodes at 100 bytes and more.
+const maxTokens = 8 << 20
+
+// read returns the node's token, its line of the file.
+func read(n evidence.Node) (string, error) {
+	b, err := n.ReadFile(jobdir.TokensName, maxTokens)
+	if err != nil {
+		return "", fmt.Errorf("read the tokens: %w", err)
+	}
+	defer clear(b)
+	lines := strings.Split(string(b), "\n")
+	if n.ID >= len(lines) || strings.TrimSpace(lines[n.ID]) == "" {
+		return "", fmt.Errorf("there is no token for node number %d", n.ID)
+	}
+	return strings.TrimSpace(lines[n.ID]), nil
+}

@@ -1,0 +1,51 @@
+package token
+
+import (
+	"encoding/json"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+)
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	none := evidence.Node{ReadFile: func(string, int64) ([]byte, error) { return nil, fs.ErrNotExist }}
+	if _, err := read(none); err == nil {
+		t.Error("no file of tokens is no error")
+	}
+	for node, want := range []string{"first", "second", "", "fourth", ""} {
+		got, err := read(evidence.Node{ID: node, ReadFile: func(name string, _ int64) ([]byte, error) {
+			if name != jobdir.TokensName {
+				t.Errorf("reads %s", name)
+			}
+			return []byte("first\nsecond\n\nfourth"), nil
+		}})
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("node %d: %q, %v", node, got, err)
+		}
+	}
+}
+
+func TestMaker(t *testing.T) {
+	t.Parallel()
+	token := strings.Repeat("A", 43)
+	n := evidence.Node{ReadFile: func(string, int64) ([]byte, error) { return []byte(token + "\n"), nil }}
+	m, err := Type.Maker(json.RawMessage("{}"), n)
+	if err != nil || m.Relay.URL != "" {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	ev, err := m.Attest(t.Context(), "keys", keyapi.Claim{})
+	var p keyapi.TokenPayload
+	if err != nil || ev.Decode(keyapi.EvidenceToken, &p) != nil || strings.Contains(p.Proof, token) {
+		t.Errorf("%+v, %v", ev, err)
+	}
+	for _, bad := range []string{"", "null", `{"x":1}`, "[]"} {
+		if _, err := Type.Maker(json.RawMessage(bad), n); err == nil {
+			t.Errorf("parameters %q passed", bad)
+		}
+	}
+}
