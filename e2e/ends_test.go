@@ -120,7 +120,7 @@ func TestTimeLimit(t *testing.T) {
 
 func TestKill(t *testing.T) {
 	t.Parallel()
-	for name, pattern := range map[string]string{"supervisor": "node-run --self .*%s/", "gocryptfs": "gocryptfs -fg .*%s/nodes/.*/output"} {
+	for name, pattern := range map[string]string{"supervisor": "node-run --self .*%s ", "gocryptfs": "gocryptfs -fg .*%s/nodes/.*/output"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			mark := "killed-" + name
