@@ -61,61 +61,67 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 }
 
 // outdated lists the records that go. None of them is ever given a later time.
-func outdated(r store.Reader, now time.Time) ([]record, error) {
-	var old []record
-	find := func(bucket string, look func(key string, b []byte) ([]record, error)) error {
-		return r.Each(bucket, "", func(key string, b []byte) error {
-			found, err := look(key, b)
+func outdated(r store.Reader, now time.Time) (old []record, err error) {
+	for _, of := range []struct {
+		bucket string
+		look   func(r store.Reader, now time.Time, key string, b []byte) ([]record, error)
+	}{{token.Bucket, oldToken}, {bucketRepeats, oldRepeat}, {bucketManifests, oldManifest}, {bucketReleases, oldRelease}} {
+		e := r.Each(of.bucket, "", func(key string, b []byte) error {
+			found, err := of.look(r, now, key, b)
 			old = append(old, found...)
 			if err != nil {
-				return fmt.Errorf("record in %s: %w", bucket, err)
+				return fmt.Errorf("record in %s: %w", of.bucket, err)
 			}
 			return nil
 		})
+		err = errors.Join(err, e)
 	}
-	err := errors.Join(
-		// A token's use was refused once it had expired, and is when it is unknown.
-		find(token.Bucket, func(id string, b []byte) ([]record, error) {
-			var t token.Record
-			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
-				return nil, err
-			}
-			return []record{{token.Bucket, id, t.Account.ID, countTokens},
-				{bucket: attest.SingleUses, key: attest.SingleUseKey(keyapi.EvidenceToken, id)}}, nil
-		}),
-		find(bucketRepeats, func(name string, b []byte) ([]record, error) {
-			var t struct{ Until time.Time }
-			if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Until) {
-				return nil, err
-			}
-			return []record{{bucket: bucketRepeats, key: name}}, nil
-		}),
-		find(bucketManifests, func(digest string, b []byte) ([]record, error) {
-			var m struct {
-				Expires time.Time
-				Account string
-			}
-			err := json.Unmarshal(b, &m)
-			switch {
-			case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
-				return nil, err
-			case now.Before(m.Expires.Add(keepManifest)):
-				if _, err := r.Get(bucketPrivate, digest); errors.Is(err, store.ErrNotFound) {
-					return nil, nil
-				}
-				return []record{{bucket: bucketPrivate, key: digest}}, nil
-			}
-			return []record{{bucket: bucketPrivate, key: digest}, {bucketManifests, digest, m.Account, countManifests}}, nil
-		}),
-		find(bucketReleases, func(key string, b []byte) ([]record, error) {
-			var at time.Time
-			if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepRelease)) {
-				return nil, err
-			}
-			return []record{{bucket: bucketReleases, key: key}}, nil
-		}),
-	)
 	return old, err
+}
+
+// oldToken lets a token go with its use: that was refused once the token had
+// expired, and is when it is unknown.
+func oldToken(_ store.Reader, now time.Time, id string, b []byte) ([]record, error) {
+	var t token.Record
+	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
+		return nil, err
+	}
+	return []record{{token.Bucket, id, t.Account.ID, countTokens},
+		{bucket: attest.SingleUses, key: attest.SingleUseKey(keyapi.EvidenceToken, id)}}, nil
+}
+
+func oldRepeat(_ store.Reader, now time.Time, name string, b []byte) ([]record, error) {
+	var t struct{ Until time.Time }
+	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Until) {
+		return nil, err
+	}
+	return []record{{bucket: bucketRepeats, key: name}}, nil
+}
+
+func oldManifest(r store.Reader, now time.Time, digest string, b []byte) ([]record, error) {
+	var m struct {
+		Expires time.Time
+		Account string
+	}
+	err := json.Unmarshal(b, &m)
+	switch {
+	case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
+		return nil, err
+	case now.Before(m.Expires.Add(keepManifest)):
+		if _, err := r.Get(bucketPrivate, digest); errors.Is(err, store.ErrNotFound) {
+			return nil, nil
+		}
+		return []record{{bucket: bucketPrivate, key: digest}}, nil
+	}
+	return []record{{bucket: bucketPrivate, key: digest}, {bucketManifests, digest, m.Account, countManifests}}, nil
+}
+
+func oldRelease(_ store.Reader, now time.Time, key string, b []byte) ([]record, error) {
+	var at time.Time
+	if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepRelease)) {
+		return nil, err
+	}
+	return []record{{bucket: bucketReleases, key: key}}, nil
 }
 
 // purgeUntil purges at intervals until ctx ends.
