@@ -46,7 +46,7 @@ func (b *bench) start(ctx context.Context, argv func(dir string) []string) (*mou
 	return m, nil
 }
 
-// isMount tells whether something is mounted at dir.
+// isMount reports whether something is mounted at dir.
 func isMount(dir string) bool {
 	var here, above unix.Stat_t
 	return unix.Stat(dir, &here) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev

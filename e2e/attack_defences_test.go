@@ -14,7 +14,7 @@ func off(name, file, condition string) weakness {
 	return weakness{file, condition, fmt.Sprintf("!off(%q) && (%s)", name, condition)}
 }
 
-// either gives the source a value that depends on whether the defence is missing.
+// either returns the source a value that depends on whether the defence is missing.
 func either(name, usual, without string) string {
 	return fmt.Sprintf("map[bool]string{false: %s, true: %s}[off(%q)]", usual, without, name)
 }

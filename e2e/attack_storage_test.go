@@ -117,7 +117,7 @@ const (
 	onCopy  = `if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then`
 )
 
-// attackerRan tells whether the attacker's program ran as the submitter.
+// attackerRan reports whether the attacker's program ran as the submitter.
 func attackerRan(_ *testing.T, j *job, _ string) bool {
 	return strings.Contains(j.log.String(), "THE ATTACKER RUNS AS alice")
 }

@@ -40,7 +40,7 @@ type world struct {
 
 var lastPort atomic.Int32
 
-// newWorld gives the real services, except those that lack a defence of off.
+// newWorld returns the real services, except those that lack a defence of off.
 func newWorld(t *testing.T, own bool, off ...string) *world {
 	t.Helper()
 	w := &world{off: off, pids: map[string]string{}, keys: keyService, verifier: loginVerifier, programs: "/opt/sealbatch/bin"}

@@ -239,7 +239,7 @@ func descendants(pid int) (out []int) {
 	return out
 }
 
-// look says how far the run has come.
+// look reports how far the run has come.
 func (d *doomed) look() seen {
 	has := func(name string) bool { _, err := os.Lstat(filepath.Join(d.dir, name)); return err == nil }
 	s := seen{statement: has("statement.jws"), running: d.tasks()[d.jobDir].who}
@@ -383,7 +383,7 @@ func TestKillAnywhere(t *testing.T) {
 	}
 }
 
-// missed tells which kills are missing, and how to come by them.
+// missed returns which kills are missing, and how to come by them.
 func missed(hits map[string]int) map[string]plan {
 	out := map[string]plan{
 		supervisor + ", " + stageStart:        {supervisor, begun(supervisor), 0},

@@ -33,7 +33,7 @@ func startEndless(t *testing.T, mark string, flags ...string) (*job, string) {
 	return startJob(t, data, flags...)
 }
 
-// startJob submits a data set's application on one node and returns when it has
+// startJob submits a dataset's application on one node and returns when it has
 // written something.
 func startJob(t *testing.T, data string, flags ...string) (*job, string) {
 	t.Helper()

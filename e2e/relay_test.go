@@ -95,7 +95,7 @@ func (l limited) Write(p []byte) (int, error) {
 	return l.Writer.Write(p)
 }
 
-// isHeld tells whether the limit is reached.
+// isHeld reports whether the limit is reached.
 func (r *relay) isHeld() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -164,7 +164,7 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 	}
 	if err != nil {
 		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %w", err),
-			"name a directory on the supercomputer or on this machine")
+			"name a directory at the site or on this machine")
 	}
 	if !st.IsDir() {
 		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")

@@ -27,7 +27,7 @@ import (
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
-// Options say what to run. Paths are on the computing site unless said otherwise.
+// Options say what to run. Paths are on the site unless said otherwise.
 type Options struct {
 	ApplicationInfo string   // info file of the image
 	DataInfo        []string // info files of the datasets, in order

@@ -89,7 +89,7 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	return p, err
 }
 
-// siteUser asks the computing site as whom jobs will run: SSH configuration can
+// siteUser asks the site as whom jobs will run: SSH configuration can
 // map names in ways that only the site knows.
 func siteUser(ctx context.Context, r slurm.Runner) (string, error) {
 	out, _, exit, err := r.Run(ctx, []string{"id", "-un"}, nil)

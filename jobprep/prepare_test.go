@@ -48,7 +48,7 @@ func (r runner) Run(_ context.Context, argv []string, stdin io.Reader) ([]byte, 
 	return []byte(out), []byte(errOut), exit, nil
 }
 
-// site is a computing site that is this machine, a key service, and a user
+// site is a site that is this machine, a key service, and a user
 // who has published an image and a dataset.
 type site struct {
 	t       *testing.T

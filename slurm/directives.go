@@ -64,7 +64,7 @@ func ParseDirectives(script string) ([]KV, error) {
 	return out, nil
 }
 
-// nextWord gives the next word of a directive line and what follows; "" at the end.
+// nextWord returns the next word of a directive line and what follows; "" at the end.
 func nextWord(line string) (word, rest string, err error) {
 	line = strings.TrimLeft(line, " \t\v\f\r")
 	var b strings.Builder

@@ -62,7 +62,7 @@ func (b *bench) write(t *testing.T, name, text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// command gives the rendered script, ready to run in an empty directory.
+// command returns the rendered script, ready to run in an empty directory.
 func (b *bench) command(t *testing.T, env ...string) *exec.Cmd {
 	t.Helper()
 	text, err := b.script.Render()

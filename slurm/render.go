@@ -43,7 +43,7 @@ func (s *Script) Render() ([]byte, error) {
 	return []byte(text), nil
 }
 
-// command gives the arguments of the node part and the srun command that starts it everywhere.
+// command returns the arguments of the node part and the srun command that starts it everywhere.
 func (s *Script) command() string {
 	var b strings.Builder
 	b.WriteString("programs=(\n")

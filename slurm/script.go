@@ -76,7 +76,7 @@ var (
 	digestShape     = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// options gives the #SBATCH options in the order in which they are written.
+// options returns the #SBATCH options in the order in which they are written.
 func (s *Script) options() []KV {
 	all := []KV{
 		{"job-name", s.JobName}, {"nodes", strconv.Itoa(s.Nodes)}, {"ntasks-per-node", "1"},

@@ -28,7 +28,7 @@ const (
 	NodeFail    State = "NODE_FAIL"
 )
 
-// Ended tells whether a job in this state never runs again. Unknown has not ended.
+// Ended reports whether a job in this state never runs again. Unknown has not ended.
 func (s State) Ended() bool {
 	switch s {
 	case Completed, Failed, Cancelled, Timeout, OutOfMemory, NodeFail, "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED",

@@ -327,7 +327,7 @@ func keyVectors(v *victim, add func(name, why string, b []byte)) {
 		doc(keysFormat, id, strings.Repeat("07", 32)), "x25519"))
 }
 
-// renamed gives the first member another name.
+// renamed returns the volume with another name for its first member.
 func (v *victim) renamed() []byte {
 	var out bytes.Buffer
 	keys := keysOf(v.t, v.b)

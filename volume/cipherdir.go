@@ -172,7 +172,7 @@ func (w *cipherWalk) decrypt(root *os.Root, names []string, iv []byte, path stri
 	return out, nil
 }
 
-// IsInternalName tells gocryptfs's own files: gocryptfs.diriv (and what an
+// IsInternalName reports whether a name is one of gocryptfs's own files: gocryptfs.diriv (and what an
 // interrupted rmdir leaves of one), gocryptfs.conf, and names of long names.
 func IsInternalName(name string) bool {
 	return strings.HasPrefix(name, dirIVName) || name == confName ||

@@ -214,7 +214,7 @@ func (p *pipeline) content(r io.Reader, size int64, id fileID) error {
 	return nil
 }
 
-// room says how many of the next left bytes of a file fit: all, or whole blocks.
+// room returns how many of the next left bytes of a file fit: all, or whole blocks.
 func (ch *chunk) room(left int64) int {
 	plain := cap(ch.plain) - len(ch.plain)
 	blocks := (cap(ch.out) - len(ch.out)) / cipherBlock

@@ -26,7 +26,7 @@ import (
 )
 
 // client is what the workflow commands share: the configuration, the account
-// key, the key service and the computing site.
+// key, the key service and the site.
 type client struct {
 	a      *app
 	conf   *config.Client
@@ -45,7 +45,7 @@ type clientFlags struct {
 
 func (c *clientFlags) add(f *ui.Flags) {
 	f.String(&c.config, "configuration file (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)", []string{"config"})
-	f.Word(&c.username, "user on the supercomputer (default: the configuration's)", []string{"username"})
+	f.Word(&c.username, "user at the site (default: the configuration's)", []string{"username"})
 }
 
 // loadClient reads the configuration and the account key and contacts nobody.
@@ -74,7 +74,7 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	return c, fault.New(fault.Config, err, "")
 }
 
-// connect reaches the computing site: over SSH, or directly on a login node.
+// connect reaches the site: over SSH, or directly on a login node.
 func (c *client) connect(ctx context.Context) error {
 	s := c.conf.Supercomputer
 	if s.Local {
@@ -120,7 +120,7 @@ func (c *client) slurm() slurm.Commands {
 	return slurm.Commands{Runner: c.run, BinDir: c.conf.Supercomputer.SlurmBin, Notices: c.a.stderr}
 }
 
-// trust says whose info files count: one's own, and those of the configured signers.
+// trust returns whose info files count: one's own, and those of the configured signers.
 func (c *client) trust() (sshid.Trust, error) {
 	t := sshid.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners}
 	if t.File == "" {

@@ -17,7 +17,7 @@ import (
 
 func runDoctor(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch doctor", `Try what jobs need, and say what is wrong and how to put it right: on your machine the
-configuration, key service and supercomputer, with --node the compute node it runs on.`, "", `
+configuration, key service and site, with --node the compute node it runs on.`, "", `
 sealbatch doctor
 srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
 	var cf clientFlags

@@ -31,7 +31,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// typed gives the sealbatch commands in a document's code blocks, continued
+// typed returns the sealbatch commands in a document's code blocks, continued
 // lines joined, redirections and pipes cut off.
 func typed(document string) (out []string) {
 	code := false

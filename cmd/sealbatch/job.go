@@ -46,10 +46,10 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.Time, "time limit, as sbatch takes it", []string{"t", "time"})
 	f.Word(&s.Account, "account to bill", []string{"A", "account"})
 	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
-	f.String(&j.o.Workdir, "directory on the supercomputer below which the job's own is made", []string{"s", "workdir"})
-	f.String(&j.o.ApplicationInfo, "info file of the image, on the supercomputer", []string{"ai", "application-info"},
+	f.String(&j.o.Workdir, "directory at the site below which the job's own is made", []string{"s", "workdir"})
+	f.String(&j.o.ApplicationInfo, "info file of the image, at the site", []string{"ai", "application-info"},
 		ui.RequiredUnless("continue"))
-	f.Strings(&j.o.DataInfo, "info file of the dataset, on the supercomputer", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
+	f.Strings(&j.o.DataInfo, "info file of the dataset, at the site", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
 	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
 		[]string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
@@ -86,7 +86,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	setDefault(&o.Script.Time, job.Time)
 	setDefault(&o.Script.JobName, "sealbatch")
 	if o.Workdir = filepath.Clean(o.Workdir); !filepath.IsAbs(o.Workdir) {
-		return o, usageError("--workdir is needed: an absolute path on the supercomputer", "or set [job] workdir in the configuration")
+		return o, usageError("--workdir is needed: an absolute path at the site", "or set [job] workdir in the configuration")
 	}
 	var err error
 	if o.Args, err = shellwords.SplitArgs(j.args); err != nil {
@@ -237,7 +237,7 @@ func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Recor
 	return nil
 }
 
-// meaningOf tells a job's exit code in words.
+// meaningOf returns a job's exit code in words.
 func meaningOf(code int) string {
 	for _, m := range noderun.ExitMeanings() {
 		if m.Code == code {
@@ -257,7 +257,7 @@ func meaningOf(code int) string {
 	return "the application's own exit code"
 }
 
-// jobDeps are job-prep's parties but for the computing site.
+// jobDeps are job-prep's parties but for the site.
 func (c *client) jobDeps() (jobprep.Deps, error) {
 	trust, err := c.trust()
 	if err != nil {

@@ -34,8 +34,8 @@ func (p *policyFlags) addOptional(f *ui.Flags) { p.add(f) }
 
 func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	p.Tier, p.Expires = defaultTier, defaultExpires
-	f.List(&p.Users, "Unix users at the computing site who may open it", []string{"u", "users"})
-	f.List(&p.Groups, "Unix groups at the computing site whose members may open it", []string{"g", "groups"})
+	f.List(&p.Users, "Unix users at the site who may open it", []string{"u", "users"})
+	f.List(&p.Groups, "Unix groups at the site whose members may open it", []string{"g", "groups"})
 	f.List(&p.Nodes, "compute nodes on which it may be opened: a host list, or * for any", []string{"c", "compute-nodes"}, nodes...)
 	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
 	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})

@@ -26,11 +26,11 @@ type prepFlags struct {
 // add puts the flags of a sealed volume's target into f.
 func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
 	f.String(&t.SealedPath, "local path of the sealed volume", []string{"data-path"})
-	f.String(&t.DirAtRest, "directory on the supercomputer", []string{"data-path-at-rest"}, ui.Required)
+	f.String(&t.DirAtRest, "directory at the site", []string{"data-path-at-rest"}, ui.Required)
 }
 
 func runDataPrep(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch data-prep", "Seal a dataset, ship it to the supercomputer, and say who may open it there.", "", `
+	f := ui.NewFlags("sealbatch data-prep", "Seal a dataset, ship it to the site, and say who may open it there.", "", `
 sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
     --data-path ./encrypted_jp2a_input.tgz --data-path-at-rest /scratch/project_1/etellier/`)
 	var o dataprep.Options
@@ -55,7 +55,7 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 }
 
 func runContainerPrep(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch container-prep", "Seal a container image, ship it to the supercomputer, and say who may run it there.", "", `
+	f := ui.NewFlags("sealbatch container-prep", "Seal a container image, ship it to the site, and say who may run it there.", "", `
 sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
     --data-path ./encrypted_prepared_jp2a.sif --data-path-at-rest /scratch/project_1/etellier/`)
 	var o containerprep.Options

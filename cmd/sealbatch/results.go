@@ -188,7 +188,7 @@ func reportNode(a *app, n results.Node, running bool) error {
 	return err
 }
 
-// verdict says in one line what a node's results are worth.
+// verdict returns in one line what a node's results are worth.
 func verdict(n results.Node, running bool) string {
 	r := n.Receipt
 	if n.Before {
@@ -208,7 +208,7 @@ func verdict(n results.Node, running bool) string {
 	return fmt.Sprintf("%s, %s; %s%s", r.Reason, exitOf(r), worth(n), lost(n))
 }
 
-// exitOf says how the application ended. A runtime that could not be started, or
+// exitOf returns how the application ended. A runtime that could not be started, or
 // waited for, has begun the step and given no code.
 func exitOf(r *manifest.Receipt) string {
 	switch {
@@ -220,7 +220,7 @@ func exitOf(r *manifest.Receipt) string {
 	return "the application was not started"
 }
 
-// worth says what vouches for what was opened.
+// worth returns what vouches for what was opened.
 func worth(n results.Node) string {
 	out := n.Receipt.Output
 	until := fmt.Sprintf("(tier %s; until then the outputs lay on: %s)", n.Tier, out.Until)
@@ -238,7 +238,7 @@ func worth(n results.Node) string {
 		"missing or rolled back (tier %s)", n.Tier)
 }
 
-// lost says what was lost already when the job vouched for its results.
+// lost returns what was lost already when the job vouched for its results.
 func lost(n results.Node) string {
 	text := ""
 	if n.Receipt.Output.MountLost {

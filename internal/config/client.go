@@ -215,7 +215,7 @@ func (c *Client) check(f *file) error {
 	case s.SlurmBin != "" && !strings.HasPrefix(s.SlurmBin, "/"):
 		return f.errorf("supercomputer", "slurm-bin", "[supercomputer] slurm-bin: %q is not an absolute path", s.SlurmBin)
 	case c.Job.Workdir != "" && !strings.HasPrefix(c.Job.Workdir, "/"):
-		return f.errorf("job", "workdir", "[job] workdir: %q is not an absolute path on the supercomputer", c.Job.Workdir)
+		return f.errorf("job", "workdir", "[job] workdir: %q is not an absolute path at the site", c.Job.Workdir)
 	}
 	return nil
 }

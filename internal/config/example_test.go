@@ -11,7 +11,7 @@ import (
 // keyLine matches `key = value` and `#key = value`, but not prose after "# ".
 var keyLine = regexp.MustCompile(`^#?([a-z][a-z-]*) =`)
 
-// exampleKeys gives "section/key" for every key in an example, commented out or not.
+// exampleKeys returns "section/key" for every key in an example, commented out or not.
 func exampleKeys(t *testing.T, text string) map[string]bool {
 	t.Helper()
 	keys, section := map[string]bool{}, ""

@@ -28,7 +28,7 @@ type Client struct {
 	Report     Report
 }
 
-// Site is a connected supercomputer.
+// Site is the site, connected.
 type Site struct {
 	FS     transfer.FS
 	Runner slurm.Runner
@@ -61,7 +61,7 @@ func (c Client) Check(ctx context.Context) {
 func (c Client) checkSite(ctx context.Context) {
 	site, err := c.Connect(ctx)
 	if err != nil {
-		c.Report.failed("supercomputer", err)
+		c.Report.failed("site", err)
 		return
 	}
 	defer site.Close()
@@ -69,7 +69,7 @@ func (c Client) checkSite(ctx context.Context) {
 	if where == "" {
 		where = "this machine"
 	}
-	c.Report.ok("supercomputer", "%s: logged in, SFTP answers", where)
+	c.Report.ok("site", "%s: logged in, SFTP answers", where)
 	c.checkSbatch(ctx, site.Runner)
 	if dir := c.Conf.Job.Workdir; dir != "" {
 		c.checkWorkdir(site.FS, dir)
@@ -106,7 +106,7 @@ func (c Client) checkWorkdir(site transfer.FS, dir string) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = fault.New(fault.Other, err, "make it on the supercomputer, or name another one as [job] workdir")
+		err = fault.New(fault.Other, err, "make it at the site, or name another one as [job] workdir")
 	case errors.Is(err, fs.ErrPermission):
 		err = fault.New(fault.Other, err, "name a directory that you can write to as [job] workdir")
 	}

@@ -36,7 +36,7 @@ func TestClient(t *testing.T) {
 		want   []string
 	}{
 		"well": {func(*Client) {}, fakeRunner{}, append(slices.Clone(local),
-			"NO key service", "ok supercomputer", "ok Slurm", "ok workdir")},
+			"NO key service", "ok site", "ok Slurm", "ok workdir")},
 		"nothing on this machine": {func(c *Client) {
 			c.Conf.Supercomputer.Mounts = "2"
 			c.Recipients = func() (int, error) { return 0, refused }
@@ -44,11 +44,11 @@ func TestClient(t *testing.T) {
 			c.Gocryptfs = "/nowhere"
 			c.Connect = func(context.Context) (Site, error) { return Site{}, refused }
 		}, fakeRunner{}, []string{"ok configuration", "NO [supercomputer] mounts", "ok account key", "NO recipients of results",
-			"NO [trust] allowed-signers", "NO gocryptfs", "NO key service", "NO supercomputer"}},
+			"NO [trust] allowed-signers", "NO gocryptfs", "NO key service", "NO site"}},
 		"no workdir": {func(c *Client) { c.Conf.Job.Workdir += "/none" }, fakeRunner{exit: 127}, append(slices.Clone(local),
-			"NO key service", "ok supercomputer", "NO Slurm", "NO workdir")},
+			"NO key service", "ok site", "NO Slurm", "NO workdir")},
 		"workdir not named": {func(c *Client) { c.Conf.Job.Workdir = "" }, fakeRunner{err: refused}, append(slices.Clone(local),
-			"NO key service", "ok supercomputer", "NO Slurm", "ok workdir")},
+			"NO key service", "ok site", "NO Slurm", "ok workdir")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -71,7 +71,7 @@ func TestClient(t *testing.T) {
 			if !slices.Equal(got, c.want) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
-			if slices.Contains(got, "ok supercomputer") != closed {
+			if slices.Contains(got, "ok site") != closed {
 				t.Error("the connection was not closed")
 			}
 			if left, err := os.ReadDir(workdir); err != nil || len(left) > 0 {

@@ -53,7 +53,7 @@ func Inspect(path string) (Info, error) {
 	return info, nil
 }
 
-// isReference tells a transport such as docker:// from a file's name.
+// isReference reports whether s names a transport, such as docker://, and no file.
 func isReference(s string) bool {
 	scheme, rest, ok := strings.Cut(s, "://")
 	return ok && rest != "" && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == ""

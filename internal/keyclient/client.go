@@ -135,7 +135,7 @@ func (c *Client) policy(doing string, worth func(error) bool) retry.Policy {
 // tries is how often a call is made.
 func (c *Client) tries() int { return max(c.retries, 0) + 1 }
 
-// worthAnother tells what may pass: every call that do makes can be repeated.
+// worthAnother reports whether err may pass: every call that do makes can be repeated.
 func worthAnother(err error) bool {
 	if api, ok := errors.AsType[*APIError](err); ok && (api.Retryable || api.Code == keyapi.CodeInternal) {
 		return api.Retryable
@@ -173,8 +173,8 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 	return nil
 }
 
-// transportError tells a service that is out of reach, which may come back,
-// from one that must not be trusted.
+// transportError returns err as that of a service that is out of reach, which may
+// come back, or of one that must not be trusted.
 func (c *Client) transportError(ctx context.Context, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var cert *tls.CertificateVerificationError

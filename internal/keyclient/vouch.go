@@ -30,7 +30,7 @@ type VerifierError struct {
 	Answer keyapi.Error
 }
 
-// Error gives the verifier's words and its hint.
+// Error returns the verifier's words and its hint.
 func (e *VerifierError) Error() string {
 	s := fmt.Sprintf("%v: %s (%s)", ErrVerifierRefused, e.Answer.Message, e.Answer.Code)
 	if e.Answer.Hint != "" {
@@ -42,7 +42,7 @@ func (e *VerifierError) Error() string {
 // Unwrap makes errors.Is(err, ErrVerifierRefused) hold.
 func (e *VerifierError) Unwrap() error { return ErrVerifierRefused }
 
-// Busy says that the verifier may vouch later: it has too much to do, or
+// Busy reports whether the verifier may vouch later: it has too much to do, or
 // cannot ask MUNGE, Slurm or the key service just now.
 func (e *VerifierError) Busy() bool {
 	return e.Answer.Code == keyapi.CodeTooMany || e.Answer.Code == keyapi.CodeUnavailable

@@ -28,7 +28,7 @@ const (
 // Info is what an info file (NAME.info.yaml) says of a sealed volume. The
 // first five fields are HPCS's; their YAML names are kept.
 type Info struct {
-	PathAtRest string `yaml:"path_at_rest"` // absolute, on the computing site
+	PathAtRest string `yaml:"path_at_rest"` // absolute, on the site
 	SecretPath string `yaml:"secret_path"`  // where the key service keeps the key
 	AccessRole string `yaml:"access_role"`  // Vault role; empty with the embedded store
 	Checksum   string `yaml:"checksum"`     // sha256 over the sha256s of 64 MiB segments

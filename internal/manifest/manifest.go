@@ -17,7 +17,7 @@ const Format = "sealbatch-manifest/1"
 type VolumeRef struct {
 	Kind     Kind   `json:"kind"`
 	Name     string `json:"name"`      // below /sd-container/encrypted; "image" for the image
-	Path     string `json:"path"`      // absolute, on the computing site
+	Path     string `json:"path"`      // absolute, on the site
 	VolumeID string `json:"volume_id"` // 32 hex digits
 	Digest   Digest `json:"digest"`    // volume digest
 	Checksum Digest `json:"checksum"`  // of the whole file
@@ -82,8 +82,8 @@ type Manifest struct {
 	Private Digest `json:"private"` // of the Private part: arguments and runtime flags
 	Runtime string `json:"runtime"` // name or absolute path; empty: first found
 
-	User       string   `json:"user"`    // Unix user at the computing site whose job this is
-	JobDir     string   `json:"job_dir"` // absolute, on the computing site
+	User       string   `json:"user"`    // Unix user at the site whose job this is
+	JobDir     string   `json:"job_dir"` // absolute, on the site
 	Nodes      int      `json:"nodes"`
 	Recipients []string `json:"recipients"` // age recipients of the results
 	// SealSeconds is how long before the time limit the application is

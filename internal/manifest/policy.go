@@ -15,7 +15,7 @@ import (
 // Nodes, at least Tier, before Expires, within Releases, and, where given, one
 // of Clusters, one of Accounts and one of Partitions.
 type Policy struct {
-	// Users and Groups are Unix names at the computing site. At least one
+	// Users and Groups are Unix names at the site. At least one
 	// name must be given over both.
 	Users  []string `json:"users,omitempty" yaml:"users,omitempty"`
 	Groups []string `json:"groups,omitempty" yaml:"groups,omitempty"`

@@ -31,7 +31,7 @@ func TestRunSealsTheResults(t *testing.T) {
 		mkdir d; touch d/sealed; chmod 0 d/sealed d
 		mkfifo pipe`, "sh", "a,b:c d")
 	// What an earlier job sealed is an input like any other.
-	j.m.Volumes = append(j.m.Volumes, j.seal(manifest.KindResults, "a,b:c d", map[string]string{"name": "second data set"}))
+	j.m.Volumes = append(j.m.Volumes, j.seal(manifest.KindResults, "a,b:c d", map[string]string{"name": "second dataset"}))
 	j.private.Flags = append(j.private.Flags, "--env", "MINE=own=1, 2")
 	j.script(jobdir.InputStage, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
 	j.script(jobdir.OutputStage, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
@@ -40,7 +40,7 @@ func TestRunSealsTheResults(t *testing.T) {
 	}
 	got := j.results()
 	for name, want := range map[string]string{
-		"result": canary, "second": "second data set", "stdout": canary + "\n", "stderr": "err\n", "exit_code": "0\n",
+		"result": canary, "second": "second dataset", "stdout": canary + "\n", "stderr": "err\n", "exit_code": "0\n",
 		"environment": "3,42,,,own=1, 2,/sd-container/home,/sd-container/output\n", "d/sealed": "",
 		"writable": "/tmp\n/var/tmp\n/sd-container/home\n/dev/shm\n/sd-container/output\n/sd-container/scratch\n",
 	} {

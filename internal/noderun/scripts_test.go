@@ -51,7 +51,7 @@ func TestShippedInputScript(t *testing.T) {
 		say   string
 	}{
 		"as expected": {map[string]string{"a b": "1", ".hidden": "", "d/e/f": "2", "link": "->d/e", "-n": "3", "n\nl": "4"}, nil,
-			"1 data sets are as expected"},
+			"1 datasets are as expected"},
 		"empty":     {nil, nil, "empty"},
 		"dangling":  {map[string]string{"link": "->nowhere"}, nil, "leads nowhere"},
 		"leads out": {map[string]string{"link": "->../../outside"}, nil, "leads out"},
@@ -81,8 +81,8 @@ func TestShippedInputScript(t *testing.T) {
 			}
 		})
 	}
-	if out, ok := runShipped(t, script, t.TempDir()); ok || !strings.Contains(out, "no data set") {
-		t.Errorf("without a data set it passed: %v; it says %q", ok, out)
+	if out, ok := runShipped(t, script, t.TempDir()); ok || !strings.Contains(out, "no dataset") {
+		t.Errorf("without a dataset it passed: %v; it says %q", ok, out)
 	}
 }
 

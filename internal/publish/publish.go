@@ -54,7 +54,7 @@ type Request struct {
 type Target struct {
 	Name       string // the directory below /sd-container/encrypted
 	SealedPath string // local path of the sealed volume
-	DirAtRest  string // where it goes on the computing site, absolute
+	DirAtRest  string // where it goes on the site, absolute
 	Policy     manifest.Policy
 	Recipients []age.Recipient // who can open the volume without the key service
 	Readers    []string        // the recipients as text, by which another run's are recognised
@@ -88,7 +88,7 @@ type Deps struct {
 // Published tells what was made.
 type Published struct {
 	Info       manifest.Info
-	InfoPath   string // on the computing site
+	InfoPath   string // on the site
 	SealedPath string // on this machine
 }
 

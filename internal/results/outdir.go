@@ -119,7 +119,7 @@ func (o *outDir) close() {
 
 func (o *outDir) path(name string) string { return filepath.Join(o.dir, name) }
 
-// temp gives an empty directory to put a node's results together in.
+// temp returns an empty directory to put a node's results together in.
 func (o *outDir) temp(node string) (string, error) {
 	dir := filepath.Join(o.path(workName), node)
 	if err := volume.RemoveTree(dir); err != nil {
@@ -128,7 +128,7 @@ func (o *outDir) temp(node string) (string, error) {
 	return dir, os.Mkdir(dir, 0o700)
 }
 
-// has tells whether a node's directory is there, whole and made of source. Any
+// has reports whether a node's directory is there, whole and made of source. Any
 // other directory of that name is somebody's own, and an error. A recovered one
 // counts as whole only where that is all that one can have.
 func (o *outDir) has(node, source string, recovered bool) (bool, error) {

@@ -120,7 +120,7 @@ func (c *copier) list(from, to, rel string, depth int) error {
 	return nil
 }
 
-// wants tells whether the index knows a name as this kind of thing. A name that
+// wants reports whether the index knows a name as this kind of thing. A name that
 // it does not know is noted; of one that is something else now, verification tells.
 func (c *copier) wants(rel string, e os.FileInfo) bool {
 	if c.want == nil {
@@ -143,7 +143,7 @@ func (c *copier) wants(rel string, e os.FileInfo) bool {
 	return e.Mode().IsRegular() && size >= 0
 }
 
-// passes tells whether an error about one entry is no reason to give up.
+// passes reports whether an error about one entry is no reason to give up.
 func (c *copier) passes(err error) bool {
 	if c.tolerant && c.want == nil && errors.Is(err, errTooLarge) {
 		c.tooLarge++
@@ -199,7 +199,7 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 // petabyte costs nothing on the storage.
 var errTooLarge = errors.New("it does not fit")
 
-// room gives how large a file may be: everything is here twice before it is done,
+// room returns how large a file may be: everything is here twice before it is done,
 // encrypted and opened.
 func (c *copier) room(to string) (int64, error) {
 	free, err := transfer.Local{}.Free(filepath.Dir(to))

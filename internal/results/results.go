@@ -250,10 +250,10 @@ func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
 	return opt, func() { f.Damaged = c.sorted() }
 }
 
-// isDamage tells what is wrong with results from what is wrong on the way to them.
+// isDamage reports whether something is wrong with results, not on the way to them.
 func isDamage(err error) bool {
 	return errors.Is(err, volume.ErrIntegrity) || fault.ClassOf(err) == fault.Integrity
 }
 
-// isGone tells of something on the storage that is away.
+// isGone reports whether something on the storage is away.
 func isGone(err error) bool { return errors.Is(err, os.ErrNotExist) }

@@ -34,8 +34,8 @@ type Record struct {
 	Manifest  manifest.Digest  `json:"manifest"` // digest of the signed bytes
 	Name      string           `json:"name"`     // Slurm's job name
 	JobID     string           `json:"job_id"`   // Slurm's; empty until submitted
-	JobDir    string           `json:"job_dir"`  // absolute, on the computing site
-	LogFile   string           `json:"log_file"` // absolute, on the computing site
+	JobDir    string           `json:"job_dir"`  // absolute, on the site
+	LogFile   string           `json:"log_file"` // absolute, on the site
 	Address   string           `json:"address"`  // login node; empty when used on it
 	Service   manifest.Service `json:"service"`
 	Tier      manifest.Tier    `json:"tier"`

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Size gives n bytes for people: "812 B", "1.5 MiB", "12 GiB".
+// Size returns n bytes for people: "812 B", "1.5 MiB", "12 GiB".
 func Size(n int64) string {
 	if n < 1024 {
 		return fmt.Sprintf("%d B", n)
@@ -22,7 +22,7 @@ func Size(n int64) string {
 	return fmt.Sprintf("%.1f %s", value, units[unit])
 }
 
-// Span gives a length of time for people: "0.4 s", "12 s", "3 min 05 s", "2 h 10 min".
+// Span returns a length of time for people: "0.4 s", "12 s", "3 min 05 s", "2 h 10 min".
 func Span(d time.Duration) string {
 	switch s := int64(d.Round(time.Second) / time.Second); {
 	case d < 0:

@@ -56,7 +56,7 @@ func (c *credentials) close() {
 	}
 }
 
-// signers gives the keys in the order in which they are offered: certificates and keys from files
+// signers returns the keys in the order in which they are offered: certificates and keys from files
 // first (by way of the agent, if it has them), then the agent's others. Servers count attempts.
 func (c *credentials) signers() ([]ssh.Signer, error) {
 	held := c.agentSigners()

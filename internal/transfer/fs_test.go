@@ -110,7 +110,7 @@ func TestFS(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// content gives n bytes that do not repeat, so that swapped chunks show.
+// content returns n bytes that do not repeat, so that swapped chunks show.
 func content(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)

@@ -98,7 +98,7 @@ func (g *guard) remember(p []byte) {
 	}
 }
 
-// recall gives what an answer is to, once.
+// recall returns what an answer is to, once.
 func (g *guard) recall(answer []byte) (request, error) {
 	if answer[4] == answerVersion {
 		return request{kind: askInit}, nil
@@ -191,7 +191,7 @@ func (g *guard) check(q request, kind byte, body []byte) error {
 	return nil
 }
 
-// wantsMore tells of requests that are not answered by saying that all is well.
+// wantsMore reports whether a request is not answered by a mere status that all is well.
 func wantsMore(kind byte) bool {
 	switch kind {
 	case askOpen, askRead, askLstat, askFstat, askOpendir, askReaddir, askRealpath, askStat, askReadlink:

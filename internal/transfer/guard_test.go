@@ -46,7 +46,7 @@ type evil map[byte]func(ask []byte) says
 
 func always(s says) func([]byte) says { return func([]byte) says { return s } }
 
-// all gives as many bytes as are asked for, for ever.
+// all returns as many bytes as are asked for, for ever.
 func all(ask []byte) says {
 	return says{answerData, text(strings.Repeat("x", int(binary.BigEndian.Uint32(ask[len(ask)-4:]))))}
 }

@@ -81,7 +81,7 @@ func matches(patterns []string, name string) bool {
 	return host.Matches(name)
 }
 
-// ownKeys gives the host's own known keys.
+// ownKeys returns the host's own known keys.
 func (h *hostKeys) ownKeys(want []knownhosts.KnownKey) []knownhosts.KnownKey {
 	return slices.DeleteFunc(slices.Clone(want), func(k knownhosts.KnownKey) bool { return h.isCA[string(k.Key.Marshal())] })
 }

@@ -89,7 +89,7 @@ func (s *sending) lane(f WriteFile, failed error) {
 	}
 }
 
-// large tells whether the file is, or becomes, one that is worth more lanes.
+// large reports whether the file is, or becomes, one that is worth more lanes.
 func (s *sending) large(ctx context.Context) bool {
 	if !s.making {
 		return s.Size >= worthLanes
@@ -219,7 +219,7 @@ func (u *ResumableUpload) isConfirmed(off int64) bool {
 	return i < int64(len(u.pieces)) && u.pieces[i]
 }
 
-// hasSegment tells whether all of segment i is confirmed.
+// hasSegment reports whether all of segment i is confirmed.
 func (u *ResumableUpload) hasSegment(i int) bool {
 	for off := int64(0); off < u.length(i); off += pieceSize {
 		if !u.isConfirmed(int64(i)*u.Segment + off) {

@@ -29,7 +29,7 @@ type target struct {
 	aliveMisses       int
 }
 
-// address gives HOST:PORT.
+// address returns HOST:PORT.
 func (t *target) address() string { return net.JoinHostPort(t.host, strconv.Itoa(t.port)) }
 
 // hostKeyAddress is the name under which known_hosts has the key.

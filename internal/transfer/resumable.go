@@ -97,7 +97,7 @@ func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode f
 	return fsys.Create(name, mode)
 }
 
-// continues tells whether a file of that size can be the beginning of ours.
+// continues reports whether a file of that size can be the beginning of ours.
 func (u *ResumableUpload) continues(size int64) bool {
 	if u.making { // nobody else can have sent any of it
 		return u.isConfirmed(0)
@@ -105,7 +105,7 @@ func (u *ResumableUpload) continues(size int64) bool {
 	return size >= min(pieceSize, u.Size) && size <= u.Size
 }
 
-// begins tells whether f begins as Src does. It was not there before the upload began, and nobody can
+// begins reports whether f begins as Src does. It was not there before the upload began, and nobody can
 // guess it.
 func (u *ResumableUpload) begins(f io.ReaderAt) (bool, error) {
 	n := int64(pieceSize)

@@ -133,7 +133,7 @@ func (r remote) Free(path string) (int64, error) {
 	return int64(free), nil
 }
 
-// lost tells the end of the connection from what the server answers.
+// lost returns the end of the connection as ErrConnect, and what the server answers as it is.
 func lost(err error) error {
 	var network net.Error
 	switch {
@@ -161,7 +161,7 @@ func (r remote) Create(path string, perm fs.FileMode) (WriteFile, error) {
 	return remoteFile{f, r}, nil
 }
 
-// exists tells fs.ErrExist from other failures, for which SFTP 3 has one and the same code.
+// exists returns fs.ErrExist if something has the path: SFTP 3 has one code for that and other failures.
 func (r remote) exists(path string, err error) error {
 	if _, statErr := r.c.Lstat(path); statErr == nil && !errors.Is(err, ErrConnect) {
 		return &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}

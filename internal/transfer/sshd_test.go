@@ -181,7 +181,7 @@ func readString(t *testing.T, path string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// login gives options that log in to the server by its address, with a configuration of these lines.
+// login returns options that log in to the server by its address, with a configuration of these lines.
 func (s *server) login(t *testing.T, known string, config ...string) Options {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), "config")

@@ -109,7 +109,7 @@ func (w *watched) note(k *packets, p []byte) {
 	k.pass(p)
 }
 
-// lost tells the end of the connection, and whose fault it was, from what the server answers.
+// lost is the function lost, and says whose fault the end of the connection was.
 func (w *watched) lost(err error) error {
 	if err != nil && w.stalled.Load() {
 		return fail(Error{Kind: ErrConnect, What: fmt.Sprintf("the login node's SFTP server has not answered for %v", w.limit),

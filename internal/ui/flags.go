@@ -48,7 +48,7 @@ type def struct {
 	shown    string // default, for the help
 }
 
-// NewFlags gives an empty set of flags.
+// NewFlags returns an empty set of flags.
 func NewFlags(name, summary, arguments, example string) *Flags {
 	set := flag.NewFlagSet(name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
@@ -119,7 +119,7 @@ func (f *Flags) Strings(dst *[]string, usage string, names []string, options ...
 
 func repeated(d *def) { d.repeated = true }
 
-// Args gives the arguments that are not flags.
+// Args returns the arguments that are not flags.
 func (f *Flags) Args() []string { return f.args }
 
 // Parse reads the arguments (without the command's name). For --help and -h it writes the usage to
@@ -195,7 +195,7 @@ func (f *Flags) short(arg string, rest []string) (_ []string, done bool, err err
 	return rest, true, nil
 }
 
-// allSwitches tells whether letters are switches up to the end or up to a flag that takes a value.
+// allSwitches reports whether letters are switches up to the end or up to a flag that takes a value.
 func (f *Flags) allSwitches(letters string) bool {
 	for i := range len(letters) {
 		d, ok := f.names[letters[i:i+1]]
@@ -231,7 +231,7 @@ func (f *Flags) assign(d *def, arg, value string, hasValue bool, rest []string) 
 	return rest, nil
 }
 
-// isFlag tells whether an argument is spelt like one of the known flags, or is --.
+// isFlag reports whether an argument is spelt like one of the known flags, or is --.
 func (f *Flags) isFlag(arg string) bool {
 	if len(arg) < 2 || arg[0] != '-' {
 		return false

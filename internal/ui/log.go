@@ -11,7 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
-// NewLogHandler gives a handler for people: one line a record, the message
+// NewLogHandler returns a handler for people: one line a record, the message
 // first, then its attributes as name=value; warnings and errors say so. It
 // shows no time, since Slurm's and journald's readers have their own, unless
 // the caller adds one.
@@ -50,7 +50,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// attrText gives " name=value", quoted where a space would mislead.
+// attrText returns " name=value", quoted where a space would mislead.
 func attrText(a slog.Attr) string {
 	v := text.Printable(a.Value.Resolve().String())
 	if v == "" || strings.ContainsAny(v, " \n\"") {

@@ -2,7 +2,7 @@ package ui
 
 import "strings"
 
-// Nearest gives the candidate that is spelt most like word, or "" if none is near.
+// Nearest returns the candidate that is spelt most like word, or "" if none is near.
 func Nearest(word string, candidates []string) string {
 	best, bestDistance := "", max(2, len(word)/3)+1
 	for _, c := range candidates {

@@ -12,7 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
-// IsTerminal tells whether w is a terminal.
+// IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -132,7 +132,7 @@ func (p *Progress) refresh() {
 	p.width = max(p.width, len(line))
 }
 
-// line gives "uploading data.sealed: 1.2 GiB of 4.0 GiB (30%), 210 MiB/s, 14 s left".
+// line returns "uploading data.sealed: 1.2 GiB of 4.0 GiB (30%), 210 MiB/s, 14 s left".
 func (p *Progress) line(took time.Duration) string {
 	if p.total <= 0 {
 		return fmt.Sprintf("%s: %s, %s", p.label, text.Size(p.done), rate(p.done-p.before, took))

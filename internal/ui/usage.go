@@ -33,7 +33,7 @@ func indent(s string) string {
 	return "  " + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n  ")
 }
 
-// heading gives "-o, --output-path, --output-data VALUE", the shortest name first.
+// heading returns "-o, --output-path, --output-data VALUE", the shortest name first.
 func (d *def) heading() string {
 	names := append([]string(nil), d.names...)
 	sort.SliceStable(names, func(i, j int) bool { return len(names[i]) < len(names[j]) })
@@ -67,7 +67,7 @@ func (d *def) dash(name string) string {
 	return "--" + name
 }
 
-// dashed gives the name that messages use: the longest.
+// dashed returns the name that messages use: the longest.
 func (d *def) dashed() string {
 	longest := ""
 	for _, n := range d.names {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs before the application and refuses a data set that it could only fail on: an empty one, files
+# Runs before the application and refuses a dataset that it could only fail on: an empty one, files
 # of a kind that nobody expects, unreadable or oversized ones, links that lead nowhere or out.
 # Needs a POSIX shell and coreutils. For a try by hand: 10-dataset.sh DIRECTORY
 set -eu
@@ -24,7 +24,7 @@ name_allowed() {
     return 1
 }
 
-# check_sizes FILE...: one stat for many files, since a data set may hold millions.
+# check_sizes FILE...: one stat for many files, since a dataset may hold millions.
 check_sizes() {
     sizes=$(stat -c %s -- "$@") || refuse "$(dirname -- "$1")" 'holds a file without a size'
     for size in $sizes; do
@@ -37,7 +37,7 @@ check_link() {
     [ -e "$1" ] || refuse "$1" 'a link that leads nowhere'
     case $(readlink -f -- "$1") in
         "$2" | "$2"/*) ;;
-        *) refuse "$1" 'a link that leads out of its data set' ;;
+        *) refuse "$1" 'a link that leads out of its dataset' ;;
     esac
 }
 
@@ -78,8 +78,8 @@ for dataset in "$datasets"/*/ "$datasets"/.[!.]*/; do
     [ -d "$dataset" ] || continue
     found=$((found + 1))
     root=$(readlink -f -- "$dataset")
-    if is_empty "$root"; then refuse "$root" 'the data set is empty'; fi
+    if is_empty "$root"; then refuse "$root" 'the dataset is empty'; fi
     check_dir "$root" "$root"
 done
-[ "$found" -gt 0 ] || refuse "$datasets" 'there is no data set'
-printf '%d data sets are as expected\n' "$found"
+[ "$found" -gt 0 ] || refuse "$datasets" 'there is no dataset'
+printf '%d datasets are as expected\n' "$found"
