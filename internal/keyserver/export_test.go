@@ -18,7 +18,8 @@ func Purge(ctx context.Context, s *Server) (int, error) { return s.purge(ctx) }
 func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.store.View(ctx, func(r store.Reader) error {
-		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats, bucketSecrets} {
+		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats,
+			bucketSecrets} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err
 			}

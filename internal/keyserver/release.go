@@ -143,7 +143,8 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims attest.Claims, a
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {
-		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).WithHint("submit the job again with job-prep")
+		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).
+			WithHint("submit the job again with job-prep")
 	}
 	if err != nil {
 		return g, err
@@ -178,7 +179,8 @@ func (s *Server) checkManifest(m manifestRecord, c attest.Claims, again bool) er
 	job.Restart = 0
 	switch {
 	case !s.now().Before(m.Expires):
-		return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339)).WithHint("submit the job again")
+		return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339)).
+			WithHint("submit the job again")
 	case c.Tier < s.minTier:
 		return service.Refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence is of tier %s", s.minTier, c.Tier)
 	case c.Tier < m.Tier:
@@ -193,7 +195,8 @@ func (s *Server) checkManifest(m manifestRecord, c attest.Claims, again bool) er
 		return service.Refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
 			WithHint("one manifest is for one job: submit again with job-prep")
 	case !again && m.Served[c.Job.Restart] >= m.Nodes:
-		return service.Refuse(keyapi.CodeConflict, "keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
+		return service.Refuse(keyapi.CodeConflict,
+			"keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
 			WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
 	return nil
@@ -222,7 +225,8 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c attest.
 	}
 	_, err = r.Get(bucketReleases, releaseKey(v.ID, c))
 	if err == nil {
-		return sec, service.Refuse(keyapi.CodeConflict, "the key of volume %s was released to job %s on node %s before; a second claim is refused",
+		return sec, service.Refuse(keyapi.CodeConflict,
+			"the key of volume %s was released to job %s on node %s before; a second claim is refused",
 			v.ID, jobName(c.Job), c.Node).WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
 	}
 	if !errors.Is(err, store.ErrNotFound) {

@@ -39,33 +39,37 @@ func (s *Server) newToken(q *request) (any, error) {
 	ev.Manifest = body.Manifest.String()
 	rec := token.Record{Keys: keys, Manifest: body.Manifest, Account: token.Account(q.caller.account), Node: body.Node,
 		Expires: s.now().Add(keyapi.TokenTTL)}
-	_, err = q.commit(ev, func(w store.Writer) error {
-		var m manifestRecord
-		err := getJSON(w, bucketManifests, ev.Manifest, &m)
-		if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
-			return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", body.Manifest)
-		}
-		if err != nil {
-			return err
-		}
-		if !s.now().Before(m.Expires) {
-			return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
-		}
-		if m.Tokens >= maxTokens {
-			return service.Refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
-		}
-		if err := room(w, q.caller.account, countTokens, s.limits.Tokens); err != nil {
-			return err
-		}
-		m.Tokens++
-		if m.Expires.Before(rec.Expires) {
-			rec.Expires = m.Expires
-		}
-		return errors.Join(putJSON(w, bucketManifests, ev.Manifest, m), putJSON(w, token.Bucket, keys.ID, rec),
-			count(w, rec.Account.ID, countTokens, 1))
-	})
+	_, err = q.commit(ev, func(w store.Writer) error { return s.recordToken(w, q.caller.account, &rec) })
 	if err != nil {
 		return nil, err
 	}
 	return keyapi.Token{Token: text, Expires: rec.Expires}, nil
+}
+
+// recordToken keeps a token, which expires with its manifest at the latest.
+func (s *Server) recordToken(w store.Writer, who account, rec *token.Record) error {
+	digest := rec.Manifest.String()
+	var m manifestRecord
+	err := getJSON(w, bucketManifests, digest, &m)
+	if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != who.ID {
+		return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", digest)
+	}
+	if err != nil {
+		return err
+	}
+	if !s.now().Before(m.Expires) {
+		return service.Refuse(keyapi.CodePolicy, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
+	}
+	if m.Tokens >= maxTokens {
+		return service.Refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
+	}
+	if err := room(w, who, countTokens, s.limits.Tokens); err != nil {
+		return err
+	}
+	m.Tokens++
+	if m.Expires.Before(rec.Expires) {
+		rec.Expires = m.Expires
+	}
+	return errors.Join(putJSON(w, bucketManifests, digest, m), putJSON(w, token.Bucket, rec.Keys.ID, rec),
+		count(w, who.ID, countTokens, 1))
 }
