@@ -1,0 +1,103 @@
+// Package madeup is a type of evidence for tests, and what it takes to add one:
+// the submitter's and the node's side (Type, a line in the table of package
+// builtin) and the key service's (FromConfig, a line in its table of attestors).
+// Nodes prove that they know a password, which travels with the job.
+package madeup
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// Name is what the type is called.
+const Name = "made-up"
+
+// Tier is what the evidence is worth.
+const Tier = manifest.TierB1
+
+// Password is what submitters hand out.
+const Password = "open sesame"
+
+const passwordFile = "password"
+
+// Type is the submitter's and the node's side.
+var Type = evidence.Type{
+	Plan: func(evidence.Submission) (evidence.Plan, error) {
+		return evidence.Plan{Parameters: parameters{File: passwordFile}}, nil
+	},
+	Credentials: &evidence.Credentials{File: passwordFile, What: "passwords",
+		Obtain: func(context.Context, evidence.Keys, manifest.Digest, int) ([]byte, error) {
+			return []byte(Password), nil
+		}},
+	Maker: maker,
+}
+
+type parameters struct {
+	File string `json:"file"`
+}
+
+type payload struct {
+	User string `json:"user"`
+	MAC  []byte `json:"mac"` // HMAC-SHA256 of the user and the claim's digest under the password
+}
+
+func mac(password []byte, user, service string, c keyapi.Claim) []byte {
+	d := keyapi.ClaimDigest(service, c)
+	m := hmac.New(sha256.New, password)
+	fmt.Fprintf(m, "%s\n%x", user, d)
+	return m.Sum(nil)
+}
+
+func maker(raw json.RawMessage, n evidence.Node) (evidence.Maker, error) {
+	var p parameters
+	if err := manifest.DecodeJSON(raw, &p); err != nil {
+		return evidence.Maker{}, err
+	}
+	password, err := n.ReadFile(p.File, 100)
+	if err != nil {
+		return evidence.Maker{}, err
+	}
+	return evidence.Maker{Attest: func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
+		const user = "alice"
+		return keyapi.NewEvidence(Name, payload{user, mac(password, user, service, c)})
+	}}, nil
+}
+
+// FromConfig is the key service's side: [attestor made-up] has the password.
+func FromConfig(c *config.Server) (attest.New, error) {
+	p := c.Attestors[Name]
+	if err := store.Parameters(p).Only("password"); err != nil {
+		return nil, err
+	}
+	if p["password"] == "" {
+		return nil, errors.New("no password")
+	}
+	return func(attest.Service) (attest.Attestor, error) { return judge{[]byte(p["password"])}, nil }, nil
+}
+
+type judge struct{ password []byte }
+
+// Attest implements attest.Attestor.
+func (j judge) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (attest.Claims, error) {
+	var p payload
+	if err := ev.Decode(Name, &p); err != nil {
+		return attest.Claims{}, fmt.Errorf("%w: %w", attest.ErrEvidence, err)
+	}
+	// One payload has one spelling: the decoder forgives some.
+	again, err := keyapi.NewEvidence(Name, p)
+	if err != nil || string(again.Payload) != string(ev.Payload) || !hmac.Equal(p.MAC, mac(j.password, p.User, service, c)) {
+		return attest.Claims{}, fmt.Errorf("%w: the password does not cover this", attest.ErrEvidence)
+	}
+	return attest.Claims{Attestor: Name, Tier: Tier, UID: -1, User: p.User, Node: c.Node, Job: c.Job}, nil
+}

@@ -1,0 +1,87 @@
+package noderun
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
+	"github.com/sealbatch/sealbatch/internal/evidence/madeup"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/token"
+	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// withMadeUp are the tables of both sides, with a line more.
+func withMadeUp(t *testing.T) (evidence.Types, map[string]attest.New) {
+	t.Helper()
+	types := maps.Clone(builtin.Types)
+	types[madeup.Name] = madeup.Type
+	judges, err := attest.Types{
+		keyapi.EvidenceSlurm: voucher.FromConfig, keyapi.EvidenceToken: token.FromConfig, madeup.Name: madeup.FromConfig,
+	}.Configure(&config.Server{Attestors: map[string]map[string]string{madeup.Name: {"password": madeup.Password}}})
+	check(t, err)
+	return types, judges
+}
+
+// TestMadeUpEvidence takes a type of evidence that one package adds, and a line in
+// each table, from the submission to the released key.
+func TestMadeUpEvidence(t *testing.T) {
+	t.Parallel()
+	types, judges := withMadeUp(t)
+	alice := keyservertest.NewSigner(t)
+	s := keyservertest.Start(t, keyservertest.Options{Accounts: map[string]ssh.PublicKey{"alice": alice.PublicKey()}, Attestors: judges})
+	image := s.Deposit(t, alice, "image", manifest.KindImage, keyservertest.Policy("alice"))
+
+	described, err := s.Client(t, alice).Service(t.Context())
+	check(t, err)
+	named, cluster, err := types.Plan(madeup.Name, evidence.Submission{Service: described})
+	check(t, err)
+	m, signed := s.Manifest(t, func(m *manifest.Manifest) { m.Attest, m.Cluster, m.Tier = named, cluster, madeup.Tier }, image)
+	digest := s.Register(t, alice, signed)
+	credentials := types[madeup.Name].Credentials
+	secret, err := credentials.Obtain(t.Context(), s.Client(t, alice), digest, m.Nodes)
+	check(t, err)
+	job := openDir(t, t.TempDir())
+	check(t, job.WriteNew(credentials.File, secret, 0o600))
+
+	req := KeyRequest{Manifest: m, Digest: digest, Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1"}
+	keys := serviceKeys{types: types, job: job, log: slog.New(slog.DiscardHandler)}
+	unknown := keys
+	unknown.types = builtin.Types
+	if _, err := unknown.Fetch(t.Context(), req); !errors.Is(err, ErrAttestation) {
+		t.Errorf("a node that does not know the type: %v", err)
+	}
+	wrong := keys
+	wrong.job = openDir(t, t.TempDir())
+	check(t, wrong.job.WriteNew(credentials.File, []byte("wrong"), 0o600))
+	if _, err := wrong.Fetch(t.Context(), req); !errors.Is(err, ErrAttestation) {
+		t.Errorf("another password: %v", err)
+	}
+	odd := req
+	odd.Manifest.Attest.Parameters = json.RawMessage(`{"file":"password","more":1}`)
+	if _, err := keys.Fetch(t.Context(), odd); !errors.Is(err, ErrAttestation) {
+		t.Errorf("unknown parameters: %v", err)
+	}
+
+	g, err := keys.Fetch(t.Context(), req)
+	check(t, err)
+	st, err := g.checkStatement(req)
+	if err != nil || st.Attestor != madeup.Name || st.Tier != madeup.Tier || st.User != "alice" {
+		t.Errorf("statement %+v, %v", st, err)
+	}
+	key, err := g.key(m.Volumes[0])
+	if err != nil || !bytes.Equal(key.Key.Bytes(), image.Key) {
+		t.Errorf("the released key is not the image's: %v", err)
+	}
+}
