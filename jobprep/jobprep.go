@@ -97,7 +97,7 @@ func (p Prepared) Close() {
 	}
 }
 
-// NewRun makes a random name for a submission.
+// NewRun returns a random name for a submission.
 func NewRun() string {
 	b := make([]byte, 16)
 	rand.Read(b) // never fails (crypto/rand)

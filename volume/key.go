@@ -31,7 +31,7 @@ type secret struct{ b *[KeySize]byte }
 
 func blankKey() Key { return Key{s: &secret{b: new([KeySize]byte)}} }
 
-// NewKey makes a random master key.
+// NewKey returns a random master key.
 func NewKey() (Key, error) { return newKey(rand.Reader) }
 
 func newKey(random io.Reader) (Key, error) {

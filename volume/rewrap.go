@@ -84,7 +84,7 @@ func wrapFresh(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
 	return err
 }
 
-// wrapInto makes a keys.age that takes room bytes, whole tar blocks. ErrRoom if
+// wrapInto returns a keys.age that takes room bytes, whole tar blocks. ErrRoom if
 // the recipients need more.
 func wrapInto(room int64, id ID, key Key, rcpts []age.Recipient) ([]byte, error) {
 	var b bytes.Buffer

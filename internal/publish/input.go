@@ -69,7 +69,7 @@ func (s scanned) unchanged(ctx context.Context, since time.Time) error {
 	return fmt.Errorf("%q %w", what, volume.ErrChanged)
 }
 
-// hintGoOn says what the same command does once the sealed file is made.
+// hintGoOn returns what the same command does once the sealed file is made.
 func (s scanned) hintGoOn() string {
 	if s.resumable() {
 		return hintGoOn

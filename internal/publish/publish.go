@@ -85,7 +85,7 @@ type Deps struct {
 	Progress   progress.Starter
 }
 
-// Published tells what was made.
+// Published is what was made.
 type Published struct {
 	Info       manifest.Info
 	InfoPath   string // on the site
@@ -165,7 +165,7 @@ func (r Request) info(s volume.Sealed) manifest.Info {
 	}
 }
 
-// check finds out early what the info file would be refused for at the end,
+// check reports early what the info file would be refused for at the end,
 // when the key is deposited and an older version superseded. Digests and size,
 // which only sealing gives, are made up.
 func (r Request) check() error {
@@ -175,7 +175,7 @@ func (r Request) check() error {
 	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
 }
 
-// reachable finds out early, before hours of sealing, whether the end can be reached.
+// reachable reports early, before hours of sealing, why the end cannot be reached.
 func (p *publishing) reachable(ctx context.Context) error {
 	if _, err := p.Keys.ListSecrets(ctx); err != nil {
 		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
@@ -250,7 +250,7 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 	return s, nil
 }
 
-// whySeal says what to do about a failed seal.
+// whySeal returns the error of a failed seal with the next step.
 func (p *publishing) whySeal(ctx context.Context, err error) error {
 	hint := ""
 	switch {

@@ -63,7 +63,7 @@ func (p *publishing) partial() string {
 	return p.r.pathAtRest() + "." + p.s.ID.String()[:12] + transfer.PartialSuffix
 }
 
-// arrived tells whether the file at remote is this very volume. It got its
+// arrived reports whether the file at remote is this very volume. It got its
 // name only once it was whole.
 func (p *publishing) arrived(fsys transfer.FS, remote string) bool {
 	f, err := fsys.Open(remote)
@@ -202,7 +202,7 @@ func (a *announcement) unstage(fsys transfer.FS, remote string) {
 	a.staged = false
 }
 
-// put gives them their names, the info file last.
+// put renames both to their final names, the info file last.
 func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string) error {
 	if a.staged {
 		a.staged = false // a second try begins afresh

@@ -91,14 +91,14 @@ func (p *publishing) begin(ctx context.Context, r *transfer.ResumableUpload, loc
 	}()
 }
 
-// grow says how much there is of the file that is being made.
+// grow tells the upload how much there is of the file that is being made.
 func (u *upload) grow(size int64) {
 	if u != nil {
 		u.resumable.Grow(size)
 	}
 }
 
-// finish says that the file is made.
+// finish tells the upload that the file is made.
 func (u *upload) finish(s volume.Sealed) {
 	if u != nil {
 		u.resumable.Finish(s.Size, digests(s.Segments))

@@ -149,7 +149,7 @@ func (o *outDir) has(node, source string, recovered bool) (bool, error) {
 		"name another directory with -o")
 }
 
-// put gives a complete tree its final name.
+// put renames a complete tree to its final name.
 func (o *outDir) put(tree, node, source string, partial bool) error {
 	b, err := json.Marshal(mark{Source: source, Partial: partial})
 	if err != nil {

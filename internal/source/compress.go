@@ -24,7 +24,7 @@ var (
 	magicBzip = []byte("BZh")
 )
 
-// inflate gives what r holds, uncompressed. What r begins with says how it is
+// inflate returns what r holds, uncompressed. What r begins with says how it is
 // compressed, whatever its name. The second result frees what that takes.
 func inflate(r io.Reader) (io.Reader, func(), error) {
 	b := bufio.NewReaderSize(r, 256<<10)

@@ -53,7 +53,7 @@ type dirWalk struct {
 	skip  []Pattern
 }
 
-// excluded tells whether the entry at path is left out.
+// excluded reports whether the entry at path is left out.
 func (w *dirWalk) excluded(path string, e fs.DirEntry) bool {
 	return Excluded(w.skip, strings.TrimPrefix(path, w.top+"/"), e.IsDir())
 }
@@ -79,7 +79,7 @@ func (d dir) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) 
 	return volume.SpecialError(d.input, fi.Mode())
 }
 
-// single gives a root that holds one file.
+// single emits a root that holds one file.
 func (w *dirWalk) single(path string, fi fs.FileInfo) error {
 	st := statOf(fi)
 	rootAttr := volume.Attr{Type: volume.Dir, Mode: 0o755, Mtime: time.Unix(st.Mtim.Unix()), Nlink: 2}
@@ -97,7 +97,7 @@ func (w *dirWalk) single(path string, fi fs.FileInfo) error {
 	return w.file(f, filepath.Base(abs), 0, path)
 }
 
-// dir gives a directory and all below it. The directory is looked at again at
+// dir emits a directory and all below it. The directory is looked at again at
 // the end, so that a name added or removed meanwhile is found.
 func (w *dirWalk) dir(root *os.Root, name string, parent uint32, path string) error {
 	f, err := root.Open(".")
@@ -176,7 +176,7 @@ func (w *dirWalk) symlink(root *os.Root, name string, parent uint32, path string
 	return err
 }
 
-// file gives a file, or a further name of one, and closes f.
+// file emits a file, or a further name of one, and closes f.
 func (w *dirWalk) file(f *os.File, name string, parent uint32, path string) error {
 	c := &dirFile{File: f, path: path}
 	defer func() {

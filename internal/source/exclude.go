@@ -21,7 +21,7 @@ type Pattern struct {
 	dirs  bool     // directories only
 }
 
-// String gives the pattern as it was written.
+// String returns the pattern as it was written.
 func (p Pattern) String() string { return p.text }
 
 // ParsePatterns reads patterns. ErrPattern names the first bad one.
@@ -60,7 +60,7 @@ func parsePattern(s string) (Pattern, error) {
 	return p, nil
 }
 
-// Excluded tells whether a pattern matches the entry at rel, a path from the
+// Excluded reports whether a pattern matches the entry at rel, a path from the
 // top of the input with slashes. What lies above it has been asked before.
 func Excluded(patterns []Pattern, rel string, isDir bool) bool {
 	if len(patterns) == 0 {

@@ -45,7 +45,7 @@ func At(path string) Input { return Input{Paths: []string{path}} }
 // endings are those of tar archives.
 var endings = []string{".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2"}
 
-// cutEnding gives the name of an archive's contents; false if it is not called
+// cutEnding returns the name of an archive's contents; false if it is not called
 // as archives are.
 func cutEnding(name string) (string, bool) {
 	for _, end := range endings {
@@ -56,7 +56,7 @@ func cutEnding(name string) (string, bool) {
 	return name, false
 }
 
-// FromStdin tells whether standard input is read.
+// FromStdin reports whether standard input is read.
 func (in Input) FromStdin() bool { return len(in.Paths) == 1 && in.Paths[0] == Stdin }
 
 // String names the input in messages.
@@ -84,7 +84,7 @@ func (in Input) DatasetName() (string, error) {
 	return name, nil
 }
 
-// isArchive tells whether the contents of the file at path are sealed, not itself.
+// isArchive reports whether the contents of the file at path are sealed, not itself.
 func (in Input) isArchive(path string) bool {
 	if _, ok := cutEnding(filepath.Base(path)); !ok || in.AsFile {
 		return false

@@ -25,8 +25,8 @@ const (
 // tarEnd is what ends a tar file: two blocks of zeros.
 const tarEnd = 1024
 
-// Tar gives what the tar archive in r holds, compressed or not, to emit, as
-// volume.Source does. It reads r once, to its end, and unpacks nothing; what it
+// Tar hands what the tar archive in r holds, compressed or not, to emit, as the
+// Walk of a volume.Source does. It reads r once, to its end, and unpacks nothing; what it
 // holds in memory is the names. Content is to be read before emit returns.
 //
 // If the archive begins with a directory called top, or with something in it,
@@ -64,7 +64,7 @@ func Tar(ctx context.Context, r io.Reader, top string, exclude []Pattern, emit f
 	return onlyZeros(in)
 }
 
-// broken says that an archive cannot be read. What comes from the disk stays
+// broken returns the ErrArchive of an archive that cannot be read. What comes from the disk stays
 // what it is; a bare io.ErrUnexpectedEOF would look like a file that became shorter.
 func broken(err error) error {
 	switch {
@@ -142,7 +142,7 @@ func refuse(name, why string, args ...any) error {
 	return fmt.Errorf("%w: %q %s", ErrArchive, name, fmt.Sprintf(why, args...))
 }
 
-// member gives one member, and before it the directories that it lies in.
+// member emits one member, and before it the directories that it lies in.
 func (w *tarWalk) member(h *tar.Header) error {
 	if w.ctx.Err() != nil {
 		return context.Cause(w.ctx)
@@ -187,7 +187,7 @@ func (w *tarWalk) member(h *tar.Header) error {
 	return w.give(at, attr, h)
 }
 
-// again says what is wrong with a second member of one name.
+// again returns what is wrong with a second member of one name.
 func again(name string, old node, kind volume.Type) error {
 	if old.implied && kind == volume.Dir {
 		return refuse(name, "comes after what lies in it; pack directories before their contents, as tar does by itself")
@@ -252,7 +252,7 @@ func hostile(h *tar.Header) (volume.Type, error) {
 	return 0, refuse(h.Name, "is of a kind that cannot be sealed (tar's %q)", h.Typeflag)
 }
 
-// begin gives the root, whose attributes the first member may tell.
+// begin emits the root, whose attributes the first member may tell.
 func (w *tarWalk) begin(path []string, attr volume.Attr) error {
 	w.begun = true
 	w.strip = w.top != "" && len(path) > 0 && path[0] == w.top && (len(path) > 1 || attr.Type == volume.Dir)

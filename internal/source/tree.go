@@ -125,7 +125,7 @@ func (s several) Walk(ctx context.Context, emit func(volume.Entry) (uint32, erro
 	return nil
 }
 
-// one gives one input: its root becomes an entry of the common one, but for the
+// one emits one input: its root becomes an entry of the common one, but for the
 // root that is made for a single file.
 func (s several) one(ctx context.Context, path string, top uint32, emit func(volume.Entry) (uint32, error)) error {
 	in := s.in.only(path)

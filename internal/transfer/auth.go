@@ -124,7 +124,7 @@ func (c *credentials) certificates() []*ssh.Certificate {
 	return out
 }
 
-// fileSigner makes a signer from a key file; nil if there is none or it cannot be used.
+// fileSigner returns the signer of a key file; nil if there is none or it cannot be used.
 func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 	public, publicErr := readPublicKey(strings.TrimSuffix(path, ".pub") + ".pub")
 	if publicErr == nil {

@@ -15,7 +15,7 @@ type FS interface {
 	Stat(path string) (fs.FileInfo, error)
 	Lstat(path string) (fs.FileInfo, error)
 	Open(path string) (File, error)
-	// Create makes a new file; one that exists, and a symbolic link, give fs.ErrExist.
+	// Create makes a new file; one that exists, and a symbolic link, are fs.ErrExist.
 	Create(path string, perm fs.FileMode) (WriteFile, error)
 	// Reopen opens a file that exists to go on writing it. Symbolic links are followed where the
 	// protocol knows no other way: look at the content before writing any.
@@ -56,7 +56,7 @@ type WriteFile interface {
 	Sync() error
 }
 
-// settled makes a file durable and tells what lies under its name: both are asked at once, since the
+// settled makes a file durable and returns what lies under its name: both are asked at once, since the
 // login node may be far away.
 func settled(fsys FS, f WriteFile, name string) (fs.FileInfo, error) {
 	synced := make(chan error, 1)

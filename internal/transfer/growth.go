@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// growth tells how far a file is that is still being made.
+// growth is how far a file is that is still being made.
 type growth struct {
 	mu       sync.Mutex
 	size     int64
@@ -17,16 +17,16 @@ type growth struct {
 	changed  chan struct{} // closed at the next change
 }
 
-// NewGrowing is a file that is sent while it is written to src. Send then ends once Finish was called,
+// NewGrowing returns the upload of a file that is sent while it is written to src. Send then ends once Finish was called,
 // or Abandon.
 func NewGrowing(src io.ReaderAt, segment int64) *ResumableUpload {
 	return &ResumableUpload{Src: src, Segment: segment, making: true, growth: &growth{changed: make(chan struct{})}}
 }
 
-// Grow says that src has that many bytes by now.
+// Grow reports that src has that many bytes by now.
 func (u *ResumableUpload) Grow(size int64) { u.growth.change(func(g *growth) { g.size = size }) }
 
-// Finish says that src is complete, and what it is.
+// Finish reports that src is complete, and what it is.
 func (u *ResumableUpload) Finish(size int64, segments [][sha256.Size]byte) {
 	u.growth.change(func(g *growth) { g.size, g.segments, g.end = size, segments, true })
 }

@@ -42,7 +42,7 @@ const (
 	writersOfALane = 4
 )
 
-// Send brings u to the site under a name that nothing else uses; giving it its final name is up to the
+// Send uploads u to the site under a name that nothing else uses; giving it its final name is up to the
 // caller. Whatever an earlier Send left there is read back and compared first, and only the rest is
 // sent. On an error what has arrived stays, and another Send, by this process or a later one, goes on;
 // only when the site is full (ErrFull) it is removed. ErrSource if Src does not have the digests.
