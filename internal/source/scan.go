@@ -85,11 +85,8 @@ func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
 		return gone(name, err)
 	}
 	w.stamp(rel, stampOf(statOf(fi)))
-	mode := uint32(unix.R_OK)
 	switch fi.Mode().Type() {
-	case fs.ModeDir:
-		mode |= unix.X_OK
-	case 0:
+	case fs.ModeDir, 0:
 	case fs.ModeSymlink:
 		count(&w.usage, e, w.seen)
 		return nil
@@ -100,11 +97,21 @@ func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
 	if rel != "" || fi.Mode().IsRegular() {
 		count(&w.usage, e, w.seen)
 	}
-	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) != nil {
-		w.unreadable.add(name)
-		if fi.IsDir() {
-			return fs.SkipDir
-		}
+	return w.readable(path, name, fi.IsDir())
+}
+
+// readable notes the file or directory at path if it may not be read.
+func (w *scan) readable(path, name string, isDir bool) error {
+	mode := uint32(unix.R_OK)
+	if isDir {
+		mode |= unix.X_OK
+	}
+	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) == nil {
+		return nil
+	}
+	w.unreadable.add(name)
+	if isDir {
+		return fs.SkipDir
 	}
 	return nil
 }
