@@ -1,0 +1,91 @@
+package publish
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+)
+
+// dying counts actions and has the process killed at one of them.
+type dying struct {
+	transfer.Local
+	keys  Keys
+	v     victim
+	count atomic.Int32 // actions are several at a time
+}
+
+func (d *dying) act(do func()) {
+	n := int(d.count.Add(1))
+	if n == d.v.At && !d.v.After {
+		d.die()
+	}
+	do()
+	if n == d.v.At {
+		d.die()
+	}
+}
+
+func (d *dying) die() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+func (d *dying) Create(p string, m fs.FileMode) (f transfer.WriteFile, err error) {
+	d.act(func() { f, err = d.Local.Create(p, m) })
+	return dyingFile{f, d}, err
+}
+
+func (d *dying) Reopen(p string) (f transfer.WriteFile, err error) {
+	d.act(func() { f, err = d.Local.Reopen(p) })
+	return dyingFile{f, d}, err
+}
+
+func (d *dying) Rename(from, to string) (err error) {
+	d.act(func() { err = d.Local.Rename(from, to) })
+	return err
+}
+
+func (d *dying) Remove(p string) (err error) {
+	d.act(func() { err = d.Local.Remove(p) })
+	return err
+}
+
+func (d *dying) Lstat(p string) (i fs.FileInfo, err error) {
+	d.act(func() { i, err = d.Local.Lstat(p) })
+	return i, err
+}
+
+func (d *dying) ListSecrets(ctx context.Context) (s []keyapi.SecretInfo, err error) {
+	d.act(func() { s, err = d.keys.ListSecrets(ctx) })
+	return s, err
+}
+
+func (d *dying) PutSecret(ctx context.Context, id string, s keyapi.Secret) (i keyapi.SecretInfo, err error) {
+	d.act(func() { i, err = d.keys.PutSecret(ctx, id, s) })
+	return i, err
+}
+
+// dyingFile dies with half of what should be written.
+type dyingFile struct {
+	transfer.WriteFile
+	d *dying
+}
+
+func (f dyingFile) WriteAt(b []byte, off int64) (n int, err error) {
+	if int(f.d.count.Load())+1 == f.d.v.At && !f.d.v.After {
+		_, _ = f.WriteFile.WriteAt(b[:len(b)/2], off)
+	}
+	f.d.act(func() { n, err = f.WriteFile.WriteAt(b, off) })
+	return n, err
+}
+
+func (f dyingFile) ReadFrom(r io.Reader) (n int64, err error) {
+	f.d.act(func() { n, err = f.WriteFile.ReadFrom(r) })
+	return n, err
+}
