@@ -69,7 +69,7 @@ func (s serviceKeys) client(ctx context.Context, to manifest.Service, relay evid
 	})
 }
 
-// keyError gives an error of the clients the meaning that it has here.
+// keyError returns an error of the clients with the meaning that it has here.
 func keyError(err error) error {
 	// First: it comes wrapped as an attestation error.
 	if _, ok := errors.AsType[*evidence.UnavailableError](err); ok {

@@ -53,7 +53,7 @@ func (g *Grant) wipe() {
 	}
 }
 
-// key finds the key of a volume.
+// key returns the key of a volume.
 func (g *Grant) key(ref manifest.VolumeRef) (GrantedKey, error) {
 	for _, k := range g.Keys {
 		if k.VolumeID == ref.VolumeID {
@@ -114,7 +114,8 @@ func fetchKeys(ctx context.Context, src KeySource, req KeyRequest, limit time.Du
 	return Grant{}, unanswered(err, req.Manifest)
 }
 
-// unanswered gives the error of a job that waited for its keys in vain a next step.
+// unanswered returns the error of a job that waited for its keys in vain, with the
+// next step.
 func unanswered(err error, m manifest.Manifest) error {
 	who := "whoever runs the key service at " + m.Service.URL
 	if e, ok := errors.AsType[*evidence.UnavailableError](err); ok {
@@ -123,7 +124,7 @@ func unanswered(err error, m manifest.Manifest) error {
 	return fault.New(fault.Key, err, who+" finds the reason there; when it answers again, submit the job again with job-prep")
 }
 
-// fetchTime is how long this job can wait for its keys: a run that could only
+// fetchTime returns how long this job can wait for its keys: a run that could only
 // seal nothing is not started.
 func fetchTime(a allocation, sealSeconds int) time.Duration {
 	left := a.left(time.Now())

@@ -89,13 +89,17 @@ func TestFetchKeysInVain(t *testing.T) {
 		says, hint string
 	}{
 		{keyclient.ErrUnavailable, "no keys yet: " + keyclient.ErrUnavailable.Error(), "the key service at https://keys:1 finds"},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, busy(keyclient.ErrVerifierUnreachable)), "the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
-		{busy(&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}), "no munged", "the verifier of cluster box"},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, busy(keyclient.ErrVerifierUnreachable)),
+			"the cluster's verifier cannot be reached", "the verifier of cluster box at https://login:2 finds"},
+		{busy(&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}),
+			"no munged", "the verifier of cluster box"},
 	} {
 		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
 			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
-		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) || !strings.Contains(fault.Hint(err), c.hint) || !strings.Contains(fault.Hint(err), "submit the job again") {
-			t.Errorf("%v\n%s", err, fault.Hint(err))
+		hint := fault.Hint(err)
+		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) ||
+			!strings.Contains(hint, c.hint) || !strings.Contains(hint, "submit the job again") {
+			t.Errorf("%v\n%s", err, hint)
 		}
 	}
 }
@@ -121,10 +125,12 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 	for _, c := range []struct{ from, want error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &evidence.UnavailableError{Err: keyclient.ErrVerifierUnreachable}), ErrUnreachable},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &evidence.UnavailableError{Err: keyclient.ErrVerifierUnreachable}),
+			ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierRefused), ErrAttestation},
 		{&evidence.UnavailableError{Err: &keyclient.VerifierError{}}, ErrUnreachable},
-		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}), ErrAttestation},
+		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeAttestation}}),
+			ErrAttestation},
 		{keyclient.ErrAttestation, ErrAttestation},
 		{keyclient.ErrPolicy, ErrKeyRefused},
 		{keyclient.ErrConflict, ErrKeyRefused},
