@@ -52,7 +52,8 @@ func TestReading(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, row := range []string{"| 1 GiB, cold, four readers | ", "| 20,000 small files, cold | ", "| 1,000 small files on slow storage, in order | ", "| 20 random reads of 4 KiB, 16 at once | ", "| first byte, 1 TB in 1,000 files | ",
+	for _, row := range []string{"| 1 GiB, cold, four readers | ", "| 20,000 small files, cold | ",
+		"| 1,000 small files on slow storage, in order | ", "| 20 random reads of 4 KiB, 16 at once | ", "| first byte, 1 TB in 1,000 files | ",
 		"| peak memory, mount of 100,000 files, find | ", "| index of 100,000 files, a file | ",
 		"| probe: reading 1 GiB of zeros by FUSE, four readers | ", "| probe: one FUSE request and answer of 4 KiB | "} {
 		if !strings.Contains(out.String(), "\n"+row) {

@@ -138,7 +138,8 @@ func (b *bench) makeSmall(rng *rand.Rand) error {
 // makeWide writes many tiny files with names as instruments and pipelines give them.
 func (b *bench) makeWide(rng *rand.Rand) error {
 	for i := range b.scaled(wideFiles) {
-		b.data.last = fmt.Sprintf("cohort-%d/sample-%04d/%s_%06x.%s.vcf", i/10_000, i/100, words[rng.IntN(len(words))], rng.IntN(1<<24), words[rng.IntN(len(words))])
+		b.data.last = fmt.Sprintf("cohort-%d/sample-%04d/%s_%06x.%s.vcf", i/10_000, i/100, words[rng.IntN(len(words))],
+			rng.IntN(1<<24), words[rng.IntN(len(words))])
 		path, year := filepath.Join(b.data.wide, b.data.last), int64(365*24*time.Hour)
 		if err := writeText(path, strings.Repeat("x", 1+rng.IntN(100))); err != nil {
 			return err

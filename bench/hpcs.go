@@ -80,7 +80,8 @@ func (b *bench) hpcsUnpack(ctx context.Context) (took time.Duration, err error) 
 	defer func() { err = errors.Join(err, m.close()) }()
 	tgz := filepath.Join(m.dir, "decrypted_data.tgz")
 	begin := time.Now()
-	err = b.pipe(ctx, fmt.Sprintf("age --decrypt -i %s -o %s %s && cd %s && tar xvf %s > /dev/null", b.identity, tgz, b.hpcsFile(), m.dir, tgz))
+	err = b.pipe(ctx, fmt.Sprintf("age --decrypt -i %s -o %s %s && cd %s && tar xvf %s > /dev/null", b.identity, tgz,
+		b.hpcsFile(), m.dir, tgz))
 	if err == nil {
 		_, err = os.ReadFile(filepath.Join(m.dir, "data", b.data.small[0]))
 	}

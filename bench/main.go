@@ -47,7 +47,8 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 5, "rounds of each contest")
 	flag.Float64Var(&o.scale, "scale", 1, "size of the data, 1 for what docs/performance.md speaks of")
 	flag.StringVar(&only, "only", "", "measure the rows whose names match this regular expression")
-	flag.StringVar(&skip, "skip", "", "leave out the peers whose names match this regular expression, such as HPCS, which takes most of the time")
+	flag.StringVar(&skip, "skip", "",
+		"leave out the peers whose names match this regular expression, such as HPCS, which takes most of the time")
 	flag.Parse()
 	var err error
 	if skip != "" {
@@ -115,7 +116,8 @@ func run(ctx context.Context, o options, out, log io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "%s; %d rounds; load %s at the begin\n", describe(), b.runs, loadavg())
-	for _, part := range []func(context.Context) error{b.probes, b.sealing, b.reading, b.readingSlowly, b.opening, b.shipping, b.node, b.sizes} {
+	for _, part := range []func(context.Context) error{b.probes, b.sealing, b.reading, b.readingSlowly, b.opening,
+		b.shipping, b.node, b.sizes} {
 		if err := part(ctx); err != nil {
 			return err
 		}

@@ -74,7 +74,8 @@ func (b *bench) reverseTar(ctx context.Context) (took time.Duration, err error) 
 	conf, out := b.path("reverse.conf"), b.path("made.tar")
 	defer os.Remove(out)
 	defer os.Remove(conf)
-	if _, err := b.command(ctx, "gocryptfs", "-q", "-reverse", "-init", "-scryptn", "10", "-config", conf, "-passfile", b.data.password, b.data.tree); err != nil {
+	if _, err := b.command(ctx, "gocryptfs", "-q", "-reverse", "-init", "-scryptn", "10", "-config", conf, "-passfile",
+		b.data.password, b.data.tree); err != nil {
 		return 0, err
 	}
 	m, err := b.start(ctx, func(dir string) []string {

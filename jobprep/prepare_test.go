@@ -110,7 +110,8 @@ func (p party) site(t *testing.T) *site {
 	}
 	s.o = Options{
 		ApplicationInfo: s.publish("image", manifest.KindImage, nil), DataInfo: []string{s.publish("data", manifest.KindDataset, nil)},
-		Workdir: s.scratch, Args: []string{"--width=100", "a b"}, Tier: manifest.TierB2, Attest: keyapi.EvidenceSlurm, Valid: time.Hour, Recipients: []string{"age1x"},
+		Workdir: s.scratch, Args: []string{"--width=100", "a b"}, Tier: manifest.TierB2, Attest: keyapi.EvidenceSlurm,
+		Valid: time.Hour, Recipients: []string{"age1x"},
 		Programs: []string{filepath.Join(programs, "sealbatch"), filepath.Join(programs, "gocryptfs")}, Identity: "/home/alice/.ssh/id",
 		Script: slurm.Script{JobName: "job", Nodes: 2, SealTime: time.Minute},
 	}

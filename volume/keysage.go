@@ -9,6 +9,8 @@ import (
 	"io"
 
 	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // maxKeysAge bounds keys.age: thousands of recipients fit.
@@ -71,13 +73,13 @@ func ReadKey(r io.Reader, ids ...age.Identity) (ID, Key, error) {
 		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
 	}
 	const maxJSON = 1024
-	plain, err := io.ReadAll(io.LimitReader(ar, maxJSON+1))
+	plain, err := fsx.ReadAll(ar, maxJSON)
 	defer clear(plain)
+	if errors.Is(err, fsx.ErrTooLarge) {
+		return ID{}, Key{}, fmt.Errorf("%w: %s holds more than a key", ErrKey, keysName)
+	}
 	if err != nil {
 		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
-	}
-	if len(plain) > maxJSON {
-		return ID{}, Key{}, fmt.Errorf("%w: %s holds more than a key", ErrKey, keysName)
 	}
 	return parseKeysJSON(plain)
 }

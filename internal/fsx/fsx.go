@@ -42,14 +42,16 @@ func (e limitError) Error() string        { return fmt.Sprintf("larger than %d b
 func (e limitError) Is(target error) bool { return target == ErrTooLarge }
 
 // ReadAll reads r to its end. More than limit bytes are ErrTooLarge; no more
-// than one byte beyond limit is read.
+// than one byte beyond limit is read. What was read when it fails is wiped, since
+// it may be secret.
 func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
+	if err == nil && int64(len(b)) > limit {
+		err = limitError(limit)
 	}
-	if int64(len(b)) > limit {
-		return nil, limitError(limit)
+	if err != nil {
+		clear(b)
+		return nil, err
 	}
 	return b, nil
 }

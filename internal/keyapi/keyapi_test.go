@@ -16,7 +16,8 @@ import (
 )
 
 func sampleClaim() Claim {
-	return Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{0xab}, 32)), Job: manifest.Job{Cluster: "puhti", ID: 12, ArrayTask: -1, Restart: 1}, Node: "cn1",
+	return Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{0xab}, 32)),
+		Job: manifest.Job{Cluster: "puhti", ID: 12, ArrayTask: -1, Restart: 1}, Node: "cn1",
 		Nonce: bytes.Repeat([]byte{1}, NonceSize), E: bytes.Repeat([]byte{2}, PublicKeyE), S: bytes.Repeat([]byte{3}, ed25519.PublicKeySize)}
 }
 
@@ -98,9 +99,11 @@ func TestClaimValidate(t *testing.T) {
 	for name, change := range map[string]func(*Claim){
 		"no manifest": func(c *Claim) { c.Manifest = manifest.Digest{} },
 		"no cluster":  func(c *Claim) { c.Job.Cluster = "" }, "cluster with slash": func(c *Claim) { c.Job.Cluster = "a/b" },
-		"no node": func(c *Claim) { c.Node = "" }, "list of nodes": func(c *Claim) { c.Node = "cn[1-2]" }, "node with newline": func(c *Claim) { c.Node = "cn1\n" },
-		"no job": func(c *Claim) { c.Job.ID = 0 }, "array task -2": func(c *Claim) { c.Job.ArrayTask = -2 },
-		"short nonce": func(c *Claim) { c.Nonce = c.Nonce[1:] }, "short E": func(c *Claim) { c.E = c.E[1:] }, "long S": func(c *Claim) { c.S = append(c.S, 0) },
+		"no node": func(c *Claim) { c.Node = "" }, "list of nodes": func(c *Claim) { c.Node = "cn[1-2]" },
+		"node with newline": func(c *Claim) { c.Node = "cn1\n" },
+		"no job":            func(c *Claim) { c.Job.ID = 0 }, "array task -2": func(c *Claim) { c.Job.ArrayTask = -2 },
+		"short nonce": func(c *Claim) { c.Nonce = c.Nonce[1:] }, "short E": func(c *Claim) { c.E = c.E[1:] },
+		"long S": func(c *Claim) { c.S = append(c.S, 0) },
 	} {
 		c := sampleClaim()
 		change(&c)
@@ -211,7 +214,8 @@ func TestServiceID(t *testing.T) {
 	}
 	for name, bad := range map[string]bool{
 		"another key": ServiceKeyMatches(id, other), "a short key": ServiceKeyMatches(id, key[1:]),
-		"no hash": ServiceKeyMatches("keys.example.org", key), "a cut": ServiceKeyMatches(id[:len(id)-1], key), "nothing": ServiceKeyMatches("", key),
+		"no hash": ServiceKeyMatches("keys.example.org", key), "a cut": ServiceKeyMatches(id[:len(id)-1], key),
+		"nothing": ServiceKeyMatches("", key),
 	} {
 		if bad {
 			t.Errorf("%s is taken for the service", name)

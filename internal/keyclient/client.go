@@ -183,7 +183,8 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("%w: %s shows a certificate that is good from %s to %s, and this machine's clock says %s: set the clock if it is wrong, else have the certificate renewed",
+		return fmt.Errorf("%w: %s shows a certificate that is good from %s to %s, and this machine's clock says %s: set "+
+			"the clock if it is wrong, else have the certificate renewed",
 			ErrService, c.base.Host, rfc3339(invalid.Cert.NotBefore), rfc3339(invalid.Cert.NotAfter), rfc3339(time.Now()))
 	case errors.As(err, &unknown), errors.As(err, &cert):
 		return fmt.Errorf("%w: %s shows a certificate that its CA (ca-cert) does not vouch for: %w", ErrService, c.base.Host, err)
@@ -213,7 +214,8 @@ func apiError(status int, b []byte) error {
 		}
 		return fmt.Errorf("%w: HTTP status %d", kind, status)
 	}
-	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint), Retryable: e.Retryable, kind: byCode[e.Code]}
+	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint),
+		Retryable: e.Retryable, kind: byCode[e.Code]}
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.

@@ -107,8 +107,9 @@ func TestRelayThatLies(t *testing.T) {
 		release func(w *world, r *keyapi.Released)
 		want    error
 	}{
-		"control":     {want: nil},
-		"another key": {service: func(s *keyapi.Service) { s.StatementKey = manifest.EncodeKey(stranger.Public().(ed25519.PublicKey)) }, want: keyclient.ErrService},
+		"control": {want: nil},
+		"another key": {service: func(s *keyapi.Service) { s.StatementKey = manifest.EncodeKey(stranger.Public().(ed25519.PublicKey)) },
+			want: keyclient.ErrService},
 		"another service": {service: func(s *keyapi.Service) {
 			s.ID, s.StatementKey = strangersID, manifest.EncodeKey(stranger.Public().(ed25519.PublicKey))
 		}, want: keyclient.ErrService},

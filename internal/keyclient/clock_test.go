@@ -42,7 +42,8 @@ func TestCertificateAndClock(t *testing.T) {
 		s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 		s.StartTLS()
 		t.Cleanup(s.Close)
-		_, err = newClient(t, keyclient.Options{URL: s.URL, CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}).Service(t.Context())
+		_, err = newClient(t, keyclient.Options{URL: s.URL,
+			CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}).Service(t.Context())
 		if !errors.Is(err, keyclient.ErrService) || !strings.Contains(err.Error(), good[0].UTC().Format(time.RFC3339)) ||
 			!strings.Contains(err.Error(), "this machine's clock says") {
 			t.Errorf("%s: %v", name, err)

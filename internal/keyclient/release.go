@@ -187,7 +187,8 @@ func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
 // CheckStatement checks an attestation statement: signed by the service's
 // statement key, about this manifest, job and node, and certifying S. S may be
 // nil to take whatever key is certified.
-func CheckStatement(key ed25519.PublicKey, jws, service string, m manifest.Digest, job manifest.Job, node string, s ed25519.PublicKey) (manifest.Statement, error) {
+func CheckStatement(key ed25519.PublicKey, jws, service string, m manifest.Digest, job manifest.Job, node string,
+	s ed25519.PublicKey) (manifest.Statement, error) {
 	var st manifest.Statement
 	if err := manifest.VerifyJWS(manifest.TypeStatement, key, jws, &st); err != nil {
 		return st, fmt.Errorf("%w: statement: %w", ErrAnswer, err)

@@ -26,11 +26,14 @@ var floors = [][]string{
 	{"internal/evidence/builtin"},
 	{"internal/evidence"},
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container"},
-	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid", "internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/voucher", "internal/keyserver/token", "internal/service", "internal/source"},
+	{"internal/sandbox", "slurm", "internal/jobdir", "internal/image", "internal/transfer", "internal/sshid",
+		"internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/voucher",
+		"internal/keyserver/token", "internal/service", "internal/source"},
 	{"fusefs", "internal/keyserver/attest"},
 	{"internal/keyapi"},
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
-	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords", "internal/progress", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
+	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
+		"internal/progress", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

@@ -227,7 +227,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("parsed, but does not encode: %v", err)
 		}
-		if n, _, err := Parse(again); err != nil || !reflect.DeepEqual(n.Recipients, m.Recipients) || n.Run != m.Run || !n.Expires.Equal(m.Expires) {
+		if n, _, err := Parse(again); err != nil || !reflect.DeepEqual(n.Recipients, m.Recipients) || n.Run != m.Run ||
+			!n.Expires.Equal(m.Expires) {
 			t.Fatalf("does not survive a round trip: %v\n%s", err, again)
 		}
 	})

@@ -29,7 +29,8 @@ var saltRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
 func NewPrivate(args, flags []string) Private {
 	salt := make([]byte, 32)
 	rand.Read(salt) // never fails (crypto/rand)
-	return Private{Format: PrivateFormat, Salt: hex.EncodeToString(salt), Args: append([]string{}, args...), Flags: append([]string{}, flags...)}
+	return Private{Format: PrivateFormat, Salt: hex.EncodeToString(salt), Args: append([]string{}, args...),
+		Flags: append([]string{}, flags...)}
 }
 
 // ParsePrivate reads a private part strictly; its digest is DigestOf(b).

@@ -42,7 +42,8 @@ func TestMunge(t *testing.T) {
 	if age := time.Since(got.Encoded); age < -time.Second || age > time.Minute || got.Decoded.Before(got.Encoded) {
 		t.Errorf("encoded %v, decoded %v", got.Encoded, got.Decoded)
 	}
-	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrRefused) || got.Payload != nil || !strings.Contains(err.Error(), "used before") {
+	if got, err := verifier.Decode(ctx, cred); !errors.Is(err, ErrRefused) || got.Payload != nil ||
+		!strings.Contains(err.Error(), "used before") {
 		t.Errorf("replayed on the same host: %+v, %v", got, err)
 	}
 	// MUNGE's cache is per host: this is why the service's nonce matters.
@@ -77,7 +78,8 @@ func TestMungeFails(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	none := filepath.Join(t.TempDir(), "none")
-	if _, err := (Commands{Socket: none}).Encode(ctx, "root", []byte("x")); !errors.Is(err, sitecmd.ErrFailed) || !strings.Contains(err.Error(), none) {
+	if _, err := (Commands{Socket: none}).Encode(ctx, "root", []byte("x")); !errors.Is(err, sitecmd.ErrFailed) ||
+		!strings.Contains(err.Error(), none) {
 		t.Errorf("no munged: %v", err)
 	}
 	if _, err := (Commands{Socket: none}).Decode(ctx, "MUNGE:AAAA:"); !errors.Is(err, sitecmd.ErrFailed) || errors.Is(err, ErrRefused) {
@@ -90,7 +92,8 @@ func TestMungeFails(t *testing.T) {
 		t.Errorf("relative path: %v", err)
 	}
 	loud := sitecmdtest.Script(t, "cat /dev/zero")
-	if _, err := (Commands{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, sitecmd.ErrFailed) || !strings.Contains(err.Error(), "more than") {
+	if _, err := (Commands{MungePath: loud}).Encode(ctx, "root", nil); !errors.Is(err, sitecmd.ErrFailed) ||
+		!strings.Contains(err.Error(), "more than") {
 		t.Errorf("endless output: %v", err)
 	}
 	wordy := sitecmdtest.Script(t, "head -c 1000000 /dev/zero >&2; exit 1")
@@ -99,7 +102,8 @@ func TestMungeFails(t *testing.T) {
 	}
 	early, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
-	if _, err := (Commands{MungePath: sitecmdtest.Script(t, "exec sleep 100")}).Encode(early, "root", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := (Commands{MungePath: sitecmdtest.Script(t, "exec sleep 100")}).Encode(early, "root",
+		nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("endless wait: %v", err)
 	}
 }

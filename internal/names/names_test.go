@@ -16,7 +16,8 @@ func TestNames(t *testing.T) {
 		"word": {Word, []string{"box", "project_1", "a.b-c"}, []string{"", "-x", "a/b", "x\n", strings.Repeat("w", 129)}},
 		"Unix name": {Unix, []string{"alice", "_apt", "a.b@c", "host$", "A-1"},
 			[]string{"", "1a", "-x", "domain users", "a$b", "alice\n", strings.Repeat("u", 64)}},
-		"id": {ID, []string{strings.Repeat("0a", 16)}, []string{"", strings.Repeat("0A", 16), strings.Repeat("0a", 17), strings.Repeat("0a", 16) + "\n"}},
+		"id": {ID, []string{strings.Repeat("0a", 16)},
+			[]string{"", strings.Repeat("0A", 16), strings.Repeat("0a", 17), strings.Repeat("0a", 16) + "\n"}},
 	} {
 		for _, s := range c.good {
 			if !c.valid(s) {

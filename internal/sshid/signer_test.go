@@ -105,7 +105,8 @@ func TestEncryptedKey(t *testing.T) {
 		t.Errorf("nobody to ask: %v", err)
 	}
 	asked = 10
-	if _, err := LoadSigner(ctx, key, func(string) ([]byte, error) { asked++; return []byte("wrong"), nil }); !errors.Is(err, ErrPassphrase) || asked != 13 {
+	if _, err := LoadSigner(ctx, key,
+		func(string) ([]byte, error) { asked++; return []byte("wrong"), nil }); !errors.Is(err, ErrPassphrase) || asked != 13 {
 		t.Errorf("wrong passphrases: asked to %d, %v", asked, err)
 	}
 	// What the agent holds is not asked for again.

@@ -107,7 +107,8 @@ func TestFlagsErrors(t *testing.T) {
 	} {
 		f, _ := newJobFlags()
 		err := f.Parse(strings.Fields(c.line), io.Discard)
-		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
+		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), c.want) ||
+			!strings.Contains(fault.Hint(err), c.hint) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: got %v (hint %q, class %s), want %s (hint %s)", c.line, err, fault.Hint(err), fault.ClassOf(err), c.want, c.hint)
 		}
 	}
@@ -125,7 +126,8 @@ func TestFlagsHelp(t *testing.T) {
 		if err := f.Parse(strings.Fields(line), &out); !errors.Is(err, flag.ErrHelp) {
 			t.Errorf("%s: %v", line, err)
 		}
-		for _, want := range []string{"Usage: sealbatch job-prep [flags] [EXTRA]...", "Example:\n  sealbatch job-prep -N 1", "-N, --nodes VALUE\n", "number of nodes (required)",
+		for _, want := range []string{"Usage: sealbatch job-prep [flags] [EXTRA]...", "Example:\n  sealbatch job-prep -N 1",
+			"-N, --nodes VALUE\n", "number of nodes (required)",
 			"-ai, --application-info VALUE", "-flags VALUE", "-f, --follow\n", "(default /scratch)", "raw (may be repeated)"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s: help lacks %q:\n%s", line, want, out.String())
