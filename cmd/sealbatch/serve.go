@@ -140,7 +140,7 @@ func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores,
 
 func serverLimits(l config.ServerLimits) keyserver.Limits {
 	return keyserver.Limits{
-		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory), Concurrent: l.ConcurrentWork,
+		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory), Concurrent: l.ConcurrentRequests,
 		PerSecond: float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
 	}

@@ -127,7 +127,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 
 func verifierLimits(l config.VerifierLimits) verifier.Limits {
 	return verifier.Limits{
-		Concurrent: l.ConcurrentWork, Relayed: l.RelayedRequests, Connections: l.Connections, Memory: int64(l.BodyMemory),
+		Concurrent: l.ConcurrentRequests, Relayed: l.RelayedRequests, Connections: l.Connections, Memory: int64(l.BodyMemory),
 		PerSecond: float64(l.RatePerSecond), Burst: l.Burst,
 	}
 }

@@ -28,11 +28,11 @@ type Server struct {
 // FloodLimits are what [limits] of both services bounds: what they take on from
 // everybody and from one address. 0 stands for the service's default.
 type FloodLimits struct {
-	RatePerSecond  int // requests a second of one address, in the long run
-	Burst          int // requests of one address at first
-	Connections    int // open at once
-	BodyMemory     int // bytes of request bodies that are held at once
-	ConcurrentWork int // requests at work at once
+	RatePerSecond      int // requests a second of one address, in the long run
+	Burst              int // requests of one address at first
+	Connections        int // open at once
+	BodyMemory         int // bytes of request bodies that are held at once
+	ConcurrentRequests int // requests at work at once
 }
 
 // ServerLimits is [limits] of server.conf, except for min-tier. 0 stands for the
@@ -132,7 +132,7 @@ func (l *FloodLimits) keys() []key {
 		intKey("burst", &l.Burst, 1, 1<<20),
 		intKey("connections", &l.Connections, 2, 1<<20),
 		intKey("body-memory-bytes", &l.BodyMemory, 1<<20, 1<<40),
-		intKey("concurrent-requests", &l.ConcurrentWork, 1, 1<<16),
+		intKey("concurrent-requests", &l.ConcurrentRequests, 1, 1<<16),
 	}
 }
 
