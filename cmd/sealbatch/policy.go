@@ -51,24 +51,28 @@ sealbatch policy revoke 9c1f...`)
 	switch words[0] {
 	case "show":
 	case "set":
-		p, err := pf.Policy(time.Now())
-		if err != nil {
-			return err
-		}
-		if err := c.ofCluster(ctx, &p); err != nil {
-			return err
-		}
-		if s, err = c.keys.SetPolicy(ctx, s.VolumeID, p); err != nil {
-			return err
-		}
+		s, err = c.setPolicy(ctx, s, pf)
 	case "revoke":
-		if s, err = c.keys.Revoke(ctx, s.VolumeID); err != nil {
-			return err
-		}
+		s, err = c.keys.Revoke(ctx, s.VolumeID)
 	default:
-		return usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke")
+		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke")
+	}
+	if err != nil {
+		return err
 	}
 	return showSecret(a, s)
+}
+
+// setPolicy replaces a volume's policy by what the flags say.
+func (c *client) setPolicy(ctx context.Context, s keyapi.SecretInfo, pf policyFlags) (keyapi.SecretInfo, error) {
+	p, err := pf.Policy(time.Now())
+	if err != nil {
+		return s, err
+	}
+	if err := c.ofCluster(ctx, &p); err != nil {
+		return s, err
+	}
+	return c.keys.SetPolicy(ctx, s.VolumeID, p)
 }
 
 // ofCluster has a policy say whose users and nodes it names, if it does not: on

@@ -128,6 +128,18 @@ func (m Manifest) Inputs() []VolumeRef { return m.Volumes[min(1, len(m.Volumes))
 
 // Validate reports the first field that is out of its domain.
 func (m Manifest) Validate() error {
+	for _, validate := range []func() error{
+		m.validateHead, m.validateDemands, m.Attest.Validate, m.validateJobDir, m.validateVolumes, m.validateFiles,
+	} {
+		if err := validate(); err != nil {
+			return err
+		}
+	}
+	return validWords(m.Recipients, []string{m.Runtime})
+}
+
+// validateHead checks what the manifest is and who stands behind it.
+func (m Manifest) validateHead() error {
 	switch {
 	case m.Format != Format:
 		return fmt.Errorf("%w: format %.40q is not %s", ErrInvalid, m.Format, Format)
@@ -139,6 +151,13 @@ func (m Manifest) Validate() error {
 		return fmt.Errorf("%w: key service is not given by id, key and https URL", ErrInvalid)
 	case m.Cluster != "" && !names.Word(m.Cluster):
 		return fmt.Errorf("%w: %.80q is not a cluster's name", ErrInvalid, m.Cluster)
+	}
+	return nil
+}
+
+// validateDemands checks what the job asks for.
+func (m Manifest) validateDemands() error {
+	switch {
 	case tierNames[m.Tier] == "":
 		return fmt.Errorf("%w: no minimum tier", ErrInvalid)
 	case len(m.Recipients) == 0 || len(m.Recipients) > 64:
@@ -156,19 +175,14 @@ func (m Manifest) Validate() error {
 	case len(m.Volumes) > 1+64:
 		return fmt.Errorf("%w: %d inputs", ErrInvalid, len(m.Inputs()))
 	}
-	if err := m.Attest.Validate(); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (m Manifest) validateJobDir() error {
 	if err := validPath(m.JobDir); err != nil {
 		return fmt.Errorf("job_dir: %w", err)
 	}
-	if err := m.validateVolumes(); err != nil {
-		return err
-	}
-	if err := m.validateFiles(); err != nil {
-		return err
-	}
-	return validWords(m.Recipients, []string{m.Runtime})
+	return nil
 }
 
 func (m Manifest) validateVolumes() error {

@@ -137,19 +137,28 @@ func checkYAML(n *yaml.Node, depth int) error {
 	case n.Tag == "!!int" && !decimalRE.MatchString(n.Value):
 		return fmt.Errorf("%w: line %d: %.40q is not a decimal number", ErrInvalid, n.Line, n.Value)
 	}
-	if n.Kind == yaml.MappingNode {
-		seen := map[string]bool{}
-		for i := 0; i < len(n.Content); i += 2 {
-			if k := n.Content[i]; k.Kind != yaml.ScalarNode || seen[k.Value] {
-				return fmt.Errorf("%w: line %d: field %.60q is given twice or is no name", ErrInvalid, k.Line, k.Value)
-			}
-			seen[n.Content[i].Value] = true
-		}
+	if err := checkFields(n); err != nil {
+		return err
 	}
 	for _, c := range n.Content {
 		if err := checkYAML(c, depth+1); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkFields refuses a mapping with a field twice, or one that is no name.
+func checkFields(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return nil
+	}
+	seen := map[string]bool{}
+	for i := 0; i < len(n.Content); i += 2 {
+		if k := n.Content[i]; k.Kind != yaml.ScalarNode || seen[k.Value] {
+			return fmt.Errorf("%w: line %d: field %.60q is given twice or is no name", ErrInvalid, k.Line, k.Value)
+		}
+		seen[n.Content[i].Value] = true
 	}
 	return nil
 }

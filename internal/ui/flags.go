@@ -153,7 +153,7 @@ func (f *Flags) Parse(args []string, help io.Writer) error {
 	return f.missing()
 }
 
-// flag handles one argument that begins with a dash and gives the arguments that remain.
+// flag handles one argument that begins with a dash and returns the arguments that remain.
 func (f *Flags) flag(arg string, rest []string) ([]string, error) {
 	name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
 	if d, ok := f.names[name]; ok {
