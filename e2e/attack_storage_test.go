@@ -318,7 +318,7 @@ func TestAttackVolumeByKeyHolder(t *testing.T) {
 	believing := installed(t, "laptop", weakened(t,
 		weakness{"internal/noderun/volumes.go", "st.Size() != ref.Size", "st.Size() == 0"},
 		weakness{"internal/noderun/volumes.go",
-			"r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest", "digest.IsZero()"}))
+			"r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != released.Digest", "digest.IsZero()"}))
 	file := filepath.Join(onDisk(t, "login", alice.scratch()), "known.sealed")
 	genuine, err := os.ReadFile(file)
 	if err != nil {

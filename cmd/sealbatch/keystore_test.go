@@ -87,7 +87,7 @@ func TestMadeUpKeyStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Keys) != 1 || !bytes.Equal(got.Keys[v.ID], v.Key) {
+	if len(got.Keys) != 1 || !bytes.Equal(got.Keys[v.ID].Key, v.Key) {
 		t.Errorf("released: %d keys, or another one", len(got.Keys))
 	}
 	if kept, err := os.ReadFile(filepath.Join(dir, v.ID)); err != nil || !bytes.Equal(kept, v.Key) {

@@ -82,7 +82,7 @@ func TestReleaseThroughRelay(t *testing.T) {
 	s := w.front(t, func(h http.Handler) http.Handler { return h })
 	c := newClient(t, keyclient.Options{URL: s.URL + "/relay", CA: caOf(s), ServiceID: w.ID})
 	got, err := c.Release(t.Context(), w.req)
-	if err != nil || string(got.Keys[w.vol.ID]) != string(w.vol.Key) {
+	if err != nil || string(got.Keys[w.vol.ID].Key) != string(w.vol.Key) {
 		t.Fatalf("release: %v", err)
 	}
 	pub := got.S.Public().(ed25519.PublicKey)

@@ -72,7 +72,7 @@ func TestLostAnswers(t *testing.T) {
 				})
 			})
 			got, err := newClient(t, keyclient.Options{URL: s.URL + "/relay", CA: caOf(s), ServiceID: w.ID}).Release(t.Context(), w.req)
-			if err != nil || string(got.Keys[w.vol.ID]) != string(w.vol.Key) {
+			if err != nil || string(got.Keys[w.vol.ID].Key) != string(w.vol.Key) {
 				t.Fatalf("%d keys, %v", len(got.Keys), err)
 			}
 			i, err := w.Client(t, w.alice).GetSecret(t.Context(), w.vol.ID)

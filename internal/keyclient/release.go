@@ -29,8 +29,8 @@ type ReleaseRequest struct {
 
 // Released is what a node was given.
 type Released struct {
-	// Keys holds 32 bytes for each volume of the manifest, by volume id.
-	Keys         map[string][]byte
+	// Keys has the key of each volume of the manifest, 32 bytes, by volume id.
+	Keys         map[string]keyapi.BundleKey
 	Statement    manifest.Statement
 	StatementJWS string
 	// Private is the private part that the manifest pins.
@@ -146,7 +146,7 @@ func (c *Client) open(ctx context.Context, r ReleaseRequest, a attested, answer 
 	if err != nil {
 		return Released{}, err
 	}
-	out := Released{StatementJWS: answer.Statement, S: a.s, AuditHead: answer.AuditHead, Keys: map[string][]byte{}}
+	out := Released{StatementJWS: answer.Statement, S: a.s, AuditHead: answer.AuditHead, Keys: map[string]keyapi.BundleKey{}}
 	if out.Statement, err = CheckStatement(key, answer.Statement, id, r.Digest, r.Job, r.Node, a.claim.S); err != nil {
 		return Released{}, err
 	}
@@ -169,10 +169,10 @@ func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
 	}
 	for _, k := range b.Keys {
 		want, ok := digests[k.VolumeID]
-		if !ok || k.Digest != want || len(k.Key) != keyapi.SecretKeyLen || o.Keys[k.VolumeID] != nil {
+		if !ok || k.Digest != want || len(k.Key) != keyapi.SecretKeyLen || o.Keys[k.VolumeID].Key != nil {
 			return fmt.Errorf("%w: a key for volume %.40q that the manifest does not pin so", ErrAnswer, k.VolumeID)
 		}
-		o.Keys[k.VolumeID] = k.Key
+		o.Keys[k.VolumeID] = k
 	}
 	if manifest.DigestOf(b.Private) != m.Private {
 		return fmt.Errorf("%w: a private part that the manifest does not pin", ErrAnswer)
@@ -182,6 +182,19 @@ func (o *Released) take(m manifest.Manifest, b keyapi.Bundle) error {
 		return fmt.Errorf("%w: %d keys for %d volumes", ErrAnswer, len(o.Keys), len(digests))
 	}
 	return nil
+}
+
+// WipeKeys overwrites the volumes' keys.
+func (o Released) WipeKeys() {
+	for _, k := range o.Keys {
+		clear(k.Key)
+	}
+}
+
+// Wipe overwrites the volumes' keys and S.
+func (o Released) Wipe() {
+	o.WipeKeys()
+	clear(o.S)
 }
 
 // CheckStatement checks an attestation statement: signed by the service's

@@ -52,7 +52,7 @@ func TestReleaseByToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Keys) != 2 || !bytes.Equal(got.Keys[image.ID], image.Key) || !bytes.Equal(got.Keys[data.ID], data.Key) {
+	if len(got.Keys) != 2 || !bytes.Equal(got.Keys[image.ID].Key, image.Key) || !bytes.Equal(got.Keys[data.ID].Key, data.Key) {
 		t.Errorf("released keys are not those that were deposited")
 	}
 	st := got.Statement

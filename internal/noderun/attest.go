@@ -11,7 +11,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/volume"
 )
 
 // serviceKeys asks the manifest's key service, by the evidence that the manifest names.
@@ -22,24 +21,24 @@ type serviceKeys struct {
 }
 
 // Fetch implements KeySource.
-func (s serviceKeys) Fetch(ctx context.Context, req KeyRequest) (Grant, error) {
+func (s serviceKeys) Fetch(ctx context.Context, req KeyRequest) (keyclient.Released, error) {
 	maker, err := s.types.Maker(req.Manifest.Attest, evidence.Node{
 		Cluster: req.Manifest.Cluster, ID: req.NodeID, ReadFile: s.job.ReadRegular,
 	})
 	if err != nil {
-		return Grant{}, fmt.Errorf("%w: %w", ErrAttestation, err)
+		return keyclient.Released{}, fmt.Errorf("%w: %w", ErrAttestation, err)
 	}
 	client, err := s.client(ctx, req.Manifest.Service, maker.Relay)
 	if err != nil {
-		return Grant{}, keyError(err)
+		return keyclient.Released{}, keyError(err)
 	}
 	released, err := client.Release(ctx, keyclient.ReleaseRequest{
 		Manifest: req.Manifest, Digest: req.Digest, Job: req.Job, Node: req.Node, Attest: maker.Attest,
 	})
 	if err != nil {
-		return Grant{}, keyError(err)
+		return keyclient.Released{}, keyError(err)
 	}
-	return grantOf(req.Manifest, released)
+	return released, nil
 }
 
 // directLimit is how long the key service gets to answer before a relay
@@ -86,22 +85,4 @@ func keyError(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrKeyRefused, err)
-}
-
-func grantOf(m manifest.Manifest, r keyclient.Released) (Grant, error) {
-	g := Grant{Signer: r.S, Statement: r.StatementJWS, Private: r.Private}
-	defer func() {
-		for _, k := range r.Keys {
-			clear(k)
-		}
-	}()
-	for _, v := range m.Volumes {
-		key, err := volume.KeyFromBytes(r.Keys[v.VolumeID])
-		if err != nil {
-			return Grant{}, fmt.Errorf("%w: volume %s: %w", ErrKeyRefused, v.VolumeID, err)
-		}
-		// Release has compared the released digest with the manifest's.
-		g.Keys = append(g.Keys, GrantedKey{VolumeID: v.VolumeID, Digest: v.Digest, Key: key})
-	}
-	return g, nil
 }

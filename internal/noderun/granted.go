@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -12,11 +13,11 @@ import (
 // the shared storage.
 type granted struct {
 	*admitted
-	grant Grant
-	tier  manifest.Tier // of the evidence
-	args  []string      // the application's
-	flags manifest.Flags
-	dir   nodeDir
+	released keyclient.Released
+	tier     manifest.Tier // of the evidence
+	args     []string      // the application's
+	flags    manifest.Flags
+	dir      nodeDir
 }
 
 // attest has the keys released by src, by default the manifest's key service. What
@@ -34,18 +35,18 @@ func (g *granted) obtain(ctx context.Context, src KeySource) (err error) {
 	req := KeyRequest{
 		Manifest: g.manifest, Digest: g.digest, Job: g.alloc.job, Node: g.alloc.node, NodeID: g.alloc.nodeID,
 	}
-	if g.grant, err = fetchKeys(ctx, src, req, fetchTime(g.alloc, g.manifest.SealSeconds), g.log); err != nil {
+	if g.released, err = fetchKeys(ctx, src, req, fetchTime(g.alloc, g.manifest.SealSeconds), g.log); err != nil {
 		return err
 	}
-	st, err := g.grant.checkStatement(req)
+	st, err := checkStatement(g.released, req)
 	if err != nil {
 		return err
 	}
 	g.tier = st.Tier
-	if err := g.takePrivate(g.grant.Private); err != nil {
+	if err := g.takePrivate(g.released.Private); err != nil {
 		return failed(ExitIntegrity, err)
 	}
-	if g.dir, err = makeNodeDir(g.jobDir, g.alloc.dirName(), g.grant.Statement); err != nil {
+	if g.dir, err = makeNodeDir(g.jobDir, g.alloc.dirName(), g.released.StatementJWS); err != nil {
 		return failed(ExitManifest, err)
 	}
 	g.noteDir()
@@ -69,7 +70,6 @@ func (g *granted) takePrivate(b []byte) error {
 
 // close overwrites the keys, and closes the node's directory.
 func (g *granted) close() {
-	g.grant.wipe()
-	clear(g.grant.Signer)
+	g.released.Wipe()
 	closeRoot(g.dir.Root)
 }

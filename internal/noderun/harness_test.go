@@ -23,6 +23,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
@@ -54,17 +56,11 @@ type testJob struct {
 // never lie anywhere.
 type supervisorInput struct {
 	Options Options
-	Keys    []testKey
+	Keys    []keyapi.BundleKey
 	Service []byte // the key service's statement key
 	Tier    manifest.Tier
 	Refuse  string // "attestation" or "key"
 	Private []byte
-}
-
-type testKey struct {
-	VolumeID string
-	Digest   manifest.Digest
-	Key      []byte
 }
 
 // supervisorMain is a supervisor's process.
@@ -86,28 +82,24 @@ func supervisorMain() {
 }
 
 // Fetch implements KeySource as a key service would answer.
-func (in supervisorInput) Fetch(_ context.Context, req KeyRequest) (Grant, error) {
+func (in supervisorInput) Fetch(_ context.Context, req KeyRequest) (keyclient.Released, error) {
 	switch in.Refuse {
 	case "attestation":
-		return Grant{}, fmt.Errorf("%w: no such job", ErrAttestation)
+		return keyclient.Released{}, fmt.Errorf("%w: no such job", ErrAttestation)
 	case "key":
-		return Grant{}, fmt.Errorf("%w: policy has expired", ErrKeyRefused)
+		return keyclient.Released{}, fmt.Errorf("%w: policy has expired", ErrKeyRefused)
 	}
 	pub, s, err := ed25519.GenerateKey(nil)
 	if err != nil {
-		return Grant{}, err
+		return keyclient.Released{}, err
 	}
-	g := Grant{Signer: s, Private: in.Private}
-	g.Statement, err = manifest.SignJWS(manifest.TypeStatement, in.Service, manifest.Statement{
+	g := keyclient.Released{S: s, Private: in.Private, Keys: map[string]keyapi.BundleKey{}}
+	g.StatementJWS, err = manifest.SignJWS(manifest.TypeStatement, in.Service, manifest.Statement{
 		Service: req.Manifest.Service.ID, Manifest: req.Digest, Job: req.Job, Node: req.Node, UID: int64(os.Getuid()),
 		Tier: in.Tier, Attestor: "test", S: manifest.EncodeKey(pub), Issued: time.Now().UTC(),
 	})
 	for _, k := range in.Keys {
-		key, err := volume.KeyFromBytes(k.Key)
-		if err != nil {
-			return Grant{}, err
-		}
-		g.Keys = append(g.Keys, GrantedKey{k.VolumeID, k.Digest, key})
+		g.Keys[k.VolumeID] = k
 	}
 	return g, err
 }
@@ -194,7 +186,7 @@ func (j *testJob) seal(kind manifest.Kind, name string, files map[string]string)
 		Kind: kind, Name: name, Path: f.Name(), VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest),
 		Checksum: manifest.Digest(s.Checksum), Size: s.Size,
 	}
-	j.in.Keys = append(j.in.Keys, testKey{ref.VolumeID, ref.Digest, s.Key.Bytes()})
+	j.in.Keys = append(j.in.Keys, keyapi.BundleKey{VolumeID: ref.VolumeID, Digest: ref.Digest, Key: s.Key.Bytes()})
 	return ref
 }
 

@@ -20,9 +20,9 @@ import (
 )
 
 // keyFunc is a KeySource.
-type keyFunc func(ctx context.Context) (Grant, error)
+type keyFunc func(ctx context.Context) (keyclient.Released, error)
 
-func (f keyFunc) Fetch(ctx context.Context, _ KeyRequest) (Grant, error) { return f(ctx) }
+func (f keyFunc) Fetch(ctx context.Context, _ KeyRequest) (keyclient.Released, error) { return f(ctx) }
 
 // Waits double from a second on, and are half to one and a half of that: a job's
 // nodes do not come back in step.
@@ -49,9 +49,9 @@ func TestFetchKeysTriesAgain(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				tries, begin := 0, time.Now()
-				_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) {
+				_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (keyclient.Released, error) {
 					tries++
-					return Grant{}, c.answers[min(tries, len(c.answers))-1]
+					return keyclient.Released{}, c.answers[min(tries, len(c.answers))-1]
 				}), KeyRequest{}, limit, slog.New(slog.DiscardHandler))
 				took := time.Since(begin)
 				if !errors.Is(err, c.err) || tries < c.least || tries > c.most || took < c.took/2 || took > min(c.took*3/2, limit) {
@@ -68,9 +68,9 @@ func TestFetchKeysTriesAgain(t *testing.T) {
 func TestFetchKeysStopsForTheReason(t *testing.T) {
 	t.Parallel()
 	ctx, stop := context.WithCancelCause(t.Context())
-	_, err := fetchKeys(ctx, keyFunc(func(context.Context) (Grant, error) {
+	_, err := fetchKeys(ctx, keyFunc(func(context.Context) (keyclient.Released, error) {
 		stop(errTimeLimit)
-		return Grant{}, ErrUnreachable
+		return keyclient.Released{}, ErrUnreachable
 	}), KeyRequest{}, time.Hour, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, errTimeLimit) || exitOf(err, 0) != ExitTimeLimit {
 		t.Error(err)
@@ -94,7 +94,7 @@ func TestFetchKeysInVain(t *testing.T) {
 		{busy(&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}),
 			"no munged", "the verifier of cluster box"},
 	} {
-		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (Grant, error) { return Grant{}, keyError(c.err) }),
+		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (keyclient.Released, error) { return keyclient.Released{}, keyError(c.err) }),
 			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
 		hint := fault.Hint(err)
 		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) ||

@@ -38,7 +38,7 @@ func (m *mounted) mountVolumes(context.Context) (err error) {
 		return fmt.Errorf("prepare the mount points: %w", terse(err))
 	}
 	origin := manifest.Origin{Run: m.manifest.Run, Manifest: m.digest, Job: m.alloc.job, Node: m.alloc.node}
-	if m.output, err = m.dir.makeOutput(m.rcpts, origin, m.grant.Signer); err != nil {
+	if m.output, err = m.dir.makeOutput(m.rcpts, origin, m.released.S); err != nil {
 		return err
 	}
 	if err := m.space.MountGocryptfs(m.outputRel(), m.output.root, m.output.key); err != nil {

@@ -126,7 +126,7 @@ func (s *sealed) writeReceipt() error {
 	if s.err != nil {
 		reason = reasonOf(exitOf(s.err, ExitManifest))
 	}
-	jws, err := manifest.SignJWS(manifest.TypeReceipt, s.grant.Signer, manifest.Receipt{
+	jws, err := manifest.SignJWS(manifest.TypeReceipt, s.released.S, manifest.Receipt{
 		Run: s.manifest.Run, Manifest: s.digest, Job: s.alloc.job, Node: s.alloc.node, Tier: s.tier,
 		Started: s.started.UTC(), Ended: time.Now().UTC(), Exit: s.app, Reason: reason,
 		Mounts: s.mounts(), Steps: s.steps, Output: s.out,

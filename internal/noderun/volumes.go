@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -29,9 +30,9 @@ func (m *mounted) openVolumes(context.Context) error {
 		if ref.Kind != manifest.KindImage {
 			what, rel = fmt.Sprintf("input %d", i), container.DatasetRel+"/"+ref.Name
 		}
-		key, err := m.grant.key(ref)
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
+		key, ok := m.released.Keys[ref.VolumeID]
+		if !ok {
+			return fmt.Errorf("%s: %w: no key was released for volume %s", what, ErrKeyRefused, ref.VolumeID)
 		}
 		r, f, err := openPinned(ref, key)
 		if err != nil {
@@ -39,13 +40,13 @@ func (m *mounted) openVolumes(context.Context) error {
 		}
 		m.volumes = append(m.volumes, openVolume{r, ref.Kind, f, rel, what})
 	}
-	m.grant.wipe()
+	m.released.WipeKeys()
 	return checkImage(m.volumes[0].Reader)
 }
 
 // openPinned opens a volume and compares it with what the manifest pins and
 // with what the key service released the key for.
-func openPinned(ref manifest.VolumeRef, key GrantedKey) (r *volume.Reader, f *os.File, err error) {
+func openPinned(ref manifest.VolumeRef, released keyapi.BundleKey) (r *volume.Reader, f *os.File, err error) {
 	if f, err = fsx.OpenRegular(ref.Path); err != nil {
 		return nil, nil, err
 	}
@@ -61,11 +62,16 @@ func openPinned(ref manifest.VolumeRef, key GrantedKey) (r *volume.Reader, f *os
 	if st.Size() != ref.Size {
 		return nil, nil, fmt.Errorf("%w: %d bytes, the manifest pins %d", volume.ErrSize, st.Size(), ref.Size)
 	}
-	if r, err = volume.Open(f, st.Size(), key.Key); err != nil {
+	key, err := volume.KeyFromBytes(released.Key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrKeyRefused, err)
+	}
+	defer key.Wipe()
+	if r, err = volume.Open(f, st.Size(), key); err != nil {
 		return nil, nil, err
 	}
 	digest := manifest.Digest(r.Digest())
-	if r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != key.Digest {
+	if r.ID().String() != ref.VolumeID || digest != ref.Digest || digest != released.Digest {
 		return nil, nil, fmt.Errorf("%w: it is another version or volume than the one that was pinned", volume.ErrIntegrity)
 	}
 	return r, f, nil
