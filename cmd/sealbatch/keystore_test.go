@@ -36,9 +36,10 @@ func keyServiceDir(t *testing.T, alice ssh.PublicKey, verifier ed25519.PublicKey
 		t.Fatal(err)
 	}
 	conf = filepath.Join(dir, "server.conf")
-	more += fmt.Sprintf("\n[cluster c]\nverifier-url = https://localhost:1\nverifier-ca = ca.crt\nmunge-user = slurm\nverifier-key = %s\n",
-		base64.StdEncoding.EncodeToString(verifier))
-	for path, text := range map[string]string{conf: more, filepath.Join(dir, "accounts"): "alice " + string(ssh.MarshalAuthorizedKey(alice))} {
+	more += fmt.Sprintf("\n[cluster c]\nverifier-url = https://localhost:1\nverifier-ca = ca.crt\n"+
+		"munge-user = slurm\nverifier-key = %s\n", base64.StdEncoding.EncodeToString(verifier))
+	accounts := "alice " + string(ssh.MarshalAuthorizedKey(alice))
+	for path, text := range map[string]string{conf: more, filepath.Join(dir, "accounts"): accounts} {
 		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -82,8 +83,9 @@ func TestMadeUpKeyStore(t *testing.T) {
 		Cluster: "c", VerifierKey: verifier}
 	v := site.Deposit(t, alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
 	m, b := site.Manifest(t, nil, v)
-	got, err := site.Client(t, nil).Release(t.Context(), keyclient.ReleaseRequest{Manifest: m, Digest: site.Register(t, alice, b),
-		Job: manifest.Job{Cluster: "c", ID: 7, ArrayTask: -1}, Node: "cn1", Attest: site.Attest("alice", 1000, nil, nil)})
+	got, err := site.Client(t, nil).Release(t.Context(), keyclient.ReleaseRequest{
+		Manifest: m, Digest: site.Register(t, alice, b), Job: manifest.Job{Cluster: "c", ID: 7, ArrayTask: -1}, Node: "cn1",
+		Attest: site.Attest("alice", 1000, nil, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

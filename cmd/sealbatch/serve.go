@@ -110,7 +110,9 @@ type keyService struct {
 
 // newKeyService returns the service that a configuration describes, with a key
 // store of one of types. The caller calls closeStores after the service's end.
-func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) (*keyService, error) {
+func newKeyService(
+	ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger,
+) (*keyService, error) {
 	judges, err := attestors.Configure(c)
 	if err != nil {
 		return nil, fault.New(fault.Config, err, "")
@@ -140,8 +142,9 @@ func newKeyService(ctx context.Context, c *config.Server, types store.KeyStores,
 
 func serverLimits(l config.ServerLimits) keyserver.Limits {
 	return keyserver.Limits{
-		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory), Concurrent: l.ConcurrentRequests,
-		PerSecond: float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
+		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory),
+		Concurrent: l.ConcurrentRequests,
+		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
 	}
 }

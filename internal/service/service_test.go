@@ -33,7 +33,8 @@ func TestRefusals(t *testing.T) {
 		want   keyapi.Error
 		logged string // what Error returns
 	}{
-		"plain": {Refuse(keyapi.CodeConflict, "no %d", 1), 409, keyapi.Error{Code: keyapi.CodeConflict, Message: "no 1"}, "no 1"},
+		"plain": {Refuse(keyapi.CodeConflict, "no %d", 1), 409,
+			keyapi.Error{Code: keyapi.CodeConflict, Message: "no 1"}, "no 1"},
 		"wrapping": {Refuse(keyapi.CodeBadRequest, "no: %w", cause).WithHint("try %s", "x"), 400,
 			keyapi.Error{Code: keyapi.CodeBadRequest, Message: "no: the cause", Hint: "try x"}, "no: the cause"},
 		"with a cause": {Refuse(keyapi.CodeUnavailable, "no").WithCause(cause), 503,
@@ -43,7 +44,8 @@ func TestRefusals(t *testing.T) {
 		"wrapped": {fmt.Errorf("outside: %w", Refuse(keyapi.CodeTooMany, "later")), 429,
 			keyapi.Error{Code: keyapi.CodeTooMany, Message: "later"}, "outside: later"},
 		"no refusal": {cause, 500,
-			keyapi.Error{Code: keyapi.CodeInternal, Message: "internal error of the test service", Hint: "see its log"}, "the cause"},
+			keyapi.Error{Code: keyapi.CodeInternal, Message: "internal error of the test service", Hint: "see its log"},
+			"the cause"},
 	} {
 		w := httptest.NewRecorder()
 		h := newService(io.Discard).Handler(func(http.ResponseWriter, *http.Request) error { return tc.err })

@@ -64,7 +64,8 @@ func NewKeyService(dir string, hosts []string, listen string) (KeyService, error
 	if err := writeAll(append(files, file{l.MasterKey, []byte(hex.EncodeToString(master[:]) + "\n"), 0o600})); err != nil {
 		return l, err
 	}
-	if err := writeAll([]file{{l.AllowedSigners, []byte(accountsHeader), 0o644}}); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = writeAll([]file{{l.AllowedSigners, []byte(accountsHeader), 0o644}})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return l, err
 	}
 	name := serviceName(hosts[0])
@@ -107,7 +108,8 @@ func (l *KeyService) firstStart(name string, k boltstore.MasterKey) error {
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	srv, err := keyserver.New(keyserver.Config{Name: name, Store: st, Keys: keys, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners})
+	srv, err := keyserver.New(keyserver.Config{Name: name, Store: st, Keys: keys, AuditLog: l.Audit,
+		AllowedSigners: l.AllowedSigners})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}

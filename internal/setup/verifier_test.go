@@ -30,8 +30,8 @@ func TestConfigurations(t *testing.T) {
 		}
 	}
 	got, err := config.LoadVerifier(v.Config)
-	if err != nil || got.Cluster != "puhti" || got.TLSCert != v.TLSCert || got.TLSKey != v.TLSKey || got.SigningKey != v.SigningKey ||
-		got.NodesFile != v.Nodes || got.MungeUser != "slurm" || got.ServiceCA != k.CA || got.Listen != "0.0.0.0:8444" {
+	if err != nil || got.Cluster != "puhti" || got.TLSCert != v.TLSCert || got.TLSKey != v.TLSKey ||
+		got.SigningKey != v.SigningKey || got.NodesFile != v.Nodes || got.MungeUser != "slurm" || got.ServiceCA != k.CA || got.Listen != "0.0.0.0:8444" {
 		t.Errorf("verifier.conf: %+v, %v", got, err)
 	}
 	server, err := os.ReadFile(k.Config)
@@ -46,8 +46,8 @@ func TestConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := config.LoadServer(k.Config)
-	if err != nil || c.Name != "keys.example.org" || c.MasterKeyFile != k.MasterKey || c.DataDir != k.Data || c.Audit != k.Audit ||
-		c.TLSCert != k.TLSCert || c.AllowedSigners != k.AllowedSigners || c.Listen != listen || len(c.Clusters) != 1 ||
+	if err != nil || c.Name != "keys.example.org" || c.MasterKeyFile != k.MasterKey || c.DataDir != k.Data ||
+		c.Audit != k.Audit || c.TLSCert != k.TLSCert || c.AllowedSigners != k.AllowedSigners || c.Listen != listen || len(c.Clusters) != 1 ||
 		c.Clusters[0].VerifierURL != "https://verifier.example.org:8444" ||
 		c.Clusters[0].VerifierCA != filepath.Join(filepath.Dir(k.Config), "verifier-ca.crt") {
 		t.Errorf("server.conf: %+v, %v", c, err)
@@ -57,7 +57,8 @@ func TestConfigurations(t *testing.T) {
 // TestNothingIsOverwritten finds each file of a set-up in the way.
 func TestNothingIsOverwritten(t *testing.T) {
 	t.Parallel()
-	o := setup.VerifierOptions{Dir: t.TempDir(), Cluster: "puhti", Hosts: []string{"v"}, Listen: "0.0.0.0:8444", MungeUser: "slurm"}
+	o := setup.VerifierOptions{Dir: t.TempDir(), Cluster: "puhti", Hosts: []string{"v"}, Listen: "0.0.0.0:8444",
+		MungeUser: "slurm"}
 	l := setup.VerifierIn(o.Dir)
 	for _, p := range []string{l.CA, l.CAKey, l.TLSCert, l.TLSKey, l.SigningKey, l.Config, l.Enrol, l.Nodes} {
 		if err := os.WriteFile(p, []byte("mine"), 0o600); err != nil {

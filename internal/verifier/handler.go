@@ -23,7 +23,9 @@ const (
 )
 
 // times that connections may take.
-var times = service.Times{Header: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 30 * time.Second}
+var times = service.Times{
+	Header: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 30 * time.Second,
+}
 
 // call answers one call of the interface, or returns an error.
 type call func(w http.ResponseWriter, r *http.Request, body []byte) error
@@ -102,7 +104,8 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request, body []byt
 		log.Warn("refused", "reason", err.Error())
 		return err
 	}
-	log.Info("vouched", "uid", voucher.UID, "user", voucher.User, "account", voucher.Account, "partition", voucher.Partition)
+	log.Info("vouched", "uid", voucher.UID, "user", voucher.User, "account", voucher.Account,
+		"partition", voucher.Partition)
 	keyapi.WriteJSON(w, http.StatusOK, answer)
 	return nil
 }
@@ -110,7 +113,8 @@ func (v *Verifier) serveVouch(w http.ResponseWriter, r *http.Request, body []byt
 // vouch reads a request into q and returns what is vouched for.
 func (v *Verifier) vouch(ctx context.Context, body []byte, q *keyapi.VouchRequest) (keyapi.Voucher, error) {
 	if err := manifest.DecodeJSON(body, q); err != nil {
-		return keyapi.Voucher{}, service.Refuse(keyapi.CodeBadRequest, "the body is not a request for a voucher").WithCause(err)
+		return keyapi.Voucher{}, service.Refuse(keyapi.CodeBadRequest, "the body is not a request for a voucher").
+			WithCause(err)
 	}
 	return v.check(ctx, *q)
 }

@@ -137,7 +137,8 @@ func TestEveryCut(t *testing.T) {
 			t.Errorf("cut at %d, with the store: %v", cut, err)
 		}
 		tail := append(bytes.Clone(raw), part[:min(cut, bytes.IndexByte(raw, '\n'))]...)
-		if a, recovered, err := check(bytes.NewReader(tail), b.pub, head); err != nil || recovered != 0 || a.good != int64(len(raw)) {
+		if a, recovered, err := check(bytes.NewReader(tail), b.pub, head); err != nil || recovered != 0 ||
+			a.good != int64(len(raw)) {
 			t.Errorf("%d bytes of a line after the store's head: %d recovered, %v", cut, recovered, err)
 		}
 	}

@@ -56,7 +56,8 @@ func (a *reader) next(signed bool) error {
 		return fmt.Errorf("%w: line %d is not as it was written", ErrBroken, a.head.Seq+1)
 	}
 	if e.Seq != a.head.Seq+1 || e.Prev != a.head.Hash || e.Batch < a.head.Batch || e.Batch > a.head.Batch+1 {
-		return fmt.Errorf("%w: line %d does not follow the one before it: edited, moved or removed lines", ErrBroken, a.head.Seq+1)
+		return fmt.Errorf("%w: line %d does not follow the one before it: edited, moved or removed lines",
+			ErrBroken, a.head.Seq+1)
 	}
 	if signed {
 		sig, err := base64.RawURLEncoding.Strict().DecodeString(l.Sig)

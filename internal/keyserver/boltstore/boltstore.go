@@ -36,7 +36,8 @@ type Store struct {
 	seal *sealer
 }
 
-// Open opens or makes the store at path. A wrong master key is store.ErrSeal; a file in use by another process is an error after a second.
+// Open opens or makes the store at path. A wrong master key is store.ErrSeal; a
+// file that another process uses is an error after a second.
 func Open(path string, k MasterKey) (*Store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize})
 	if errors.Is(err, berrors.ErrTimeout) {

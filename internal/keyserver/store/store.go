@@ -96,7 +96,8 @@ type KeyStores map[string]OpenKeys
 func (t KeyStores) Open(ctx context.Context, typ string, records Store, p Parameters) (KeyStoreCloser, error) {
 	open, ok := t[typ]
 	if !ok {
-		return nil, fmt.Errorf("%w: type %.80q is none of %s", ErrConfig, typ, strings.Join(slices.Sorted(maps.Keys(t)), ", "))
+		return nil, fmt.Errorf("%w: type %.80q is none of %s", ErrConfig, typ,
+			strings.Join(slices.Sorted(maps.Keys(t)), ", "))
 	}
 	keys, err := open(ctx, records, p)
 	if err != nil {
