@@ -87,9 +87,8 @@ type Deps struct {
 
 // Published is what was made.
 type Published struct {
-	Info       manifest.Info
-	InfoPath   string // on the site
-	SealedPath string // on this machine
+	Info     manifest.Info
+	InfoPath string // on the site
 }
 
 // Run publishes one volume. The order is what keeps a reader from being misled,
@@ -127,7 +126,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, interrupted(ctx, err, p.input.hintGoOn())
 	}
 	p.removeCheckpoint()
-	return Published{Info: r.info(p.s), InfoPath: r.pathAtRest() + InfoSuffix, SealedPath: r.SealedPath}, nil
+	return Published{Info: r.info(p.s), InfoPath: r.pathAtRest() + InfoSuffix}, nil
 }
 
 const (
