@@ -61,41 +61,44 @@ func TestKeyServiceGone(t *testing.T) {
 	s.checkVolume(t, p.Info)
 }
 
+// betweenRuns are what can happen between two runs, and whether the second resumes.
+var betweenRuns = map[string]struct {
+	change func(s *setting) error
+	goesOn bool
+}{
+	"nothing changed":  {func(*setting) error { return nil }, true},
+	"another policy":   {func(s *setting) error { s.r.Policy.Releases = 7; return nil }, true},
+	"input changed":    {func(s *setting) error { return os.WriteFile(s.file, []byte("new"), 0o600) }, false},
+	"other recipients": {func(s *setting) error { s.r.Readers = []string{"age1other"}; return nil }, false},
+	"another file in its place": {func(s *setting) error {
+		b, err := os.ReadFile(s.r.SealedPath)
+		return errors.Join(err, os.WriteFile(s.r.SealedPath, make([]byte, len(b)), 0o600))
+	}, false},
+	"another volume in its place": {func(s *setting) error {
+		other, err := volume.SealFile(context.Background(), s.r.SealedPath, s.r.Input, volume.SealOptions{Recipients: s.r.Recipients})
+		other.Key.Wipe()
+		return err
+	}, false},
+	"sealed file removed": {func(s *setting) error { return os.Remove(s.r.SealedPath) }, false},
+	"no identity":         {func(s *setting) error { s.d.Identities = nil; return nil }, false},
+	"another's identity": {func(s *setting) error {
+		id, err := age.GenerateX25519Identity()
+		s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{id}, nil }
+		return err
+	}, false},
+	"damaged checkpoint": {func(s *setting) error {
+		all, err := filepath.Glob(s.d.State + "/sealed/*.json")
+		if err != nil || len(all) != 1 {
+			return errors.Join(err, errors.New("no checkpoint"))
+		}
+		return os.Truncate(all[0], 30)
+	}, false},
+}
+
 // TestGoesOnOnlyWithItsOwn: whatever does not fit the checkpoint of the earlier run is sealed afresh.
 func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		change func(s *setting) error
-		goesOn bool
-	}{
-		"nothing changed":  {func(*setting) error { return nil }, true},
-		"another policy":   {func(s *setting) error { s.r.Policy.Releases = 7; return nil }, true},
-		"input changed":    {func(s *setting) error { return os.WriteFile(s.file, []byte("new"), 0o600) }, false},
-		"other recipients": {func(s *setting) error { s.r.Readers = []string{"age1other"}; return nil }, false},
-		"another file in its place": {func(s *setting) error {
-			b, err := os.ReadFile(s.r.SealedPath)
-			return errors.Join(err, os.WriteFile(s.r.SealedPath, make([]byte, len(b)), 0o600))
-		}, false},
-		"another volume in its place": {func(s *setting) error {
-			other, err := volume.SealFile(context.Background(), s.r.SealedPath, s.r.Input, volume.SealOptions{Recipients: s.r.Recipients})
-			other.Key.Wipe()
-			return err
-		}, false},
-		"sealed file removed": {func(s *setting) error { return os.Remove(s.r.SealedPath) }, false},
-		"no identity":         {func(s *setting) error { s.d.Identities = nil; return nil }, false},
-		"another's identity": {func(s *setting) error {
-			id, err := age.GenerateX25519Identity()
-			s.d.Identities = func() ([]age.Identity, error) { return []age.Identity{id}, nil }
-			return err
-		}, false},
-		"damaged checkpoint": {func(s *setting) error {
-			all, err := filepath.Glob(s.d.State + "/sealed/*.json")
-			if err != nil || len(all) != 1 {
-				return errors.Join(err, errors.New("no checkpoint"))
-			}
-			return os.Truncate(all[0], 30)
-		}, false},
-	} {
+	for name, c := range betweenRuns {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSetting(t)

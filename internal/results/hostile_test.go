@@ -94,23 +94,30 @@ func TestHostileListing(t *testing.T) {
 			if err != nil || len(nodes) != 1 || nodes[0].Err == nil || nodes[0].Dir != "" {
 				t.Fatalf("Fetch = %+v, %v", nodes, err)
 			}
-			now, err := os.Stat(precious)
-			if b, rerr := os.ReadFile(precious); rerr != nil || string(b) != "mine" || err != nil || now.Mode() != 0o600 {
-				t.Errorf("a file outside is %q, mode %v; %v, %v", b, now.Mode(), rerr, err)
-			}
-			for _, d := range []string{base, out} {
-				left, err := os.ReadDir(d)
-				check(t, err)
-				for _, e := range left {
-					if e.Name() != "precious" && e.Name() != "out" {
-						t.Errorf("%s/%s was made", d, e.Name())
-					}
-				}
-			}
-			if _, err := os.Lstat("/tmp/escaped"); err == nil {
-				t.Error("/tmp/escaped was made")
-			}
+			nothingElse(t, base, out)
 		})
+	}
+}
+
+// nothingElse fails if anything but out was made, or the file "precious" in base
+// is not as it was.
+func nothingElse(t *testing.T, base, out string) {
+	t.Helper()
+	now, err := os.Stat(filepath.Join(base, "precious"))
+	if b, rerr := os.ReadFile(filepath.Join(base, "precious")); rerr != nil || string(b) != "mine" || err != nil || now.Mode() != 0o600 {
+		t.Errorf("a file outside is %q, mode %v; %v, %v", b, now.Mode(), rerr, err)
+	}
+	for _, d := range []string{base, out} {
+		left, err := os.ReadDir(d)
+		check(t, err)
+		for _, e := range left {
+			if e.Name() != "precious" && e.Name() != "out" {
+				t.Errorf("%s/%s was made", d, e.Name())
+			}
+		}
+	}
+	if _, err := os.Lstat("/tmp/escaped"); err == nil {
+		t.Error("/tmp/escaped was made")
 	}
 }
 

@@ -102,28 +102,31 @@ func TestIndexedUnread(t *testing.T) {
 	opened(t, n.Dir, "cn1")
 }
 
+// alterations are what can be done to indexed results after the job.
+var alterations = map[string]struct {
+	do   func(t *testing.T, dir string)
+	want string
+	all  bool // even recovering opens it only as nobody vouches for
+}{
+	"a file is altered": {do: func(t *testing.T, dir string) { flipLast(t, cipherFile(t, dir)) }, want: "altered"},
+	"a file is cut":     {do: func(t *testing.T, dir string) { check(t, os.Truncate(cipherFile(t, dir), 20)) }, want: "size differs"},
+	"a file is gone":    {do: func(t *testing.T, dir string) { check(t, os.Remove(cipherFile(t, dir))) }, want: "missing"},
+	"a file is a link": {do: func(t *testing.T, dir string) {
+		f := cipherFile(t, dir)
+		check(t, errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)))
+	}, want: "missing"},
+	"the index is altered": {do: func(t *testing.T, dir string) { flipLast(t, filepath.Join(dir, "output.index")) },
+		want: "not the one that the job signed", all: true},
+	"the index is gone": {do: func(t *testing.T, dir string) {
+		check(t, os.Remove(filepath.Join(dir, "output.index")))
+	}, want: "index of the results is missing", all: true},
+}
+
 // TestIndexedAltered: results by index are all or nothing, unless the owner
 // asks for what is left of them.
 func TestIndexedAltered(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct {
-		do   func(t *testing.T, dir string)
-		want string
-		all  bool // even recovering opens it only as nobody vouches for
-	}{
-		"a file is altered": {do: func(t *testing.T, dir string) { flipLast(t, cipherFile(t, dir)) }, want: "altered"},
-		"a file is cut":     {do: func(t *testing.T, dir string) { check(t, os.Truncate(cipherFile(t, dir), 20)) }, want: "size differs"},
-		"a file is gone":    {do: func(t *testing.T, dir string) { check(t, os.Remove(cipherFile(t, dir))) }, want: "missing"},
-		"a file is a link": {do: func(t *testing.T, dir string) {
-			f := cipherFile(t, dir)
-			check(t, errors.Join(os.Remove(f), os.Symlink("/etc/passwd", f)))
-		}, want: "missing"},
-		"the index is altered": {do: func(t *testing.T, dir string) { flipLast(t, filepath.Join(dir, "output.index")) },
-			want: "not the one that the job signed", all: true},
-		"the index is gone": {do: func(t *testing.T, dir string) {
-			check(t, os.Remove(filepath.Join(dir, "output.index")))
-		}, want: "index of the results is missing", all: true},
-	} {
+	for name, c := range alterations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			j := newJob(t)

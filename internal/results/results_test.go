@@ -132,81 +132,77 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// refusals are results that are not opened.
+var refusals = map[string]struct {
+	want string
+	code fault.Class
+	do   func(t *testing.T, j *job, n *node)
+}{
+	"sealed file altered": {"altered after the job sealed them", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		flip(t, filepath.Join(j.write(n), sealedFile), 2000)
+	}},
+	"sealed file cut": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		check(t, os.Truncate(filepath.Join(j.write(n), sealedFile), int64(len(n.sealed)-512)))
+	}},
+	"sealed file lengthened": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.sealed = append(n.sealed, 0)
+		j.write(n)
+	}},
+	"sealed file replaced by another of the owner's": {"not those that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.sealed = j.newNode("cn1").sealed
+		j.write(n)
+	}},
+	"sealed file is gone": {"no such file", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		check(t, os.Remove(filepath.Join(j.write(n), sealedFile)))
+	}},
+	"receipt names a file elsewhere": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.receipt.Output.File = "../../../" + sealedFile
+		j.write(n)
+	}},
+	"receipt names an absolute file": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.receipt.Output.File = "/etc/passwd"
+		j.write(n)
+	}},
+	"statement by another key": {"signature does not hold", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		j.service = newKey(t)
+		j.write(n)
+	}},
+	"another job's results": {"submitted job", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.statement.Job.ID, n.origin.Job.ID, n.receipt.Job.ID = 40, 40, 40
+		j.write(n)
+	}},
+	"a signed file too large to be one": {"larger than", fault.Other, func(t *testing.T, j *job, n *node) {
+		check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), maxSmall+1))
+	}},
+	"killed, other wrapped keys": {"not those that the node signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.keys = j.newNode("cn1").keys
+		j.killed(n)
+	}},
+	"killed, keys of another volume": {"another volume", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		n.origin.VolumeID = strings.Repeat("0", 32)
+		j.killed(n)
+	}},
+	"killed, keys are missing": {"keys.age is missing", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		check(t, os.Remove(filepath.Join(j.killed(n), jobdir.KeysName)))
+	}},
+	"killed, working volume is gone": {"working volume is gone", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		check(t, os.RemoveAll(filepath.Join(j.killed(n), jobdir.CipherDirName)))
+	}},
+	"receipt cut short": {"receipt: ", fault.Integrity, func(t *testing.T, j *job, n *node) {
+		check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), 100))
+	}},
+	"sealed for somebody else": {"none of the identities", fault.Other, func(t *testing.T, j *job, n *node) {
+		j.write(n)
+		other, err := age.GenerateX25519Identity()
+		check(t, err)
+		j.owner = other
+	}},
+}
+
 // TestFetchRefuses changes one thing at a time on the site; nothing is opened.
 func TestFetchRefuses(t *testing.T) {
 	t.Parallel()
-	flip := func(t *testing.T, path string, at int) {
-		t.Helper()
-		b, err := os.ReadFile(path)
-		check(t, err)
-		b[(at+len(b))%len(b)] ^= 1
-		check(t, os.WriteFile(path, b, 0o600))
-	}
-	for name, c := range map[string]struct {
-		want string
-		code fault.Class
-		do   func(t *testing.T, j *job, n *node)
-	}{
-		"sealed file altered": {"altered after the job sealed them", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			flip(t, filepath.Join(j.write(n), sealedFile), 2000)
-		}},
-		"sealed file cut": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Truncate(filepath.Join(j.write(n), sealedFile), int64(len(n.sealed)-512)))
-		}},
-		"sealed file lengthened": {"that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.sealed = append(n.sealed, 0)
-			j.write(n)
-		}},
-		"sealed file replaced by another of the owner's": {"not those that the job signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.sealed = j.newNode("cn1").sealed
-			j.write(n)
-		}},
-		"sealed file is gone": {"no such file", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Remove(filepath.Join(j.write(n), sealedFile)))
-		}},
-		"receipt names a file elsewhere": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.receipt.Output.File = "../../../" + sealedFile
-			j.write(n)
-		}},
-		"receipt names an absolute file": {"receipt names the file", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.receipt.Output.File = "/etc/passwd"
-			j.write(n)
-		}},
-		"statement by another key": {"signature does not hold", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			j.service = newKey(t)
-			j.write(n)
-		}},
-		"another job's results": {"submitted job", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.statement.Job.ID, n.origin.Job.ID, n.receipt.Job.ID = 40, 40, 40
-			j.write(n)
-		}},
-		"a signed file too large to be one": {"larger than", fault.Other, func(t *testing.T, j *job, n *node) {
-			check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), maxSmall+1))
-		}},
-		"killed, other wrapped keys": {"not those that the node signed", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.keys = j.newNode("cn1").keys
-			j.killed(n)
-		}},
-		"killed, keys of another volume": {"another volume", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			n.origin.VolumeID = strings.Repeat("0", 32)
-			j.killed(n)
-		}},
-		"killed, keys are missing": {"keys.age is missing", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Remove(filepath.Join(j.killed(n), jobdir.KeysName)))
-		}},
-		"killed, working volume is gone": {"working volume is gone", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.RemoveAll(filepath.Join(j.killed(n), jobdir.CipherDirName)))
-		}},
-		"receipt cut short": {"receipt: ", fault.Integrity, func(t *testing.T, j *job, n *node) {
-			check(t, os.Truncate(filepath.Join(j.write(n), jobdir.ReceiptName), 100))
-		}},
-		"sealed for somebody else": {"none of the identities", fault.Other, func(t *testing.T, j *job, n *node) {
-			j.write(n)
-			other, err := age.GenerateX25519Identity()
-			check(t, err)
-			j.owner = other
-		}},
-	} {
+	for name, c := range refusals {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			j := newJob(t)
@@ -228,4 +224,13 @@ func TestFetchRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// flip alters one bit of the byte at an offset.
+func flip(t *testing.T, path string, at int) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	check(t, err)
+	b[(at+len(b))%len(b)] ^= 1
+	check(t, os.WriteFile(path, b, 0o600))
 }

@@ -20,16 +20,12 @@ func TestScanFingerprint(t *testing.T) {
 	write := func(name, text string) {
 		t.Helper()
 		p := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o700), os.WriteFile(p, []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(p), 0o700), os.WriteFile(p, []byte(text), 0o600)))
 	}
 	scan := func() (volume.Usage, volume.Digest) {
 		t.Helper()
 		u, f, err := Scan(t.Context(), dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return u, f
 	}
 	write("a", "1234")
@@ -59,9 +55,7 @@ func TestScanFingerprint(t *testing.T) {
 		{"removed", func() error { return os.Remove(filepath.Join(dir, "d/b")) }},
 		{"link", func() error { return os.Symlink("x", filepath.Join(dir, "l")) }},
 	} {
-		if err := c.change(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.change())
 		_, f := scan()
 		if was, ok := seen[f]; ok {
 			t.Errorf("%s: the same fingerprint as %s", c.name, was)

@@ -98,16 +98,16 @@ func with(b []byte, change func(header []byte)) []byte {
 	return b
 }
 
-func TestHostile(t *testing.T) {
-	t.Parallel()
-	good := pack(t, file("a"), file("b"))
-	zipped := zip(t, good)
+// hostileArchive is an archive that is refused.
+type hostileArchive struct {
+	b    []byte
+	want string // in the error
+}
+
+func hostileArchives(t *testing.T, good, zipped []byte) map[string]hostileArchive {
 	flipped := bytes.Clone(zipped)
 	flipped[len(flipped)-8] ^= 1 // the checksum
-	for name, c := range map[string]struct {
-		b    []byte
-		want string
-	}{
+	return map[string]hostileArchive{
 		"absolute":                {pack(t, file("/etc/passwd")), `"/etc/passwd" has an absolute path`},
 		"above":                   {pack(t, file("a/../../b")), "leads out of the archive"},
 		"dot dot":                 {pack(t, directory("..")), "leads out of the archive"},
@@ -147,7 +147,14 @@ func TestHostile(t *testing.T) {
 		"garbage behind gzip": {append(bytes.Clone(zipped), "xxxxxxxxxxxxxxxxxxxx"...), "unusable archive"},
 		"garbage within gzip": {zip(t, append(bytes.Clone(good), "x"...)), "something follows its end"},
 		"a wrong checksum":    {flipped, "unusable archive"},
-	} {
+	}
+}
+
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	good := pack(t, file("a"), file("b"))
+	zipped := zip(t, good)
+	for name, c := range hostileArchives(t, good, zipped) {
 		text, err := read(t, c.b, "")
 		if !errors.Is(err, ErrArchive) || !strings.Contains(err.Error(), c.want) || errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%s: %v\n%s", name, err, text)

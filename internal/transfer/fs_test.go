@@ -77,29 +77,35 @@ func TestFS(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(names, []string{"a", "b"}) {
 			t.Errorf("ReadDir: %q, %v", names, err)
 		}
-		writeFile(t, dir+"/c", "old")
-		if err := fsys.Rename(dir+"/b", dir+"/c"); err != nil {
-			t.Error(err)
-		}
-		if got, err := ReadFile(fsys, dir+"/c", 5); err != nil || string(got) != "hello" {
-			t.Errorf("ReadFile: %q, %v", got, err)
-		}
-		if _, err := ReadFile(fsys, dir+"/c", 4); err == nil || !strings.Contains(err.Error(), "larger than 4") {
-			t.Errorf("ReadFile of too much: %v", err)
-		}
-		if _, err := ReadFile(fsys, dir, 100); err == nil {
-			t.Error("ReadFile of a directory")
-		}
-		for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")),
-			second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {
-			if !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("something that does not exist: %v", err)
-			}
-		}
-		if err := errors.Join(fsys.Remove(dir+"/a"), fsys.Remove(dir+"/c"), fsys.Remove(dir)); err != nil {
-			t.Error(err)
-		}
+		testContents(t, fsys, dir)
 	})
+}
+
+// testContents reads and removes what TestFS made in dir.
+func testContents(t *testing.T, fsys FS, dir string) {
+	t.Helper()
+	writeFile(t, dir+"/c", "old")
+	if err := fsys.Rename(dir+"/b", dir+"/c"); err != nil {
+		t.Error(err)
+	}
+	if got, err := ReadFile(fsys, dir+"/c", 5); err != nil || string(got) != "hello" {
+		t.Errorf("ReadFile: %q, %v", got, err)
+	}
+	if _, err := ReadFile(fsys, dir+"/c", 4); err == nil || !strings.Contains(err.Error(), "larger than 4") {
+		t.Errorf("ReadFile of too much: %v", err)
+	}
+	if _, err := ReadFile(fsys, dir, 100); err == nil {
+		t.Error("ReadFile of a directory")
+	}
+	for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")),
+		second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("something that does not exist: %v", err)
+		}
+	}
+	if err := errors.Join(fsys.Remove(dir+"/a"), fsys.Remove(dir+"/c"), fsys.Remove(dir)); err != nil {
+		t.Error(err)
+	}
 }
 
 func second[T any](_ T, err error) error { return err }

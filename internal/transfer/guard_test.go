@@ -127,18 +127,18 @@ func uses(r FS, dir string) map[string]func() error {
 	}
 }
 
-// TestMalformedAnswers: an answer that is cut, or counts what is not there, is an error that says so.
-// Each of these ends the process, or loops, when the library sees it.
-func TestMalformedAnswers(t *testing.T) {
-	t.Parallel()
+// malformed is an answer that no honest server gives.
+type malformed struct {
+	use    string
+	server evil
+	says   string
+	panics bool // the library, without the guard, where this test can tell
+}
+
+func malformedAnswers() map[string]malformed {
 	name := join(text("f"), text("-rw f"), regular(1))
 	stat := always(says{answerAttrs, regular(300000)})
-	for what, c := range map[string]struct {
-		use    string
-		server evil
-		says   string
-		panics bool // the library, without the guard, where this test can tell
-	}{
+	return map[string]malformed{
 		"a status without a code": {"lstat", evil{askLstat: always(says{answerStatus, nil})}, "cut short", true},
 		"attributes that are cut": {"lstat", evil{askLstat: always(says{answerAttrs, join(u32(1), u32(0))})}, "cut short", false},
 		"attributes without end": {"lstat", evil{askLstat: always(says{answerAttrs,
@@ -166,7 +166,14 @@ func TestMalformedAnswers(t *testing.T) {
 			askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", false},
 		"fetched data of no bytes": {"fetch", evil{askFstat: stat, askStat: stat,
 			askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
-	} {
+	}
+}
+
+// TestMalformedAnswers: an answer that is cut, or counts what is not there, is an error that says so.
+// Each of these ends the process, or loops, when the library sees it.
+func TestMalformedAnswers(t *testing.T) {
+	t.Parallel()
+	for what, c := range malformedAnswers() {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			err := uses(c.server.fs(t), t.TempDir())[c.use]()
