@@ -139,7 +139,7 @@ func secondsOf(times []time.Duration) spread {
 	return spreadOf(values)
 }
 
-// text is the median, then least and most.
+// text returns the median, then least and most.
 func (s spread) text(unit string) string {
 	if unit != "" {
 		unit = " " + unit

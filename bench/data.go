@@ -99,7 +99,7 @@ func (d *data) dirs() (dirs []string) {
 	return slices.Compact(dirs)
 }
 
-// want is how many bytes a reader that does p gets.
+// want returns how many bytes a reader that does p gets.
 func (d *data) want(p plan) (sum int64) {
 	if p.Blocks > 0 {
 		return int64(p.Blocks) * page

@@ -60,7 +60,7 @@ func (b *bench) node(ctx context.Context) error {
 		}})
 }
 
-// hpcsUnpack is what HPCS's container does first: decrypt and unpack into a
+// hpcsUnpack does what HPCS's container does first: it decrypts and unpacks into a
 // gocryptfs volume.
 func (b *bench) hpcsUnpack(ctx context.Context) (took time.Duration, err error) {
 	if _, err := os.Stat(b.hpcsFile()); err != nil {

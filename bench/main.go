@@ -141,7 +141,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	return b.makeData(ctx)
 }
 
-// path is a name in the run's directory.
+// path returns a name in the run's directory.
 func (b *bench) path(name string) string { return filepath.Join(b.root, name) }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
@@ -164,7 +164,7 @@ func (b *bench) timed(ctx context.Context, argv ...string) (time.Duration, error
 	return time.Since(begin), err
 }
 
-// sealbatch is the program's path.
+// sealbatch returns the program's path.
 func (b *bench) sealbatch() string { return filepath.Join(b.bin, "sealbatch") }
 
 // describe names processor, cores and kernel.

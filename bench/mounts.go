@@ -102,7 +102,7 @@ func dropCaches() error {
 	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0)
 }
 
-// peakMemory is the most resident memory that a process had, in MB; 0 if unknown.
+// peakMemory returns the most resident memory that a process had, in MB; 0 if unknown.
 func peakMemory(pid int) float64 {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range strings.Lines(string(b)) {

@@ -77,7 +77,7 @@ func (b *bench) cipherData(ctx context.Context) (*mounted, error) {
 	return b.mountGocryptfs(ctx, b.data.cipher, true)
 }
 
-// plain is a directory as it is.
+// plain returns a directory as it is.
 func plain(dir string) func(context.Context) (*mounted, error) {
 	return func(context.Context) (*mounted, error) { return &mounted{dir: dir}, nil }
 }

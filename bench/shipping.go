@@ -137,7 +137,7 @@ func (b *bench) trust(port int) error {
 	return err
 }
 
-// publish is what data-prep does: connect, seal into a local file, upload that,
+// publish does what data-prep does: connect, seal into a local file, upload that,
 // deposit the key (here with nobody), sign.
 func (b *bench) publish(tree string, port int) func(context.Context) (time.Duration, error) {
 	return func(ctx context.Context) (time.Duration, error) {

@@ -30,7 +30,7 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	return publish.Run(ctx, d, r)
 }
 
-// input is the input with absolute paths, checked.
+// input returns the input with absolute paths, checked.
 func (o Options) input() (source.Input, error) {
 	in := o.Input
 	in.Paths = nil

@@ -178,7 +178,7 @@ func (f *follower) tail(rest bool) (more bool) {
 	return whole > 0 && len(b) == maxLook
 }
 
-// gained is what the log has beyond what was shown, up to maxLook bytes.
+// gained returns what the log has beyond what was shown, up to maxLook bytes.
 func (f *follower) gained() ([]byte, error) {
 	r, err := f.d.FS.Open(f.rec.LogFile)
 	if err != nil {
@@ -230,7 +230,7 @@ func (f *follower) exit() int {
 	return f.receiptExit()
 }
 
-// receiptExit is the highest exit code in the nodes' receipts, each checked.
+// receiptExit returns the highest exit code in the nodes' receipts, each checked.
 func (f *follower) receiptExit() int {
 	code := 0
 	nodes, err := f.d.FS.ReadDir(jobdir.NodePath(f.rec.JobDir, ""))

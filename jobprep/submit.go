@@ -56,7 +56,7 @@ func continueHint(rec submission.Record) string {
 	return "sealbatch job-prep --continue " + rec.Run[:12]
 }
 
-// unsure is an error after which nobody knows whether Slurm has the job.
+// unsure returns err as one after which nobody knows whether Slurm has the job.
 func unsure(ctx context.Context, rec submission.Record, err error) error {
 	code := fault.ClassOf(err)
 	if ctx.Err() != nil {

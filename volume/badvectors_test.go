@@ -46,20 +46,20 @@ func newVictim(t testing.TB, name string) *victim {
 	return v
 }
 
-// footerAt is where the footer's data begins.
+// footerAt returns where the footer's data begins.
 func (v *victim) footerAt() int { return len(v.b) - footerFromEnd }
 
-// edit is a copy with other bytes at an offset.
+// edit returns a copy with other bytes at an offset.
 func (v *victim) edit(at int, with ...byte) []byte {
 	b := bytes.Clone(v.b)
 	copy(b[at:], with)
 	return b
 }
 
-// flip is a copy with one bit turned.
+// flip returns a copy with one bit turned.
 func (v *victim) flip(at int) []byte { return v.edit(at, v.b[at]^0x10) }
 
-// footer is a copy with another footer.
+// footer returns a copy with another footer.
 func (v *victim) footer(change func(f *footer)) []byte {
 	f := v.foot
 	change(&f)
@@ -284,7 +284,7 @@ func contentVectors(v *victim, add func(name, why string, b []byte)) {
 	add("block-older", "content of another volume of the same tree", v.edit(two, olderContent(v)...))
 }
 
-// olderContent is the ciphertext of the same file in a volume with another key.
+// olderContent returns the ciphertext of the same file in a volume with another key.
 func olderContent(v *victim) []byte {
 	for _, g := range goodVectors() {
 		if g.name != "good-sizes" {

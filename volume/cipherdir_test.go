@@ -59,7 +59,7 @@ func TestStockCipherDir(t *testing.T) {
 	}
 }
 
-// unpackedTree is a small cipher directory: a volume's, unpacked.
+// unpackedTree returns a small cipher directory: a volume's, unpacked.
 func unpackedTree(t *testing.T) (string, Key) {
 	t.Helper()
 	s, b := sealFixed(t, smallTree(), 9)

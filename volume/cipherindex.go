@@ -149,13 +149,13 @@ func (x *dirIndexer) content(e Entry, at cipherPlace) (id fileID, digests []Dige
 	return id, digests, nil
 }
 
-// segments is the number of segments of a file with size bytes of plaintext.
+// segments returns the number of segments of a file with size bytes of plaintext.
 func segments(size int64) int64 {
 	const plain = segBlocks * plainBlock
 	return (size + plain - 1) / plain
 }
 
-// segment is where a file's segment lies in its ciphertext.
+// segment returns where a file's segment lies in its ciphertext.
 func segment(size, seg int64) (from, to int64) {
 	from, to = headerSize+seg*segBlocks*cipherBlock, headerSize+(seg+1)*segBlocks*cipherBlock
 	if seg == 0 {

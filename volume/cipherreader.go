@@ -84,7 +84,7 @@ func (r *Reader) CipherPaths() map[string]int64 {
 	return out
 }
 
-// Unread is the number of files that an index knows by id and size only; 0 for a
+// Unread returns the number of files that an index knows by id and size only; 0 for a
 // sealed volume.
 func (r *Reader) Unread() (n int) {
 	if r.dir == nil {
@@ -111,12 +111,12 @@ func (r *Reader) UnreadPaths(limit int) (out []string) {
 	return out
 }
 
-// size is the length of a file's ciphertext.
+// size returns the length of a file's ciphertext.
 func (d *indexedDir) size(node uint32) int64 {
 	return cipherSize(d.tree.nodes[node].size) + d.extra[node]
 }
 
-// path is a node's place in the cipher directory.
+// path returns a node's place in the cipher directory.
 func (d *indexedDir) path(node uint32) string {
 	if node == 0 {
 		return "."

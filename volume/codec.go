@@ -114,7 +114,7 @@ type idMaker struct {
 
 func (c *codec) newIDMaker() *idMaker { return &idMaker{mac: hmac.New(sha256.New, c.idKey)} }
 
-// id is the gocryptfs file id of a node: derived, so that the index need not
+// id returns the gocryptfs file id of a node: derived, so that the index need not
 // store it and a file cannot be put in another's place.
 func (m *idMaker) id(node uint32) (id fileID) {
 	binary.BigEndian.PutUint64(m.num[:], uint64(node))
@@ -150,7 +150,7 @@ func parseFileHeader(b []byte) (fileID, error) {
 	return id, nil
 }
 
-// cipherSize is the length of a file's ciphertext: nothing for an empty file,
+// cipherSize returns the length of a file's ciphertext: nothing for an empty file,
 // else a header and the blocks.
 func cipherSize(plain int64) int64 {
 	if plain == 0 {

@@ -91,7 +91,7 @@ func (s *specimen) regions() []region {
 	return append(out, region{int(s.r.head.offset), indexHeaderSize})
 }
 
-// altered is a copy with other bytes in one place.
+// altered returns a copy with other bytes in one place.
 func (s *specimen) altered(at int, with []byte) []byte {
 	b := bytes.Clone(s.b)
 	copy(b[at:], with)
@@ -230,7 +230,7 @@ func TestFlippedHead(t *testing.T) {
 	}
 }
 
-// drawn is everything in a volume that must never be drawn twice.
+// drawn returns everything in a volume that must never be drawn twice.
 func drawn(t *testing.T, s Sealed, b []byte) []string {
 	t.Helper()
 	r := openBytes(t, b, s.Key)

@@ -50,7 +50,7 @@ func (m *memSource) file(parent uint32, name, text string, nlink uint32) {
 	})
 }
 
-// smallTree is a little of everything.
+// smallTree returns a little of everything.
 func smallTree() memSource {
 	m := memSource{entries: []Entry{memDir(0, "")}}
 	m.file(0, "a", "one byte short of nothing", 2)
@@ -80,7 +80,7 @@ func sealFixed(t testing.TB, src Source, seed byte) (Sealed, []byte) {
 	return s, out.Bytes()
 }
 
-// dump is everything that can be read from a volume, as text.
+// dump returns everything that can be read from a volume, as text.
 func dump(r *Reader) (string, error) {
 	var out bytes.Buffer
 	err := r.Walk(context.Background(), func() func(Entry) (uint32, error) {

@@ -293,7 +293,7 @@ func (s *segmentHash) finish() []Digest {
 	return s.segments
 }
 
-// ChecksumOf is the checksum of a file whose segments have these digests: the
+// ChecksumOf returns the checksum of a file whose segments have these digests: the
 // SHA-256 over them.
 func ChecksumOf(segments []Digest) Digest {
 	h := sha256.New()

@@ -63,7 +63,7 @@ func (l *labelled) WrapWithLabels(key []byte) (s []*age.Stanza, _ []string, err 
 	return s, l.labels, err
 }
 
-// size is the length of the stanza in an age file: a line for the type, and the
+// size returns the length of the stanza in an age file: a line for the type, and the
 // body in base64 in lines of 64 characters, the last of which is shorter.
 func (p padding) size() int {
 	body := (p.bytes*4 + 2) / 3
@@ -145,7 +145,7 @@ func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Re
 	return r.ID(), r.Digest(), replaceHead(ctx, f, fi, path, head, r.Digest())
 }
 
-// rewrappedHead is the beginning of a volume up to the end of its keys.age, with
+// rewrappedHead returns the beginning of a volume up to the end of its keys.age, with
 // another keys.age.
 func rewrappedHead(r io.ReaderAt, id ID, key Key, rcpts []age.Recipient) ([]byte, error) {
 	old, err := tar.NewReader(io.NewSectionReader(r, 0, tarBlock+maxKeysAge)).Next()

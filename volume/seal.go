@@ -244,7 +244,7 @@ func (g *sealing) root(e Entry) error {
 	return err
 }
 
-// plainTime is the nearest time that a plain tar header can hold: a PAX record
+// plainTime returns the nearest time that a plain tar header can hold: a PAX record
 // would move what has a fixed place in the volume.
 func plainTime(t time.Time) time.Time {
 	const latest = 1<<33 - 1 // eleven octal digits
@@ -290,7 +290,7 @@ func (g *sealing) file(e Entry, h tar.Header) (uint32, error) {
 	return node, g.pad()
 }
 
-// content seals what e.Open gives, which must be exactly as long as announced.
+// content seals what e.Open returns, which must be exactly as long as announced.
 func (g *sealing) content(e Entry, id fileID) (err error) {
 	r, err := e.Open()
 	if err != nil {

@@ -58,7 +58,7 @@ func AttrOf(t Type, st *syscall.Stat_t) Attr {
 	return a
 }
 
-// Entry is one name of a tree, as a Source gives it.
+// Entry is one name of a tree, as a Source yields it.
 type Entry struct {
 	// Parent is the number of the directory that holds the name. The root
 	// comes first and has neither parent nor name.

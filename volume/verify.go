@@ -185,7 +185,7 @@ func (v *verification) blocks(ctx context.Context, from, to int64, buf []byte) e
 	return nil
 }
 
-// blocksBefore is the number of a file's blocks that begin before an offset in
+// blocksBefore returns the number of a file's blocks that begin before an offset in
 // its ciphertext.
 func blocksBefore(off int64) int64 {
 	return max(0, (off-headerSize+cipherBlock-1)/cipherBlock)

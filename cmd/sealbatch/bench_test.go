@@ -84,7 +84,7 @@ func startBenched(b *testing.B) *benched {
 	return s
 }
 
-// cpu is the time that the service has had of the processors.
+// cpu returns the time that the service has had of the processors.
 func (s *benched) cpu(b *testing.B) time.Duration {
 	b.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))

@@ -187,7 +187,7 @@ func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipi
 	return text, r, fault.New(fault.Config, wrap("[results] recipients", err), "")
 }
 
-// identityFile is the file that opens results; "" if there is none here, as
+// identityFile returns the file that opens results; "" if there is none here, as
 // with a key that only the agent holds.
 func (c *client) identityFile() string {
 	if c.conf.Results.Identity != "" {

@@ -41,7 +41,7 @@ func commands() []command {
 	}
 }
 
-// plugins is how the age plugins that the user named talk to them.
+// plugins returns how the age plugins that the user named talk to them.
 func (a *app) plugins() *plugin.ClientUI {
 	say := func(format string, v ...any) { fmt.Fprintln(a.stderr, text.Printable(fmt.Sprintf(format, v...))) }
 	return plugin.NewTerminalUI(say, say)

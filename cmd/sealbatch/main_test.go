@@ -139,7 +139,7 @@ func writeIdentity(path string) error {
 	return writePair(path, id.String(), id.Recipient().String())
 }
 
-// newIdentity is writeIdentity for a Go test; it gives the recipient's file.
+// newIdentity is writeIdentity for a Go test; it returns the recipient's file.
 func newIdentity(t *testing.T, path string) string {
 	t.Helper()
 	if err := writeIdentity(path); err != nil {

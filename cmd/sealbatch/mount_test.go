@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// sealTree makes an age identity and a sealed volume with one file, and gives
+// sealTree makes an age identity and a sealed volume with one file, and returns
 // the directory that holds them as id and v.sealed.
 func sealTree(t *testing.T) string {
 	t.Helper()

@@ -98,7 +98,7 @@ func tryService(home, conf string) (*serviceProcess, error) {
 	}
 }
 
-// log is what it has written so far.
+// log returns what it has written so far.
 func (p *serviceProcess) log() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()

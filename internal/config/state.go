@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// StateDir is where sealbatch remembers things between commands:
+// StateDir returns where sealbatch remembers things between commands:
 // $XDG_STATE_HOME/sealbatch, else ~/.local/state/sealbatch. It is not made here.
 func StateDir() (string, error) {
 	dir := os.Getenv("XDG_STATE_HOME")

@@ -124,7 +124,7 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 	return p.Do(ctx, func() error { return c.once(ctx, k, out) })
 }
 
-// policy is how calls are repeated; doing names what, for the log.
+// policy returns how calls are repeated; doing names what, for the log.
 func (c *Client) policy(doing string, worth func(error) bool) retry.Policy {
 	return retry.Policy{
 		First: firstBackoff, Most: longestBackoff, Worth: worth,
@@ -132,7 +132,7 @@ func (c *Client) policy(doing string, worth func(error) bool) retry.Policy {
 	}
 }
 
-// tries is how often a call is made.
+// tries returns how often a call is made.
 func (c *Client) tries() int { return max(c.retries, 0) + 1 }
 
 // worthAnother reports whether err may pass: every call that do makes can be repeated.

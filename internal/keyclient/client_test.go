@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// front is a TLS server before the service: a relay, or an attacker.
+// front returns a TLS server before the service: a relay, or an attacker.
 func (w *world) front(t *testing.T, handle func(relay http.Handler) http.Handler) *httptest.Server {
 	t.Helper()
 	u, err := url.Parse(w.URL)
