@@ -30,8 +30,8 @@ type KeyRequest struct {
 	NodeID   int // counts a job's nodes from 0
 }
 
-// checkStatement returns the statement of a release if it is the pinned service's word for
-// this very run, at the tier that the manifest demands or above.
+// checkStatement returns the statement of a release if it is the pinned service's
+// word for this very run, at the tier that the manifest demands or above.
 func checkStatement(r keyclient.Released, req KeyRequest) (manifest.Statement, error) {
 	pinned, err := manifest.DecodeKey(req.Manifest.Service.StatementKey)
 	if err != nil {

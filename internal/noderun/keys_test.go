@@ -94,8 +94,8 @@ func TestFetchKeysInVain(t *testing.T) {
 		{busy(&keyclient.VerifierError{Answer: keyapi.Error{Code: keyapi.CodeUnavailable, Message: "no munged"}}),
 			"no munged", "the verifier of cluster box"},
 	} {
-		_, err := fetchKeys(t.Context(), keyFunc(func(context.Context) (keyclient.Released, error) { return keyclient.Released{}, keyError(c.err) }),
-			KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
+		src := keyFunc(func(context.Context) (keyclient.Released, error) { return keyclient.Released{}, keyError(c.err) })
+		_, err := fetchKeys(t.Context(), src, KeyRequest{Manifest: m}, time.Nanosecond, slog.New(slog.DiscardHandler))
 		hint := fault.Hint(err)
 		if exitOf(err, 0) != ExitKey || !strings.Contains(err.Error(), c.says) ||
 			!strings.Contains(hint, c.hint) || !strings.Contains(hint, "submit the job again") {

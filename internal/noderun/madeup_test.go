@@ -40,7 +40,9 @@ func TestMadeUpEvidence(t *testing.T) {
 	t.Parallel()
 	types, judges := withMadeUp(t)
 	alice := keyservertest.NewSigner(t)
-	s := keyservertest.Start(t, keyservertest.Options{Accounts: map[string]ssh.PublicKey{"alice": alice.PublicKey()}, Attestors: judges})
+	s := keyservertest.Start(t, keyservertest.Options{
+		Accounts: map[string]ssh.PublicKey{"alice": alice.PublicKey()}, Attestors: judges,
+	})
 	image := s.Deposit(t, alice, "image", manifest.KindImage, keyservertest.Policy("alice"))
 
 	described, err := s.Client(t, alice).Service(t.Context())
