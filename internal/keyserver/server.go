@@ -233,7 +233,10 @@ func (s *Server) auditHead(q *request) (any, error) {
 
 // times that connections may take. A request waits at most for its turn in the
 // committer and one disk write.
-var times = service.Times{Header: 5 * time.Second, Read: 30 * time.Second, Write: 60 * time.Second, Idle: 60 * time.Second}
+var times = service.Times{
+	Header: 5 * time.Second, Read: 30 * time.Second, Write: 60 * time.Second, Idle: 60 * time.Second,
+	Shutdown: 10 * time.Second,
+}
 
 const maxHeader = 32 << 10
 

@@ -31,12 +31,10 @@ import (
 // was over.
 var ErrAtWork = errors.New("requests are still at work")
 
-// shutdownTime is how long requests may take that are under way at the end.
-const shutdownTime = 10 * time.Second
-
 // Times bound how long a connection may take: to send a request's headers, to
-// send all of it, to be answered, and to send the next one.
-type Times struct{ Header, Read, Write, Idle time.Duration }
+// send all of it, to be answered, and to send the next one. Shutdown is how long
+// requests may take that are under way at the end.
+type Times struct{ Header, Read, Write, Idle, Shutdown time.Duration }
 
 // Config says what a service is. All but Log is required.
 type Config struct {
@@ -79,7 +77,7 @@ func (s *Service) Serve(ctx context.Context, ln net.Listener, cert tls.Certifica
 		return fmt.Errorf("%s: %w", s.config.Name, err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.Times.Shutdown)
 	defer cancel()
 	if err := srv.Shutdown(grace); err != nil {
 		return fmt.Errorf("%s: stop: %w: %w", s.config.Name, ErrAtWork, err)

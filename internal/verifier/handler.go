@@ -25,6 +25,7 @@ const (
 // times that connections may take.
 var times = service.Times{
 	Header: 5 * time.Second, Read: 10 * time.Second, Write: 40 * time.Second, Idle: 30 * time.Second,
+	Shutdown: 10 * time.Second,
 }
 
 // call answers one call of the interface, or returns an error.
