@@ -14,9 +14,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/source"
 )
 
-// ImageFile is the one file in an image's volume.
-const ImageFile = "image.sif"
-
 // Options are container-prep's flags.
 type Options struct {
 	publish.Target        // Name is the image's
@@ -44,6 +41,6 @@ func (o Options) request() publish.Request {
 	}
 	return publish.Request{
 		Target: t, Kind: manifest.KindImage,
-		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: ImageFile},
+		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile},
 	}
 }

@@ -25,7 +25,7 @@ func TestRequest(t *testing.T) {
 	} {
 		r := c.o.request()
 		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage ||
-			r.Input.(source.Input).FileName != ImageFile || r.Input.String() != c.o.Image {
+			r.Input.(source.Input).FileName != manifest.ImageFile || r.Input.String() != c.o.Image {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

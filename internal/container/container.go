@@ -36,12 +36,11 @@ const (
 
 // Places inside the container: HPCS's, and the home directory.
 const (
-	Root      = "/sd-container"
-	Output    = Root + "/output"
-	Scratch   = Root + "/scratch"
-	Home      = Root + "/home"
-	Tools     = Root + "/tools"
-	ImageFile = "image.sif"
+	Root    = "/sd-container"
+	Output  = Root + "/output"
+	Scratch = Root + "/scratch"
+	Home    = Root + "/home"
+	Tools   = Root + "/tools"
 )
 
 // Directories in the scratch volume.
@@ -94,7 +93,7 @@ func (c Commands) command(verb string, args []string) sandbox.Cmd {
 	}
 	argv := append(c.Runtime.Command(verb), "--home", c.home()+":"+Home, "--pwd", pwd)
 	argv = append(argv, c.Flags.Words...)
-	argv = append(argv, c.Space.Path(ImageRel+"/"+ImageFile))
+	argv = append(argv, c.Space.Path(ImageRel+"/"+manifest.ImageFile))
 	return sandbox.Cmd{Argv: append(argv, args...), Env: c.env()}
 }
 

@@ -21,9 +21,12 @@ type Kind string
 // The kinds of volumes.
 const (
 	KindDataset Kind = "dataset"
-	KindImage   Kind = "image"   // one file, image.sif
+	KindImage   Kind = "image"   // one file, ImageFile
 	KindResults Kind = "results" // what a job sealed; an input of the next one
 )
+
+// ImageFile is the one file in an image's volume.
+const ImageFile = "image.sif"
 
 // Info is what an info file (NAME.info.yaml) says of a sealed volume. The
 // first five fields are HPCS's; their YAML names are kept.

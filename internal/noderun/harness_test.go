@@ -20,7 +20,6 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -145,11 +144,11 @@ func newJob(t *testing.T, files map[string]string, args ...string) *testJob {
 
 func (j *testJob) image() map[string]string {
 	if *realRuntime == "" {
-		return map[string]string{container.ImageFile: fakeImage}
+		return map[string]string{manifest.ImageFile: fakeImage}
 	}
 	sif, err := os.ReadFile(*realImage)
 	check(j.t, err)
-	return map[string]string{container.ImageFile: string(sif)}
+	return map[string]string{manifest.ImageFile: string(sif)}
 }
 
 func (j *testJob) runtime(base string) {

@@ -78,8 +78,8 @@ func openPinned(ref manifest.VolumeRef, released keyapi.BundleKey) (r *volume.Re
 }
 
 func checkImage(r *volume.Reader) error {
-	if node, ok := r.Lookup(0, container.ImageFile); !ok || r.Attr(node).Type != volume.File {
-		return fmt.Errorf("%w: the image volume holds no %s", manifest.ErrInvalid, container.ImageFile)
+	if node, ok := r.Lookup(0, manifest.ImageFile); !ok || r.Attr(node).Type != volume.File {
+		return fmt.Errorf("%w: the image volume holds no %s", manifest.ErrInvalid, manifest.ImageFile)
 	}
 	return nil
 }
