@@ -1,6 +1,7 @@
 package layering
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,24 +67,35 @@ func checkImport(from, to string) error {
 	return fmt.Errorf("%s imports %s, which is not on a lower floor", from, to)
 }
 
-func TestImportsPointDown(t *testing.T) {
-	t.Parallel()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "../../...").Output()
+// listed is what go list says of a package.
+type listed struct {
+	ImportPath, Doc string
+	Imports         []string
+}
+
+// list returns the module's packages.
+func list(t *testing.T) (out []listed) {
+	t.Helper()
+	b, err := exec.Command("go", "list", "-json=ImportPath,Doc,Imports", "../../...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := json.NewDecoder(strings.NewReader(string(out)))
-	seen := 0
+	d := json.NewDecoder(bytes.NewReader(b))
 	for {
-		var p struct {
-			ImportPath string
-			Imports    []string
-		}
+		var p listed
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
-			break
+			return out
 		} else if err != nil {
 			t.Fatal(err)
 		}
+		out = append(out, p)
+	}
+}
+
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	seen := 0
+	for _, p := range list(t) {
 		from := strings.TrimPrefix(p.ImportPath, module)
 		if _, _, err := floorOf(from); err != nil {
 			t.Error(err)
