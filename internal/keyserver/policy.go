@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -48,35 +49,56 @@ func nodeAllowed(lists []string, node string) bool {
 // checkSecret holds one secret's record and policy against what evidence
 // shows. It says what is missing, for the owner's and submitter's eyes.
 func checkSecret(s secretRecord, m manifestRecord, c attest.Claims, now time.Time) error {
-	p := s.Policy
-	no := func(format string, args ...any) error {
-		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, fmt.Sprintf(format, args...))
+	why := cmp.Or(unusable(s, c, now), outside(s.Policy, c), excessive(s, m))
+	if why == "" {
+		return nil
 	}
+	return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, why)
+}
+
+// unusable returns why a key is released to nobody, or not on such evidence.
+func unusable(s secretRecord, c attest.Claims, now time.Time) string {
+	p := s.Policy
 	switch {
 	case s.Revoked:
-		return no("its key was revoked by its owner")
+		return "its key was revoked by its owner"
 	case s.SupersededBy != "" && !p.PinVersion:
-		return no("it was superseded by volume %s of the same name", s.SupersededBy)
+		return fmt.Sprintf("it was superseded by volume %s of the same name", s.SupersededBy)
 	case !now.Before(p.Expires):
-		return no("its policy expired at %s", p.Expires.UTC().Format(time.RFC3339))
+		return "its policy expired at " + p.Expires.UTC().Format(time.RFC3339)
 	case c.Tier < p.Tier:
-		return no("its policy demands evidence of tier %s, this is %s", p.Tier, c.Tier)
-	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
-		return no("its policy does not name cluster %s", c.Job.Cluster)
-	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
-		return no("its policy names neither user %s nor one of their groups", c.User)
-	case !nodeAllowed(p.Nodes, c.Node):
-		return no("its policy does not name node %s", c.Node)
-	case len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
-		return no("its policy does not name Slurm account %q", c.Account)
-	case len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
-		return no("its policy does not name partition %q", c.Partition)
-	case m.HostBinds && !p.HostBinds:
-		return no("its policy does not permit runtime flags that may bind paths of the node")
-	case p.Releases > 0 && s.Released >= p.Releases:
-		return no("its key was released %d times, which is all that its policy permits", s.Released)
+		return fmt.Sprintf("its policy demands evidence of tier %s, this is %s", p.Tier, c.Tier)
 	}
-	return nil
+	return ""
+}
+
+// outside returns what of the claims a policy does not name.
+func outside(p manifest.Policy, c attest.Claims) string {
+	switch {
+	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
+		return "its policy does not name cluster " + c.Job.Cluster
+	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
+		return fmt.Sprintf("its policy names neither user %s nor one of their groups", c.User)
+	case !nodeAllowed(p.Nodes, c.Node):
+		return "its policy does not name node " + c.Node
+	case len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
+		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account)
+	case len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
+		return fmt.Sprintf("its policy does not name partition %q", c.Partition)
+	}
+	return ""
+}
+
+// excessive returns what a job asks beyond what a policy permits.
+func excessive(s secretRecord, m manifestRecord) string {
+	p := s.Policy
+	switch {
+	case m.HostBinds && !p.HostBinds:
+		return "its policy does not permit runtime flags that may bind paths of the node"
+	case p.Releases > 0 && s.Released >= p.Releases:
+		return fmt.Sprintf("its key was released %d times, which is all that its policy permits", s.Released)
+	}
+	return ""
 }
 
 func intersect(a, b []string) bool {

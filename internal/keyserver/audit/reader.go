@@ -43,21 +43,9 @@ func (a *reader) next(signed bool) error {
 	case err != nil:
 		return fmt.Errorf("read audit log: %w", err)
 	}
-	var l signedLine
-	var e Event
-	if err := manifest.DecodeJSON(line, &l); err != nil {
-		return fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
-	}
-	if err := manifest.DecodeJSON(l.Entry, &e); err != nil {
-		return fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
-	}
-	// One way of writing a line only: nothing unsigned can be added to it.
-	if canon, err := json.Marshal(l); err != nil || !bytes.Equal(append(canon, '\n'), line) {
-		return fmt.Errorf("%w: line %d is not as it was written", ErrBroken, a.head.Seq+1)
-	}
-	if e.Seq != a.head.Seq+1 || e.Prev != a.head.Hash || e.Batch < a.head.Batch || e.Batch > a.head.Batch+1 {
-		return fmt.Errorf("%w: line %d does not follow the one before it: edited, moved or removed lines",
-			ErrBroken, a.head.Seq+1)
+	l, e, err := a.parse(line)
+	if err != nil {
+		return err
 	}
 	if signed {
 		sig, err := base64.RawURLEncoding.Strict().DecodeString(l.Sig)
@@ -69,6 +57,25 @@ func (a *reader) next(signed bool) error {
 	a.good += int64(len(line))
 	a.event = e
 	return nil
+}
+
+// parse reads a line that has to follow the ones before it.
+func (a *reader) parse(line []byte) (l signedLine, e Event, err error) {
+	if err := manifest.DecodeJSON(line, &l); err != nil {
+		return l, e, fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
+	}
+	if err := manifest.DecodeJSON(l.Entry, &e); err != nil {
+		return l, e, fmt.Errorf("%w: line %d: %w", ErrBroken, a.head.Seq+1, err)
+	}
+	// One way of writing a line only: nothing unsigned can be added to it.
+	if canon, err := json.Marshal(l); err != nil || !bytes.Equal(append(canon, '\n'), line) {
+		return l, e, fmt.Errorf("%w: line %d is not as it was written", ErrBroken, a.head.Seq+1)
+	}
+	if e.Seq != a.head.Seq+1 || e.Prev != a.head.Hash || e.Batch < a.head.Batch || e.Batch > a.head.Batch+1 {
+		return l, e, fmt.Errorf("%w: line %d does not follow the one before it: edited, moved or removed lines",
+			ErrBroken, a.head.Seq+1)
+	}
+	return l, e, nil
 }
 
 // Verify checks a whole log under the service's statement key and returns the
