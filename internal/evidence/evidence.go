@@ -120,7 +120,8 @@ type Types map[string]Type
 func (t Types) Lookup(name string) (Type, error) {
 	typ, ok := t[name]
 	if !ok {
-		return Type{}, fmt.Errorf("evidence of type %.40q is not known here (known are %q)", name, slices.Sorted(maps.Keys(t)))
+		known := slices.Sorted(maps.Keys(t))
+		return Type{}, fmt.Errorf("evidence of type %.40q is not known here (known are %q)", name, known)
 	}
 	return typ, nil
 }

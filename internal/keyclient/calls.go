@@ -70,7 +70,7 @@ func (c *Client) RegisterManifest(ctx context.Context, signed, signature, privat
 	return out, nil
 }
 
-// NewToken makes a one-time token for a registered manifest; node "" is any.
+// NewToken returns a new one-time token for a registered manifest; node "" is any.
 func (c *Client) NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error) {
 	var out keyapi.Token
 	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/tokens",

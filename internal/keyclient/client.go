@@ -69,7 +69,7 @@ const (
 	longestBackoff = 10 * time.Second
 )
 
-// New makes a client; it contacts nobody.
+// New returns a client; it contacts nobody.
 func New(o Options) (*Client, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

@@ -25,7 +25,7 @@ type Private struct {
 
 var saltRE = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// NewPrivate makes a private part with a salt of its own.
+// NewPrivate returns a private part with a salt of its own.
 func NewPrivate(args, flags []string) Private {
 	salt := make([]byte, 32)
 	rand.Read(salt) // never fails (crypto/rand)

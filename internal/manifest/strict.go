@@ -69,7 +69,7 @@ func checkJSON(b []byte) error {
 	return nil
 }
 
-// step takes one token and returns the levels that are open after it.
+// step returns the levels that are open after one more token.
 func step(stack []jsonLevel, t json.Token) ([]jsonLevel, error) {
 	if t == json.Delim('}') || t == json.Delim(']') {
 		return stack[:len(stack)-1], nil

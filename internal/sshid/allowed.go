@@ -249,7 +249,8 @@ func parseKeyFields(s string) (ssh.PublicKey, error) {
 	return k, nil
 }
 
-// isKeyType tells a key type from an option field: no option begins like one.
+// isKeyType reports whether s is a key type, not an option field: no option begins
+// like one.
 func isKeyType(s string) bool {
 	return strings.HasPrefix(s, "ssh-") || strings.HasPrefix(s, "ecdsa-") || strings.HasPrefix(s, "sk-")
 }

@@ -96,7 +96,8 @@ func (j judge) Attest(_ context.Context, service string, c keyapi.Claim, ev keya
 	}
 	// One payload has one spelling: the decoder forgives some.
 	again, err := keyapi.NewEvidence(Name, p)
-	if err != nil || string(again.Payload) != string(ev.Payload) || !hmac.Equal(p.MAC, mac(j.password, p.User, service, c)) {
+	if err != nil || string(again.Payload) != string(ev.Payload) ||
+		!hmac.Equal(p.MAC, mac(j.password, p.User, service, c)) {
 		return attest.Claims{}, fmt.Errorf("%w: the password does not cover this", attest.ErrEvidence)
 	}
 	return attest.Claims{Attestor: Name, Tier: Tier, UID: -1, User: p.User, Node: c.Node, Job: c.Job}, nil

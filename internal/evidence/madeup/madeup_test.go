@@ -27,7 +27,8 @@ func TestConforms(t *testing.T) {
 		}
 		return attestortest.Subject{
 			Attestor: a, Type: madeup.Name, Service: "svc#1", MaxTier: madeup.Tier,
-			Claim: keyapi.Claim{Manifest: manifest.DigestOf(nil), Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1"},
+			Claim: keyapi.Claim{Manifest: manifest.DigestOf(nil), Node: "cn1",
+				Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}},
 			Prove: func(t testing.TB, service string, c keyapi.Claim) keyapi.Evidence {
 				m, err := madeup.Type.Maker(json.RawMessage(`{"file":"x"}`), evidence.Node{
 					ReadFile: func(string, int64) ([]byte, error) { return []byte(madeup.Password), nil },

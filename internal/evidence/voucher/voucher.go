@@ -71,7 +71,8 @@ func maker(raw json.RawMessage, n evidence.Node, m munge.Commands) (evidence.Mak
 		return evidence.Maker{}, err
 	}
 	attest, err := Attest(n.Cluster, p, m)
-	return evidence.Maker{Attest: attest, Relay: evidence.Endpoint{Name: "verifier of cluster " + n.Cluster, URL: p.URL, CA: p.CA}}, err
+	relay := evidence.Endpoint{Name: "verifier of cluster " + n.Cluster, URL: p.URL, CA: p.CA}
+	return evidence.Maker{Attest: attest, Relay: relay}, err
 }
 
 const (
@@ -131,7 +132,9 @@ func check(ctx context.Context) (string, error) {
 
 func verifiers(s keyapi.Service) (all []evidence.Endpoint, err error) {
 	for _, c := range s.Clusters {
-		all = append(all, evidence.Endpoint{Name: "verifier of cluster " + c.Name, URL: c.VerifierURL, CA: c.VerifierCA, Tier: c.Tier})
+		all = append(all, evidence.Endpoint{
+			Name: "verifier of cluster " + c.Name, URL: c.VerifierURL, CA: c.VerifierCA, Tier: c.Tier,
+		})
 	}
 	if len(all) == 0 {
 		err = fault.New(fault.Other, errors.New("the key service knows no cluster: jobs can attest by token only (--tier C)"),

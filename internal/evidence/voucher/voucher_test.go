@@ -24,7 +24,8 @@ import (
 )
 
 func testClaim() keyapi.Claim {
-	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)), Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
+	return keyapi.Claim{Manifest: manifest.Digest(bytes.Repeat([]byte{10}, 32)),
+		Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1",
 		Nonce: make([]byte, keyapi.NonceSize), E: make([]byte, keyapi.PublicKeyE), S: make([]byte, 32)}
 }
 
@@ -60,7 +61,8 @@ func TestAttest(t *testing.T) {
 		}
 		b, err := io.ReadAll(r.Body)
 		var q keyapi.VouchRequest
-		if err != nil || manifest.DecodeJSON(b, &q) != nil || r.URL.Path != "/v1/vouch" || r.Method != http.MethodPost || r.TLS.Version != tls.VersionTLS13 {
+		if err != nil || manifest.DecodeJSON(b, &q) != nil ||
+			r.URL.Path != "/v1/vouch" || r.Method != http.MethodPost || r.TLS.Version != tls.VersionTLS13 {
 			reply(w, http.StatusBadRequest, keyapi.Error{Code: keyapi.CodeBadRequest})
 			return
 		}
@@ -72,7 +74,8 @@ func TestAttest(t *testing.T) {
 	}
 	got, err := f(context.Background(), "keys", testClaim())
 	var p keyapi.SlurmPayload
-	if err != nil || got.Decode(keyapi.EvidenceSlurm, &p) != nil || !strings.HasPrefix(p.Voucher, "keys MUNGE:") || calls.Load() != 2 {
+	if err != nil || got.Decode(keyapi.EvidenceSlurm, &p) != nil ||
+		!strings.HasPrefix(p.Voucher, "keys MUNGE:") || calls.Load() != 2 {
 		t.Errorf("after %d calls: %+v, %v", calls.Load(), got, err)
 	}
 }
@@ -82,7 +85,8 @@ func TestAttestErrors(t *testing.T) {
 	refuse := func(status int, e keyapi.Error) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { reply(w, status, e) }
 	}
-	refused := fakeVerifier(t, refuse(http.StatusForbidden, keyapi.Error{Code: keyapi.CodeAttestation, Message: "not running", Hint: "wait"}))
+	refused := fakeVerifier(t, refuse(http.StatusForbidden,
+		keyapi.Error{Code: keyapi.CodeAttestation, Message: "not running", Hint: "wait"}))
 	f, err := Attest("box", refused, fakeMunge(t))
 	if err != nil {
 		t.Fatal(err)

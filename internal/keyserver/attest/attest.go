@@ -62,7 +62,7 @@ type Service struct {
 	Now   func() time.Time
 }
 
-// New makes an attestor for a key service.
+// New returns an attestor for a key service.
 type New func(Service) (Attestor, error)
 
 // Types are the types of evidence, by name. Each value reads its own part of the

@@ -39,7 +39,7 @@ func TestAttestor(t *testing.T, make func(t *testing.T) Subject) {
 	t.Run("concurrent", func(t *testing.T) { t.Parallel(); concurrent(t, make(t)) })
 }
 
-// fresh gives the subject's claim a nonce and keys of its own.
+// fresh returns the subject's claim with a nonce and keys of its own.
 func (s Subject) fresh(t testing.TB) keyapi.Claim {
 	t.Helper()
 	c := s.Claim

@@ -47,7 +47,7 @@ func FromConfig(c *config.Server) (attest.New, error) {
 	return New, store.Parameters(c.Attestors[keyapi.EvidenceToken]).Only()
 }
 
-// New makes the attestor.
+// New returns the attestor.
 func New(s attest.Service) (attest.Attestor, error) { return &attestor{s.Store, s.Now}, nil }
 
 // lookUp returns a token's record, and whether the token is used up.
@@ -85,7 +85,8 @@ func (a *attestor) Attest(ctx context.Context, service string, c keyapi.Claim, e
 	case used:
 		return attest.Claims{}, fmt.Errorf("%w: the token is used up", attest.ErrEvidence)
 	case !a.now().Before(t.Expires):
-		return attest.Claims{}, fmt.Errorf("%w: the token expired at %s", attest.ErrEvidence, t.Expires.UTC().Format(time.RFC3339))
+		at := t.Expires.UTC().Format(time.RFC3339)
+		return attest.Claims{}, fmt.Errorf("%w: the token expired at %s", attest.ErrEvidence, at)
 	case t.Manifest != c.Manifest:
 		return attest.Claims{}, fmt.Errorf("%w: the token is for another manifest", attest.ErrEvidence)
 	case t.Node != "" && t.Node != c.Node:

@@ -17,7 +17,7 @@ import (
 // Realm is a MUNGE realm of the test's own.
 type Realm struct{ key string }
 
-// NewRealm makes a realm with a fresh key.
+// NewRealm returns a realm with a fresh key.
 func NewRealm(t testing.TB) Realm {
 	t.Helper()
 	b := make([]byte, 128)
