@@ -183,19 +183,21 @@ func TestVouch(t *testing.T) {
 	}
 }
 
-func TestVouchRefuses(t *testing.T) {
-	t.Parallel()
+// vouchCase is a request that is refused, or a verifier that cannot check it.
+type vouchCase struct {
+	spoil   func(*site)
+	payload []byte // nil: the claim's own
+	code    string
+	says    string // where another check would refuse, too
+}
+
+func vouchCases() map[string]vouchCase {
 	other := func(change func(*keyapi.Claim)) []byte {
 		c := testClaim()
 		change(&c)
 		return keyapi.MungePayload(testService, c)
 	}
-	for name, c := range map[string]struct {
-		spoil   func(*site)
-		payload []byte // nil: the claim's own
-		code    string
-		says    string // where another check would refuse, too
-	}{
+	return map[string]vouchCase{
 		"another cluster":       {spoil: func(s *site) { s.claim.Job.Cluster = "other" }, code: keyapi.CodeAttestation},
 		"node not in the table": {spoil: func(s *site) { s.claim.Node = "cn9" }, code: keyapi.CodeAttestation, says: "table of nodes"},
 		"short nonce":           {spoil: func(s *site) { s.claim.Nonce = s.claim.Nonce[1:] }, code: keyapi.CodeBadRequest},
@@ -242,7 +244,12 @@ func TestVouchRefuses(t *testing.T) {
 		"restarted since":        {spoil: func(s *site) { s.job["RestartCnt"] = "1" }, code: keyapi.CodeAttestation},
 		"newline in the account": {spoil: func(s *site) { s.job["Account"] = "a\nb" }, code: keyapi.CodeUnavailable},
 		"unknown user":           {spoil: func(s *site) { s.noUser = errors.New("no such user") }, code: keyapi.CodeUnavailable},
-	} {
+	}
+}
+
+func TestVouchRefuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range vouchCases() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t)
