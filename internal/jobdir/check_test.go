@@ -220,7 +220,8 @@ func TestCheckRefuses(t *testing.T) {
 			s.keys = []byte("x")
 			*f = s.files(t)
 		}},
-		"killed before it had anything": {manifest.ErrInvalid, func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Receipt, f.Origin = "", "" }},
+		"killed before it had anything": {manifest.ErrInvalid,
+			func(_ *testing.T, _ *Expected, _ *signed, f *Files) { f.Receipt, f.Origin = "", "" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -31,7 +31,8 @@ func TestConfigurations(t *testing.T) {
 	}
 	got, err := config.LoadVerifier(v.Config)
 	if err != nil || got.Cluster != "puhti" || got.TLSCert != v.TLSCert || got.TLSKey != v.TLSKey ||
-		got.SigningKey != v.SigningKey || got.NodesFile != v.Nodes || got.MungeUser != "slurm" || got.ServiceCA != k.CA || got.Listen != "0.0.0.0:8444" {
+		got.SigningKey != v.SigningKey || got.NodesFile != v.Nodes || got.MungeUser != "slurm" || got.ServiceCA != k.CA ||
+		got.Listen != "0.0.0.0:8444" {
 		t.Errorf("verifier.conf: %+v, %v", got, err)
 	}
 	server, err := os.ReadFile(k.Config)

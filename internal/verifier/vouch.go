@@ -23,7 +23,7 @@ func deny(format string, args ...any) *service.Refusal {
 	return service.Refuse(keyapi.CodeAttestation, format, args...)
 }
 
-// unavailable says that a check could not be made.
+// unavailable returns the refusal of a check that could not be made.
 func unavailable(err error, what string) *service.Refusal {
 	return service.Refuse(keyapi.CodeUnavailable, "%s", what).WithCause(err).WithHint(logHint)
 }
