@@ -124,14 +124,9 @@ func TestPolicyValidate(t *testing.T) {
 	}
 }
 
-// TestParseInfoRefuses alters a good file's text.
-func TestParseInfoRefuses(t *testing.T) {
-	t.Parallel()
-	b, err := testInfo().Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := string(b)
+// damagedInfos returns texts that are nearly good, an info file's.
+func damagedInfos(t *testing.T, good string) map[string]string {
+	t.Helper()
 	swap := func(old, new string) string {
 		if strings.Count(good, old) != 1 {
 			t.Fatalf("%q is not once in:\n%s", old, good)
@@ -139,7 +134,7 @@ func TestParseInfoRefuses(t *testing.T) {
 		return strings.Replace(good, old, new, 1)
 	}
 	const name, size = "name: jp2a_input\n", "size: 123456\n"
-	for what, text := range map[string]string{
+	return map[string]string{
 		"empty":                 "",
 		"null":                  "null\n",
 		"info is null":          "info:\n",
@@ -180,7 +175,18 @@ func TestParseInfoRefuses(t *testing.T) {
 		"bomb": "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n" +
 			"d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ninfo: *d\n",
 		"too large": good + strings.Repeat("#", maxDocument),
-	} {
+	}
+}
+
+// TestParseInfoRefuses alters a good file's text.
+func TestParseInfoRefuses(t *testing.T) {
+	t.Parallel()
+	b, err := testInfo().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(b)
+	for what, text := range damagedInfos(t, good) {
 		if i, err := ParseInfo([]byte(text)); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %+v, %v, want ErrInvalid", what, i, err)
 		}

@@ -130,10 +130,15 @@ func TestJWSRefuses(t *testing.T) {
 			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 	}
-	// A key that travels in the header is not asked.
+}
+
+// TestJWSKeyInHeader: a key that travels in the header is not asked.
+func TestJWSKeyInHeader(t *testing.T) {
+	t.Parallel()
+	pub, _ := testKey(t)
 	_, evil := testKey(t)
 	jwk := base64.RawURLEncoding.EncodeToString(evil.Public().(ed25519.PublicKey))
-	s := compact(`{"alg":"EdDSA","typ":"`+TypeStatement+`","jwk":{"kty":"OKP","crv":"Ed25519","x":"`+jwk+`"}}`, payload,
+	s := compact(`{"alg":"EdDSA","typ":"`+TypeStatement+`","jwk":{"kty":"OKP","crv":"Ed25519","x":"`+jwk+`"}}`, `{"service":"keys"}`,
 		func(in []byte) []byte { return ed25519.Sign(evil, in) })
 	if err := VerifyJWS(TypeStatement, pub, s, &Statement{}); !errors.Is(err, ErrSignature) {
 		t.Errorf("key in the header: %v", err)
