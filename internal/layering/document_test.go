@@ -61,7 +61,8 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-var named = regexp.MustCompile("`((?:cmd|containerprep|dataprep|jobprep|volume|fusefs|slurm|internal|e2e|testcluster|docs|tools)/[A-Za-z0-9_./-]*)`")
+var named = regexp.MustCompile("`((?:cmd|containerprep|dataprep|jobprep|volume|fusefs|slurm|internal|" +
+	"e2e|testcluster|docs|tools)/[A-Za-z0-9_./-]*)`")
 
 // TestDocumentsNameFiles: the files and folders that the papers for developers name exist.
 func TestDocumentsNameFiles(t *testing.T) {
