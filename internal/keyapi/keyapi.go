@@ -21,6 +21,7 @@ package keyapi
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
@@ -70,8 +71,27 @@ type Service struct {
 	Time         time.Time `json:"time"`
 	StatementKey string    `json:"statement_key"` // Ed25519, base64url
 	Clusters     []Cluster `json:"clusters"`
-	// Attestors are the kinds of evidence that are accepted.
-	Attestors []string `json:"attestors"`
+	// Attestors are the types of evidence that are accepted.
+	Attestors []Attestor `json:"attestors"`
+}
+
+// Attestor tells a submitter of a type of evidence.
+type Attestor struct {
+	Type string `json:"type"`
+	// About is what the type's submitting end has to know: a JSON object that
+	// nobody else reads; absent where there is nothing.
+	About json.RawMessage `json:"about,omitempty"`
+}
+
+// About returns what the service tells submitters of a type of evidence, and
+// whether it accepts that type.
+func (s Service) About(typ string) (json.RawMessage, bool) {
+	for _, a := range s.Attestors {
+		if a.Type == typ {
+			return a.About, true
+		}
+	}
+	return nil, false
 }
 
 // Cluster tells a submitter how nodes of a cluster reach their verifier.

@@ -15,6 +15,7 @@
 // # Seams
 //
 // store.Store keeps records (transactional), store.KeyStore the volumes' keys;
-// package boltstore is both, package storetest their conformance test. Attestor
-// checks one kind of node evidence; package attestortest is its conformance test.
+// package boltstore is both, package storetest their conformance test.
+// attest.Attestor judges one type of evidence; packages voucher and token have
+// one each, package attestortest is their conformance test.
 package keyserver

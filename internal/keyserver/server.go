@@ -215,12 +215,13 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) describe(*request) (any, error) {
-	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: []keyapi.Cluster{},
-		Attestors: slices.Sorted(maps.Keys(s.attestors))}
-	for _, typ := range out.Attestors {
+	out := keyapi.Service{ID: s.id, Time: s.now().UTC(), StatementKey: s.statementKey(), Clusters: []keyapi.Cluster{}}
+	for _, typ := range slices.Sorted(maps.Keys(s.attestors)) {
+		own := keyapi.Attestor{Type: typ}
 		if d, ok := s.attestors[typ].(attest.Describer); ok {
-			d.Describe(&out)
+			d.Describe(&out, &own)
 		}
+		out.Attestors = append(out.Attestors, own)
 	}
 	return out, nil
 }

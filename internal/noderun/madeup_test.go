@@ -71,7 +71,7 @@ func TestMadeUpEvidence(t *testing.T) {
 		t.Errorf("another password: %v", err)
 	}
 	odd := req
-	odd.Manifest.Attest.Parameters = json.RawMessage(`{"file":"password","more":1}`)
+	odd.Manifest.Attest.Parameters = json.RawMessage(`{"file":"password","user":"alice","more":1}`)
 	if _, err := keys.Fetch(t.Context(), odd); !errors.Is(err, ErrAttestation) {
 		t.Errorf("unknown parameters: %v", err)
 	}

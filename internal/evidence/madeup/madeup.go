@@ -33,9 +33,7 @@ const passwordFile = "password"
 
 // Type is the submitter's and the node's side.
 var Type = evidence.Type{
-	Plan: func(evidence.Submission) (evidence.Plan, error) {
-		return evidence.Plan{Parameters: parameters{File: passwordFile}}, nil
-	},
+	Plan: plan,
 	Credentials: &evidence.Credentials{File: passwordFile, What: "passwords",
 		Obtain: func(context.Context, evidence.Keys, manifest.Digest, int) ([]byte, error) {
 			return []byte(Password), nil
@@ -43,7 +41,23 @@ var Type = evidence.Type{
 	Maker: maker,
 }
 
+// plan passes on what the key service says: how nodes are to spell the user.
+func plan(s evidence.Submission) (evidence.Plan, error) {
+	p := parameters{File: passwordFile}
+	about, ok := s.Service.About(Name)
+	if !ok {
+		return evidence.Plan{}, errors.New("the key service does not take it")
+	}
+	return evidence.Plan{Parameters: &p}, manifest.DecodeJSON(about, &p.about)
+}
+
+// about is what the key service tells submitters.
+type about struct {
+	User string `json:"user"`
+}
+
 type parameters struct {
+	about
 	File string `json:"file"`
 }
 
@@ -69,8 +83,7 @@ func maker(raw json.RawMessage, n evidence.Node) (evidence.Maker, error) {
 		return evidence.Maker{}, err
 	}
 	return evidence.Maker{Attest: func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
-		const user = "alice"
-		return keyapi.NewEvidence(Name, payload{user, mac(password, user, service, c)})
+		return keyapi.NewEvidence(Name, payload{p.User, mac(password, p.User, service, c)})
 	}}, nil
 }
 
@@ -87,6 +100,11 @@ func FromConfig(c *config.Server) (attest.New, error) {
 }
 
 type judge struct{ password []byte }
+
+// Describe implements attest.Describer.
+func (judge) Describe(_ *keyapi.Service, own *keyapi.Attestor) {
+	own.About = json.RawMessage(`{"user":"alice"}`)
+}
 
 // Attest implements attest.Attestor.
 func (j judge) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (attest.Claims, error) {

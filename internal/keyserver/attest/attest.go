@@ -51,9 +51,9 @@ type Attestor interface {
 }
 
 // Describer is an attestor that has something to say to submitters: Describe adds
-// it to the service's description of itself.
+// it to the service's description of itself, in which own is the attestor's part.
 type Describer interface {
-	Describe(*keyapi.Service)
+	Describe(s *keyapi.Service, own *keyapi.Attestor)
 }
 
 // Service is what a key service lends its attestors.

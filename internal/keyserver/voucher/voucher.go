@@ -61,7 +61,9 @@ func newAttestor(verifiers []Verifier, now func() time.Time) (attest.Attestor, e
 
 // Describe implements attest.Describer: submitters learn how nodes reach their
 // cluster's verifier.
-func (a *attestor) Describe(s *keyapi.Service) { s.Clusters = append(s.Clusters, a.clusters...) }
+func (a *attestor) Describe(s *keyapi.Service, _ *keyapi.Attestor) {
+	s.Clusters = append(s.Clusters, a.clusters...)
+}
 
 // Attest implements attest.Attestor.
 func (a *attestor) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (attest.Claims, error) {
