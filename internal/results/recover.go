@@ -190,7 +190,7 @@ func (c *copier) entry(from, to, rel string, e os.FileInfo, depth int) error {
 	if err != nil {
 		return err // and no chmod: what has the name may be a link that the server named twice
 	}
-	c.copied += got.Size
+	c.copied += got
 	c.progress.Update(c.copied, 0)
 	return os.Chmod(to, e.Mode().Perm()|0o400)
 }

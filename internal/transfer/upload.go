@@ -2,10 +2,8 @@ package transfer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -18,7 +16,6 @@ const PartialSuffix = ".partial"
 type UploadOptions struct {
 	Mode     fs.FileMode      // of the finished file; 0 means 0600
 	Progress func(done int64) // called with the bytes sent so far; may be nil
-	Digest   bool             // compute the SHA-256 on the way
 	// ReplacePartial removes an unfinished upload that lies in the way. Two uploads to one name at the
 	// same time could otherwise mix, so the default is to refuse with ErrPartial.
 	ReplacePartial bool
@@ -31,48 +28,35 @@ func (o UploadOptions) mode() fs.FileMode {
 	return o.Mode.Perm()
 }
 
-// Uploaded is what was uploaded.
-type Uploaded struct {
-	Size   int64
-	SHA256 []byte // 32 bytes, if UploadOptions.Digest
-}
-
 // Upload sends size bytes of src to NAME.partial, with many writes in flight, checks the size there,
 // makes the file durable and renames it to its name in one step. On any error, and when ctx ends, the
-// unfinished file is removed and a file of that name stays as it was.
-func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
+// unfinished file is removed and a file of that name stays as it was. It returns size.
+func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (int64, error) {
 	done, err := Stage(ctx, fsys, src, size, path, o)
 	if err != nil {
-		return Uploaded{}, err
+		return 0, err
 	}
 	if err := fsys.Rename(path+PartialSuffix, path); err != nil {
-		return Uploaded{}, discard(fsys, path, err)
+		return 0, discard(fsys, path, err)
 	}
 	return done, nil
 }
 
 // Stage is Upload but for the last step: renaming NAME.partial is left to the caller.
-func Stage(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (Uploaded, error) {
+func Stage(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (int64, error) {
 	f, err := createPartial(fsys, path+PartialSuffix, o)
 	if err != nil {
-		return Uploaded{}, err
+		return 0, err
 	}
 	source := &source{ctx: ctx, r: io.NewSectionReader(src, 0, size), progress: o.Progress}
-	if o.Digest {
-		source.hash = sha256.New()
-	}
 	err = finish(fsys, f, path+PartialSuffix, source, size, o.mode())
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return Uploaded{}, discard(fsys, path, err)
+		return 0, discard(fsys, path, err)
 	}
-	done := Uploaded{Size: source.n}
-	if source.hash != nil {
-		done.SHA256 = source.hash.Sum(nil)
-	}
-	return done, nil
+	return source.n, nil
 }
 
 // discard removes an unfinished upload and says why it is one.
@@ -87,18 +71,18 @@ func discard(fsys FS, path string, err error) error {
 }
 
 // UploadFile is Upload for a file of this machine.
-func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOptions) (Uploaded, error) {
+func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOptions) (int64, error) {
 	f, err := os.Open(local)
 	if err != nil {
-		return Uploaded{}, err
+		return 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Uploaded{}, err
+		return 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return Uploaded{}, fmt.Errorf("%s is not a regular file", local)
+		return 0, fmt.Errorf("%s is not a regular file", local)
 	}
 	return Upload(ctx, fsys, f, info.Size(), path, o)
 }
@@ -145,11 +129,10 @@ func finish(fsys FS, f WriteFile, partial string, source *source, want int64, mo
 	return nil
 }
 
-// source counts, hashes and stops when the context ends.
+// source counts and stops when the context ends.
 type source struct {
 	ctx      context.Context
 	r        io.Reader
-	hash     hash.Hash
 	progress func(int64)
 	n        int64
 }
@@ -160,9 +143,6 @@ func (s *source) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p)
 	s.n += int64(n)
-	if s.hash != nil {
-		_, _ = s.hash.Write(p[:n])
-	}
 	if s.progress != nil {
 		s.progress(s.n)
 	}
@@ -173,27 +153,27 @@ func (s *source) Read(p []byte) (int, error) {
 var ErrMoving = errors.New("it changed while it was fetched")
 
 // Download fetches a regular file into a new local one, which appears under its name when it is
-// complete. The size that it has when it is opened is what is fetched; more than limit is an error.
-func Download(ctx context.Context, fsys FS, path, local string, limit int64, progress func(done int64)) (Uploaded, error) {
+// complete, and returns its size in bytes: the one that it had when it was opened. More than limit is an error.
+func Download(ctx context.Context, fsys FS, path, local string, limit int64, progress func(done int64)) (int64, error) {
 	f, err := fsys.Open(path)
 	if err != nil {
-		return Uploaded{}, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return Uploaded{}, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", path, err)
 	case !info.Mode().IsRegular():
-		return Uploaded{}, fmt.Errorf("%s is not a regular file", path)
+		return 0, fmt.Errorf("%s is not a regular file", path)
 	case info.Size() > limit:
-		return Uploaded{}, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), limit)
+		return 0, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), limit)
 	}
 	out, err := Local{}.Create(local+PartialSuffix, 0o600)
 	if err != nil {
-		return Uploaded{}, err
+		return 0, err
 	}
-	sink := &sink{ctx: ctx, w: out, hash: sha256.New(), progress: progress, limit: info.Size()}
+	sink := &sink{ctx: ctx, w: out, progress: progress, limit: info.Size()}
 	if to, ok := f.(io.WriterTo); ok { // keeps many reads in flight
 		_, err = to.WriteTo(sink)
 	} else {
@@ -213,16 +193,15 @@ func Download(ctx context.Context, fsys FS, path, local string, limit int64, pro
 	}
 	if err != nil {
 		_ = os.Remove(local + PartialSuffix)
-		return Uploaded{}, fmt.Errorf("downloading %s: %w", path, err)
+		return 0, fmt.Errorf("downloading %s: %w", path, err)
 	}
-	return Uploaded{Size: sink.n, SHA256: sink.hash.Sum(nil)}, nil
+	return sink.n, nil
 }
 
 // sink is source's counterpart.
 type sink struct {
 	ctx      context.Context
 	w        io.Writer
-	hash     hash.Hash
 	progress func(int64)
 	n, limit int64
 }
@@ -236,7 +215,6 @@ func (s *sink) Write(p []byte) (int, error) {
 	}
 	n, err := s.w.Write(p)
 	s.n += int64(n)
-	_, _ = s.hash.Write(p[:n])
 	if s.progress != nil {
 		s.progress(s.n)
 	}
