@@ -44,7 +44,7 @@ func TestStockCipherDir(t *testing.T) {
 			}()
 			want := describe(t, mnt, false)
 			out := filepath.Join(t.TempDir(), "out")
-			must(t, ExtractCipherDir(context.Background(), cipher, key, out, ExtractOptions{KeepSetID: true}))
+			must(t, ExtractCipherDir(context.Background(), cipher, key, out, ExtractOptions{}))
 			got := describe(t, out, false)
 			for path := range want {
 				if want[path] != got[path] {

@@ -52,7 +52,7 @@ func checkIndexed(t *testing.T, cipher string, key Key, want map[string]string) 
 		t.Error(err)
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	must(t, r.Extract(context.Background(), out, ExtractOptions{KeepSetID: true}))
+	must(t, r.Extract(context.Background(), out, ExtractOptions{}))
 	got := describe(t, out, false)
 	for path := range want {
 		if want[path] != got[path] {

@@ -22,8 +22,6 @@ const PartialSuffix = ".partial"
 
 // ExtractOptions says how to extract. The zero value will do.
 type ExtractOptions struct {
-	// KeepSetID keeps setuid and setgid bits, which are dropped otherwise.
-	KeepSetID bool
 	// Damaged, if set, is told of files whose content fails its integrity check,
 	// from several goroutines; they are kept up to the failure, and extraction
 	// goes on. Without it the first such failure ends it.
@@ -323,19 +321,13 @@ func (x *extraction) leaveOut(path string) {
 type damage struct{ error }
 
 func (x *extraction) setAttr(f *os.File, path string, a Attr) error {
-	if err := unix.Fchmod(int(f.Fd()), x.mode(a)); err != nil {
+	// Setuid and setgid bits are dropped: nobody gains rights by what comes out.
+	if err := unix.Fchmod(int(f.Fd()), a.Mode&0o1777); err != nil {
 		return fmt.Errorf("set its mode: %w", err)
 	}
 	// By path, since older kernels cannot set times by descriptor. The zero time
 	// leaves the access time alone.
 	return x.root.Chtimes(path, time.Time{}, a.Mtime)
-}
-
-func (x *extraction) mode(a Attr) uint32 {
-	if x.opt.KeepSetID {
-		return a.Mode & 0o7777
-	}
-	return a.Mode & 0o1777
 }
 
 // finish sets the directories' attributes, the innermost first: creating a file

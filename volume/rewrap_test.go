@@ -99,7 +99,7 @@ func TestRewrap(t *testing.T) {
 		t.Errorf("the old recipient: %v", err)
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	must(t, openBytes(t, after, s.Key).Extract(context.Background(), out, ExtractOptions{KeepSetID: true}))
+	must(t, openBytes(t, after, s.Key).Extract(context.Background(), out, ExtractOptions{}))
 	compareTrees(t, tree, out, true)
 	unpack(t, after) // still a tar file
 }

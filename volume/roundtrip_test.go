@@ -116,6 +116,6 @@ func TestRoundTrip(t *testing.T) {
 		t.Error("ReadDigest and Sealed differ")
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	must(t, r.Extract(context.Background(), out, ExtractOptions{KeepSetID: true}))
+	must(t, r.Extract(context.Background(), out, ExtractOptions{}))
 	compareTrees(t, dir, out, true)
 }
