@@ -132,7 +132,8 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
 	}
 	var err error
-	m.Attest, m.Cluster, err = p.d.Evidence.Plan(p.o.Attest, evidence.Submission{Service: p.service, Cluster: p.o.Cluster})
+	m.Attest, m.Cluster, err = p.d.Evidence.Plan(p.o.Attest,
+		evidence.Submission{Service: p.service, Cluster: p.o.Cluster, Tier: p.o.Tier})
 	if err != nil {
 		return m, err
 	}

@@ -70,6 +70,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Strings(&j.raw, "any other sbatch option, as KEY or KEY=VALUE", []string{"sbatch"})
 	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds, or 5m (default 300)", []string{"seal-time"})
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
+	f.Word(&j.o.Attest, "how nodes prove who they are: "+builtin.Names()+" (default: token at tier C, else slurm)", []string{"attest"})
 	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
 	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
@@ -98,7 +99,10 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	if o.Tier, err = manifest.ParseTier(strings.ToUpper(j.tier)); err != nil {
 		return o, fault.New(fault.Usage, wrap("--tier", err), "")
 	}
-	o.Attest = builtin.Default(o.Tier)
+	setDefault(&o.Attest, builtin.Default(o.Tier))
+	if _, err := builtin.Types.Lookup(o.Attest); err != nil {
+		return o, fault.New(fault.Usage, wrap("--attest", err), "")
+	}
 	if o.Valid, err = text.ParseSpan(j.valid); err != nil {
 		return o, fault.New(fault.Usage, wrap("--valid", err), "")
 	}

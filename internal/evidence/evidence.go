@@ -38,6 +38,7 @@ type Type struct {
 type Submission struct {
 	Service keyapi.Service // as the key service describes itself
 	Cluster string         // as the user's configuration names it; may be empty
+	Tier    manifest.Tier  // least that the job demands
 }
 
 // Plan is what the submitter decides.

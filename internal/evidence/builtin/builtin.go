@@ -2,6 +2,10 @@
 package builtin
 
 import (
+	"maps"
+	"slices"
+	"strings"
+
 	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/evidence/token"
 	"github.com/sealbatch/sealbatch/internal/evidence/voucher"
@@ -14,6 +18,9 @@ var Types = evidence.Types{
 	keyapi.EvidenceSlurm: voucher.Type,
 	keyapi.EvidenceToken: token.Type,
 }
+
+// Names returns the types' names, for people.
+func Names() string { return strings.Join(slices.Sorted(maps.Keys(Types)), ", ") }
 
 // Default returns the type by which a job attests whose submitter names none but
 // only the least tier: tokens where the submitter's own word is enough, else the

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
@@ -17,13 +18,22 @@ import (
 
 // Type is the type of evidence.
 var Type = evidence.Type{
-	Plan:        func(evidence.Submission) (evidence.Plan, error) { return evidence.Plan{Parameters: parameters{}}, nil },
+	Plan:        plan,
 	Credentials: &evidence.Credentials{File: jobdir.TokensName, What: "one-time tokens", Obtain: obtain},
 	Maker:       maker,
 }
 
 // parameters are none.
 type parameters struct{}
+
+// plan refuses a job that could only be refused on the node.
+func plan(s evidence.Submission) (evidence.Plan, error) {
+	if s.Tier > manifest.TierC {
+		err := fmt.Errorf("one-time tokens are evidence of tier C, and the job demands tier %s", s.Tier)
+		return evidence.Plan{}, fault.New(fault.Usage, err, "add --tier C, or choose other evidence with --attest")
+	}
+	return evidence.Plan{Parameters: parameters{}}, nil
+}
 
 // obtain returns a token for each node, one a line.
 func obtain(ctx context.Context, k evidence.Keys, digest manifest.Digest, nodes int) (tokens []byte, err error) {

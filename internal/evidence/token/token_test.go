@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 func TestRead(t *testing.T) {
@@ -27,6 +29,18 @@ func TestRead(t *testing.T) {
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("node %d: %q, %v", node, got, err)
 		}
+	}
+}
+
+// TestPlanRefuses: a job that demands more than tokens prove is refused before it is submitted.
+func TestPlanRefuses(t *testing.T) {
+	t.Parallel()
+	if _, err := Type.Plan(evidence.Submission{Tier: manifest.TierC}); err != nil {
+		t.Error(err)
+	}
+	_, err := Type.Plan(evidence.Submission{Tier: manifest.TierB2})
+	if fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.Hint(err), "--tier C") {
+		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 }
 
