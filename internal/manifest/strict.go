@@ -16,10 +16,17 @@ import (
 // maxDepth bounds nesting; the deepest document needs four levels.
 const maxDepth = 32
 
-// keyRE is what every field name of every document looks like. Since
+// validKey reports whether s is what a field name of any document may be. Since
 // encoding/json matches names without regard to case, "Run" could otherwise
 // stand beside "run" and be read differently by another parser.
-var keyRE = regexp.MustCompile(`^[a-z0-9_]{1,64}$`)
+func validKey(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 64
+}
 
 // DecodeJSON decodes exactly one JSON object into v. It refuses unknown,
 // repeated and oddly spelt fields, deep nesting, invalid UTF-8 and trailing
@@ -78,7 +85,7 @@ func step(stack []jsonLevel, t json.Token) ([]jsonLevel, error) {
 		top := &stack[n-1]
 		if top.onKey {
 			key := t.(string)
-			if !keyRE.MatchString(key) || top.seen[key] {
+			if !validKey(key) || top.seen[key] {
 				return nil, fmt.Errorf("%w: field %.60q is misspelt or given twice", ErrInvalid, key)
 			}
 			top.seen[key], top.onKey = true, false
