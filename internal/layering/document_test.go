@@ -29,6 +29,9 @@ func render(packages []listed) string {
 		for _, name := range floor {
 			doc := strings.TrimSuffix(synopsis[name], ".")
 			_, doc, _ = strings.Cut(doc, " "+last(name)+" ") // "Package x does" and "Command x does"
+			if doc == "" {
+				doc = "is tests only"
+			}
 			fmt.Fprintf(&b, "| %d | `%s` | %s |\n", len(floors)-i, name, doc)
 		}
 	}

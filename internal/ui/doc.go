@@ -1,3 +1,3 @@
-// Package ui is what people meet on a terminal: messages, progress, flags and exit codes. It writes
+// Package ui is what people meet on a terminal: messages, progress and flags. It writes
 // only to writers that it is given, and never ends the process.
 package ui
