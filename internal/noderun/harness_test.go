@@ -191,9 +191,10 @@ func (j *testJob) seal(kind manifest.Kind, name string, files map[string]string)
 
 func (j *testJob) binaries() {
 	check(j.t, os.WriteFile(j.self+"/sealbatch", []byte("stand-in"), 0o700))
-	program, err := os.ReadFile(gocryptfsPath)
-	check(j.t, err)
-	check(j.t, os.WriteFile(j.self+"/gocryptfs", program, 0o700))
+	// By another process: a child that another test is just starting may hold a copy of
+	// what this one had open for writing, which then could not be run (ETXTBSY).
+	check(j.t, exec.Command("cp", gocryptfsPath, j.self+"/gocryptfs").Run())
+	check(j.t, os.Chmod(j.self+"/gocryptfs", 0o700))
 	for _, name := range []string{"sealbatch", "gocryptfs"} {
 		b, err := os.ReadFile(filepath.Join(j.self, name))
 		check(j.t, err)
