@@ -56,7 +56,7 @@ func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt conta
 	// What the space left, should it not have closed, is not removed with it.
 	defer func() {
 		for _, name := range []string{cipherName, boxName} {
-			_ = fsx.RemoveTree(filepath.Join(dir, name))
+			_ = volume.RemoveTree(filepath.Join(dir, name))
 		}
 		_ = os.Remove(filepath.Join(dir, nodelocal.SpaceName))
 		_ = os.Remove(dir)

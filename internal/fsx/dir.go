@@ -51,7 +51,8 @@ func (d Dir) Commit(partial, name string) error { return commit(d, partial, name
 // Sync makes durable which names are in the directory.
 func (d Dir) Sync() error { return syncDir(d, ".") }
 
-// RemoveTree removes a tree of one's own, as the function does.
+// RemoveTree removes a tree of one's own, directories that the application made
+// read-only among it.
 func (d Dir) RemoveTree(name string) error {
 	err := d.RemoveAll(name)
 	if !errors.Is(err, fs.ErrPermission) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
@@ -60,7 +59,7 @@ func (j *testJob) results() map[string]string {
 	}
 	dir := filepath.Join(j.t.TempDir(), "opened")
 	check(j.t, r.Extract(j.t.Context(), dir, volume.ExtractOptions{}))
-	j.t.Cleanup(func() { check(j.t, fsx.RemoveTree(dir)) }) // some of it is read-only
+	j.t.Cleanup(func() { check(j.t, volume.RemoveTree(dir)) }) // some of it is read-only
 	return readTree(j.t, dir)
 }
 
