@@ -2,7 +2,6 @@ package nodelocal
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -151,7 +150,7 @@ func clearMounts(root *os.Root) error {
 		return nil
 	}
 	// The kernel's name for it: mounts are known by names without symbolic links.
-	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.Fd()))
+	dir, err := os.Readlink(fsx.FDPath(d))
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -102,9 +102,7 @@ func (p *publishing) readCheckpoint() (*checkpoint, error) {
 		return nil, err
 	}
 	var c checkpoint
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil || c.Format != checkpointFormat {
+	if err := manifest.DecodeJSON(b, &c); err != nil || c.Format != checkpointFormat {
 		return nil, fmt.Errorf("%s is damaged", name)
 	}
 	return &c, nil

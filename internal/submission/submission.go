@@ -3,7 +3,6 @@
 package submission
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,9 +166,7 @@ func read(path string) (Record, error) {
 		return Record{}, err
 	}
 	var r Record
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
+	if err := manifest.DecodeJSON(b, &r); err != nil {
 		return Record{}, fmt.Errorf("record %s is damaged: %w", path, err)
 	}
 	if r.Format != Format {
