@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // Limits bound what the service takes on. Zero fields take the default.
@@ -40,33 +41,15 @@ func (l Limits) withDefaults() Limits {
 	if l.Body <= 0 || l.Body > keyapi.MaxBody {
 		l.Body = keyapi.MaxBody
 	}
-	if l.Connections <= 0 {
-		l.Connections = 4096
-	}
-	if l.Memory <= 0 {
-		l.Memory = 64 << 20
-	}
-	if l.Concurrent <= 0 {
-		l.Concurrent = 256
-	}
-	if l.PerSecond <= 0 {
-		l.PerSecond = 100
-	}
-	if l.Burst <= 0 {
-		l.Burst = 4000
-	}
-	if l.Secrets <= 0 {
-		l.Secrets = 50_000
-	}
-	if l.Manifests <= 0 {
-		l.Manifests = 50_000
-	}
-	if l.Tokens <= 0 {
-		l.Tokens = 1 << 18
-	}
-	if l.Nonces <= 0 {
-		l.Nonces = 65536
-	}
+	service.Default(&l.Connections, 4096)
+	service.Default(&l.Memory, 64<<20)
+	service.Default(&l.Concurrent, 256)
+	service.Default(&l.PerSecond, 100)
+	service.Default(&l.Burst, 4000)
+	service.Default(&l.Secrets, 50_000)
+	service.Default(&l.Manifests, 50_000)
+	service.Default(&l.Tokens, 1<<18)
+	service.Default(&l.Nonces, 65536)
 	return l
 }
 

@@ -46,6 +46,13 @@ type Config struct {
 	Log       *slog.Logger // nil discards
 }
 
+// Default sets a limit that is not set, which is one that is not positive.
+func Default[N int | int64 | float64](limit *N, value N) {
+	if *limit <= 0 {
+		*limit = value
+	}
+}
+
 // Service is the part of a service that does not depend on what it does.
 type Service struct {
 	config Config

@@ -1,5 +1,7 @@
 package verifier
 
+import "github.com/sealbatch/sealbatch/internal/service"
+
 // Limits bound what the verifier takes on. Zero fields take the default.
 type Limits struct {
 	// Concurrent is the number of vouchers in the making; others wait a
@@ -20,24 +22,12 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	if l.Concurrent <= 0 {
-		l.Concurrent = 8
-	}
-	if l.Relayed <= 0 {
-		l.Relayed = 64
-	}
-	if l.Connections <= 0 {
-		l.Connections = 4096
-	}
-	if l.Memory <= 0 {
-		l.Memory = 32 << 20
-	}
-	if l.PerSecond <= 0 {
-		l.PerSecond = 20
-	}
-	if l.Burst <= 0 {
-		l.Burst = 400
-	}
+	service.Default(&l.Concurrent, 8)
+	service.Default(&l.Relayed, 64)
+	service.Default(&l.Connections, 4096)
+	service.Default(&l.Memory, 32<<20)
+	service.Default(&l.PerSecond, 20)
+	service.Default(&l.Burst, 400)
 	return l
 }
 
