@@ -205,7 +205,8 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	p, _ := pem.Decode(good)
 	weak, strong := rsaSigner(t, 2048), rsaSigner(t, 3072)
-	cert := &ssh.Certificate{Key: strong.PublicKey(), CertType: ssh.UserCert, ValidBefore: ssh.CertTimeInfinity}
+	cert := &ssh.Certificate{Key: strong.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"alice"},
+		ValidBefore: ssh.CertTimeInfinity}
 	if err := cert.SignCert(rand.Reader, signer); err != nil {
 		t.Fatal(err)
 	}

@@ -139,23 +139,23 @@ func malformedAnswers() map[string]malformed {
 	name := join(text("f"), text("-rw f"), regular(1))
 	stat := always(says{answerAttrs, regular(300000)})
 	return map[string]malformed{
-		"a status without a code": {"lstat", evil{askLstat: always(says{answerStatus, nil})}, "cut short", true},
+		"a status without a code": {"lstat", evil{askLstat: always(says{answerStatus, nil})}, "cut short", false},
 		"attributes that are cut": {"lstat", evil{askLstat: always(says{answerAttrs, join(u32(1), u32(0))})}, "cut short", false},
 		"attributes without end": {"lstat", evil{askLstat: always(says{answerAttrs,
 			join(u32(1<<31), u32(0x7fffffff))})}, "cut short", false},
 		"a size that is negative": {"lstat", evil{askLstat: always(says{answerAttrs, regular(1 << 63)})},
 			"more bytes than there can be", false},
-		"a handle without a length":       {"readdir", evil{askOpendir: always(says{answerHandle, []byte{0}})}, "cut short", true},
-		"a handle longer than the answer": {"readdir", evil{askOpendir: always(says{answerHandle, u32(99)})}, "cut short", true},
-		"names that are not there":        {"readdir", evil{askReaddir: always(says{answerName, join(u32(2), name)})}, "cut short", true},
-		"a billion names":                 {"readdir", evil{askReaddir: always(says{answerName, join(u32(1<<30), name)})}, "cut short", true},
+		"a handle without a length":       {"readdir", evil{askOpendir: always(says{answerHandle, []byte{0}})}, "cut short", false},
+		"a handle longer than the answer": {"readdir", evil{askOpendir: always(says{answerHandle, u32(99)})}, "cut short", false},
+		"names that are not there":        {"readdir", evil{askReaddir: always(says{answerName, join(u32(2), name)})}, "cut short", false},
+		"a billion names":                 {"readdir", evil{askReaddir: always(says{answerName, join(u32(1<<30), name)})}, "cut short", false},
 		"a name longer than the answer": {"readdir", evil{askReaddir: always(says{answerName,
-			join(u32(1), u32(1<<31), name)})}, "cut short", true},
-		"a path that is not there": {"realpath", evil{askRealpath: always(says{answerName, u32(1)})}, "cut short", true},
+			join(u32(1), u32(1<<31), name)})}, "cut short", false},
+		"a path that is not there": {"realpath", evil{askRealpath: always(says{answerName, u32(1)})}, "cut short", false},
 		"a target longer than the answer": {"readlink", evil{askReadlink: always(says{answerName,
-			join(u32(1), u32(1<<20))})}, "cut short", true},
+			join(u32(1), u32(1<<20))})}, "cut short", false},
 		"data longer than the answer": {"read", evil{askFstat: stat,
-			askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", true},
+			askRead: always(says{answerData, join(u32(1000), []byte("x"))})}, "cut short", false},
 		"data of no bytes":         {"read", evil{askFstat: stat, askRead: always(says{answerData, u32(0)})}, "0 bytes", false},
 		"all is well, and no data": {"read", evil{askFstat: stat, askRead: always(fine)}, "success without", false},
 		"all is well, and no file": {"lstat", evil{askLstat: always(fine)}, "success without", true},
@@ -170,7 +170,7 @@ func malformedAnswers() map[string]malformed {
 }
 
 // TestMalformedAnswers: an answer that is cut, or counts what is not there, is an error that says so.
-// Each of these ends the process, or loops, when the library sees it.
+// Some of these end the process, or loop, when the library sees them: fewer with each of its releases.
 func TestMalformedAnswers(t *testing.T) {
 	t.Parallel()
 	for what, c := range malformedAnswers() {
