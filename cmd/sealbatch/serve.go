@@ -28,10 +28,13 @@ import (
 func runServe(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch serve", "Run the key service, or set one up with --init.", "", `
 sealbatch serve --init /etc/sealbatch --host keys.example.org
+sealbatch serve --config /etc/sealbatch/server.conf --check
 sealbatch serve --config /etc/sealbatch/server.conf`)
 	var conf, dir, listen string
+	var check bool
 	var hosts []string
 	f.String(&conf, "configuration file, as in server.conf.example", []string{"config"})
+	f.Bool(&check, "say what is wrong with the set-up that --config names, and exit; nothing is started", []string{"check"})
 	f.String(&dir, "make all that a new service needs in this directory, and exit", []string{"init"})
 	f.List(&hosts, "with --init: names and addresses for its certificate; the first names the service", []string{"host"})
 	listen = "127.0.0.1:8443"
@@ -44,6 +47,8 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 		return initServer(a, dir, hosts, listen)
 	case conf == "":
 		return usageError("sealbatch serve: --config or --init is needed", "sealbatch serve --help shows an example")
+	case check:
+		return checkServer(a, conf)
 	}
 	c, err := config.LoadServer(conf)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -139,21 +138,10 @@ func readSigners(path string) ([]sshid.AllowedSigner, fileStamp, error) {
 	}
 	for _, l := range lines {
 		if err := checkEnrolment(l); err != nil {
-			return nil, fileStamp{}, fmt.Errorf("accounts: %s: %s: %w", path, strings.Join(l.Principals, ","), err)
+			return nil, fileStamp{}, fmt.Errorf("accounts: %s: %w", path, err)
 		}
 	}
 	return lines, fileStamp{st.ModTime(), st.Size()}, nil
-}
-
-// checkEnrolment accepts what can be an account: one plain name, a strong key.
-func checkEnrolment(l sshid.AllowedSigner) error {
-	if len(l.Principals) != 1 || l.Principals[0] == "" || strings.ContainsAny(l.Principals[0], "*?!") {
-		return errors.New("an account is one name without wildcards")
-	}
-	if l.CertAuthority {
-		return errors.New("cert-authority is not supported for accounts: list the keys themselves")
-	}
-	return sshid.CheckKey(l.Key)
 }
 
 // enrol returns the account of each principal, making those that are new.

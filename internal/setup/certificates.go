@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"net"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
 )
 
 // Certificates are the PEM files of an authority and of a TLS server whose
@@ -34,6 +36,25 @@ func (c Certificates) Load() (tls.Certificate, error) {
 		return cert, fmt.Errorf("TLS certificate: %w", err)
 	}
 	return cert, nil
+}
+
+// Check returns until when the server's certificate is good. One that is not good
+// at time now, or does not belong to its key, is an error with a hint.
+func (c Certificates) Check(now time.Time) (until time.Time, err error) {
+	cert, err := c.Load()
+	if err != nil {
+		return time.Time{}, err
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return time.Time{}, fmt.Errorf("TLS certificate: %w", err)
+	}
+	if now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return leaf.NotAfter, fault.New(fault.Config, fmt.Errorf("TLS certificate %s is good from %s to %s, and it is %s now", c.TLSCert,
+			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339)),
+			"set the clock if it is wrong, else renew the certificate: docs/key-service.md has the command")
+	}
+	return leaf.NotAfter, nil
 }
 
 func (c Certificates) paths() []string { return []string{c.CA, c.CAKey, c.TLSCert, c.TLSKey} }

@@ -27,6 +27,7 @@ type AllowedSigner struct {
 	// is unbounded.
 	ValidAfter, ValidBefore time.Time
 	Key                     ssh.PublicKey
+	Line                    int // its number in the file, from 1
 }
 
 // Allows reports whether the line admits signatures in namespace at time at.
@@ -43,17 +44,20 @@ func (a AllowedSigner) Matches(principal string) bool { return matchList(a.Princ
 const (
 	maxAllowedSigners = 4 << 20 // bytes
 	maxPatterns       = 256     // of principals or namespaces on a line
+	maxBadLines       = 10      // that an error names
 )
 
-// ParseAllowedSigners reads an allowed_signers file of at most 4 MiB. The
-// first line that ssh-keygen would not accept ends it with an error that
-// names the line's number. Times without a Z are in the local time zone.
+// ParseAllowedSigners reads an allowed_signers file of at most 4 MiB. Lines that
+// ssh-keygen would not accept make it an error, which names the numbers of the first
+// ten; the lines that it would accept are returned all the same, for callers that
+// must go on. Times without a Z are in the local time zone.
 func ParseAllowedSigners(r io.Reader) ([]AllowedSigner, error) {
 	b, err := fsx.ReadAll(r, maxAllowedSigners)
 	if err != nil {
 		return nil, fmt.Errorf("read allowed signers: %w", err)
 	}
 	var out []AllowedSigner
+	var bad []error
 	n := 0
 	for line := range strings.Lines(string(b)) {
 		n++
@@ -62,12 +66,15 @@ func ParseAllowedSigners(r io.Reader) ([]AllowedSigner, error) {
 			continue
 		}
 		a, err := parseSignerLine(line)
-		if err != nil {
-			return nil, fmt.Errorf("allowed signers, line %d: %w", n, err)
+		switch {
+		case err == nil:
+			a.Line = n
+			out = append(out, a)
+		case len(bad) < maxBadLines:
+			bad = append(bad, fmt.Errorf("allowed signers, line %d: %w", n, err))
 		}
-		out = append(out, a)
 	}
-	return out, nil
+	return out, errors.Join(bad...)
 }
 
 func parseSignerLine(line string) (AllowedSigner, error) {

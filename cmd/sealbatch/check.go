@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/doctor"
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyserver"
+	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/setup"
+)
+
+// serverChecks are what serve --check looks at, beside the configuration itself.
+var serverChecks = []func(*config.Server, doctor.Report){
+	checkAccounts, checkMasterKey, checkEvidence,
+	func(c *config.Server, report doctor.Report) {
+		checkCertificate(setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}, report)
+	},
+}
+
+// checkServer reads what the key service would read, and starts nothing. A
+// running service is not disturbed by it.
+func checkServer(a *app, conf string) error {
+	c, err := config.LoadServer(conf)
+	if err != nil {
+		return err
+	}
+	return runChecks(a, func(report doctor.Report) {
+		report(doctor.Finding{What: "configuration", Detail: c.Path})
+		for _, check := range serverChecks {
+			check(c, report)
+		}
+	})
+}
+
+// runChecks prints what is found, and returns an error if anything is bad.
+func runChecks(a *app, checks func(doctor.Report)) error {
+	bad := 0
+	checks(func(f doctor.Finding) {
+		if f.Bad {
+			bad++
+		}
+		printFinding(a.stdout, f)
+	})
+	switch {
+	case bad == 1:
+		return fault.New(fault.Config, errors.New("1 thing is wrong (NO above)"), "")
+	case bad > 1:
+		return fault.New(fault.Config, fmt.Errorf("%d things are wrong (NO above)", bad), "")
+	}
+	return nil
+}
+
+func checkAccounts(c *config.Server, report doctor.Report) {
+	n, keys, problems := keyserver.CheckAccounts(c.AllowedSigners)
+	for _, err := range problems {
+		report(doctor.Failed("accounts", err))
+	}
+	switch {
+	case len(problems) > 0:
+	case n == 0:
+		report(doctor.Finding{What: "accounts", Warn: true, Detail: c.AllowedSigners + " enrols nobody"})
+	default:
+		report(doctor.Finding{What: "accounts", Detail: fmt.Sprintf("%d, with %d keys", n, keys)})
+	}
+}
+
+func checkMasterKey(c *config.Server, report doctor.Report) {
+	k, err := boltstore.LoadMasterKey(c.MasterKeyFile)
+	clear(k[:])
+	if err != nil {
+		report(doctor.Failed("master key", err))
+		return
+	}
+	report(doctor.Finding{What: "master key", Detail: c.MasterKeyFile})
+}
+
+// checkEvidence looks at what nodes may show, and whether that can be enough.
+func checkEvidence(c *config.Server, report doctor.Report) {
+	if _, err := attestors.Configure(c); err != nil {
+		report(doctor.Failed("evidence", err))
+		return
+	}
+	tier, err := manifest.ParseTier(c.MinTier)
+	if err != nil {
+		report(doctor.Failed("evidence", err))
+		return
+	}
+	if tier > manifest.TierC && len(c.Clusters) == 0 {
+		report(doctor.Finding{What: "evidence", Warn: true,
+			Detail: fmt.Sprintf("nothing is released: min-tier is %s, and no cluster's verifier is enrolled", tier),
+			Fix:    "append the enrol.conf of a verifier (sealbatch verifier --init), or lower [limits] min-tier to C, for tokens"})
+		return
+	}
+	report(doctor.Finding{What: "evidence", Detail: fmt.Sprintf("%d clusters; at least tier %s", len(c.Clusters), tier)})
+}
+
+// renewalTime is how long before its end a certificate should be renewed.
+const renewalTime = 30 * 24 * time.Hour
+
+func checkCertificate(files setup.Certificates, report doctor.Report) {
+	until, err := files.Check(time.Now())
+	switch {
+	case err != nil:
+		report(doctor.Failed("certificate", err))
+	case time.Until(until) < renewalTime:
+		report(doctor.Finding{What: "certificate", Warn: true, Detail: "it ends at " + until.Local().Format(time.DateTime),
+			Fix: "renew it: docs/key-service.md has the command"})
+	default:
+		report(doctor.Finding{What: "certificate", Detail: "good until " + until.Local().Format(time.DateTime)})
+	}
+}
