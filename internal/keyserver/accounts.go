@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
@@ -34,9 +35,10 @@ type enrolment struct {
 
 // accounts is the administrator's file, read again when it changes.
 type accounts struct {
-	path  string
-	store store.Store
-	log   *slog.Logger
+	path    string
+	store   store.Viewer
+	commits *committer
+	log     *slog.Logger
 
 	mu      sync.RWMutex
 	byKey   map[string][]enrolment // by marshalled public key
@@ -146,27 +148,46 @@ func readSigners(path string) ([]sshid.AllowedSigner, fileStamp, error) {
 
 // enrol returns the account of each principal, making those that are new.
 func (a *accounts) enrol(ctx context.Context, lines []sshid.AllowedSigner) (map[string]account, error) {
-	out := map[string]account{}
-	err := a.store.Update(ctx, func(w store.Writer) error {
+	found := map[string]*account{}
+	var added []*operation
+	err := a.store.View(ctx, func(r store.Reader) error {
 		for _, l := range lines {
 			name := l.Principals[0]
-			if _, ok := out[name]; ok {
+			if found[name] != nil {
 				continue
 			}
-			var acc account
-			err := getJSON(w, bucketAccounts, name, &acc)
+			found[name] = &account{}
+			err := getJSON(r, bucketAccounts, name, found[name])
 			if errors.Is(err, store.ErrNotFound) {
-				acc = account{ID: randomHex(16), Name: name}
-				err = putJSON(w, bucketAccounts, name, acc)
-			}
-			if err != nil {
+				added = append(added, newAccount(name, found[name]))
+			} else if err != nil {
 				return err
 			}
-			out[name] = acc
 		}
 		return nil
 	})
-	return out, err
+	if err := errors.Join(err, a.commits.doAll(added)); err != nil {
+		return nil, err
+	}
+	out := map[string]account{}
+	for name, acc := range found {
+		out[name] = *acc
+	}
+	return out, nil
+}
+
+// newAccount makes the account of name, unless somebody else just did, and puts it in acc.
+func newAccount(name string, acc *account) *operation {
+	ev := &audit.Event{Event: "account.new", Outcome: audit.OutcomeDone, User: name}
+	return &operation{event: ev, op: func(w store.Writer) error {
+		err := getJSON(w, bucketAccounts, name, acc)
+		if errors.Is(err, store.ErrNotFound) {
+			*acc = account{ID: randomHex(16), Name: name}
+			err = putJSON(w, bucketAccounts, name, *acc)
+		}
+		ev.Account = acc.ID
+		return err
+	}}
 }
 
 func randomHex(n int) string {

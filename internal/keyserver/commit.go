@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
@@ -60,6 +61,19 @@ func (c *committer) do(e *audit.Event, op func(store.Writer) error) (signedHead 
 	return r.head, r.err
 }
 
+// doAll decides several, which may share transactions.
+func (c *committer) doAll(ops []*operation) error {
+	for _, o := range ops {
+		o.done = make(chan result, 1)
+		c.queue <- o
+	}
+	var errs []error
+	for _, o := range ops {
+		errs = append(errs, (<-o.done).err)
+	}
+	return errors.Join(errs...)
+}
+
 // close ends the committer; no do may be under way or follow.
 func (c *committer) close() error {
 	close(c.queue)
@@ -95,9 +109,11 @@ func (c *committer) commit(batch []*operation) {
 		events := make([]*audit.Event, len(batch))
 		var err error
 		for i, o := range batch {
+			before := len(w.Changes())
 			if results[i].err, err = decide(w, o); err != nil {
 				return err
 			}
+			o.event.Changes = slices.Clone(w.Changes()[before:])
 			events[i] = o.event
 		}
 		if head, err = c.log.Append(c.now(), events); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/token"
 )
@@ -43,9 +44,10 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("look for outdated records: %w", err)
 	}
 	for from := 0; from < len(old); from += purgeBatch {
-		err := s.store.Update(ctx, func(w store.Writer) error {
+		some := old[from:min(from+purgeBatch, len(old))]
+		_, err := s.commits.do(&audit.Event{Event: "purge", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
 			var errs []error
-			for _, o := range old[from:min(from+purgeBatch, len(old))] {
+			for _, o := range some {
 				errs = append(errs, w.Delete(o.bucket, o.key))
 				if o.kind != "" {
 					errs = append(errs, count(w, o.account, o.kind, -1))

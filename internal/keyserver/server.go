@@ -51,7 +51,7 @@ type Config struct {
 type Server struct {
 	id              string
 	signKey         ed25519.PrivateKey
-	store           store.Store
+	store           store.Viewer
 	keys            store.KeyStore
 	accounts        *accounts
 	commits         *committer
@@ -147,24 +147,24 @@ func New(cfg Config) (*Server, error) {
 	s.unauthenticated = newUnauthenticatedLog()
 	var head audit.Head
 	var err error
-	if s.id, s.signKey, head, err = loadIdentity(s.store, cfg.Name); err != nil {
+	if s.id, s.signKey, head, err = loadIdentity(cfg.Store, cfg.Name); err != nil {
 		return nil, err
 	}
 	if err := s.addAttestors(cfg.Attestors); err != nil {
 		return nil, err
 	}
-	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, log: s.log}
-	if err := s.accounts.reload(context.Background()); err != nil {
-		return nil, err
-	}
-	if _, err := s.purge(context.Background()); err != nil {
-		s.log.Error("outdated records were not removed", "error", err)
-	}
 	log, recovered, err := audit.Open(cfg.AuditLog, s.signKey, head)
 	if err != nil {
 		return nil, err
 	}
-	s.commits = newCommitter(s.store, log, s.id, s.now)
+	s.commits = newCommitter(cfg.Store, log, s.id, s.now)
+	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, commits: s.commits, log: s.log}
+	if err := s.accounts.reload(context.Background()); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if _, err := s.purge(context.Background()); err != nil {
+		s.log.Error("outdated records were not removed", "error", err)
+	}
 	s.handler = s.routes()
 	return s, s.noteStart(recovered)
 }

@@ -58,7 +58,7 @@ type Describer interface {
 
 // Service is what a key service lends its attestors.
 type Service struct {
-	Store store.Store // of the service's records; attestors change nothing there
+	Store store.Viewer // of the service's records; attestors change nothing there
 	Now   func() time.Time
 }
 

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -74,6 +75,10 @@ type Event struct {
 	Attestor  string        `json:"attestor,omitempty"`
 	Tier      string        `json:"tier,omitempty"`
 	Submitter string        `json:"submitter,omitempty"` // account that registered the manifest
+
+	// Changes are what it did to the store's records. A long list goes on in the
+	// next entries, which have the same event.
+	Changes []store.Change `json:"changes,omitempty"`
 }
 
 // Head names the last entry of a log: their number and its hash.
@@ -91,6 +96,7 @@ type signedLine struct {
 const (
 	signContext = "sealbatch-audit v1\x00"
 	maxLine     = 256 << 10
+	maxChanges  = maxLine / 2 // bytes of one entry's changes
 )
 
 func genesis(pub ed25519.PublicKey) Head {
@@ -103,12 +109,31 @@ func hashHex(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
+// split has the changes that are too many for one entry go on in further ones.
+func split(events []*Event) []*Event {
+	var out []*Event
+	for _, e := range events {
+		out = append(out, e)
+		size, from := 0, 0
+		for i, c := range e.Changes {
+			// Each byte of a key may become six, as a JSON string.
+			if size += 6*(len(c.Bucket)+len(c.Key)) + 4*len(c.Was); size > maxChanges && i > from {
+				rest := &Event{Event: e.Event, Outcome: e.Outcome, Account: e.Account, Changes: e.Changes[i:]}
+				e.Changes = e.Changes[:i]
+				out = append(out, split([]*Event{rest})...)
+				break
+			}
+		}
+	}
+	return out
+}
+
 // render fills in the chain's fields and returns the lines and the head
 // after them.
 func render(head Head, key ed25519.PrivateKey, now time.Time, events []*Event) ([]byte, Head, error) {
 	var out bytes.Buffer
 	batch := head.Batch + 1
-	for _, e := range events {
+	for _, e := range split(events) {
 		e.Seq, e.Batch, e.Prev, e.Time = head.Seq+1, batch, head.Hash, now.UTC()
 		entry, err := json.Marshal(e)
 		if err != nil {

@@ -54,14 +54,16 @@ func Open(path string, k MasterKey) (*Store, error) {
 }
 
 // checkKey finds a wrong master key when the store is opened, not when the
-// first key is asked for.
+// first key is asked for. Only an empty store is given a canary: whoever took it
+// out of another altered the store.
 func (s *Store) checkKey() error {
 	return s.Update(context.Background(), func(w store.Writer) error {
 		_, err := w.Get(bucketMeta, keyCanary)
-		if errors.Is(err, store.ErrNotFound) {
-			return w.Put(bucketMeta, keyCanary, []byte("sealbatch store v1"))
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
-		return err
+		err = w.Digests(func(string, string, store.Digest) error { return errors.New("its canary is missing: it was altered") })
+		return errors.Join(err, w.Put(bucketMeta, keyCanary, []byte("sealbatch store v1")))
 	})
 }
 
@@ -73,7 +75,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.View(func(tx *bbolt.Tx) error { return fn(boltTx{tx, s.seal}) })
+	return s.db.View(func(tx *bbolt.Tx) error { return fn(reader{tx, s.seal}) })
 }
 
 // Update implements store.Store.
@@ -81,16 +83,16 @@ func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx, s.seal}) })
+	return s.db.Update(func(tx *bbolt.Tx) error { return fn(&writer{reader: reader{tx, s.seal}}) })
 }
 
-type boltTx struct {
+type reader struct {
 	tx   *bbolt.Tx
 	seal *sealer
 }
 
-func (t boltTx) Get(bucket, key string) ([]byte, error) {
-	b := t.tx.Bucket([]byte(bucket))
+func (r reader) Get(bucket, key string) ([]byte, error) {
+	b := r.tx.Bucket([]byte(bucket))
 	if b == nil {
 		return nil, store.ErrNotFound
 	}
@@ -98,17 +100,17 @@ func (t boltTx) Get(bucket, key string) ([]byte, error) {
 	if v == nil {
 		return nil, store.ErrNotFound
 	}
-	return t.seal.open(bucket, key, v)
+	return r.seal.open(bucket, key, v)
 }
 
-func (t boltTx) Each(bucket, prefix string, fn func(string, []byte) error) error {
-	b := t.tx.Bucket([]byte(bucket))
+func (r reader) Each(bucket, prefix string, fn func(string, []byte) error) error {
+	b := r.tx.Bucket([]byte(bucket))
 	if b == nil {
 		return nil
 	}
 	c := b.Cursor()
 	for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-		p, err := t.seal.open(bucket, string(k), v)
+		p, err := r.seal.open(bucket, string(k), v)
 		if err != nil {
 			return err
 		}
@@ -119,21 +121,53 @@ func (t boltTx) Each(bucket, prefix string, fn func(string, []byte) error) error
 	return nil
 }
 
-func (t boltTx) Put(bucket, key string, value []byte) error {
-	b, err := t.tx.CreateBucketIfNotExists([]byte(bucket))
+// Digests implements store.Reader. What this package never makes, a bucket within
+// a bucket or a value outside of any, counts as a record too.
+func (r reader) Digests(fn func(bucket, key string, kept store.Digest) error) error {
+	return r.tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if b == nil {
+			return fn("", string(name), store.DigestOf(nil))
+		}
+		return b.ForEach(func(k, v []byte) error { return fn(string(name), string(k), store.DigestOf(v)) })
+	})
+}
+
+type writer struct {
+	reader
+	changes []store.Change
+}
+
+func (w *writer) Changes() []store.Change { return w.changes }
+
+// changed notes that the record that is kept as old becomes what has digest now.
+func (w *writer) changed(bucket, key string, old []byte, now store.Digest) {
+	c := store.Change{Bucket: bucket, Key: key, Now: now}
+	if old != nil {
+		c.Was = store.DigestOf(old)
+	}
+	w.changes = append(w.changes, c)
+}
+
+func (w *writer) Put(bucket, key string, value []byte) error {
+	b, err := w.tx.CreateBucketIfNotExists([]byte(bucket))
 	if err != nil {
 		return fmt.Errorf("store bucket %s: %w", bucket, err)
 	}
-	v, err := t.seal.seal(bucket, key, value)
+	v, err := w.seal.seal(bucket, key, value)
 	if err != nil {
 		return err
 	}
+	w.changed(bucket, key, b.Get([]byte(key)), store.DigestOf(v))
 	return b.Put([]byte(key), v)
 }
 
-func (t boltTx) Delete(bucket, key string) error {
-	if b := t.tx.Bucket([]byte(bucket)); b != nil {
-		return b.Delete([]byte(key))
+func (w *writer) Delete(bucket, key string) error {
+	b := w.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
 	}
-	return nil
+	if old := b.Get([]byte(key)); old != nil {
+		w.changed(bucket, key, old, store.Digest{})
+	}
+	return b.Delete([]byte(key))
 }

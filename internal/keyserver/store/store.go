@@ -8,6 +8,8 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -27,28 +29,81 @@ var (
 	ErrSeal = errors.New("stored value does not open under the master key")
 )
 
+// Digest is the SHA-256 of a value as the store keeps it, which is sealed: it says
+// nothing of the value, and tells an older one that was put back. The zero Digest
+// stands for no value. As text it is base64url, or "-" for no value.
+type Digest [sha256.Size]byte
+
+const noValue = "-"
+
+// DigestOf returns the digest of a value as it is kept.
+func DigestOf(kept []byte) Digest { return sha256.Sum256(kept) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Digest) MarshalText() ([]byte, error) {
+	if d == (Digest{}) {
+		return []byte(noValue), nil
+	}
+	return base64.RawURLEncoding.AppendEncode(nil, d[:]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Digest) UnmarshalText(text []byte) error {
+	if string(text) == noValue {
+		*d = Digest{}
+		return nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
+	if err != nil || len(b) != len(d) {
+		return errors.New("not a digest of a stored value")
+	}
+	*d = Digest(b)
+	return nil
+}
+
+// Change is what became of one record. Its names in JSON are short, since every
+// change is written down.
+type Change struct {
+	Bucket string `json:"b"`
+	Key    string `json:"k"`
+	Was    Digest `json:"was"`
+	Now    Digest `json:"now"`
+}
+
 // Reader reads records. Get returns a copy, or ErrNotFound. Each calls fn for
 // the keys of a bucket that begin with prefix, in byte order, and stops at fn's
-// first error; a bucket that was never written is empty. Code within a View must
-// not wait for an Update.
+// first error; a bucket that was never written is empty. Digests calls fn for
+// every record there is, by bucket and then key in byte order, without opening
+// any, and stops at fn's first error. Code within a View must not wait for an
+// Update.
 type Reader interface {
 	Get(bucket, key string) ([]byte, error)
 	Each(bucket, prefix string, fn func(key string, value []byte) error) error
+	Digests(fn func(bucket, key string, kept Digest) error) error
 }
 
-// Writer changes records within one Update. Get and Each see what was put
-// before; nothing may be put while Each runs.
+// Writer changes records within one Update. Get, Each and Digests see what was
+// put before; nothing may be put while Each or Digests runs. Changes returns what
+// Put and Delete have done so far, in order, each as it was; a Delete of nothing is
+// no change.
 type Writer interface {
 	Reader
 	Put(bucket, key string, value []byte) error
 	Delete(bucket, key string) error // no error if there is none
+	Changes() []Change
+}
+
+// Viewer shows records. The key service lends it to what must not change them:
+// a change that its audit log does not know of is a sign of tampering.
+type Viewer interface {
+	View(ctx context.Context, fn func(Reader) error) error
 }
 
 // Store keeps the service's records. Updates are serialisable and atomic: of
 // an fn that fails or panics nothing remains, and once Update has returned nil
 // all of it is on disk. View sees a snapshot. Both are safe for concurrent use.
 type Store interface {
-	View(ctx context.Context, fn func(Reader) error) error
+	Viewer
 	Update(ctx context.Context, fn func(Writer) error) error
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -28,6 +29,7 @@ func TestStore(t *testing.T, open func(t *testing.T, dir string) Store) {
 		"reads what was put": getPut, "each in order": each, "failed update leaves nothing": atomic,
 		"panic leaves nothing": panics, "view is a snapshot": snapshot, "survives reopening": durable,
 		"concurrent updates are serial": serial, "ended context changes nothing": ended, "values are copies": copies,
+		"changes are told": changes, "digests tell values": digests,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -238,6 +240,82 @@ func copies(t *testing.T, s Store, _ func() Store) {
 		t.Fatal(err)
 	}
 	want(t, s, "b", "k", "value")
+}
+
+// digestsOf returns the digests of all records, and fails if they are out of order.
+func digestsOf(t *testing.T, s store.Store) map[[2]string]store.Digest {
+	t.Helper()
+	out := map[[2]string]store.Digest{}
+	var last [2]string
+	err := s.View(t.Context(), func(r store.Reader) error {
+		return r.Digests(func(bucket, key string, kept store.Digest) error {
+			at := [2]string{bucket, key}
+			if len(out) > 0 && slices.Compare(last[:], at[:]) >= 0 {
+				t.Errorf("%q comes after %q", at, last)
+			}
+			out[at], last = kept, at
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// changes are those that Put and Delete made, with the digests that the records
+// have before and afterwards.
+func changes(t *testing.T, s Store, reopen func() Store) {
+	update(t, s, func(w store.Writer) error {
+		return errors.Join(w.Put("b", "old", []byte("1")), w.Put("a", "gone", nil))
+	})
+	before := digestsOf(t, s)
+	var told []store.Change
+	update(t, s, func(w store.Writer) error {
+		if got := w.Changes(); len(got) != 0 {
+			t.Errorf("changes of an earlier update: %v", got)
+		}
+		err := errors.Join(w.Put("b", "old", []byte("2")), w.Put("b", "old", []byte("3")), w.Delete("a", "gone"),
+			w.Delete("a", "absent"), w.Delete("absent", "absent"), w.Put("c", "new", []byte("4")))
+		told = slices.Clone(w.Changes())
+		return err
+	})
+	s = reopen()
+	after := digestsOf(t, s)
+	old, gone, added := [2]string{"b", "old"}, [2]string{"a", "gone"}, [2]string{"c", "new"}
+	if len(told) != 4 {
+		t.Fatalf("told are %v", told)
+	}
+	want := []store.Change{{Bucket: "b", Key: "old", Was: before[old], Now: told[1].Was},
+		{Bucket: "b", Key: "old", Was: told[0].Now, Now: after[old]}, {Bucket: "a", Key: "gone", Was: before[gone]},
+		{Bucket: "c", Key: "new", Now: after[added]}}
+	if !slices.Equal(told, want) || before[old] == after[old] || len(after) != len(before) {
+		t.Errorf("told are %v, want %v", told, want)
+	}
+	err := s.Update(t.Context(), func(w store.Writer) error { return errors.Join(w.Put("b", "old", nil), io.ErrClosedPipe) })
+	if now := digestsOf(t, s); !errors.Is(err, io.ErrClosedPipe) || !maps.Equal(now, after) {
+		t.Errorf("after an update that failed (%v): %v, want %v", err, now, after)
+	}
+}
+
+// digests differ where values or their places do.
+func digests(t *testing.T, s Store, _ func() Store) {
+	update(t, s, func(w store.Writer) error {
+		return errors.Join(w.Put("b", "k", []byte("1")), w.Put("b", "l", []byte("1")), w.Put("c", "k", []byte("1")), w.Put("c", "l", nil))
+	})
+	seen := map[store.Digest]bool{{}: true}
+	for at, d := range digestsOf(t, s) {
+		if seen[d] {
+			t.Errorf("%q has the digest of another record, or none", at)
+		}
+		seen[d] = true
+	}
+	stop := s.View(t.Context(), func(r store.Reader) error {
+		return r.Digests(func(string, string, store.Digest) error { return io.ErrShortBuffer })
+	})
+	if !errors.Is(stop, io.ErrShortBuffer) {
+		t.Errorf("Digests that is stopped returns %v", stop)
+	}
 }
 
 // TestKeyStore runs the conformance test of key stores; open as in TestStore.

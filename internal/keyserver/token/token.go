@@ -38,7 +38,7 @@ type Record struct {
 // attestor takes the word of a submitter who handed out a token. It
 // shows the submitter's account; all else is what the holder says.
 type attestor struct {
-	store store.Store
+	store store.Viewer
 	now   func() time.Time
 }
 
