@@ -77,7 +77,7 @@ var defences = func() map[string][]weakness {
 		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim))"},
 		{"job's state", "internal/verifier/vouch.go", `j.State != "RUNNING"`},
 		{"job's owner", "internal/verifier/vouch.go", "j.UID != uid"},
-		{"job's nodes", "internal/verifier/vouch.go", "!slices.Contains(j.Nodes, c.Node)"},
+		{"job's nodes", "internal/verifier/vouch.go", "!j.Nodes.Contains(c.Node)"},
 		{"voucher's claim", "internal/keyserver/voucher/voucher.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
 		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > voucherAge || age < -voucherSkew"},
 		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
@@ -181,6 +181,8 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 )
 
 func scontrol(id uint32) (JobInfo, error) {
@@ -195,8 +197,9 @@ func scontrol(id uint32) (JobInfo, error) {
 		}
 		return string(m[1])
 	}
+	nodes, _ := hostlist.Parse(1, field("\\sNodeList=(\\S+)"))
 	uid, err := strconv.ParseUint(field("\\sUserId=[^ (]*\\((\\d+)\\)"), 10, 32)
 	return JobInfo{JobID: id, ArrayTask: -1, UID: uint32(uid), State: field("\\sJobState=(\\S+)"),
-		Nodes: []string{field("\\sNodeList=(\\S+)")}, Partition: field("\\sPartition=(\\S+)"), Account: field("\\sAccount=(\\S+)")}, err
+		Nodes: nodes, Partition: field("\\sPartition=(\\S+)"), Account: field("\\sAccount=(\\S+)")}, err
 }
 `

@@ -32,7 +32,7 @@ type JobInfo struct {
 	UID       uint32
 	State     string // such as RUNNING
 	Restart   uint32
-	Nodes     []string // expanded; empty while pending
+	Nodes     hostlist.List // empty while pending
 	// Account is whatever the user chose, unless the site enforces
 	// associations (AccountingStorageEnforce): a policy that names accounts
 	// is worth no more than that.
@@ -165,7 +165,7 @@ func parseRecord(r []string) (j JobInfo, err error) {
 		return j, err
 	}
 	if r[fieldNodes] != "" {
-		if j.Nodes, err = hostlist.Expand(r[fieldNodes]); err != nil {
+		if j.Nodes, err = hostlist.Parse(maxNodes, r[fieldNodes]); err != nil {
 			return j, fmt.Errorf("NodeList: %w", err)
 		}
 	}

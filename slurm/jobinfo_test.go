@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/sitecmd"
 	"github.com/sealbatch/sealbatch/internal/sitecmd/sitecmdtest"
 )
@@ -46,14 +47,23 @@ func fakeSqueue(t *testing.T, out string) Squeue {
 	}
 }
 
+func hosts(t *testing.T, list string) hostlist.List {
+	t.Helper()
+	l, err := hostlist.Parse(maxNodes, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func TestSqueueJob(t *testing.T) {
 	t.Parallel()
-	want := JobInfo{JobID: 7, ArrayTask: -1, UID: 2001, State: "RUNNING", Nodes: []string{"cn1", "cn2"},
+	want := JobInfo{JobID: 7, ArrayTask: -1, UID: 2001, State: "RUNNING", Nodes: hosts(t, "cn[1-2]"),
 		Account: "project_1", Partition: "standard"}
 	task := want
 	task.ArrayTask, task.Restart, task.Account = 3, 2, ""
 	pending := want
-	pending.State, pending.Nodes, pending.Account = "PENDING", nil, "ünï x"
+	pending.State, pending.Nodes, pending.Account = "PENDING", hostlist.List{}, "ünï x"
 	for name, c := range map[string]struct {
 		out  string
 		want JobInfo

@@ -10,6 +10,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/hostlist"
 )
 
+// maxNodes is how many nodes a job may have, and names and ranges a host list of
+// Slurm's own.
+const maxNodes = 1 << 16
+
 // Script is everything that a batch script says. The zero value of a field leaves the option out.
 type Script struct {
 	JobName     string // any printable text
@@ -123,7 +127,7 @@ var reserved = map[string]string{
 
 // check validates everything that came from a user.
 func (s *Script) check() error {
-	if s.Nodes < 1 || s.Nodes > hostlist.Max {
+	if s.Nodes < 1 || s.Nodes > maxNodes {
 		return fmt.Errorf("%w: %d nodes", ErrScript, s.Nodes)
 	}
 	if s.CPUsPerTask < 0 {
@@ -162,7 +166,7 @@ func (s *Script) checkNodeList() error {
 	if s.NodeList == "" {
 		return nil
 	}
-	if _, err := hostlist.Expand(s.NodeList); err != nil {
+	if _, err := hostlist.Parse(maxNodes, s.NodeList); err != nil {
 		return fmt.Errorf("%w: --nodelist: %w", ErrScript, err)
 	}
 	return nil

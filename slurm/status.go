@@ -155,7 +155,7 @@ func addStatus(out map[JobID]Status, fields []string) error {
 		return err
 	}
 	if st.NodeList != "" {
-		if _, err := hostlist.Expand(st.NodeList); err != nil {
+		if _, err := hostlist.Parse(maxNodes, st.NodeList); err != nil {
 			return fmt.Errorf("%w: job %s: %w", ErrSlurm, id, err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -66,11 +65,6 @@ func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	}
 	if err := out.Validate(); err != nil {
 		return out, fault.New(fault.Usage, err, "")
-	}
-	for _, n := range p.Nodes {
-		if _, err := hostlist.Expand(n); err != nil && n != "*" {
-			return out, fault.New(fault.Usage, fmt.Errorf("--compute-nodes: %w", err), "")
-		}
 	}
 	return out, nil
 }

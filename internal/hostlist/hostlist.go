@@ -1,4 +1,12 @@
-// Package hostlist reads Slurm's host lists, such as "cn[1-3,07],x2".
+// Package hostlist reads Slurm's host lists, such as "cn[1-3,07],x2", and says
+// which names they stand for. It never writes those names down: a short list can
+// stand for billions.
+//
+//	cn[1-3,07]-ib,x2
+//	│ │       │   └ a pattern without ranges
+//	│ │       └──── literal
+//	│ └──────────── ranges: 1 to 3 in one digit or more, 7 in two digits or more
+//	└────────────── literal
 package hostlist
 
 import (
@@ -8,149 +16,164 @@ import (
 	"strings"
 )
 
-// Max bounds how many names a host list may stand for.
-const Max = 65536
-
 // ErrSyntax is wrapped by errors about host lists.
 var ErrSyntax = errors.New("not a host list")
 
-// Expand returns the names that a Slurm host list such as "cn[1-3,07],x2" stands for, in its
-// order. One name may have several bracketed parts. It refuses anything but names of letters, digits,
-// dots, dashes and underscores, and lists of more than Max names. Errors wrap ErrSyntax.
-func Expand(list string) ([]string, error) {
-	items, err := split(list)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, item := range items {
-		names, err := expandItem(item, Max-len(out))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %q: %w", ErrSyntax, item, err)
-		}
-		out = append(out, names...)
-	}
-	return out, nil
+// Bounds of one name in a list.
+const (
+	maxName     = 255 // bytes
+	maxDigits   = 18  // of a number in a range, so that it fits 64 bits
+	maxBrackets = 3
+)
+
+// List is a parsed host list; the zero value holds no name.
+type List struct{ patterns []pattern }
+
+// pattern is what stands between two commas: its elements in turn.
+type pattern []element
+
+// element is a literal, or the ranges of one pair of brackets.
+type element struct {
+	literal string
+	ranges  []span // nil for a literal
 }
 
-// split splits at commas outside brackets.
-func split(list string) ([]string, error) {
-	if len(list) > 1<<20 {
-		return nil, fmt.Errorf("%w: longer than a megabyte", ErrSyntax)
-	}
-	var items []string
-	start, inside := 0, false
-	for i := 0; i <= len(list); i++ {
-		switch {
-		case i == len(list) || (list[i] == ',' && !inside):
-			if i == start {
-				return nil, fmt.Errorf("%w: %q has an empty name", ErrSyntax, list)
+// span is a range of numbers, which are written in width digits at least,
+// as Slurm does by the digits of a range's first one.
+type span struct {
+	low, high uint64
+	width     int
+}
+
+// Parse reads host lists, which count as one, of most parts in all: a part is a name
+// or range between two commas, inside brackets or outside. It refuses what has more,
+// anything but names of letters, digits, dots, dashes and underscores with up to three
+// brackets, and ranges that run backwards. Errors wrap ErrSyntax.
+func Parse(most int, lists ...string) (List, error) {
+	var l List
+	for _, list := range lists {
+		for rest, more := list, true; more; {
+			var item string
+			var err error
+			if item, rest, more, err = cut(rest); err != nil {
+				return List{}, err
 			}
-			items = append(items, list[start:i])
-			start = i + 1
-		case list[i] == '[' && !inside:
-			inside = true
-		case list[i] == ']' && inside:
-			inside = false
-		case list[i] == '[' || list[i] == ']':
-			return nil, fmt.Errorf("%w: %q has brackets that do not match", ErrSyntax, list)
+			p, err := parsePattern(item, &most)
+			if err != nil {
+				return List{}, fmt.Errorf("%w: %.80q: %w", ErrSyntax, item, err)
+			}
+			l.patterns = append(l.patterns, p)
+		}
+	}
+	return l, nil
+}
+
+// cut returns what stands before and after the first comma outside brackets, and
+// whether there is one.
+func cut(list string) (item, rest string, more bool, err error) {
+	inside := false
+	for i := range len(list) {
+		switch c := list[i]; {
+		case c == ',' && !inside:
+			return list[:i], list[i+1:], true, nil
+		case c == '[' && !inside, c == ']' && inside:
+			inside = !inside
+		case c == '[' || c == ']':
+			return "", "", false, fmt.Errorf("%w: %.80q has brackets that do not match", ErrSyntax, list)
 		}
 	}
 	if inside {
-		return nil, fmt.Errorf("%w: %q has a bracket that does not close", ErrSyntax, list)
+		return "", "", false, fmt.Errorf("%w: %.80q has a bracket that does not close", ErrSyntax, list)
 	}
-	return items, nil
+	return list, "", false, nil
 }
 
-// expandItem expands one comma-free item such as "r[1-2]n[01-04]" to at most limit names.
-func expandItem(item string, limit int) ([]string, error) {
-	names := []string{""}
+// parsePattern reads one comma-free item such as "r[1-2]n[01-04]", whose brackets
+// match, and takes its parts off left.
+func parsePattern(item string, left *int) (p pattern, err error) {
+	if item == "" {
+		return nil, errors.New("a name is empty")
+	}
+	if item[0] == '-' || item[0] == '.' {
+		return nil, errors.New("it begins with a dash or dot")
+	}
+	brackets, parts, literals := 0, 0, 0
 	for item != "" {
-		open := strings.IndexByte(item, '[')
-		if open < 0 {
-			open = len(item)
+		var e element
+		if item[0] != '[' {
+			if e.literal, item, err = cutLiteral(item); err != nil {
+				return nil, err
+			}
+			literals += len(e.literal)
+		} else {
+			end := strings.IndexByte(item, ']')
+			if e.ranges, err = parseRanges(item[1:end], *left); err != nil {
+				return nil, err
+			}
+			item, brackets, parts = item[end+1:], brackets+1, parts+len(e.ranges)
 		}
-		if err := checkNamePart(item[:open]); err != nil {
-			return nil, err
-		}
-		for i := range names {
-			names[i] += item[:open]
-		}
-		if item = item[open:]; item == "" {
-			break
-		}
-		end := strings.IndexByte(item, ']')
-		numbers, err := expandRanges(item[1:end], limit)
-		if err != nil {
-			return nil, err
-		}
-		if len(names)*len(numbers) > limit {
-			return nil, fmt.Errorf("more than %d names", Max)
-		}
-		names = product(names, numbers)
-		item = item[end+1:]
+		p = append(p, e)
 	}
-	if len(names) > limit {
-		return nil, fmt.Errorf("more than %d names", Max)
+	if *left -= max(parts, 1); *left < 0 {
+		return nil, errTooMany
 	}
-	if names[0][0] == '-' || names[0][0] == '.' {
-		return nil, errors.New("begins with a dash or dot")
+	if brackets > maxBrackets || literals > maxName {
+		return nil, fmt.Errorf("it has more than %d brackets or %d bytes", maxBrackets, maxName)
 	}
-	return names, nil
+	return p, nil
 }
 
-func product(prefixes, suffixes []string) []string {
-	out := make([]string, 0, len(prefixes)*len(suffixes))
-	for _, p := range prefixes {
-		for _, s := range suffixes {
-			out = append(out, p+s)
-		}
-	}
-	return out
-}
+var errTooMany = errors.New("too many names and ranges")
 
-func checkNamePart(s string) error {
+// cutLiteral cuts s before its first bracket.
+func cutLiteral(s string) (literal, rest string, err error) {
 	for i := range len(s) {
-		if c := s[i]; !isAlnum(c) && c != '-' && c != '.' && c != '_' {
-			return fmt.Errorf("%q cannot be in a host name", c)
+		switch c := s[i]; {
+		case c == '[':
+			return s[:i], s[i:], nil
+		case !isAlnum(c) && c != '-' && c != '.' && c != '_':
+			return "", "", fmt.Errorf("%q cannot be in a host name", c)
 		}
 	}
-	return nil
+	return s, "", nil
 }
 
 func isAlnum(c byte) bool {
-	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
+	return isDigit(c) || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// expandRanges expands "1-3,07"; numbers keep the leading zeros of a range's first one.
-func expandRanges(s string, limit int) ([]string, error) {
-	var out []string
-	for _, part := range strings.Split(s, ",") {
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// parseRanges reads "1-3,07".
+func parseRanges(s string, most int) ([]span, error) {
+	if strings.Count(s, ",") >= most {
+		return nil, errTooMany
+	}
+	var out []span
+	for part := range strings.SplitSeq(s, ",") {
 		first, last, isRange := strings.Cut(part, "-")
 		if !isRange {
 			last = first
 		}
-		low, err := rangeNumber(first)
+		low, err := number(first)
 		if err != nil {
 			return nil, err
 		}
-		high, err := rangeNumber(last)
+		high, err := number(last)
 		if err != nil {
 			return nil, err
 		}
-		if high < low || high-low >= uint64(limit) || len(out)+int(high-low) >= limit {
-			return nil, fmt.Errorf("range %s runs backwards or is too long", part)
+		if high < low {
+			return nil, fmt.Errorf("range %s runs backwards", part)
 		}
-		for n := low; n <= high; n++ {
-			out = append(out, fmt.Sprintf("%0*d", len(first), n))
-		}
+		out = append(out, span{low, high, len(first)})
 	}
 	return out, nil
 }
 
-func rangeNumber(s string) (uint64, error) {
-	if len(s) == 0 || len(s) > 18 || strings.Trim(s, "0123456789") != "" {
-		return 0, fmt.Errorf("%q is not a number", s)
+func number(s string) (uint64, error) {
+	if len(s) == 0 || len(s) > maxDigits || strings.Trim(s, "0123456789") != "" {
+		return 0, fmt.Errorf("%.40q is not a number", s)
 	}
 	return strconv.ParseUint(s, 10, 64)
 }

@@ -6,50 +6,28 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
-// checkPolicy checks a policy, and that its host lists expand.
+// checkPolicy refuses a policy that is not valid.
 func checkPolicy(p manifest.Policy) error {
 	if err := p.Validate(); err != nil {
 		return service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
 	}
-	total := 0
-	for _, n := range p.Nodes {
-		if n == "*" {
-			continue
-		}
-		hosts, err := hostlist.Expand(n)
-		if err != nil {
-			return service.Refuse(keyapi.CodeBadRequest, "policy: compute nodes %.80q: %w", n, err)
-		}
-		// The lists are expanded at each release: no owner may slow those of others.
-		if total += len(hosts); total > hostlist.Max {
-			return service.Refuse(keyapi.CodeBadRequest, "policy: more than %d compute nodes; use \"*\" for all", hostlist.Max)
-		}
-	}
 	return nil
-}
-
-// nodeAllowed reports whether node is in one of the host lists.
-func nodeAllowed(lists []string, node string) bool {
-	return slices.ContainsFunc(lists, func(l string) bool {
-		if l == "*" {
-			return true
-		}
-		hosts, err := hostlist.Expand(l)
-		return err == nil && slices.Contains(hosts, node)
-	})
 }
 
 // checkSecret holds one secret's record and policy against what evidence
 // shows. It says what is missing, for the owner's and submitter's eyes.
-func checkSecret(s secretRecord, m manifestRecord, c attest.Claims, now time.Time) error {
-	why := cmp.Or(unusable(s, c, now), outside(s.Policy, c), excessive(s, m))
+func checkSecret(g getter, s secretRecord, m manifestRecord, v *verdicts, now time.Time) error {
+	outside, err := v.of(g, s)
+	if err != nil {
+		return err
+	}
+	why := cmp.Or(unusable(s, v.claims, now), outside, excessive(s, m))
 	if why == "" {
 		return nil
 	}
@@ -73,20 +51,24 @@ func unusable(s secretRecord, c attest.Claims, now time.Time) string {
 }
 
 // outside returns what of the claims a policy does not name.
-func outside(p manifest.Policy, c attest.Claims) string {
+func outside(p manifest.Policy, c attest.Claims) (string, error) {
+	hosts, anyNode, err := p.Hosts()
+	if err != nil {
+		return "", err
+	}
 	switch {
 	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
-		return "its policy does not name cluster " + c.Job.Cluster
+		return "its policy does not name cluster " + c.Job.Cluster, nil
 	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
-		return fmt.Sprintf("its policy names neither user %s nor one of their groups", c.User)
-	case !nodeAllowed(p.Nodes, c.Node):
-		return "its policy does not name node " + c.Node
+		return fmt.Sprintf("its policy names neither user %s nor one of their groups", c.User), nil
+	case !anyNode && !hosts.Contains(c.Node):
+		return "its policy does not name node " + c.Node, nil
 	case len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
-		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account)
+		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account), nil
 	case len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
-		return fmt.Sprintf("its policy does not name partition %q", c.Partition)
+		return fmt.Sprintf("its policy does not name partition %q", c.Partition), nil
 	}
-	return ""
+	return "", nil
 }
 
 // excessive returns what a job asks beyond what a policy permits.

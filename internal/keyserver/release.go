@@ -60,8 +60,9 @@ func (s *Server) release(q *request) (any, error) {
 	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
 
 	var g grant
+	v := newVerdicts(claims)
 	err = s.store.View(q.ctx, func(r store.Reader) (err error) {
-		g, err = s.decideRelease(r, c, claims, again)
+		g, err = s.decideRelease(r, c, v, again)
 		return err
 	})
 	ev.Submitter, ev.Volumes = g.manifest.Account, g.volumeIDs()
@@ -73,7 +74,7 @@ func (s *Server) release(q *request) (any, error) {
 		return nil, err
 	}
 	answer.AuditHead, err = q.commit(ev, func(w store.Writer) error {
-		g, err := s.decideRelease(w, c, claims, again)
+		g, err := s.decideRelease(w, c, v, again)
 		if err != nil || again {
 			return err
 		}
@@ -139,7 +140,8 @@ func (g grant) volumeIDs() []string {
 // decideRelease decides on all of a manifest's volumes or none. A release that
 // was counted already (again) is held to everything but what counts releases.
 // On refusal the grant holds the manifest's record, if there is one, for the audit.
-func (s *Server) decideRelease(r getter, c keyapi.Claim, claims attest.Claims, again bool) (grant, error) {
+func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, again bool) (grant, error) {
+	claims := verdicts.claims
 	g := grant{claims: claims}
 	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {
@@ -162,7 +164,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, claims attest.Claims, a
 		}
 	}
 	for _, v := range g.manifest.Volumes {
-		sec, err := s.decideSecret(r, v, g.manifest, claims, again)
+		sec, err := s.decideSecret(r, v, g.manifest, verdicts, again)
 		if err != nil {
 			return g, err
 		}
@@ -204,7 +206,7 @@ func (s *Server) checkManifest(m manifestRecord, c attest.Claims, again bool) er
 
 // decideSecret looks at one volume. The owner's policy comes before the
 // question whether its key was released, so that nobody whom it refuses learns that.
-func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c attest.Claims, again bool) (secretRecord, error) {
+func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, verdicts *verdicts, again bool) (secretRecord, error) {
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
 	if errors.Is(err, store.ErrNotFound) {
@@ -220,9 +222,10 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, c attest.
 	if again {
 		others.Released-- // all but this one
 	}
-	if err := checkSecret(others, m, c, s.now()); err != nil || again {
+	if err := checkSecret(r, others, m, verdicts, s.now()); err != nil || again {
 		return sec, err
 	}
+	c := verdicts.claims
 	_, err = r.Get(bucketReleases, releaseKey(v.ID, c))
 	if err == nil {
 		return sec, service.Refuse(keyapi.CodeConflict,

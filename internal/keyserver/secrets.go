@@ -29,16 +29,16 @@ type secretRecord struct {
 	Size         int64           `json:"size"`
 	Owner        string          `json:"owner"` // account id
 	Created      time.Time       `json:"created"`
-	Policy       manifest.Policy `json:"policy"`
+	Policy       terms           `json:"policy"` // the rest is in bucketPolicies
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by"`
 }
 
-func (s secretRecord) info() keyapi.SecretInfo {
+func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
 	return keyapi.SecretInfo{
 		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
-		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: s.Policy, Released: s.Released,
+		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, Released: s.Released,
 		Revoked: s.Revoked, SupersededBy: s.SupersededBy,
 	}
 }
@@ -54,13 +54,13 @@ func nameKey(account, kind, name string) string {
 func notInNames(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }
 
 // depositOf reads and checks the body of PUT /v1/secrets/{volume}.
-func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
+func depositOf(q *request, now time.Time) (secretRecord, keyapi.Secret, error) {
 	var body keyapi.Secret
 	if err := q.decode(&body); err != nil {
-		return secretRecord{}, nil, err
+		return secretRecord{}, body, err
 	}
-	bad := func(format string, args ...any) (secretRecord, []byte, error) {
-		return secretRecord{}, nil, service.Refuse(keyapi.CodeBadRequest, format, args...)
+	bad := func(format string, args ...any) (secretRecord, keyapi.Secret, error) {
+		return secretRecord{}, body, service.Refuse(keyapi.CodeBadRequest, format, args...)
 	}
 	switch {
 	case len(body.Key) != keyapi.SecretKeyLen:
@@ -75,23 +75,23 @@ func depositOf(q *request, now time.Time) (secretRecord, []byte, error) {
 		return bad("size %d is not positive", body.Size)
 	}
 	if err := checkPolicy(body.Policy); err != nil {
-		return secretRecord{}, nil, err
+		return secretRecord{}, body, err
 	}
 	return secretRecord{
 		VolumeID: q.volume, Name: body.Name, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
-		Owner: q.caller.account.ID, Created: now.UTC(), Policy: body.Policy,
-	}, body.Key, nil
+		Owner: q.caller.account.ID, Created: now.UTC(),
+	}, body, nil
 }
 
 // putSecret answers PUT /v1/secrets/{volume}. The same deposit again is no
 // error and sets the policy anew; the newest volume of a name supersedes the
 // one before.
 func (s *Server) putSecret(q *request) (any, error) {
-	rec, key, err := depositOf(q, s.now())
+	rec, body, err := depositOf(q, s.now())
+	defer clear(body.Key)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(key)
 	conflict := service.Refuse(keyapi.CodeConflict,
 		"volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
 		WithHint("seal the volume again: a new one gets an id of its own")
@@ -101,25 +101,29 @@ func (s *Server) putSecret(q *request) (any, error) {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	switch err := s.keys.PutKey(q.ctx, rec.VolumeID, key); {
+	switch err := s.keys.PutKey(q.ctx, rec.VolumeID, body.Key); {
 	case errors.Is(err, store.ErrKeyExists):
 		return nil, conflict
 	case err != nil:
 		return nil, err
 	}
-	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w store.Writer) error {
-		switch err := s.mayDeposit(w, q, rec, conflict); {
-		case err == nil:
-			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
-		case !errors.Is(err, store.ErrNotFound):
+	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w store.Writer) (err error) {
+		known := s.mayDeposit(w, q, rec, conflict)
+		if known != nil && !errors.Is(known, store.ErrNotFound) {
+			return known
+		}
+		if rec.Policy, err = storePolicy(w, rec.VolumeID, body.Policy); err != nil {
 			return err
+		}
+		if known == nil {
+			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
 		}
 		return deposit(w, rec)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return rec.info(), nil
+	return rec.info(body.Policy), nil
 }
 
 // mayDeposit returns what sameDeposit does, or a refusal if something new is one
@@ -184,14 +188,17 @@ func ownSecret(g getter, q *request) (secretRecord, error) {
 
 func (s *Server) getSecret(q *request) (any, error) {
 	var rec secretRecord
+	var p manifest.Policy
 	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w store.Writer) (err error) {
-		rec, err = ownSecret(w, q)
+		if rec, err = ownSecret(w, q); err == nil {
+			p, err = policyOf(w, rec)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return rec.info(), nil
+	return rec.info(p), nil
 }
 
 func (s *Server) listSecrets(q *request) (any, error) {
@@ -203,7 +210,11 @@ func (s *Server) listSecrets(q *request) (any, error) {
 			if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
 				return err
 			}
-			out.Secrets = append(out.Secrets, rec.info())
+			p, err := policyOf(r, rec)
+			if err != nil {
+				return err
+			}
+			out.Secrets = append(out.Secrets, rec.info(p))
 			return nil
 		})
 	})
@@ -215,19 +226,25 @@ func (s *Server) listSecrets(q *request) (any, error) {
 }
 
 // changeSecret lets the owner change a secret's record.
-func (s *Server) changeSecret(q *request, event string, change func(*secretRecord)) (any, error) {
+func (s *Server) changeSecret(q *request, event string, change func(store.Writer, *secretRecord) error) (any, error) {
 	var rec secretRecord
+	var p manifest.Policy
 	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w store.Writer) (err error) {
 		if rec, err = ownSecret(w, q); err != nil {
 			return err
 		}
-		change(&rec)
+		if err := change(w, &rec); err != nil {
+			return err
+		}
+		if p, err = policyOf(w, rec); err != nil {
+			return err
+		}
 		return putJSON(w, bucketSecrets, q.volume, rec)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return rec.info(), nil
+	return rec.info(p), nil
 }
 
 func (s *Server) putPolicy(q *request) (any, error) {
@@ -238,10 +255,13 @@ func (s *Server) putPolicy(q *request) (any, error) {
 	if err := checkPolicy(p); err != nil {
 		return nil, err
 	}
-	return s.changeSecret(q, "secret.policy", func(r *secretRecord) { r.Policy = p })
+	return s.changeSecret(q, "secret.policy", func(w store.Writer, r *secretRecord) (err error) {
+		r.Policy, err = storePolicy(w, r.VolumeID, p)
+		return err
+	})
 }
 
 // revokeSecret is final: a revoked key is never released again.
 func (s *Server) revokeSecret(q *request) (any, error) {
-	return s.changeSecret(q, "secret.revoke", func(r *secretRecord) { r.Revoked = true })
+	return s.changeSecret(q, "secret.revoke", func(_ store.Writer, r *secretRecord) error { r.Revoked = true; return nil })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,9 @@ func TestPolicyValidate(t *testing.T) {
 		"no node":             func(p *Policy) { p.Nodes = nil },
 		"any node and one":    func(p *Policy) { p.Nodes = []string{"*", "cn1"} },
 		"node pattern":        func(p *Policy) { p.Nodes = []string{"cn*"} },
+		"reversed range":      func(p *Policy) { p.Nodes = []string{"cn[3-1]"} },
+		"65 nodes":            func(p *Policy) { p.Nodes = slices.Repeat([]string{"cn1"}, 65) },
+		"65 ranges":           func(p *Policy) { p.Nodes = []string{"cn[1" + strings.Repeat(",3-4", 64) + "]"} },
 		"empty user":          func(p *Policy) { p.Users = []string{""} },
 		"numeric user":        func(p *Policy) { p.Users = []string{"1000"} },
 		"user with a newline": func(p *Policy) { p.Users = []string{"alice\n"} },

@@ -1,10 +1,12 @@
 package manifest
 
 import (
+	"encoding/json"
 	"fmt"
-	"regexp"
+	"slices"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/hostlist"
 	"github.com/sealbatch/sealbatch/internal/names"
 )
 
@@ -19,8 +21,8 @@ type Policy struct {
 	// name must be given over both.
 	Users  []string `json:"users,omitempty" yaml:"users,omitempty"`
 	Groups []string `json:"groups,omitempty" yaml:"groups,omitempty"`
-	// Nodes are host list expressions in Slurm's syntax, such as "cn[1-4]".
-	// "*" alone means any node of the cluster.
+	// Nodes are host lists in Slurm's syntax, such as "cn[1-4]", of maxHostParts
+	// names and ranges in all. "*" alone means any node of the cluster.
 	Nodes []string `json:"compute_nodes" yaml:"compute_nodes"`
 	// Tier is the weakest evidence that is accepted.
 	Tier Tier `json:"tier" yaml:"tier"`
@@ -42,14 +44,33 @@ type Policy struct {
 	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
 }
 
-// hostlistRE is what a host list is made of; hostlist.Expand knows its syntax.
-var hostlistRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*$`)
-
-// Bounds: names in one list, bytes in one name or host list.
+// Bounds: names in one list, bytes in one name or host list, and what all host lists
+// may have between commas, since every release is held against each.
 const (
 	maxPolicyNames = 1024
 	maxPolicyName  = 4096
+	maxHostParts   = 64
 )
+
+// Hosts returns the nodes that p names, parsed, or whether that is any node.
+func (p Policy) Hosts() (hosts hostlist.List, anyNode bool, err error) {
+	if slices.Equal(p.Nodes, []string{"*"}) {
+		return hosts, true, nil
+	}
+	if hosts, err = hostlist.Parse(maxHostParts, p.Nodes...); err != nil {
+		return hosts, false, fmt.Errorf("%w: compute nodes (at most %d names and ranges): %w", ErrInvalid, maxHostParts, err)
+	}
+	return hosts, false, nil
+}
+
+// Encode returns p as JSON, and the digest of these bytes.
+func (p Policy) Encode() ([]byte, Digest, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return nil, Digest{}, fmt.Errorf("policy: %w", err)
+	}
+	return b, DigestOf(b), nil
+}
 
 // Validate reports the first thing that is wrong with p.
 func (p Policy) Validate() error {
@@ -66,19 +87,19 @@ func (p Policy) Validate() error {
 	}{
 		{"user", p.Users, names.Unix}, {"group", p.Groups, names.Unix},
 		{"cluster", p.Clusters, names.Word}, {"account", p.Accounts, names.Word}, {"partition", p.Partitions, names.Word},
-		{"compute node", p.Nodes, hostlistRE.MatchString},
+		{"compute node", p.Nodes, func(string) bool { return true }},
 	} {
 		if len(l.list) > maxPolicyNames {
 			return fmt.Errorf("%w: policy names more than %d %ss", ErrInvalid, maxPolicyNames, l.what)
 		}
 		for _, n := range l.list {
-			if l.what == "compute node" && n == "*" && len(l.list) == 1 {
-				continue
-			}
 			if len(n) > maxPolicyName || !l.valid(n) {
 				return fmt.Errorf("%w: %.80q is not a valid %s name", ErrInvalid, n, l.what)
 			}
 		}
+	}
+	if _, _, err := p.Hosts(); err != nil {
+		return err
 	}
 	if _, ok := tierNames[p.Tier]; !ok {
 		return fmt.Errorf("%w: policy has no minimum tier", ErrInvalid)

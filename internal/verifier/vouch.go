@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -119,7 +118,7 @@ func (v *Verifier) checkJob(ctx context.Context, c keyapi.Claim, uid uint32) (sl
 		return j, deny("job %d is %s, not running", c.Job.ID, j.State)
 	case j.UID != uid:
 		return j, deny("job %d is not of the user who made the credential", c.Job.ID)
-	case !slices.Contains(j.Nodes, c.Node):
+	case !j.Nodes.Contains(c.Node):
 		return j, deny("job %d does not run on node %s", c.Job.ID, c.Node)
 	case j.ArrayTask != c.Job.ArrayTask:
 		return j, deny("job %d is array task %d, not %d", c.Job.ID, j.ArrayTask, c.Job.ArrayTask)

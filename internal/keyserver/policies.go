@@ -1,0 +1,83 @@
+package keyserver
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// bucketPolicies holds a policy for each secret, by volume id: the JSON whose SHA-256
+// the secret's record has. The record itself is read and written at every release, and
+// has what does not grow with the policy.
+const bucketPolicies = "policies"
+
+// terms are what a secret's record says of its policy.
+type terms struct {
+	Digest     manifest.Digest `json:"digest"`
+	Tier       manifest.Tier   `json:"tier"`
+	Expires    time.Time       `json:"expires"`
+	Releases   int             `json:"releases"`
+	HostBinds  bool            `json:"host_binds"`
+	PinVersion bool            `json:"pin_version"`
+}
+
+func termsOf(p manifest.Policy, digest manifest.Digest) terms {
+	return terms{Digest: digest, Tier: p.Tier, Expires: p.Expires, Releases: p.Releases, HostBinds: p.HostBinds,
+		PinVersion: p.PinVersion}
+}
+
+// storePolicy stores a volume's policy and returns its terms.
+func storePolicy(w store.Writer, volume string, p manifest.Policy) (terms, error) {
+	b, digest, err := p.Encode()
+	if err != nil {
+		return terms{}, err
+	}
+	return termsOf(p, digest), w.Put(bucketPolicies, volume, b)
+}
+
+// policyOf reads a secret's policy.
+func policyOf(g getter, s secretRecord) (p manifest.Policy, err error) {
+	b, err := g.Get(bucketPolicies, s.VolumeID)
+	if err == nil && manifest.DigestOf(b) != s.Policy.Digest {
+		err = fmt.Errorf("it is not the one that the volume's record names")
+	}
+	if err == nil {
+		err = manifest.DecodeJSON(b, &p)
+	}
+	if err != nil {
+		return p, fmt.Errorf("policy of volume %s: %w", s.VolumeID, err)
+	}
+	return p, nil
+}
+
+// verdicts are what policies say of one release's claims, by the policies' digests: each
+// is read and decided once, whatever the number of volumes that have it, and before
+// the decision that others wait for.
+type verdicts struct {
+	claims attest.Claims
+	known  map[manifest.Digest]string
+}
+
+func newVerdicts(c attest.Claims) *verdicts {
+	return &verdicts{claims: c, known: map[manifest.Digest]string{}}
+}
+
+// of returns what of the claims a secret's policy does not name; "" if it names all.
+func (v *verdicts) of(g getter, s secretRecord) (string, error) {
+	why, ok := v.known[s.Policy.Digest]
+	if ok {
+		return why, nil
+	}
+	p, err := policyOf(g, s)
+	if err != nil {
+		return "", err
+	}
+	if why, err = outside(p, v.claims); err != nil {
+		return "", err
+	}
+	v.known[s.Policy.Digest] = why
+	return why, nil
+}
