@@ -13,6 +13,7 @@
 //	POST /v1/nonces                     a nonce for one attestation
 //	POST /v1/release                    evidence in, sealed keys and a statement out
 //	GET  /v1/audit/head           s     the signed head of the audit log
+//	GET  /healthz, /readyz              whether it runs, and can do its work
 //
 // Requests marked s carry an SSHSIG in HeaderSignature over SigningInput, made
 // in namespace Namespace. Bodies are JSON; unknown fields are refused.
@@ -63,6 +64,12 @@ func SigningInput(service, method, path string, body []byte, unix int64, nonce s
 		"sealbatch-request v1", service, method, path,
 		hex.EncodeToString(sum[:]), strconv.FormatInt(unix, 10), nonce, "",
 	}, "\n"))
+}
+
+// Health answers GET /healthz and GET /readyz, of the key service and the verifier.
+type Health struct {
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"` // why not, each as in "accounts: ..."
 }
 
 // Service answers GET /v1/service.

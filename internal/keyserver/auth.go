@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/service"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -19,6 +21,7 @@ var requestNonceRE = regexp.MustCompile(`^[0-9a-f]{32}$`)
 type caller struct {
 	account account
 	key     string // fingerprint
+	at      time.Time
 }
 
 // authenticate checks a request's signature over its method, path, query and
@@ -47,15 +50,25 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 	if err != nil {
 		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "request signature: %w", err)
 	}
-	acc, err := s.accounts.lookup(key, keyapi.Namespace, now)
+	fingerprint := ssh.FingerprintSHA256(key)
+	acc, err := s.accounts.lookup(fingerprint, keyapi.Namespace, now)
 	if err != nil {
-		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "%w", err).
-			WithHint("ask the key service's administrator to enrol the key")
+		return caller{}, s.notEnrolled(keyapi.CodeUnauthorised, err)
 	}
 	if err := s.replays.use(acc.ID, nonce, now); err != nil {
 		return caller{}, err
 	}
-	return caller{account: acc, key: sshid.Fingerprint(key)}, nil
+	return caller{account: acc, key: fingerprint, at: now}, nil
+}
+
+// notEnrolled refuses a key. It may be enrolled in a moment if the file of accounts
+// is being changed.
+func (s *Server) notEnrolled(code string, err error) *service.Refusal {
+	if s.accounts.uncertain() {
+		return service.Refuse(code, "%w", err).AsRetryable().
+			WithHint("the key service's file of accounts has just been changed, or holds an error: tell its administrator")
+	}
+	return service.Refuse(code, "%w", err).WithHint("ask the key service's administrator to enrol the key")
 }
 
 // checkTime also refuses what was signed before the service started, since

@@ -5,19 +5,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"errors"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
-	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -118,50 +114,6 @@ func TestRequestSignatures(t *testing.T) {
 		status, e := s.send(t, q)
 		if status != tc.want || status == 401 && (e.Code != keyapi.CodeUnauthorised || e.Message == "") {
 			t.Errorf("%s: status %d, %+v; want %d", tc.name, status, e, tc.want)
-		}
-	}
-}
-
-func TestReloadAccounts(t *testing.T) {
-	t.Parallel()
-	c := &clock{}
-	s := newSite(t, keyservertest.Options{Now: c.now})
-	second, carol := keyservertest.NewSigner(t), keyservertest.NewSigner(t)
-	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
-	if _, err := s.Client(t, second).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
-		t.Fatalf("a key that is not enrolled: %v", err)
-	}
-	write := func(lines ...string) {
-		t.Helper()
-		if err := os.WriteFile(s.Layout.AllowedSigners, []byte(strings.Join(lines, "")), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	line := func(name string, k ssh.Signer) string {
-		return name + " " + string(ssh.MarshalAuthorizedKey(k.PublicKey()))
-	}
-	// Found by looking at the file, without Reload, within a second.
-	write(line("alice", s.alice), line("alice", second), line("carol", carol))
-	c.add(2 * time.Second)
-	if l, err := s.Client(t, second).ListSecrets(t.Context()); err != nil || len(l) != 1 || l[0].VolumeID != v.ID {
-		t.Errorf("a second key of alice's sees %v, %v", l, err)
-	}
-	if _, err := s.Client(t, s.bob).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
-		t.Errorf("bob was removed: %v", err)
-	}
-	for name, bad := range map[string]string{
-		"garbage":        "nonsense\n",
-		"wildcard":       line("*", carol),
-		"two names":      line("alice,carol", carol),
-		"key twice":      line("alice", carol) + line("carol", carol),
-		"cert-authority": "carol cert-authority " + string(ssh.MarshalAuthorizedKey(carol.PublicKey())),
-	} {
-		write(bad)
-		if err := s.Server.Reload(t.Context()); err == nil {
-			t.Errorf("%s is accepted", name)
-		}
-		if _, err := s.Client(t, carol).ListSecrets(t.Context()); err != nil {
-			t.Errorf("%s: the accounts before it are no longer in force: %v", name, err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/service"
 )
 
 // bucketMeta holds what the service keeps of itself.
@@ -36,16 +37,19 @@ type result struct {
 
 // committer applies all changes, in batches: see the package documentation.
 type committer struct {
-	store   store.Store
-	log     *audit.Log
-	service string
-	now     func() time.Time
-	queue   chan *operation
-	stopped chan struct{}
+	store      store.Store
+	log        *audit.Log
+	service    string
+	now        func() time.Time
+	conditions *service.Conditions
+	queue      chan *operation
+	stopped    chan struct{}
 }
 
-func newCommitter(records store.Store, log *audit.Log, service string, now func() time.Time) *committer {
-	c := &committer{store: records, log: log, service: service, now: now,
+func newCommitter(
+	records store.Store, log *audit.Log, id string, now func() time.Time, conditions *service.Conditions,
+) *committer {
+	c := &committer{store: records, log: log, service: id, now: now, conditions: conditions,
 		queue: make(chan *operation, maxBatch), stopped: make(chan struct{})}
 	go c.run()
 	return c
@@ -130,12 +134,20 @@ func (c *committer) commit(batch []*operation) {
 	case !errors.Is(err, audit.ErrWrite):
 		err = fmt.Errorf("%w: the store: %w", audit.ErrWrite, err)
 	}
+	c.conditions.Set(conditionWriting, whyNot(err))
 	for i, o := range batch {
 		if err != nil {
 			results[i] = result{err: err}
 		}
 		o.done <- results[i]
 	}
+}
+
+func whyNot(err error) string {
+	if err == nil {
+		return ""
+	}
+	return "they cannot be written; nothing is released"
 }
 
 // finish sets the head that has been written as the current one and signs it.

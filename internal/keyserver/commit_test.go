@@ -58,7 +58,7 @@ func (b *bench) start() error {
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	b.store, b.c = st, newCommitter(st, l, "svc", time.Now)
+	b.store, b.c = st, newCommitter(st, l, "svc", time.Now, &service.Conditions{})
 	return nil
 }
 

@@ -86,6 +86,7 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(r.pattern, s.serve(r))
 	}
+	s.front.Health(mux, s.conditions, s.look)
 	mux.Handle("/", s.front.Handler(func(_ http.ResponseWriter, r *http.Request) error {
 		if err := s.front.Admit(r); err != nil {
 			return err
@@ -179,8 +180,10 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 		q.volume = v
 		q.event(rt.event, audit.OutcomeRefused)
 	}
+	if rt.event != "" {
+		_ = s.accounts.refresh(q.ctx) // its error is a condition: the request is held to what counts then
+	}
 	if rt.signed {
-		s.accounts.refresh(q.ctx, s.now())
 		var err error
 		if q.caller, err = s.authenticate(r, q.body); err != nil {
 			return nil, err

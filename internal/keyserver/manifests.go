@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
@@ -116,9 +118,9 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error 
 	if err != nil {
 		return service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
 	}
-	acc, err := s.accounts.lookup(key, manifest.NamespaceManifest, s.now())
+	acc, err := s.accounts.lookup(ssh.FingerprintSHA256(key), manifest.NamespaceManifest, s.now())
 	if err != nil {
-		return service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+		return s.notEnrolled(keyapi.CodeForbidden, fmt.Errorf("the manifest's signature: %w", err))
 	}
 	if acc.ID != q.caller.account.ID {
 		return service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)

@@ -54,6 +54,8 @@ type Server struct {
 	store           store.Viewer
 	keys            store.KeyStore
 	accounts        *accounts
+	conditions      *service.Conditions
+	auditLog        string
 	commits         *committer
 	attestors       map[string]attest.Attestor
 	nonces          *nonces
@@ -133,7 +135,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
 		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
-		inFlight: &inFlight{at: map[string]chan struct{}{}}}
+		inFlight: &inFlight{at: map[string]chan struct{}{}}, conditions: &service.Conditions{}, auditLog: cfg.AuditLog}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -157,16 +159,27 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.commits = newCommitter(cfg.Store, log, s.id, s.now)
-	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, commits: s.commits, log: s.log}
-	if err := s.accounts.reload(context.Background()); err != nil {
+	s.commits = newCommitter(cfg.Store, log, s.id, s.now, s.conditions)
+	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, commits: s.commits, conditions: s.conditions, log: s.log}
+	s.handler = s.routes()
+	if err := s.begin(recovered); err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// begin does what comes before the first request.
+func (s *Server) begin(recovered int) error {
+	if err := s.noteStart(recovered); err != nil {
+		return err
+	}
+	if err := s.accounts.refresh(context.Background()); err != nil {
+		return err
 	}
 	if _, err := s.purge(context.Background()); err != nil {
 		s.log.Error("outdated records were not removed", "error", err)
 	}
-	s.handler = s.routes()
-	return s, s.noteStart(recovered)
+	return nil
 }
 
 // noteStart writes down that the service started, and of how many entries at
@@ -177,10 +190,8 @@ func (s *Server) noteStart(recovered int) error {
 		e.Reason = fmt.Sprintf("the service died before the last %d entries took effect: they were not answered and count for nothing", recovered)
 		s.log.Warn(e.Reason)
 	}
-	if _, err := s.commits.do(e, nil); err != nil {
-		return errors.Join(err, s.Close())
-	}
-	return nil
+	_, err := s.commits.do(e, nil)
+	return err
 }
 
 func (s *Server) addAttestors(types map[string]attest.New) error {
@@ -204,9 +215,9 @@ func (s *Server) StatementKey() ed25519.PublicKey { return s.signKey.Public().(e
 
 func (s *Server) statementKey() string { return manifest.EncodeKey(s.StatementKey()) }
 
-// Reload reads the accounts again, whether or not their file has changed.
-// On error the earlier ones stay in force.
-func (s *Server) Reload(ctx context.Context) error { return s.accounts.reload(ctx) }
+// Reload reads the accounts again, whether or not their file seems to have changed.
+// On error those are enrolled that stand in the last good version, too.
+func (s *Server) Reload(ctx context.Context) error { return s.accounts.read(ctx, true) }
 
 // Close ends the committer and closes the audit log. No request may be under way.
 func (s *Server) Close() error {
@@ -247,6 +258,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	background, stop := context.WithCancel(ctx)
 	var purging sync.WaitGroup
 	purging.Go(func() { s.purgeUntil(background) })
+	purging.Go(func() { s.accounts.refreshUntil(background) })
 	defer purging.Wait() // the store is closed after Serve
 	defer stop()
 	err := s.front.Serve(ctx, ln, s.cert, s.handler)
