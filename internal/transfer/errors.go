@@ -15,6 +15,7 @@ var (
 	ErrAncestor       = fault.Sentinel(fault.SSH, "directory that others can change")
 	ErrFull           = fault.Sentinel(fault.Other, "no space left")
 	ErrProtocol       = fault.Sentinel(fault.SSH, "no SFTP, or without end")
+	ErrMode           = fault.Sentinel(fault.SSH, "made with a wider mode than was asked for")
 	ErrSource         = fault.Sentinel(fault.Other, "the file to send is not the one that was made")
 )
 

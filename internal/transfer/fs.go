@@ -15,12 +15,13 @@ type FS interface {
 	Stat(path string) (fs.FileInfo, error)
 	Lstat(path string) (fs.FileInfo, error)
 	Open(path string) (File, error)
-	// Create makes a new file; one that exists, and a symbolic link, are fs.ErrExist.
+	// Create makes a new file; one that exists, and a symbolic link, are fs.ErrExist. It never has more
+	// permissions than perm; a umask can take some away.
 	Create(path string, perm fs.FileMode) (WriteFile, error)
 	// Reopen opens a file that exists to go on writing it. Symbolic links are followed where the
 	// protocol knows no other way: look at the content before writing any.
 	Reopen(path string) (WriteFile, error)
-	// Mkdir makes a directory. One without write permission for others is empty when it is done.
+	// Mkdir makes a directory, with permissions as Create gives them.
 	Mkdir(path string, perm fs.FileMode) error
 	// Rename moves a file in one step, replacing what has the new name.
 	Rename(from, to string) error

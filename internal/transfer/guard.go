@@ -41,7 +41,8 @@ const (
 
 // guard stands between the login node and the SFTP library, which believes the lengths and counts that
 // it reads: a wrong one ends the process, and a listing without end takes all memory. Only whole
-// answers pass, and only those that are what their type says and what was asked for.
+// answers pass, and only those that are what their type says and what was asked for. In the other
+// direction it completes requests (complete).
 type guard struct {
 	r       io.Reader
 	w       io.WriteCloser
@@ -75,15 +76,25 @@ func (g *guard) Close() error { return g.w.Close() }
 // Write passes requests on and remembers them. The library writes one after the other, and each one's
 // beginning, all but the bytes to write, at once.
 func (g *guard) Write(p []byte) (int, error) {
-	if g.more == 0 {
-		if len(p) < 9 {
-			return 0, io.ErrShortWrite
+	sent, more := p, g.more
+	if more == 0 {
+		var err error
+		if sent, err = complete(p); err != nil {
+			return 0, fmt.Errorf("SFTP request not sent: %w", err)
 		}
-		g.more = 4 + int(binary.BigEndian.Uint32(p))
+		more = 4 + int(binary.BigEndian.Uint32(p))
+	}
+	if len(p) > more {
+		return 0, errors.New("SFTP request not sent: it is longer than it says")
+	}
+	if g.more == 0 {
 		g.remember(p)
 	}
-	g.more -= len(p)
-	return g.w.Write(p)
+	g.more = more - len(p)
+	if _, err := g.w.Write(sent); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func (g *guard) remember(p []byte) {
@@ -240,6 +251,9 @@ func (f *fields) number() uint32 {
 	}
 	return binary.BigEndian.Uint32(b)
 }
+
+// string reads a string.
+func (f *fields) string() string { return string(f.take(f.number())) }
 
 // text passes over a string and gives its length.
 func (f *fields) text() uint32 { return uint32(len(f.take(f.number()))) }

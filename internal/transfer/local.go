@@ -57,13 +57,8 @@ func (Local) Free(path string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// Mkdir makes a directory with just these permissions, whatever the umask.
-func (Local) Mkdir(path string, perm fs.FileMode) error {
-	if err := os.Mkdir(path, perm.Perm()&0o700); err != nil {
-		return err
-	}
-	return os.Chmod(path, perm.Perm())
-}
+// Mkdir is mkdir(2).
+func (Local) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm.Perm()) }
 
 // Rename is rename(2).
 func (Local) Rename(from, to string) error { return os.Rename(from, to) }

@@ -70,7 +70,7 @@ func newRemote(w *watched, hangUp func() error) (*remote, error) {
 		w.broken.Store(&why)
 		_ = hangUp()
 	})
-	c, err := sftp.NewClientPipe(g, g, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true),
+	c, err := sftp.NewClientPipe(g, g, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.UseFstat(true),
 		sftp.MaxPacketUnchecked(sftpPacket), sftp.MaxConcurrentRequestsPerFile(sftpRequests))
 	if err != nil {
 		_ = w.Close()
@@ -148,17 +148,30 @@ func lost(err error) error {
 }
 
 func (r remote) Create(path string, perm fs.FileMode) (WriteFile, error) {
-	f, err := r.c.OpenFile(path, openExclusive)
+	f, err := r.c.OpenFile(withMode(path, perm), openExclusive)
 	if err != nil {
 		return nil, r.exists(path, r.w.lost(err))
 	}
-	// The protocol's library cannot set the mode at creation; nothing is in the file yet.
-	if err := f.Chmod(perm.Perm()); err != nil {
-		_ = f.Close()
-		_ = r.c.Remove(path)
-		return nil, r.w.lost(err)
+	info, err := f.Stat()
+	if err = r.w.lost(err); err == nil {
+		err = notWider(path, info.Mode(), perm)
+	}
+	if err != nil {
+		_ = f.Close() // it stays, empty: by its name, another could be removed
+		return nil, err
 	}
 	return remoteFile{f, r}, nil
+}
+
+// notWider fails if a server has made something with more permissions than it was told: others may
+// have it open already, and what is written later is theirs to read.
+func notWider(path string, made, want fs.FileMode) error {
+	if made.Perm()&^want.Perm() == 0 {
+		return nil
+	}
+	return fail(Error{Kind: ErrMode, What: fmt.Sprintf("%s was made with mode %04o instead of %04o: "+
+		"the login node's SFTP server does not heed the mode that it is told", path, made.Perm(), want.Perm()),
+		Next: "ask the site for an SFTP server that does, such as OpenSSH's without -m"})
 }
 
 // exists returns fs.ErrExist if something has the path: SFTP 3 has one code for that and other failures.
@@ -170,23 +183,14 @@ func (r remote) exists(path string, err error) error {
 }
 
 func (r remote) Mkdir(path string, perm fs.FileMode) error {
-	if err := r.c.Mkdir(path); err != nil {
+	if err := r.c.Mkdir(withMode(path, perm)); err != nil {
 		return r.exists(path, r.w.lost(err))
 	}
-	if err := r.c.Chmod(path, perm.Perm()); err != nil {
-		_ = r.c.RemoveDirectory(path)
-		return fmt.Errorf("%s: %w", path, r.w.lost(err))
+	info, err := r.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	if perm&0o022 == 0 { // until now the umask decided who could put something there
-		entries, err := r.ReadDir(path)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		if len(entries) > 0 {
-			return fmt.Errorf("%s: somebody put %q there while it was made", path, entries[0].Name())
-		}
-	}
-	return nil
+	return notWider(path, info.Mode(), perm)
 }
 
 func (r remote) Rename(from, to string) error {

@@ -1,8 +1,11 @@
 package transfer
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -23,30 +26,32 @@ func TestPutFileReplaces(t *testing.T) {
 	}
 }
 
-func TestRemoveAllDoesNotFollowLinks(t *testing.T) {
+// TestWriteNewReplacesNothing: not a file, and not what a link leads to; and nothing is removed.
+func TestWriteNewReplacesNothing(t *testing.T) {
 	t.Parallel()
-	keep := t.TempDir()
-	dir := filepath.Join(t.TempDir(), "d")
-	for _, d := range []string{dir, filepath.Join(dir, "sub")} {
-		if err := os.Mkdir(d, 0o700); err != nil {
+	bothFS(t, func(t *testing.T, fsys FS) {
+		dir := t.TempDir()
+		writeFile(t, dir+"/kept", "kept")
+		if err := os.Symlink("kept", dir+"/link"); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, f := range []string{filepath.Join(keep, "kept"), filepath.Join(dir, "sub", "f")} {
-		if err := os.WriteFile(f, nil, 0o600); err != nil {
-			t.Fatal(err)
+		write := func(name string) error {
+			return WriteNew(t.Context(), fsys, strings.NewReader("new"), 3, dir+name, UploadOptions{Mode: 0o700})
 		}
-	}
-	if err := os.Symlink(keep, filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := RemoveAll(Local{}, dir); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
-		t.Errorf("directory is still there: %v", err)
-	}
-	if _, err := os.Stat(filepath.Join(keep, "kept")); err != nil {
-		t.Errorf("followed a link: %v", err)
-	}
+		for _, name := range []string{"/kept", "/link"} {
+			if err := write(name); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if b, err := os.ReadFile(dir + "/link"); string(b) != "kept" {
+			t.Errorf("%q, %v", b, err)
+		}
+		if err := write("/new"); err != nil {
+			t.Error(err)
+		}
+		info, err := os.Lstat(dir + "/new")
+		if err != nil || info.Mode() != 0o700 || info.Size() != 3 {
+			t.Errorf("%v, %v", info, err)
+		}
+	})
 }

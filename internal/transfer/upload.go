@@ -70,21 +70,36 @@ func discard(fsys FS, path string, err error) error {
 	return fmt.Errorf("uploading %s: %w", path, err)
 }
 
-// UploadFile is Upload for a file of this machine.
-func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOptions) (int64, error) {
+// WriteNew sends size bytes of src to a new file under its final name, fs.ErrExist if something has
+// it: for what nobody reads before all of its directory is complete. Whatever the path has come to
+// lead to, nothing is replaced or removed there; what a failed one leaves stays.
+func WriteNew(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) error {
+	f, err := fsys.Create(path, o.mode())
+	if err == nil {
+		source := &source{ctx: ctx, r: io.NewSectionReader(src, 0, size), progress: o.Progress}
+		err = finish(fsys, f, path, source, size, o.mode())
+	}
+	if err != nil {
+		return fmt.Errorf("uploading %s: %w", path, full(fsys, path, err))
+	}
+	return ctx.Err()
+}
+
+// UploadFile is WriteNew for a file of this machine.
+func UploadFile(ctx context.Context, fsys FS, local, path string, o UploadOptions) error {
 	f, err := os.Open(local)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is not a regular file", local)
+		return fmt.Errorf("%s is not a regular file", local)
 	}
-	return Upload(ctx, fsys, f, info.Size(), path, o)
+	return WriteNew(ctx, fsys, f, info.Size(), path, o)
 }
 
 func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) {
