@@ -29,11 +29,13 @@ type queue struct {
 	forgets bool
 }
 
-func (q *queue) Run(_ context.Context, argv []string, stdin io.Reader) ([]byte, []byte, int, error) {
+func (q *queue) Run(ctx context.Context, argv []string, stdin io.Reader) ([]byte, []byte, int, error) {
 	line := strings.Join(argv, " ")
 	switch {
 	case line == "id -un":
 		return []byte("alice\n"), nil, 0, nil
+	case argv[0] == "sh": // removing
+		return transfer.Local{}.Run(ctx, argv, stdin)
 	case strings.Contains(line, " sbatch "):
 		b, err := io.ReadAll(stdin)
 		if err != nil {

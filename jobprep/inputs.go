@@ -109,7 +109,7 @@ func (p *planned) checkVolume(info manifest.Info) error {
 		return err
 	}
 	defer f.Close()
-	st, err := p.d.FS.Stat(info.PathAtRest)
+	st, err := f.Stat()
 	if err != nil {
 		return err
 	}

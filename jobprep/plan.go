@@ -1,6 +1,7 @@
 package jobprep
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -195,15 +196,19 @@ func (p *planned) render(digest string) ([]byte, error) {
 	return s.Render()
 }
 
-// layOut writes the job's directory, mode 0700.
-func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, script []byte) (err error) {
-	fsys := p.d.FS
-	if err := fsys.Mkdir(p.at(), 0o700); err != nil {
+// layOut writes the job's directory, mode 0700. Everything in it is new: whatever its path has come
+// to lead to meanwhile, nothing is replaced there. The manifest comes first, since it tells the
+// directory from another (jobdir.Removal).
+func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, script []byte) error {
+	if err := p.d.FS.Mkdir(p.at(), 0o700); err != nil {
+		return err
+	}
+	if err := p.write(ctx, jobdir.ManifestName, m.bytes); err != nil {
 		return err
 	}
 	inputs, outputs := path.Join(jobdir.ScriptsDir, jobdir.InputStage), path.Join(jobdir.ScriptsDir, jobdir.OutputStage)
 	for _, d := range []string{jobdir.BinDir, jobdir.NodesDir, jobdir.ScriptsDir, inputs, outputs} {
-		if err := fsys.Mkdir(p.at(d), 0o700); err != nil {
+		if err := p.d.FS.Mkdir(p.at(d), 0o700); err != nil {
 			return err
 		}
 	}
@@ -214,7 +219,7 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, scr
 		name    string
 		content []byte
 	}
-	files := []file{{jobdir.ManifestName, m.bytes}, {jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
+	files := []file{{jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
 	if credentials != nil {
 		files = append(files, file{p.credentials().File, credentials})
 	}
@@ -225,18 +230,24 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, scr
 		files = append(files, file{path.Join(outputs, s.name), s.content})
 	}
 	for _, f := range files {
-		if err := transfer.PutFile(ctx, fsys, p.at(f.name), f.content, 0o600); err != nil {
+		if err := p.write(ctx, f.name, f.content); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// write writes a small file of the job's directory.
+func (p *planned) write(ctx context.Context, name string, content []byte) error {
+	return transfer.WriteNew(ctx, p.d.FS, bytes.NewReader(content), int64(len(content)), p.at(name),
+		transfer.UploadOptions{Mode: 0o600})
+}
+
 func (p *planned) shipPrograms(ctx context.Context) error {
 	for i, file := range p.o.Programs {
 		ref := p.binaries[i]
 		bar := p.d.Progress.Start("uploading "+ref.Name, 0, ref.Size)
-		_, err := transfer.UploadFile(ctx, p.d.FS, file, p.at(jobdir.BinDir, ref.Name), transfer.UploadOptions{
+		err := transfer.UploadFile(ctx, p.d.FS, file, p.at(jobdir.BinDir, ref.Name), transfer.UploadOptions{
 			Mode: 0o700, Progress: func(done int64) { bar.Update(done, ref.Size) },
 		})
 		bar.End(err == nil)

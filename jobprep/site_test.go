@@ -27,11 +27,14 @@ import (
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
-// runner answers as Slurm's commands would.
+// runner answers as Slurm's commands would; the shell is this machine's.
 type runner func(argv []string, stdin string) (stdout, stderr string, exit int)
 
 // Run implements slurm.Runner.
-func (r runner) Run(_ context.Context, argv []string, stdin io.Reader) ([]byte, []byte, int, error) {
+func (r runner) Run(ctx context.Context, argv []string, stdin io.Reader) ([]byte, []byte, int, error) {
+	if argv[0] == "sh" {
+		return transfer.Local{}.Run(ctx, argv, stdin)
+	}
 	var in []byte
 	if stdin != nil {
 		var err error

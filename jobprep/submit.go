@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
@@ -71,13 +72,16 @@ func (d Deps) find(ctx context.Context, rec submission.Record) ([]slurm.JobID, e
 	return d.Slurm.FindByOutput(ctx, slurm.EscapePattern(rec.LogFile))
 }
 
+// withdrawTime is how long removing may take; it is done after a Ctrl-C, too.
+const withdrawTime = time.Minute
+
 // withdraw removes what was made of a job that Slurm does not have, and returns
 // err. What cannot be removed now stays on record.
 func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) error {
-	rmErr := transfer.RemoveAll(d.FS, rec.JobDir)
-	if errors.Is(rmErr, fs.ErrNotExist) {
-		rmErr = nil
-	}
+	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest}
+	rmCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTime)
+	defer cancel()
+	rmErr := removal.Do(rmCtx, d.Slurm.Runner)
 	if rmErr == nil {
 		rmErr = d.Store.Remove(rec.Run)
 	}
@@ -89,7 +93,7 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 	case rmErr != nil:
 		rec.Stage = submission.Preparing // what is left of it is not to be submitted
 		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)),
-			"nothing was submitted; "+continueHint(rec)+" clears what is left")
+			"nothing was submitted; "+continueHint(rec)+" clears what is left, and so does, on the login node: "+removal.Command())
 	case hint == "":
 		hint = "nothing was submitted, and nothing is left on the site"
 	}

@@ -101,7 +101,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	nodes, err := results.Fetch(ctx,
 		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
 	for i := range nodes {
-		c.dropScratch(rec, &nodes[i], ended)
+		c.dropScratch(ctx, rec, &nodes[i], ended)
 	}
 	return nodes, err
 }
@@ -109,18 +109,23 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 // dropScratch removes the scratch volume of a node that was killed, or booted
 // anew, before it could do so itself: nobody has its key. Where Slurm does not
 // say that the job is over, that is left to the user.
-func (c *client) dropScratch(rec submission.Record, n *results.Node, ended bool) {
+func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *results.Node, ended bool) {
 	dir := jobdir.NodePath(rec.JobDir, n.Name, jobdir.ScratchName)
 	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
 		return
 	}
-	if ended {
-		if err := transfer.RemoveAll(c.fs, dir); err == nil {
-			n.Notes = append(n.Notes, "the job could not remove its scratch volume; that has been done now")
-			return
-		}
+	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest, Scratch: n.Name}
+	if !ended {
+		n.Notes = append(n.Notes, "once the job is over its scratch volume, whose key is lost, can be removed on the login node by: "+
+			removal.Command())
+		return
 	}
-	n.Notes = append(n.Notes, "once the job is over its scratch volume, whose key is lost, can be removed: "+dir)
+	if err := removal.Do(ctx, c.run); err != nil {
+		n.Notes = append(n.Notes, fmt.Sprintf("the job could not remove its scratch volume, whose key is lost, and %v; "+
+			"on the login node: %s", err, removal.Command()))
+		return
+	}
+	n.Notes = append(n.Notes, "the job could not remove its scratch volume; that has been done now")
 }
 
 // hasEnded fails while the job waits or runs: what it has not sealed yet would
