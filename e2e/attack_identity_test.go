@@ -290,9 +290,8 @@ func TestAttackOtherCluster(t *testing.T) {
 	t.Parallel()
 	attack{own: true, without: []string{"policy's clusters"}, says: "its policy does not name cluster elsewhere",
 		play: func(t *testing.T, w *world) outcome {
-			p := openTo("alice")
-			p.Clusters = []string{"testcluster"}
-			s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" }, w.stakeOf(t, p, nil).volumes...)
+			s := w.register(t, mallory, func(m *manifest.Manifest) { m.User = "alice" },
+				w.stakeOf(t, openTo("alice"), nil).volumes...)
 			c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn1")
 			c.claim.Job.Cluster = "elsewhere"
 			d := keyapi.ClaimDigest(c.service.ID, c.claim)

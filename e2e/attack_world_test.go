@@ -246,7 +246,7 @@ type stake struct {
 
 // openTo is a policy for everybody of names, on every node, at tier B2.
 func openTo(names ...string) manifest.Policy {
-	return manifest.Policy{Users: names, Nodes: []string{"*"}, Tier: manifest.TierB2,
+	return manifest.Policy{Users: names, Nodes: []string{"*"}, Clusters: []string{"testcluster"}, Tier: manifest.TierB2,
 		Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
 }
 

@@ -81,7 +81,11 @@ func TestMadeUpKeyStore(t *testing.T) {
 	}
 	site := &keyservertest.Service{URL: "https://" + listenFor(t, s), CA: ca, ID: s.ID(), StatementKey: s.StatementKey(),
 		Cluster: "c", VerifierKey: verifier}
-	v := site.Deposit(t, alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	v := site.Deposit(t, alice, "data", manifest.KindDataset, func() manifest.Policy {
+		p := keyservertest.Policy("alice")
+		p.Clusters = []string{"c"}
+		return p
+	}())
 	m, b := site.Manifest(t, nil, v)
 	got, err := site.Client(t, nil).Release(t.Context(), keyclient.ReleaseRequest{
 		Manifest: m, Digest: site.Register(t, alice, b), Job: manifest.Job{Cluster: "c", ID: 7, ArrayTask: -1}, Node: "cn1",

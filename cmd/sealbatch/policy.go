@@ -76,9 +76,11 @@ func (c *client) setPolicy(ctx context.Context, s keyapi.SecretInfo, pf policyFl
 }
 
 // ofCluster has a policy say whose users and nodes it names, if it does not: on
-// another cluster of the key service somebody else may have that name.
+// another cluster of the key service somebody else may have that name. Where no
+// cluster is known, nobody but holders of tokens can open the volume, and one that is
+// enrolled later changes nothing in that.
 func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
-	if len(p.Clusters) > 0 || p.Tier == manifest.TierC { // a token names no cluster but its holder's
+	if len(p.Clusters) > 0 {
 		return nil
 	}
 	if name := c.conf.Supercomputer.Cluster; name != "" {
@@ -100,6 +102,14 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 	}
 	for _, only := range s.Clusters {
 		p.Clusters = []string{only.Name}
+		return nil
+	}
+	if p.Tier == manifest.TierC && p.Evidence == "" {
+		p.Evidence = keyapi.EvidenceToken
+	}
+	if p.Evidence == "" || p.Evidence == keyapi.EvidenceSlurm {
+		return fault.New(fault.Config, fmt.Errorf("the key service knows no cluster yet whose users and nodes the policy could name"),
+			"name the one that it will know under [supercomputer] cluster, or with --clusters; or let one-time tokens do, with --tier C")
 	}
 	return nil
 }
@@ -161,6 +171,9 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	list("accounts", p.Accounts)
 	list("partitions", p.Partitions)
 	row("least tier", "%s", p.Tier)
+	if p.Evidence != "" {
+		row("evidence", "%s only", p.Evidence)
+	}
 	row("expires", "%s", p.Expires.Local().Format(time.DateTime))
 	limit := "no limit"
 	if p.Releases > 0 {

@@ -14,7 +14,7 @@ import (
 // policyFlags are the flags of data-prep and container-prep that make a policy.
 type policyFlags struct {
 	Users, Groups, Nodes, Clusters, Accounts, Partitions []string
-	Tier, Expires                                        string
+	Tier, Evidence, Expires                              string
 	Releases                                             int
 	HostBinds, Pin                                       bool
 }
@@ -37,6 +37,7 @@ func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.List(&p.Groups, "Unix groups at the site whose members may open it", []string{"g", "groups"})
 	f.List(&p.Nodes, "compute nodes on which it may be opened: a host list, or * for any", []string{"c", "compute-nodes"}, nodes...)
 	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
+	f.Word(&p.Evidence, "type of evidence that alone is accepted, such as slurm or token (default: any that reaches the tier)", []string{"evidence"})
 	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})
 	f.Int(&p.Releases, 0, "how often the key is released in all, 0 for no limit", []string{"releases"})
 	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: one's own)", []string{"clusters"})
@@ -58,7 +59,7 @@ func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
 	}
 	out := manifest.Policy{
 		Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
-		Tier: tier, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin,
+		Tier: tier, Evidence: p.Evidence, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin,
 	}
 	if len(p.Users)+len(p.Groups) == 0 {
 		return out, fault.New(fault.Usage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")

@@ -12,10 +12,16 @@ import (
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
-// checkPolicy refuses a policy that is not valid.
+// checkPolicy refuses a policy that is not valid, or leaves open whose users it names:
+// evidence of type slurm may come from every cluster that is ever enrolled here. Other
+// evidence must be named where no cluster is.
 func checkPolicy(p manifest.Policy) error {
 	if err := p.Validate(); err != nil {
 		return service.Refuse(keyapi.CodeBadRequest, "policy: %w", err)
+	}
+	if len(p.Clusters) == 0 && (p.Evidence == "" || p.Evidence == keyapi.EvidenceSlurm) {
+		return service.Refuse(keyapi.CodeBadRequest, "policy: it names no cluster, and users of one name may be different people elsewhere").
+			WithHint("name the cluster; where there is none yet, the policy names evidence that knows of none: %s", keyapi.EvidenceToken)
 	}
 	return nil
 }
@@ -57,6 +63,8 @@ func outside(p manifest.Policy, c attest.Claims) (string, error) {
 		return "", err
 	}
 	switch {
+	case p.Evidence != "" && p.Evidence != c.Attestor:
+		return fmt.Sprintf("its policy accepts no evidence but of type %s, this is %s", p.Evidence, c.Attestor), nil
 	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
 		return "its policy does not name cluster " + c.Job.Cluster, nil
 	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):

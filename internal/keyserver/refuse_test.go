@@ -104,6 +104,11 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		"manifest's tier": {keyclient.ErrPolicy, func(a *attempt) { a.flags = func(m *manifest.Manifest) { m.Tier = manifest.TierA } }},
 		"other account":   {keyclient.ErrPolicy, func(a *attempt) { a.policy.Accounts = []string{"project_2"} }},
 		"the cluster":     {nil, func(a *attempt) { a.policy.Clusters = []string{"elsewhere", "testcluster"} }},
+		"its evidence":    {nil, func(a *attempt) { a.policy.Evidence = keyapi.EvidenceSlurm }},
+		"other evidence":  {keyclient.ErrPolicy, func(a *attempt) { a.policy.Evidence = keyapi.EvidenceToken }},
+		"no cluster": {keyclient.ErrPolicy, func(a *attempt) {
+			a.policy.Clusters, a.policy.Evidence = nil, keyapi.EvidenceToken
+		}},
 		"another cluster": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Clusters = []string{"elsewhere"} }},
 		"other partition": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Partitions = []string{"gpu"} }},
 		"host binds":      {keyclient.ErrPolicy, func(a *attempt) { a.flags = withFlags(t, "--nv", "--bind", "/x") }},

@@ -15,7 +15,7 @@ import (
 //
 // A release must satisfy every part: (one of Users or one of Groups), one of
 // Nodes, at least Tier, before Expires, within Releases, and, where given, one
-// of Clusters, one of Accounts and one of Partitions.
+// of Clusters, Evidence, one of Accounts and one of Partitions.
 type Policy struct {
 	// Users and Groups are Unix names at the site. At least one
 	// name must be given over both.
@@ -32,7 +32,11 @@ type Policy struct {
 	Releases int `json:"releases,omitempty" yaml:"releases,omitempty"`
 	// Clusters, by their names at the key service, are where Users, Groups and
 	// Nodes are meant: on another cluster somebody else may have that name.
+	// The key service takes a policy without only where it names Evidence that is of
+	// no cluster.
 	Clusters []string `json:"clusters,omitempty" yaml:"clusters,omitempty"`
+	// Evidence is the only type of evidence that is accepted; empty for any.
+	Evidence string `json:"evidence,omitempty" yaml:"evidence,omitempty"`
 	// Accounts and Partitions limit the Slurm accounts and partitions.
 	Accounts   []string `json:"accounts,omitempty" yaml:"accounts,omitempty"`
 	Partitions []string `json:"partitions,omitempty" yaml:"partitions,omitempty"`
@@ -100,6 +104,9 @@ func (p Policy) Validate() error {
 	}
 	if _, _, err := p.Hosts(); err != nil {
 		return err
+	}
+	if p.Evidence != "" && !attestTypeRE.MatchString(p.Evidence) {
+		return fmt.Errorf("%w: %.40q is not a type of evidence", ErrInvalid, p.Evidence)
 	}
 	if _, ok := tierNames[p.Tier]; !ok {
 		return fmt.Errorf("%w: policy has no minimum tier", ErrInvalid)

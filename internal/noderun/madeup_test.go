@@ -57,7 +57,7 @@ func TestMadeUpEvidence(t *testing.T) {
 	job := openDir(t, t.TempDir())
 	check(t, job.WriteNew(credentials.File, secret, 0o600))
 
-	req := KeyRequest{Manifest: m, Digest: digest, Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}, Node: "cn1"}
+	req := KeyRequest{Manifest: m, Digest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1"}
 	keys := serviceKeys{types: types, job: job, log: slog.New(slog.DiscardHandler)}
 	unknown := keys
 	unknown.types = builtin.Types

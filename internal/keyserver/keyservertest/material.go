@@ -47,9 +47,9 @@ type Volume struct {
 	Secret keyapi.Secret
 }
 
-// Policy permits user on the nodes cn[1-4], from tier C on, for an hour.
+// Policy permits user on the nodes cn[1-4] of the default cluster, from tier C on, for an hour.
 func Policy(user string) manifest.Policy {
-	return manifest.Policy{Users: []string{user}, Nodes: []string{"cn[1-4]"}, Tier: manifest.TierC,
+	return manifest.Policy{Users: []string{user}, Nodes: []string{"cn[1-4]"}, Clusters: []string{"testcluster"}, Tier: manifest.TierC,
 		Expires: time.Now().Add(time.Hour).UTC().Truncate(time.Second)}
 }
 
