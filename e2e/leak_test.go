@@ -257,7 +257,15 @@ func volumeKey(t *testing.T, onLaptop string) []byte {
 
 func aliceIdentity(t *testing.T) []age.Identity {
 	t.Helper()
-	ids, err := volume.ParseIdentityFile(onDisk(t, "laptop", "/home/alice/.ssh/id_ed25519"), nil, nil)
+	key, err := os.ReadFile(onDisk(t, "laptop", "/home/alice/.ssh/id_ed25519"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(own, key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := volume.ParseIdentityFile(own, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // maxKeyFile bounds files of recipients and identities.
@@ -118,7 +119,7 @@ func sshRecipient(pub ssh.PublicKey) (age.Recipient, error) {
 }
 
 func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, error) {
-	b, err := readKeyFile(path)
+	b, err := trusted.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("recipient %q is neither a key nor a readable file: %w", path, err)
 	}
@@ -151,7 +152,10 @@ func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, err
 // if they may not be run. ErrIdentity if the file holds nothing usable; errors
 // do not quote it.
 func ParseIdentityFile(path string, passphrase func() ([]byte, error), plugins *plugin.ClientUI) ([]age.Identity, error) {
-	b, err := readKeyFile(path)
+	b, err := trusted.ReadSecret(path, maxKeyFile)
+	if errors.Is(err, fsx.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
 	}
@@ -258,13 +262,4 @@ func (l lockedIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
 		err = fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
 	return key, err
-}
-
-// readKeyFile reads a small file.
-func readKeyFile(path string) ([]byte, error) {
-	b, err := fsx.ReadFile(path, maxKeyFile)
-	if errors.Is(err, fsx.ErrTooLarge) {
-		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
-	}
-	return b, err
 }

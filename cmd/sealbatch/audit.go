@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -62,7 +62,7 @@ func auditVerify(a *app, path, key string, heads []string) error {
 	}
 	var remembered []keyapi.AuditHead
 	for _, h := range heads {
-		b, err := fsx.ReadFile(h, maxSmallFile)
+		b, err := trusted.ReadFile(h, maxSmallFile)
 		if err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,11 +14,11 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
@@ -62,13 +61,13 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
 			"name the PEM file with the key service's authority; its operator has it")
 	}
-	if c.ca, err = fsx.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
+	if c.ca, err = trusted.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
 	}
 	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
 	if err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err),
-			"make one with ssh-keygen -t ed25519, and have the key service's operator enrol it")
+			orHint(err, "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it"))
 	}
 	c.keys, err = keyclient.New(keyclient.Options{URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Log: a.log})
 	return c, fault.New(fault.Config, err, "")
@@ -126,12 +125,20 @@ func (c *client) trust() (sshid.Trust, error) {
 	if t.File == "" {
 		return t, nil
 	}
-	f, err := os.Open(t.File)
+	f, err := trusted.Open(t.File, trusted.Public)
 	if err == nil {
 		defer f.Close()
 		t.Allowed, err = sshid.ParseAllowedSigners(f)
 	}
 	return t, fault.New(fault.Config, wrap("[trust] allowed-signers", err), "")
+}
+
+// orHint returns the hint that err has, else another.
+func orHint(err error, hint string) string {
+	if h := fault.Hint(err); h != "" {
+		return h
+	}
+	return hint
 }
 
 func wrap(what string, err error) error {
@@ -159,7 +166,7 @@ func (c *client) recipients() ([]string, error) {
 			out = append(out, g)
 			continue
 		}
-		b, err := fsx.ReadFile(g, maxSmallFile)
+		b, err := trusted.ReadFile(g, maxSmallFile)
 		if err != nil {
 			return nil, fault.New(fault.Config, wrap("[results] recipients", err), "")
 		}

@@ -54,7 +54,7 @@ func identities(a *app, id string) ([]age.Identity, error) {
 		}
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
-	return ids, fault.New(fault.Usage, err, "name the right one with -i")
+	return ids, fault.New(fault.Usage, err, orHint(err, "name the right one with -i"))
 }
 
 // openVolume opens the command's FILE with an identity.

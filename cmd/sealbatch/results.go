@@ -84,7 +84,8 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
 	if err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("the key that opens the results: %w", err), "name it with -i, or under [results] identity")
+		return nil, fault.New(fault.Config, fmt.Errorf("the key that opens the results: %w", err),
+			orHint(err, "name it with -i, or under [results] identity"))
 	}
 	if err := c.connect(ctx); err != nil {
 		return nil, err

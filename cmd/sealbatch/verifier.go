@@ -14,9 +14,9 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/setup"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/verifier"
 	"github.com/sealbatch/sealbatch/slurm"
@@ -92,7 +92,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return fault.New(fault.Config, err, "")
 	}
-	nf, err := os.Open(c.NodesFile)
+	nf, err := trusted.Open(c.NodesFile, trusted.Public)
 	if err != nil {
 		return fault.New(fault.Config, err, "")
 	}
@@ -103,7 +103,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	}
 	ca := ""
 	if c.ServiceCA != "" {
-		b, err := fsx.ReadFile(c.ServiceCA, maxSmallFile)
+		b, err := trusted.ReadFile(c.ServiceCA, maxSmallFile)
 		if err != nil {
 			return fault.New(fault.Config, err, "")
 		}
@@ -146,7 +146,7 @@ func checkMungeUser(name string) error {
 }
 
 func ed25519PrivateKey(path string) (ed25519.PrivateKey, error) {
-	b, err := fsx.ReadFile(path, maxSmallFile)
+	b, err := trusted.ReadSecret(path, maxSmallFile)
 	if err != nil {
 		return nil, err
 	}

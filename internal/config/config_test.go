@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 func write(t *testing.T, text string) string {
@@ -128,16 +131,32 @@ func TestClientErrors(t *testing.T) {
 	}
 }
 
-func TestFileThatAnyoneCanChange(t *testing.T) {
+func TestFileThatOthersCanChange(t *testing.T) {
 	t.Parallel()
 	p := write(t, hpcs)
-	if err := os.Chmod(p, 0o666); err != nil {
-		t.Fatal(err)
+	for path, mode := range map[string]os.FileMode{p: 0o664, filepath.Dir(p): 0o775} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		for name, err := range map[string]error{
+			"client":   second(LoadClient(p)),
+			"server":   second(LoadServer(p)),
+			"verifier": second(LoadVerifier(p)),
+		} {
+			if !errors.Is(err, ErrConfig) || !errors.Is(err, trusted.ErrUnsafe) || fault.Hint(err) != "chmod go-w "+path {
+				t.Errorf("%s, %s of mode %o: %v (%s)", name, path, mode, err, fault.Hint(err))
+			}
+		}
+		if err := os.Chmod(path, mode&^0o022); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := LoadClient(p); err == nil || !strings.Contains(err.Error(), "anyone") {
-		t.Errorf("got %v", err)
+	if _, err := LoadClient(p); err != nil {
+		t.Errorf("control: %v", err)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }
 
 func TestClientSearch(t *testing.T) {
 	dir := t.TempDir()

@@ -10,6 +10,7 @@ import (
 	"gopkg.in/ini.v1"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // maxFileSize bounds what is read: a real configuration is a few kilobytes.
@@ -45,23 +46,17 @@ func readFile(path string) (*file, error) {
 	if err != nil {
 		return nil, fail(Error{File: path, What: err.Error()})
 	}
-	f, err := fsx.OpenRegular(abs)
-	if errors.Is(err, fsx.ErrNotRegular) {
+	f, err := trusted.Open(abs, trusted.Public)
+	switch {
+	case errors.Is(err, fsx.ErrNotRegular):
 		return nil, fail(Error{File: path, What: "is not a regular file"})
-	}
-	if err != nil {
+	case errors.Is(err, trusted.ErrUnsafe):
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	case err != nil:
 		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err),
 			Next: "write it after the model of the .conf.example files, or name another with --config"})
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err)})
-	case info.Mode().Perm()&0o002 != 0:
-		return nil, fail(Error{File: path, What: "anyone on this machine can change it, and it decides whom to trust",
-			Next: "chmod o-w " + path})
-	}
 	data, err := fsx.ReadAll(f, maxFileSize)
 	if err != nil {
 		return nil, fail(Error{File: path, What: "cannot be read: " + rootCause(err)})

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // maxAccountsFile bounds the file, in bytes.
@@ -82,7 +82,7 @@ func (k keyring) names() map[string]bool {
 // CheckAccounts reads a file of accounts as the key service would, and returns how
 // many accounts and keys it enrols, and everything that is wrong with it.
 func CheckAccounts(path string) (accounts, keys int, problems []error) {
-	b, err := fsx.ReadFile(path, maxAccountsFile)
+	b, err := trusted.ReadFile(path, maxAccountsFile)
 	if err != nil {
 		return 0, 0, []error{err}
 	}

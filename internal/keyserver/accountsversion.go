@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // fileVersion tells one content of a file from the next without reading it. The zero
@@ -51,7 +52,7 @@ func (v fileVersion) stillThere(path string) bool {
 // readAccounts reads the file, and says which version that is. After an error the
 // version is none.
 func readAccounts(path string) ([]byte, fileVersion, error) {
-	f, err := os.Open(path)
+	f, err := trusted.Open(path, trusted.Public)
 	if err != nil {
 		return nil, fileVersion{}, fmt.Errorf("accounts: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -94,7 +95,7 @@ func (p *publishing) readCheckpoint() (*checkpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := transfer.ReadFile(transfer.Local{}, name, maxCheckpoint)
+	b, err := trusted.ReadFile(name, maxCheckpoint)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

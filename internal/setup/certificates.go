@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // Certificates are the PEM files of an authority and of a TLS server whose
@@ -29,11 +30,23 @@ const (
 	clockSlack = 24 * time.Hour
 )
 
+// maxPEM bounds a PEM file, in bytes.
+const maxPEM = 1 << 20
+
 // Load reads the server's certificate and key.
 func (c Certificates) Load() (tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	crt, err := trusted.ReadFile(c.TLSCert, maxPEM)
 	if err != nil {
-		return cert, fmt.Errorf("TLS certificate: %w", err)
+		return tls.Certificate{}, fmt.Errorf("TLS certificate: %w", err)
+	}
+	key, err := trusted.ReadSecret(c.TLSKey, maxPEM)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("TLS key: %w", err)
+	}
+	defer clear(key)
+	cert, err := tls.X509KeyPair(crt, key)
+	if err != nil {
+		return cert, fmt.Errorf("TLS certificate %s: %w", c.TLSCert, err)
 	}
 	return cert, nil
 }

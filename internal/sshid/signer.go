@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 const (
@@ -34,14 +34,19 @@ var ErrPassphrase = errors.New("private key is encrypted")
 // first; then passphrase is, up to three times, if it is not nil. The bytes
 // that passphrase returns are wiped after use.
 func LoadSigner(ctx context.Context, path string, passphrase func(prompt string) ([]byte, error)) (ssh.Signer, error) {
-	b, err := readKeyFile(path)
+	f, err := trusted.Open(path, trusted.Public)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("SSH key: %w", err)
+	}
+	defer f.Close()
+	b, err := fsx.ReadAll(f, maxKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("SSH key %s: %w", path, err)
 	}
 	if pub, _, _, _, err := ssh.ParseAuthorizedKey(b); err == nil {
 		return agentSignerFor(ctx, path, pub)
 	}
-	if err := checkPrivate(path); err != nil {
+	if err := checkPrivate(f); err != nil {
 		return nil, err
 	}
 	s, err := ssh.ParsePrivateKey(b)
@@ -81,9 +86,9 @@ func openEncrypted(path string, b []byte, passphrase func(string) ([]byte, error
 
 // LoadPublicKey reads a public key file: one line, "type base64 comment".
 func LoadPublicKey(path string) (ssh.PublicKey, error) {
-	b, err := readKeyFile(path)
+	b, err := trusted.ReadFile(path, maxKeyFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("SSH key: %w", err)
 	}
 	k, _, _, _, err := ssh.ParseAuthorizedKey(b)
 	if err != nil {
@@ -92,23 +97,14 @@ func LoadPublicKey(path string) (ssh.PublicKey, error) {
 	return k, nil
 }
 
-func readKeyFile(path string) ([]byte, error) {
-	b, err := fsx.ReadFile(path, maxKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("SSH key: %w", err)
+// checkPrivate refuses a private key's file that others can read, as ssh does.
+func checkPrivate(f *os.File) error {
+	st, err := f.Stat()
+	if err == nil && st.Mode().IsRegular() {
+		err = trusted.CheckFile(f, trusted.Secret)
 	}
-	return b, nil
-}
-
-// checkPrivate refuses a key that others can read, as ssh does.
-func checkPrivate(path string) error {
-	st, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("SSH key: %w", err)
-	}
-	if st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("private key %s: %w: others can read it (mode %#o); chmod 600 %s",
-			path, fs.ErrPermission, st.Mode().Perm(), path)
+		return fmt.Errorf("private key: %w", err)
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // succeeds reports whether a command ends with status 0.
@@ -125,7 +127,7 @@ func TestLoadSignerRefuses(t *testing.T) {
 	if err := os.Chmod(open, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadSigner(ctx, open, nil); !errors.Is(err, fs.ErrPermission) {
+	if _, err := LoadSigner(ctx, open, nil); !errors.Is(err, trusted.ErrUnsafe) {
 		t.Errorf("a key that all can read: %v", err)
 	}
 	if _, err := LoadSigner(ctx, keygen(t, "-t", "rsa", "-b", "2048", "-N", ""), nil); !errors.Is(err, ErrWeakKey) {

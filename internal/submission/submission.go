@@ -18,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // maxRecord bounds a record's file, in bytes.
@@ -161,7 +162,7 @@ func (s Store) List() ([]Record, error) {
 }
 
 func read(path string) (Record, error) {
-	b, err := fsx.ReadRegular(path, maxRecord)
+	b, err := trusted.ReadFile(path, maxRecord)
 	if err != nil {
 		return Record{}, err
 	}

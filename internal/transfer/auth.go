@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // Prompt is a question for the person at the terminal.
@@ -134,7 +137,10 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 			}
 		}
 	}
-	data, err := fsx.ReadFile(path, maxKeyFile)
+	data, err := readPrivateKey(path)
+	if errors.Is(err, trusted.ErrUnsafe) {
+		c.passed = append(c.passed, fmt.Sprintf("%v (%s)", err, fault.Hint(err)))
+	}
 	if err != nil {
 		return nil
 	}
@@ -232,6 +238,20 @@ func (l *lockedSigner) SignWithAlgorithm(rand io.Reader, data []byte, algorithm 
 		return s.SignWithAlgorithm(rand, data, algorithm)
 	}
 	return l.signer.Sign(rand, data)
+}
+
+// readPrivateKey reads a private key's file, which others may not read; what is
+// above it is not asked, as ssh does not.
+func readPrivateKey(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := trusted.CheckFile(f, trusted.Secret); err != nil {
+		return nil, err
+	}
+	return fsx.ReadAll(f, maxKeyFile)
 }
 
 func readPublicKey(path string) (ssh.PublicKey, error) {

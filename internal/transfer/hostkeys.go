@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
 
@@ -14,7 +13,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // hostKeys checks one host's key against known_hosts files.
@@ -28,8 +28,11 @@ type hostKeys struct {
 func newHostKeys(t *target) (*hostKeys, error) {
 	var files []string
 	for _, f := range t.knownHosts {
-		if _, err := os.Stat(f); err == nil {
+		switch err := trusted.Check(f, trusted.Public); {
+		case err == nil:
 			files = append(files, f)
+		case errors.Is(err, trusted.ErrUnsafe):
+			return nil, fail(Error{Kind: ErrConfig, What: "known_hosts", Err: err, Next: fault.Hint(err)})
 		}
 	}
 	known, err := knownhosts.New(files...)
@@ -51,7 +54,7 @@ const maxKnownHosts = 64 << 20
 // findCAs remembers the authorities that a file names for the host: the known_hosts package does not
 // tell them from the host's own keys.
 func (h *hostKeys) findCAs(file string) error {
-	data, err := fsx.ReadFile(file, maxKnownHosts)
+	data, err := trusted.ReadFile(file, maxKnownHosts)
 	if err != nil {
 		return fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
 	}

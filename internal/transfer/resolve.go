@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/kevinburke/ssh_config"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // target is one host to log in to, after ssh_config.
@@ -65,8 +68,11 @@ func loadConfig(path string) (*sshConfig, error) {
 	}
 	file, err := parseConfig(own)
 	if err != nil && !(path == "" && errors.Is(err, fs.ErrNotExist)) {
-		return nil, fail(Error{Kind: ErrConfig, What: "cannot use " + own, Err: err,
-			Next: `name a simpler file, or none, with [supercomputer] ssh-config`})
+		next := `name a simpler file, or none, with [supercomputer] ssh-config`
+		if errors.Is(err, trusted.ErrUnsafe) {
+			next = fault.Hint(err)
+		}
+		return nil, fail(Error{Kind: ErrConfig, What: "cannot use " + own, Err: err, Next: next})
 	}
 	if err == nil {
 		c.files = append(c.files, file)
@@ -85,6 +91,9 @@ func parseConfig(path string) (*ssh_config.Config, error) {
 		return nil, err
 	}
 	defer f.Close()
+	if err := trusted.CheckFile(f, trusted.Public); err != nil { // as ssh does
+		return nil, err
+	}
 	return ssh_config.Decode(f)
 }
 

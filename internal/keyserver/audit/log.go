@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // File is what the log needs of *os.File.
@@ -38,7 +39,7 @@ type Log struct {
 // when the service died between its two writes; then recovered says how many
 // entries those are. Any other difference is ErrBroken or ErrRolledBack.
 func Open(path string, key ed25519.PrivateKey, stored Head) (log *Log, recovered int, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := trusted.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600, trusted.Public)
 	if err != nil {
 		return nil, 0, fmt.Errorf("audit log: %w", err)
 	}

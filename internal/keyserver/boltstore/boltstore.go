@@ -11,12 +11,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // FileName is what the store's file is called, in the service's data directory.
@@ -39,7 +41,7 @@ type Store struct {
 // Open opens or makes the store at path. A wrong master key is store.ErrSeal; a
 // file that another process uses is an error after a second.
 func Open(path string, k MasterKey) (*Store, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize})
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize, OpenFile: openSecret})
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("store %s is in use: another key service runs on it", path)
 	}
@@ -51,6 +53,10 @@ func Open(path string, k MasterKey) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", path, err), db.Close())
 	}
 	return s, nil
+}
+
+func openSecret(path string, flag int, perm os.FileMode) (*os.File, error) {
+	return trusted.OpenFile(path, flag, perm, trusted.Secret)
 }
 
 // checkKey finds a wrong master key when the store is opened, not when the

@@ -9,12 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // MasterKey seals every value of the embedded store.
@@ -24,22 +23,10 @@ type MasterKey [32]byte
 const maxMasterKey = 128
 
 // LoadMasterKey reads a master key file: 64 hex digits, for its owner's eyes
-// only (mode 0600 or 0400).
+// only (trusted.Secret).
 func LoadMasterKey(path string) (MasterKey, error) {
 	var k MasterKey
-	f, err := os.Open(path)
-	if err != nil {
-		return k, fmt.Errorf("master key: %w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return k, fmt.Errorf("master key: %w", err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return k, fmt.Errorf("master key %s is readable by others (mode %04o): chmod 600 %s", path, st.Mode().Perm(), path)
-	}
-	b, err := fsx.ReadAll(f, maxMasterKey)
+	b, err := trusted.ReadSecret(path, maxMasterKey)
 	if err != nil {
 		return k, fmt.Errorf("master key: %w", err)
 	}

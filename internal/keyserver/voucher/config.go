@@ -9,11 +9,11 @@ import (
 	"fmt"
 
 	"github.com/sealbatch/sealbatch/internal/config"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // maxKeyFile bounds a file with a key or authorities, in bytes.
@@ -36,7 +36,7 @@ func enrolled(clusters []config.ClusterConf) ([]Verifier, error) {
 		if err != nil {
 			return nil, fmt.Errorf("[cluster %s] verifier-key: %w", c.Name, err)
 		}
-		ca, err := fsx.ReadFile(c.VerifierCA, maxKeyFile)
+		ca, err := trusted.ReadFile(c.VerifierCA, maxKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("[cluster %s] verifier-ca: %w", c.Name, err)
 		}
@@ -55,7 +55,7 @@ func ed25519Key(s string) (ed25519.PublicKey, error) {
 	if b, err := base64.StdEncoding.DecodeString(s); err == nil && len(b) == ed25519.PublicKeySize {
 		return b, nil
 	}
-	b, err := fsx.ReadFile(s, maxKeyFile)
+	b, err := trusted.ReadFile(s, maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
