@@ -1,10 +1,12 @@
 package keyserver
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -29,10 +31,18 @@ func termsOf(p manifest.Policy, digest manifest.Digest) terms {
 		PinVersion: p.PinVersion}
 }
 
-// storePolicy stores a volume's policy and returns its terms.
-func storePolicy(w store.Writer, volume string, p manifest.Policy) (terms, error) {
+// storePolicy stores a volume's policy, returns its terms and has ev say what was set
+// and what it replaces.
+func storePolicy(w store.Writer, ev *audit.Event, volume string, p manifest.Policy) (terms, error) {
 	b, digest, err := p.Encode()
 	if err != nil {
+		return terms{}, err
+	}
+	ev.Policy, ev.PolicyBefore = &audit.Policy{Digest: digest.String(), Content: b}, nil
+	switch old, err := w.Get(bucketPolicies, volume); {
+	case err == nil:
+		ev.PolicyBefore = &audit.Policy{Digest: manifest.DigestOf(old).String(), Content: old}
+	case !errors.Is(err, store.ErrNotFound):
 		return terms{}, err
 	}
 	return termsOf(p, digest), w.Put(bucketPolicies, volume, b)
@@ -42,7 +52,7 @@ func storePolicy(w store.Writer, volume string, p manifest.Policy) (terms, error
 func policyOf(g getter, s secretRecord) (p manifest.Policy, err error) {
 	b, err := g.Get(bucketPolicies, s.VolumeID)
 	if err == nil && manifest.DigestOf(b) != s.Policy.Digest {
-		err = fmt.Errorf("it is not the one that the volume's record names")
+		err = errors.New("it is not the one that the volume's record names")
 	}
 	if err == nil {
 		err = manifest.DecodeJSON(b, &p)

@@ -75,6 +75,9 @@ func (s *Server) release(q *request) (any, error) {
 	}
 	answer.AuditHead, err = q.commit(ev, func(w store.Writer) error {
 		g, err := s.decideRelease(w, c, v, again)
+		if err == nil {
+			ev.Policies = g.policies()
+		}
 		if err != nil || again {
 			return err
 		}
@@ -135,6 +138,15 @@ func (g grant) volumeIDs() []string {
 		ids = append(ids, v.ID)
 	}
 	return ids
+}
+
+// policies returns the digests of the policies that let the volumes' keys go.
+func (g grant) policies() []string {
+	var digests []string
+	for _, s := range g.secrets {
+		digests = append(digests, s.Policy.Digest.String())
+	}
+	return digests
 }
 
 // decideRelease decides on all of a manifest's volumes or none. A release that

@@ -107,12 +107,13 @@ func (s *Server) putSecret(q *request) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	_, err = q.commit(q.event("secret.put", audit.OutcomeDone), func(w store.Writer) (err error) {
+	ev := q.event("secret.put", audit.OutcomeDone)
+	_, err = q.commit(ev, func(w store.Writer) (err error) {
 		known := s.mayDeposit(w, q, rec, conflict)
 		if known != nil && !errors.Is(known, store.ErrNotFound) {
 			return known
 		}
-		if rec.Policy, err = storePolicy(w, rec.VolumeID, body.Policy); err != nil {
+		if rec.Policy, err = storePolicy(w, ev, rec.VolumeID, body.Policy); err != nil {
 			return err
 		}
 		if known == nil {
@@ -256,7 +257,7 @@ func (s *Server) putPolicy(q *request) (any, error) {
 		return nil, err
 	}
 	return s.changeSecret(q, "secret.policy", func(w store.Writer, r *secretRecord) (err error) {
-		r.Policy, err = storePolicy(w, r.VolumeID, p)
+		r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p)
 		return err
 	})
 }

@@ -76,9 +76,22 @@ type Event struct {
 	Tier      string        `json:"tier,omitempty"`
 	Submitter string        `json:"submitter,omitempty"` // account that registered the manifest
 
+	// Policy is what an owner set, PolicyBefore what it replaced.
+	Policy       *Policy `json:"policy,omitempty"`
+	PolicyBefore *Policy `json:"policy_before,omitempty"`
+	// Policies are the digests of the policies by which a release let the keys of
+	// Volumes go, in their order.
+	Policies []string `json:"policies,omitempty"`
+
 	// Changes are what it did to the store's records. A long list goes on in the
 	// next entries, which have the same event.
 	Changes []store.Change `json:"changes,omitempty"`
+}
+
+// Policy is a volume's policy: the digest of Content's bytes, and these.
+type Policy struct {
+	Digest  string          `json:"digest"`
+	Content json.RawMessage `json:"content"` // manifest.Policy
 }
 
 // Head names the last entry of a log: their number and its hash.
