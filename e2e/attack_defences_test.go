@@ -82,6 +82,7 @@ var defences = func() map[string][]weakness {
 		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > voucherAge || age < -voucherSkew"},
 		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
 		{"manifest's user", "internal/keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
+		{"policy's size", "internal/manifest/policy.go", "len(b) > MaxPolicy"},
 		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
 		{"number of nodes", "internal/keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
 		{"single use at release", "internal/keyserver/release.go", `claims.SingleUse != ""`},

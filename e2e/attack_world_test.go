@@ -48,7 +48,7 @@ func newWorld(t *testing.T, own bool, off ...string) *world {
 		w.programs = weakPrograms(t)
 	}
 	port := 9100 + int(lastPort.Add(1))
-	if own || w.lacks("internal/keyserver", "internal/sshid/sshsig", "internal/gate") {
+	if own || w.lacks("internal/keyserver", "internal/manifest", "internal/sshid/sshsig", "internal/gate") {
 		w.keys = w.serve(t, port)
 	}
 	if w.lacks("internal/verifier", "slurm/jobinfo", "internal/gate") {

@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -37,14 +41,10 @@ sealbatch policy revoke 9c1f...`)
 	if err != nil {
 		return err
 	}
-	all, err := c.keys.ListSecrets(ctx)
-	if err != nil {
-		return err
-	}
 	if words[0] == "list" {
-		return listSecrets(a, all)
+		return listSecrets(a, c.keys.Secrets(ctx))
 	}
-	s, err := findSecret(all, words[1])
+	s, err := c.findSecret(ctx, words[1])
 	if err != nil {
 		return err
 	}
@@ -116,24 +116,32 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 
 // findSecret takes a volume id or a name; of several versions of a name, the
 // one that is in force.
-func findSecret(all []keyapi.SecretInfo, ref string) (keyapi.SecretInfo, error) {
-	for _, s := range all {
-		if s.VolumeID == ref || (s.Name == ref && s.SupersededBy == "") {
-			return s, nil
+func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo, error) {
+	if names.ID(ref) {
+		s, err := c.keys.GetSecret(ctx, ref)
+		if !errors.Is(err, keyclient.ErrNotFound) {
+			return s, err
+		}
+	}
+	for s, err := range c.keys.Secrets(ctx) {
+		if err != nil {
+			return keyapi.SecretInfo{}, err
+		}
+		if s.Name == ref && s.SupersededBy == "" {
+			return c.keys.GetSecret(ctx, s.VolumeID)
 		}
 	}
 	return keyapi.SecretInfo{},
 		fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
 }
 
-func state(s keyapi.SecretInfo) string {
-	p := s.Policy
+func state(s keyapi.SecretEntry) string {
 	switch {
 	case s.Revoked:
 		return "revoked"
-	case time.Now().After(p.Expires):
+	case time.Now().After(s.Expires):
 		return "expired"
-	case s.SupersededBy != "" && p.PinVersion:
+	case s.SupersededBy != "" && s.PinVersion:
 		return "superseded, pinned"
 	case s.SupersededBy != "":
 		return "superseded"
@@ -141,10 +149,13 @@ func state(s keyapi.SecretInfo) string {
 	return "open"
 }
 
-func listSecrets(a *app, all []keyapi.SecretInfo) error {
+func listSecrets(a *app, all iter.Seq2[keyapi.SecretEntry, error]) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "VOLUME\tNAME\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
-	for _, s := range all {
+	for s, err := range all {
+		if err != nil {
+			return err
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), s.Kind, text.Size(s.Size),
 			s.Created.Local().Format(time.DateTime), s.Released, state(s))
 	}
@@ -163,7 +174,7 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	row("volume", "%s", s.VolumeID)
 	row("name", "%s", text.Printable(s.Name))
 	row("digest", "%s", s.Digest)
-	row("state", "%s", state(s))
+	row("state", "%s", state(s.Entry()))
 	list("users", p.Users)
 	list("groups", p.Groups)
 	list("compute nodes", p.Nodes)

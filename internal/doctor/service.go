@@ -18,10 +18,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 )
 
-// KeyService answers who it is, and which secrets are the account's.
+// KeyService answers who it is, and whether it knows the user's key.
 type KeyService interface {
 	Service(ctx context.Context) (keyapi.Service, error)
-	ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error)
+	Enrolled(ctx context.Context) error
 }
 
 // Service is a key service as this machine sees it.
@@ -62,10 +62,10 @@ func (s Service) check(ctx context.Context) {
 	s.Report.ok("key service", "%s is %s", s.URL, answer.ID)
 	s.certificate(ctx, "key service's certificate", s.URL, s.CA)
 	s.clock(answer.Time)
-	if list, err := s.Keys.ListSecrets(ctx); err != nil {
+	if err := s.Keys.Enrolled(ctx); err != nil {
 		s.Report.failed("account", err)
 	} else {
-		s.Report.ok("account", "the key service knows this key; %d volumes are yours", len(list))
+		s.Report.ok("account", "the key service knows this key")
 	}
 	s.attestation(answer, func(e evidence.Endpoint) { s.Report.ok(e.Name, "%s, good for tier %s", e.URL, e.Tier) })
 }

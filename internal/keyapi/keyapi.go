@@ -4,7 +4,7 @@
 //
 //	GET  /v1/service                    who the service is, its statement key, its clusters
 //	PUT  /v1/secrets/{volume}     s     deposit a key with its policy
-//	GET  /v1/secrets              s     one's own secrets, without keys
+//	GET  /v1/secrets?after=&limit= s    a page of one's own secrets, without keys and policies
 //	GET  /v1/secrets/{volume}     s     one secret, without its key
 //	PUT  /v1/secrets/{volume}/policy s  replace the policy
 //	POST /v1/secrets/{volume}/revoke s  never release it again
@@ -54,6 +54,8 @@ const (
 	// byte for byte. It is counted once.
 	RepeatTTL    = 10 * time.Minute
 	SecretKeyLen = 32
+	// MaxPage bounds the entries of one page of a list: some 2 KiB each at most.
+	MaxPage = 500
 )
 
 // SigningInput returns the message that a request signature covers: every
@@ -134,6 +136,14 @@ type SecretInfo struct {
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
+}
+
+// Entry returns what a list says of s.
+func (s SecretInfo) Entry() SecretEntry {
+	return SecretEntry{
+		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
+		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
+	}
 }
 
 // Manifest is the body of POST /v1/manifests.
@@ -253,9 +263,26 @@ type SignedHead struct {
 	Head string `json:"head"` // JWS
 }
 
-// SecretList answers GET /v1/secrets.
+// SecretEntry is what a list says of a secret: what is small, whatever its policy.
+type SecretEntry struct {
+	VolumeID     string        `json:"volume_id"`
+	Name         string        `json:"name"`
+	Kind         manifest.Kind `json:"kind"`
+	Size         int64         `json:"size"`
+	Created      time.Time     `json:"created"`
+	Expires      time.Time     `json:"expires"`     // its policy's
+	PinVersion   bool          `json:"pin_version"` // its policy's
+	Released     int           `json:"released"`
+	Revoked      bool          `json:"revoked"`
+	SupersededBy string        `json:"superseded_by,omitempty"` // volume id
+}
+
+// SecretList answers GET /v1/secrets with a page of the list, which is in the
+// order of volume ids. The query may hold limit, how many entries are wanted
+// (MaxPage at most, and by default), and after, the Next of the page before.
 type SecretList struct {
-	Secrets []SecretInfo `json:"secrets"`
+	Secrets []SecretEntry `json:"secrets"`        // fewer than limit where policies are long
+	Next    string        `json:"next,omitempty"` // where the next page begins; absent on the last
 }
 
 // Error is the body of every answer that is not 2xx.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -30,11 +32,57 @@ func (c *Client) GetSecret(ctx context.Context, volume string) (keyapi.SecretInf
 	return out, err
 }
 
-// ListSecrets returns this account's secrets, by volume id.
-func (c *Client) ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error) {
+// Secrets iterates over this account's secrets, by volume id. It asks for a page
+// when the one before is through; an error is the last that it yields.
+func (c *Client) Secrets(ctx context.Context) iter.Seq2[keyapi.SecretEntry, error] {
+	return func(yield func(keyapi.SecretEntry, error) bool) {
+		for after := ""; ; {
+			page, err := c.secretPage(ctx, after, keyapi.MaxPage)
+			if err != nil {
+				yield(keyapi.SecretEntry{}, err)
+				return
+			}
+			for _, s := range page.Secrets {
+				if !yield(s, nil) {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			after = page.Next
+		}
+	}
+}
+
+// Enrolled returns nil if the service knows the signer's key.
+func (c *Client) Enrolled(ctx context.Context) error {
+	_, err := c.secretPage(ctx, "", 1)
+	return err
+}
+
+// secretPage returns the secrets with ids beyond after. That pages go on is
+// checked, so that no service keeps its client for ever.
+func (c *Client) secretPage(ctx context.Context, after string, limit int) (keyapi.SecretList, error) {
 	var out keyapi.SecretList
-	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/secrets", signed: true}, &out)
-	return out.Secrets, err
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	if after != "" {
+		query.Set("after", after)
+	}
+	k := call{method: http.MethodGet, path: "/v1/secrets", query: query.Encode(), signed: true}
+	if err := c.do(ctx, k, &out); err != nil {
+		return out, err
+	}
+	for _, s := range out.Secrets {
+		if s.VolumeID <= after {
+			return out, fmt.Errorf("%w: a list that is out of order", ErrAnswer)
+		}
+		after = s.VolumeID
+	}
+	if out.Next != "" && (out.Next != after || len(out.Secrets) == 0) {
+		return out, fmt.Errorf("%w: a list whose next page does not follow", ErrAnswer)
+	}
+	return out, nil
 }
 
 // SetPolicy replaces the policy of one's own secret.

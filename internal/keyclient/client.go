@@ -104,9 +104,18 @@ func New(o Options) (*Client, error) {
 // call describes one exchange.
 type call struct {
 	method, path string
-	body         any // nil for none
+	query        string // encoded; "" for none
+	body         any    // nil for none
 	raw          []byte
 	signed       bool
+}
+
+// target returns what a signature covers of the URL.
+func (k call) target() string {
+	if k.query == "" {
+		return k.path
+	}
+	return k.path + "?" + k.query
 }
 
 // do makes a call, again where that helps, and decodes the answer into out.
@@ -233,7 +242,7 @@ func clean(s string) string {
 
 func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	u := *c.base
-	u.Path = strings.TrimSuffix(u.Path, "/") + k.path
+	u.Path, u.RawQuery = strings.TrimSuffix(u.Path, "/")+k.path, k.query
 	req, err := http.NewRequestWithContext(ctx, k.method, u.String(), bytes.NewReader(k.raw))
 	if err != nil {
 		return nil, fmt.Errorf("key service: %w", err)
@@ -259,7 +268,7 @@ func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
 	n := make([]byte, 16)
 	rand.Read(n) // never fails
 	nonce, unix := hex.EncodeToString(n), time.Now().Unix()
-	msg := keyapi.SigningInput(s.ID, k.method, k.path, k.raw, unix, nonce)
+	msg := keyapi.SigningInput(s.ID, k.method, k.target(), k.raw, unix, nonce)
 	sig, err := sshsig.Sign(bytes.NewReader(msg), c.signer, sshsig.HashSHA512, keyapi.Namespace)
 	if err != nil {
 		return fmt.Errorf("sign the request with %s: %w", ssh.FingerprintSHA256(c.signer.PublicKey()), err)

@@ -306,7 +306,7 @@ func TestOptions(t *testing.T) {
 func TestNoSigner(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	if _, err := w.Client(t, nil).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+	if err := w.Client(t, nil).Enrolled(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
 		t.Errorf("a signed call without a key: %v", err)
 	}
 }

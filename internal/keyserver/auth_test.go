@@ -30,7 +30,20 @@ type rawRequest struct {
 	unsigned                         bool
 }
 
+// send returns the status, and the error if there is one.
 func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
+	t.Helper()
+	status, b := s.raw(t, q)
+	var e keyapi.Error
+	if status != http.StatusOK {
+		if err := manifest.DecodeJSON(b, &e); err != nil {
+			t.Errorf("status %d with body %.200q", status, b)
+		}
+	}
+	return status, e
+}
+
+func (s *site) raw(t *testing.T, q rawRequest) (status int, body []byte) {
 	t.Helper()
 	sig, err := sshid.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
 	if err != nil {
@@ -57,13 +70,7 @@ func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var e keyapi.Error
-	if res.StatusCode != http.StatusOK {
-		if err := manifest.DecodeJSON(b, &e); err != nil {
-			t.Errorf("status %d with body %.200q", res.StatusCode, b)
-		}
-	}
-	return res.StatusCode, e
+	return res.StatusCode, b
 }
 
 func (s *site) rawClient(t *testing.T) *http.Client {

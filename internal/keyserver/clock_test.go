@@ -36,7 +36,7 @@ func TestClocks(t *testing.T) {
 			s := newSite(t, keyservertest.Options{Now: c.now})
 			r := s.clockRequest(t)
 			c.add(-off)
-			_, err := s.Client(t, s.alice).ListSecrets(t.Context())
+			err := s.Client(t, s.alice).Enrolled(t.Context())
 			words := []string{"this machine's clock is 1h0m", name + " the key service's", "set the clock"}
 			wantClock(t, err, keyclient.ErrUnauthorised, words...)
 			// A node signs no requests: its job runs on.
@@ -103,14 +103,14 @@ func TestSignedBeforeTheStart(t *testing.T) {
 	s.Stop(t)
 	c.add(1500 * time.Millisecond) // started "in the future": requests of now are too old
 	s.Run(t)
-	if _, err := s.Client(t, s.alice).ListSecrets(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
+	if err := s.Client(t, s.alice).Enrolled(t.Context()); !errors.Is(err, keyclient.ErrUnauthorised) {
 		t.Fatalf("control, without retries: %v", err)
 	}
 	again, err := keyclient.New(keyclient.Options{URL: s.URL, CA: s.CA, ServiceID: s.ID, Signer: s.alice, Retries: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.ListSecrets(t.Context()); err != nil {
+	if err := again.Enrolled(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -2,10 +2,14 @@ package keyserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/token"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // AttestorOf returns a server's attestor for a type of evidence.
@@ -27,4 +31,22 @@ func Records(ctx context.Context, s *Server) (map[string]int, error) {
 		return nil
 	})
 	return out, err
+}
+
+// PlantSecrets has an account own n volumes, named 1 to n in the order of their ids.
+func PlantSecrets(s *Server, name string, n int) error {
+	var ops []*operation
+	for i := 0; i < n; i += 200 {
+		last := min(i+200, n)
+		ops = append(ops, &operation{event: &audit.Event{Event: "plant", Outcome: audit.OutcomeDone}, op: func(w store.Writer) error {
+			var acc account
+			errs := []error{getJSON(w, bucketAccounts, name, &acc)}
+			for i := i + 1; i <= last; i++ {
+				rec := secretRecord{VolumeID: fmt.Sprintf("%032x", i), Name: fmt.Sprint(i), Owner: acc.ID, Policy: terms{Tier: manifest.TierC}}
+				errs = append(errs, w.Put(bucketOwned, rec.Owner+"/"+rec.VolumeID, nil), putJSON(w, bucketSecrets, rec.VolumeID, rec))
+			}
+			return errors.Join(errs...)
+		}})
+	}
+	return s.commits.doAll(ops)
 }

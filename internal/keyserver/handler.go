@@ -22,6 +22,7 @@ type request struct {
 	srv    *Server
 	body   []byte
 	volume string // of the path, a valid id
+	query  string // of the path, as it was sent
 	remote string
 	caller caller       // who signed it, if it had to be signed
 	ev     *audit.Event // what is written down of it
@@ -63,20 +64,23 @@ type route struct {
 	handle  func(*Server, *request) (any, error)
 }
 
-// Bodies of calls that anyone may make are small.
+// The largest bodies of calls, in bytes: what calls hold that anyone may make is
+// small, and so is a policy. Only manifests may have the configured bound.
 const (
 	maxReleaseBody = 64 << 10
 	maxSmallBody   = 4 << 10
+	maxPolicyBody  = 2 * manifest.MaxPolicy
+	maxSecretBody  = maxPolicyBody + maxSmallBody
 )
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range []route{
 		{"GET /v1/service", "", false, maxSmallBody, (*Server).describe},
-		{"PUT /v1/secrets/{volume}", "secret.put", true, 0, (*Server).putSecret},
+		{"PUT /v1/secrets/{volume}", "secret.put", true, maxSecretBody, (*Server).putSecret},
 		{"GET /v1/secrets", "secret.list", true, maxSmallBody, (*Server).listSecrets},
 		{"GET /v1/secrets/{volume}", "secret.get", true, maxSmallBody, (*Server).getSecret},
-		{"PUT /v1/secrets/{volume}/policy", "secret.policy", true, 0, (*Server).putPolicy},
+		{"PUT /v1/secrets/{volume}/policy", "secret.policy", true, maxPolicyBody, (*Server).putPolicy},
 		{"POST /v1/secrets/{volume}/revoke", "secret.revoke", true, maxSmallBody, (*Server).revokeSecret},
 		{"POST /v1/manifests", "manifest.register", true, 0, (*Server).newManifest},
 		{"POST /v1/tokens", "token.new", true, maxSmallBody, (*Server).newToken},
@@ -104,7 +108,7 @@ func (s *Server) serve(rt route) http.Handler {
 		if err != nil {
 			host = r.RemoteAddr
 		}
-		q := &request{ctx: r.Context(), srv: s, remote: host}
+		q := &request{ctx: r.Context(), srv: s, remote: host, query: r.URL.RawQuery}
 		q.event(rt.event, audit.OutcomeRefused)
 		answer, err := s.admit(rt, q, w, r)
 		if err != nil {

@@ -202,30 +202,6 @@ func (s *Server) getSecret(q *request) (any, error) {
 	return rec.info(p), nil
 }
 
-func (s *Server) listSecrets(q *request) (any, error) {
-	out := keyapi.SecretList{Secrets: []keyapi.SecretInfo{}}
-	prefix := q.caller.account.ID + "/"
-	err := s.store.View(q.ctx, func(r store.Reader) error {
-		return r.Each(bucketOwned, prefix, func(k string, _ []byte) error {
-			var rec secretRecord
-			if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
-				return err
-			}
-			p, err := policyOf(r, rec)
-			if err != nil {
-				return err
-			}
-			out.Secrets = append(out.Secrets, rec.info(p))
-			return nil
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	_, err = q.commit(q.event("secret.list", audit.OutcomeDone), nil)
-	return out, err
-}
-
 // changeSecret lets the owner change a secret's record.
 func (s *Server) changeSecret(q *request, event string, change func(store.Writer, *secretRecord) error) (any, error) {
 	var rec secretRecord

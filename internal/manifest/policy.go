@@ -48,6 +48,11 @@ type Policy struct {
 	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
 }
 
+// MaxPolicy bounds a policy as JSON, in bytes. The key service reads those of a
+// release's volumes for each node, so that their size is a cost to others. It has
+// room for hundreds of names; groups and host lists stand for many more.
+const MaxPolicy = 16 << 10
+
 // Bounds: names in one list, bytes in one name or host list, and what all host lists
 // may have between commas, since every release is held against each.
 const (
@@ -116,6 +121,18 @@ func (p Policy) Validate() error {
 	}
 	if p.Releases < 0 {
 		return fmt.Errorf("%w: number of releases is negative", ErrInvalid)
+	}
+	return p.validateSize()
+}
+
+func (p Policy) validateSize() error {
+	b, _, err := p.Encode()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if len(b) > MaxPolicy {
+		return fmt.Errorf("%w: policy of %d bytes, more than %d: name groups instead of users, ranges instead of nodes",
+			ErrInvalid, len(b), MaxPolicy)
 	}
 	return nil
 }

@@ -61,9 +61,9 @@ func (d *dying) Lstat(p string) (i fs.FileInfo, err error) {
 	return i, err
 }
 
-func (d *dying) ListSecrets(ctx context.Context) (s []keyapi.SecretInfo, err error) {
-	d.act(func() { s, err = d.keys.ListSecrets(ctx) })
-	return s, err
+func (d *dying) Enrolled(ctx context.Context) (err error) {
+	d.act(func() { err = d.keys.Enrolled(ctx) })
+	return err
 }
 
 func (d *dying) PutSecret(ctx context.Context, id string, s keyapi.Secret) (i keyapi.SecretInfo, err error) {

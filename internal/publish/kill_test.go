@@ -187,11 +187,7 @@ func (k *killable) round(t *testing.T, n int, after bool) bool {
 func (k *killable) look(t *testing.T, n int, after bool) {
 	t.Helper()
 	deposited := map[string]keyapi.SecretInfo{}
-	all, err := k.keys.ListSecrets(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all {
+	for _, s := range keyservertest.Secrets(t, k.keys) {
 		deposited[s.VolumeID] = s
 	}
 	remote := filepath.Join(k.v.Remote, "d.sealed")

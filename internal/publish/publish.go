@@ -63,7 +63,7 @@ type Target struct {
 
 // Keys is what the key service does for a volume's owner.
 type Keys interface {
-	ListSecrets(ctx context.Context) ([]keyapi.SecretInfo, error)
+	Enrolled(ctx context.Context) error
 	PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error)
 }
 
@@ -176,7 +176,7 @@ func (r Request) check() error {
 
 // reachable reports early, before hours of sealing, why the end cannot be reached.
 func (p *publishing) reachable(ctx context.Context) error {
-	if _, err := p.Keys.ListSecrets(ctx); err != nil {
+	if err := p.Keys.Enrolled(ctx); err != nil {
 		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
 	}
 	notes, err := transfer.CheckAncestors(p.FS, p.r.DirAtRest)

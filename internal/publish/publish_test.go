@@ -88,9 +88,9 @@ func TestRun(t *testing.T) {
 		t.Errorf("info file: %+v, %v", info, err)
 	}
 	s.checkVolume(t, info)
-	all, err := s.d.Keys.ListSecrets(t.Context())
-	if err != nil || len(all) != 1 || all[0].VolumeID != info.VolumeID || all[0].Digest != info.Digest || all[0].Size != info.Size {
-		t.Errorf("deposited: %+v, %v", all, err)
+	all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer))
+	if len(all) != 1 || all[0].VolumeID != info.VolumeID || all[0].Digest != info.Digest || all[0].Size != info.Size {
+		t.Errorf("deposited: %+v", all)
 	}
 }
 
@@ -171,9 +171,8 @@ func TestOrder(t *testing.T) {
 			if strings.Join(got, " ") != strings.Join(want.files, " ") {
 				t.Errorf("on the site: %q, want %q", got, want.files)
 			}
-			all, err := s.d.Keys.ListSecrets(t.Context())
-			if err != nil || len(all) != want.secrets {
-				t.Errorf("deposited: %+v, %v", all, err)
+			if all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer)); len(all) != want.secrets {
+				t.Errorf("deposited: %+v", all)
 			}
 		})
 	}
@@ -203,7 +202,7 @@ func TestRefusedEarly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSetting(t)
-			keys := s.d.Keys
+			keys := s.service.Client(t, s.d.Signer)
 			c.change(t, s)
 			_, err := Run(t.Context(), s.d, s.r)
 			if err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.code {
@@ -212,8 +211,8 @@ func TestRefusedEarly(t *testing.T) {
 			if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("sealed all the same: %v", err)
 			}
-			if all, err := keys.ListSecrets(t.Context()); err != nil || len(all) > 0 {
-				t.Errorf("deposited: %+v, %v", all, err)
+			if all := keyservertest.Secrets(t, keys); len(all) > 0 {
+				t.Errorf("deposited: %+v", all)
 			}
 		})
 	}

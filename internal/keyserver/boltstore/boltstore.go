@@ -110,12 +110,20 @@ func (r reader) Get(bucket, key string) ([]byte, error) {
 }
 
 func (r reader) Each(bucket, prefix string, fn func(string, []byte) error) error {
+	return r.EachAfter(bucket, prefix, "", fn)
+}
+
+func (r reader) EachAfter(bucket, prefix, after string, fn func(string, []byte) error) error {
 	b := r.tx.Bucket([]byte(bucket))
 	if b == nil {
 		return nil
 	}
 	c := b.Cursor()
-	for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+	k, v := c.Seek([]byte(max(prefix, after)))
+	if after != "" && string(k) == after {
+		k, v = c.Next()
+	}
+	for ; k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
 		p, err := r.seal.open(bucket, string(k), v)
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 )
@@ -71,6 +72,22 @@ func (s *Service) Deposit(t testing.TB, owner ssh.Signer, name string, kind mani
 		t.Fatal(err)
 	}
 	return v
+}
+
+// Secrets returns all that the service tells an owner of their secrets.
+func Secrets(t testing.TB, c *keyclient.Client) (all []keyapi.SecretInfo) {
+	t.Helper()
+	for s, err := range c.Secrets(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := c.GetSecret(t.Context(), s.VolumeID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, info)
+	}
+	return all
 }
 
 // Manifest returns a made-up manifest for a job on one node that uses the volumes,

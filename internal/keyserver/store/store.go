@@ -72,13 +72,14 @@ type Change struct {
 
 // Reader reads records. Get returns a copy, or ErrNotFound. Each calls fn for
 // the keys of a bucket that begin with prefix, in byte order, and stops at fn's
-// first error; a bucket that was never written is empty. Digests calls fn for
-// every record there is, by bucket and then key in byte order, without opening
-// any, and stops at fn's first error. Code within a View must not wait for an
-// Update.
+// first error; a bucket that was never written is empty. EachAfter leaves out the
+// keys up to after, at no cost. Digests calls fn for every record there is, by
+// bucket and then key in byte order, without opening any, and stops at fn's first
+// error. Code within a View must not wait for an Update.
 type Reader interface {
 	Get(bucket, key string) ([]byte, error)
 	Each(bucket, prefix string, fn func(key string, value []byte) error) error
+	EachAfter(bucket, prefix, after string, fn func(key string, value []byte) error) error
 	Digests(fn func(bucket, key string, kept Digest) error) error
 }
 

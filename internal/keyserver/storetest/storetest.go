@@ -105,9 +105,9 @@ func each(t *testing.T, s Store, _ func() Store) {
 		}
 		return errors.Join(errs...)
 	})
-	collect := func(prefix string, stop int) (keys []string, err error) {
+	collect := func(prefix, after string, stop int) (keys []string, err error) {
 		err = s.View(t.Context(), func(r store.Reader) error {
-			return r.Each("list", prefix, func(k string, v []byte) error {
+			return r.EachAfter("list", prefix, after, func(k string, v []byte) error {
 				if string(v) != "v"+k {
 					t.Errorf("value of %s is %q", k, v)
 				}
@@ -119,13 +119,20 @@ func each(t *testing.T, s Store, _ func() Store) {
 		})
 		return keys, err
 	}
-	if got, err := collect("a/", 0); err != nil || !slices.Equal(got, []string{"a/1", "a/2", "a/3"}) {
+	if got, err := collect("a/", "", 0); err != nil || !slices.Equal(got, []string{"a/1", "a/2", "a/3"}) {
 		t.Errorf("Each gives %q, %v", got, err)
 	}
-	if got, err := collect("", 2); !errors.Is(err, io.ErrShortBuffer) || !slices.Equal(got, []string{"a", "a/1"}) {
+	for after, want := range map[string][]string{
+		"a": {"a/1", "a/2", "a/3"}, "a/1": {"a/2", "a/3"}, "a/11": {"a/2", "a/3"}, "a/3": nil, "b": nil,
+	} {
+		if got, err := collect("a/", after, 0); err != nil || !slices.Equal(got, want) {
+			t.Errorf("Each after %s gives %q, %v", after, got, err)
+		}
+	}
+	if got, err := collect("", "", 2); !errors.Is(err, io.ErrShortBuffer) || !slices.Equal(got, []string{"a", "a/1"}) {
 		t.Errorf("Each that is stopped gives %q, %v", got, err)
 	}
-	if got, err := collect("z", 0); err != nil || got != nil {
+	if got, err := collect("z", "", 0); err != nil || got != nil {
 		t.Errorf("Each over nothing gives %q, %v", got, err)
 	}
 }
