@@ -4,7 +4,8 @@
 #
 # Nothing of a distribution is in it: two static programs, which also travel with every job. So build
 # it for the processors of the supercomputer (--platform linux/amd64, say), whatever the laptop has.
-FROM golang:1.26 AS build
+# The digest of its index, which covers every platform: `docker buildx imagetools inspect golang:TAG` shows that of another.
+FROM golang:1.26.8@sha256:3c3e25a4da13fd0478eed2df1eb35a0e667094a7124d3993a6a1d30f71c17e79 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 COPY tools/gocryptfs ./tools/gocryptfs/

@@ -2,18 +2,21 @@
 SHELL := /bin/bash
 GO ?= go
 BIN := bin
-STATIC := CGO_ENABLED=0
+STATIC := CGO_ENABLED=0 $(if $(GOARCH),GOOS=linux GOARCH=$(GOARCH))
 UNIT := $$($(GO) list ./... | grep -v /e2e)
+# What the programs say they are: the tag, the tag and the commit after it, or the commit. To be given where there is no repository.
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --abbrev=12 --dirty=+dirty 2>/dev/null)
+LDFLAGS = -s -w$(if $(VERSION), -X github.com/sealbatch/sealbatch/internal/version.linked=$(VERSION))
 
-.PHONY: all build setup demo demo-down test lint unit e2e e2e-linuxproc bench fuzz tidy clean
+.PHONY: all build setup demo demo-down test lint version licenses outdated dist dist-check unit e2e e2e-linuxproc bench fuzz tidy clean
 
 all: build
 
 # Static binaries, side by side: both travel with every job.
 build:
 	@mkdir -p $(BIN)
-	$(STATIC) $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/sealbatch ./cmd/sealbatch
-	$(STATIC) $(GO) build -C tools/gocryptfs -trimpath -ldflags '-s -w' -tags without_openssl -o $(CURDIR)/$(BIN)/gocryptfs github.com/rfjakob/gocryptfs/v2
+	$(STATIC) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/sealbatch ./cmd/sealbatch
+	$(STATIC) $(GO) build -C tools/gocryptfs -trimpath -ldflags '-s -w' -tags without_openssl -o $(abspath $(BIN))/gocryptfs github.com/rfjakob/gocryptfs/v2
 
 setup:
 	@testcluster/setup
@@ -24,15 +27,37 @@ demo: setup build
 demo-down:
 	@testcluster/cluster down
 
-test: setup build lint unit e2e
+test: setup build lint unit dist-check e2e
 
-lint:
+lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt: the files above are not formatted' >&2; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) -C tools/gocryptfs mod tidy -diff
+	$(GO) -C tools/sbom mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@tools/licenses $(BIN)/sealbatch $(BIN)/gocryptfs | diff -q - cmd/sealbatch/licenses.txt >/dev/null || { echo 'licenses.txt is not of these dependencies: make licenses' >&2; exit 1; }
 	shellcheck -x -P SCRIPTDIR $$(git ls-files | xargs grep -lE '^#!.*(/| )(ba|da)?sh' -- 2>/dev/null | grep -v testdata/)
+
+version:
+	@echo $(VERSION)
+
+# The texts that `sealbatch version --licenses` prints, after a change of dependencies.
+licenses: build
+	tools/licenses $(BIN)/sealbatch $(BIN)/gocryptfs >cmd/sealbatch/licenses.txt.new
+	mv cmd/sealbatch/licenses.txt.new cmd/sealbatch/licenses.txt
+
+# Dependencies of which there are newer versions.
+outdated:
+	@tools/outdated
+
+# Archives for people who do not build: dist/, for each platform, with checksums and SBOMs. Built twice and compared.
+dist:
+	@tools/dist
+
+# That archives can be made, and come out the same twice: for this machine alone, and thrown away.
+dist-check:
+	@tools/dist --check
 
 unit:
 	$(GO) test -race $(UNIT)

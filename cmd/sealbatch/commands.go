@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
-	"runtime/debug"
+	"io"
+	"runtime"
 
 	"filippo.io/age/plugin"
 	"golang.org/x/term"
@@ -12,6 +14,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/version"
 )
 
 // commands lists every subcommand; entries without run are headings.
@@ -59,22 +62,24 @@ func (a *app) passphrase(prompt string) ([]byte, error) {
 	return b, err
 }
 
+// licenses are the texts under which the programs' parts may be used; both programs carry them wherever they go.
+//
+//go:embed licenses.txt
+var licenses string
+
 func runVersion(_ context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch version", "Print the version.", "", "sealbatch version")
+	var texts bool
+	f.Bool(&texts, "print the licenses of all that is in sealbatch and in the gocryptfs beside it", []string{"licenses"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	v := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		v = info.Main.Version
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v += " " + s.Value
-			}
-		}
+	if texts {
+		_, err := io.WriteString(a.stdout, licenses)
+		return err
 	}
-	fmt.Fprintf(a.stdout, "sealbatch %s\n", v)
-	return nil
+	_, err := fmt.Fprintf(a.stdout, "sealbatch %s %s %s/%s\n", version.String(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
 }
 
 // oneArg returns the only argument, which what names.

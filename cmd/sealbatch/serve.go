@@ -23,6 +23,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/version"
 )
 
 func runServe(ctx context.Context, a *app, args []string) error {
@@ -102,7 +103,7 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	go reloadOn(ctx, hup, s.Server, a.log)
-	a.log.Info("key service is ready", "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(c.Clusters))
+	a.log.Info("key service is ready", "version", version.String(), "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(c.Clusters))
 	return s.Serve(ctx, ln)
 }
 

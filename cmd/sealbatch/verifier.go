@@ -19,6 +19,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/verifier"
+	"github.com/sealbatch/sealbatch/internal/version"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -121,7 +122,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return err
 	}
-	a.log.Info("verifier is ready", "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
+	a.log.Info("verifier is ready", "version", version.String(), "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
 	return v.Serve(ctx, ln, cert)
 }
 

@@ -35,7 +35,7 @@ var floors = [][]string{
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge"},
 	{"internal/trusted"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
-		"internal/progress", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names"},
+		"internal/progress", "internal/harden", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/version"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -30,6 +31,9 @@ func (j *testJob) receipt() manifest.Receipt {
 	check(j.t, err)
 	var r manifest.Receipt
 	check(j.t, manifest.VerifyJWS(manifest.TypeReceipt, s, read(jobdir.ReceiptName), &r))
+	if r.Version != version.String() || strings.Contains(r.Version, "devel") {
+		j.t.Errorf("the receipt is by version %q", r.Version)
+	}
 	if _, err := os.Stat(j.path(jobdir.OriginName)); err == nil {
 		var o manifest.Origin
 		check(j.t, manifest.VerifyJWS(manifest.TypeOrigin, s, read(jobdir.OriginName), &o))

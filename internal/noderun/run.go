@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/sandbox"
+	"github.com/sealbatch/sealbatch/internal/version"
 )
 
 // Options say what to run. JobDir, Digest and SelfDir are needed.
@@ -52,6 +53,7 @@ func Run(ctx context.Context, opt Options) (exit int, err error) {
 	defer signal.Stop(signals)
 	s := &supervisor{log: opt.Log, started: time.Now(), halt: newHalt(ctx, signals, times)}
 	defer s.halt.close()
+	s.log.Info("sealbatch " + version.String())
 	app, err := s.run(opt)
 	return exitCode(app, err), err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
+	"github.com/sealbatch/sealbatch/internal/version"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -129,7 +130,7 @@ func (s *sealed) writeReceipt() error {
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, s.released.S, manifest.Receipt{
 		Run: s.manifest.Run, Manifest: s.digest, Job: s.alloc.job, Node: s.alloc.node, Tier: s.tier,
 		Started: s.started.UTC(), Ended: time.Now().UTC(), Exit: s.app, Reason: reason,
-		Mounts: s.mounts(), Steps: s.steps, Output: s.out,
+		Version: version.String(), Mounts: s.mounts(), Steps: s.steps, Output: s.out,
 	})
 	if err != nil {
 		return err
