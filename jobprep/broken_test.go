@@ -20,9 +20,10 @@ import (
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
-// queue is a Slurm that remembers the log files of the jobs that it was given.
+// queue is a Slurm that remembers the work directories and scripts of the jobs that it was given.
 type queue struct {
-	outputs []string
+	dirs    []string
+	scripts []string
 	refuse  string // what sbatch says instead of taking a job
 	times   bool   // takes the job, and fails all the same
 	down    bool   // squeue does not answer
@@ -49,19 +50,20 @@ func (q *queue) Run(ctx context.Context, argv []string, stdin io.Reader) ([]byte
 			return nil, nil, 0, err
 		}
 		for _, o := range options {
-			if o.Key == "output" {
-				q.outputs = append(q.outputs, o.Value)
+			if o.Key == "chdir" {
+				q.dirs = append(q.dirs, o.Value)
 			}
 		}
+		q.scripts = append(q.scripts, string(b))
 		if q.times {
 			return nil, []byte(q.refuse), 1, nil
 		}
-		return fmt.Appendf(nil, "%d\n", len(q.outputs)), nil, 0, nil
+		return fmt.Appendf(nil, "%d\n", len(q.dirs)), nil, 0, nil
 	case strings.Contains(line, " squeue ") && q.down:
 		return nil, []byte("slurm_load_jobs error: Unable to contact slurm controller"), 1, nil
 	case strings.Contains(line, " squeue ") && !q.forgets:
 		var out []byte
-		for i, o := range q.outputs {
+		for i, o := range q.dirs {
 			out = fmt.Appendf(out, "%20d%8200s\n", i+1, o)
 		}
 		return out, nil, 0, nil
@@ -162,7 +164,7 @@ func TestKilledAnywhere(t *testing.T) {
 			q := &queue{}
 			rec, err := jobPrep(t.Context(), s.world(q, n, after), s.o)
 			died = died || err != nil
-			before := len(q.outputs)
+			before := len(q.dirs)
 			if err == nil && (rec.JobID != "1" || before != 1) {
 				t.Errorf("action %d: no error, job %q of %d", n, rec.JobID, before)
 			}
@@ -192,8 +194,8 @@ func TestKilledAnywhere(t *testing.T) {
 				}
 			}
 			dirs := s.jobDirs()
-			if len(q.outputs) > 1 || len(dirs) != len(q.outputs) || len(all) != len(dirs) {
-				t.Fatalf("action %d (%v): %d jobs, directories %q, records %+v", n, after, len(q.outputs), dirs, all)
+			if len(q.dirs) > 1 || len(dirs) != len(q.dirs) || len(all) != len(dirs) {
+				t.Fatalf("action %d (%v): %d jobs, directories %q, records %+v", n, after, len(q.dirs), dirs, all)
 			}
 			for _, r := range all {
 				check(t, s.d.Store.Remove(r.Run))
@@ -230,15 +232,15 @@ func TestSbatchRefuses(t *testing.T) {
 				(err == nil && rec.JobID != "1") || (err != nil && (fault.ClassOf(err) != fault.Slurm || !strings.Contains(err.Error(), q.refuse))) {
 				t.Errorf("%+v, %v; %s", rec, err, fault.Hint(err))
 			}
-			if len(q.outputs) != c.jobs || len(s.jobDirs()) != c.dirs {
-				t.Errorf("%d jobs, directories %q", len(q.outputs), s.jobDirs())
+			if len(q.dirs) != c.jobs || len(s.jobDirs()) != c.dirs {
+				t.Errorf("%d jobs, directories %q", len(q.dirs), s.jobDirs())
 			}
 			if !q.down {
 				return
 			}
 			q.down, q.refuse, q.times = false, "", false
-			if got, err := Continue(t.Context(), s.world(q, 0, false), rec); err != nil || got.JobID != "1" || len(q.outputs) != 1 {
-				t.Errorf("continued: %+v, %v; %d jobs", got, err, len(q.outputs))
+			if got, err := Continue(t.Context(), s.world(q, 0, false), rec); err != nil || got.JobID != "1" || len(q.dirs) != 1 {
+				t.Errorf("continued: %+v, %v; %d jobs", got, err, len(q.dirs))
 			}
 		})
 	}
@@ -275,10 +277,32 @@ func TestContinueRefuses(t *testing.T) {
 				fault.ClassOf(err) != c.code || fault.Hint(err) == "" {
 				t.Errorf("%v (class %s); %s", err, fault.ClassOf(err), fault.Hint(err))
 			}
-			if len(q.outputs) > 0 {
+			if len(q.dirs) > 0 {
 				t.Error("it was submitted")
 			}
 		})
+	}
+}
+
+// TestContinueWithTokens: the tokens of a run that was broken off before it was
+// submitted are nowhere; it gets new ones.
+func TestContinueWithTokens(t *testing.T) {
+	t.Parallel()
+	shared := newService(t)
+	for _, byHand := range []bool{false, true} {
+		s, q := shared.site(t), &queue{}
+		s.o.Tier, s.o.Attest, s.o.ByHand = manifest.TierC, keyapi.EvidenceToken, byHand
+		p, err := Prepare(t.Context(), s.world(q, 0, false), s.o)
+		check(t, err)
+		p.Close()
+		rec, err := s.d.Store.Find(p.Record.Run)
+		check(t, err)
+		if rec, err = Continue(t.Context(), s.world(q, 0, false), rec); err != nil || rec.JobID != "1" || len(q.scripts) != 1 {
+			t.Fatalf("%+v, %v, %d jobs", rec, err, len(q.scripts))
+		}
+		if slurm.NeedsInput([]byte(q.scripts[0])) || byHand != (q.scripts[0] == string(p.Script)) {
+			t.Errorf("by hand: %v; submitted:\n%s", byHand, q.scripts[0])
+		}
 	}
 }
 
@@ -298,8 +322,8 @@ func TestInterruptedSubmit(t *testing.T) {
 	}
 	rec, err := d.Store.Find(p.Record.Run)
 	check(t, err)
-	if rec, err = Continue(t.Context(), s.world(q, 0, false), rec); err != nil || rec.JobID != "1" || len(q.outputs) != 1 {
-		t.Errorf("%+v, %v, %d jobs", rec, err, len(q.outputs))
+	if rec, err = Continue(t.Context(), s.world(q, 0, false), rec); err != nil || rec.JobID != "1" || len(q.dirs) != 1 {
+		t.Errorf("%+v, %v, %d jobs", rec, err, len(q.dirs))
 	}
 }
 

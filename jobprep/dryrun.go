@@ -12,7 +12,7 @@ import (
 
 // digestLater stands in a dry run's script for the manifest's digest, which
 // exists only once the info files have been read and the manifest is signed.
-const digestLater = "sha256:KNOWN-WHEN-SIGNED"
+const digestLater = "KNOWN-WHEN-SIGNED"
 
 // DryRun describes what Prepare and Submit would do, and shows the script. It
 // contacts nobody and writes nothing; d.FS, d.Slurm and d.Keys are not used.
@@ -24,11 +24,11 @@ func DryRun(d Deps, o Options) (string, error) {
 	if err := p.digestPrograms(); err != nil {
 		return "", err
 	}
-	typ, err := d.Evidence.Lookup(o.Attest)
-	if err != nil {
+	if _, err := d.Evidence.Lookup(o.Attest); err != nil {
 		return "", fault.New(fault.Usage, err, "")
 	}
-	script, err := p.render(digestLater)
+	var none manifest.Digest
+	script, err := p.render(none)
 	if err != nil {
 		return "", fault.New(fault.Usage, err, "")
 	}
@@ -52,18 +52,19 @@ func DryRun(d Deps, o Options) (string, error) {
 		}
 	}
 	step("ask %s who it is, and register the signed manifest there", d.Service.URL)
-	if typ.Credentials != nil {
-		step("obtain %d %s there", o.Script.Nodes, typ.Credentials.What)
+	if p.credentials() != "" {
+		step("obtain %d %s there", o.Script.Nodes, p.credentials())
 	}
 	step("make %s (mode 0700) and upload into it:", p.at())
 	for _, f := range p.binaries {
 		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, text.Size(f.Size))
 	}
 	fmt.Fprintf(&b, "      %s, %s, %s, %s/\n", jobdir.ManifestName, jobdir.SignatureName, jobdir.ScriptName, jobdir.ScriptsDir)
-	if typ.Credentials != nil {
-		fmt.Fprintf(&b, "      %s\n", typ.Credentials.File)
+	without := ""
+	if p.credentials() != "" {
+		without = " and the " + p.credentials() + " in it, which are never shown"
 	}
-	step("run there: sbatch --parsable, with this script on standard input:")
-	fmt.Fprintf(&b, "\n%s", script)
+	step("run there: sbatch --parsable, with this script on standard input%s:", without)
+	fmt.Fprintf(&b, "\n%s", strings.ReplaceAll(string(script), none.Hex(), digestLater))
 	return b.String(), nil
 }

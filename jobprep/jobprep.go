@@ -43,12 +43,15 @@ type Options struct {
 	Valid           time.Duration // how long the manifest may wait for its job
 	Recipients      []string      // who can open the results
 	Cluster         string        // where the key service knows several
+	// ByHand says that somebody else submits the script, which lies on the site: it
+	// has the nodes' credentials in it then, if there are any.
+	ByHand bool
 	// Identity is the local file that opens the results, remembered for
 	// the results command; it is not read here.
 	Identity string
 	// Programs are the local paths of sealbatch and gocryptfs.
 	Programs []string
-	// Script holds the Slurm options; its Output and Node are set here.
+	// Script holds the Slurm options; its Dir, Pin, Log, Input and Node are set here.
 	Script slurm.Script
 }
 
@@ -85,9 +88,12 @@ type ServiceConf struct {
 // Prepared is a job that lies ready on the site.
 type Prepared struct {
 	Record     submission.Record
-	Script     []byte
+	Script     []byte // for sbatch: a secret, if there are Credentials
 	ScriptPath string // on the site
-	unlock     func()
+	// Credentials says what the nodes' secrets in Script are, such as "one-time
+	// tokens"; empty if there are none.
+	Credentials string
+	unlock      func()
 }
 
 // Close lets other processes work on the run. It may be called again.
@@ -121,14 +127,14 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	script, err := p.render(signed.digest.String())
+	script, err := p.render(signed.digest)
 	if err != nil {
 		return Prepared{}, fault.New(fault.Usage, err, "")
 	}
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, LogFile: p.logFile(),
-		Address: d.Address, Service: m.Service, Tier: m.Tier, Nodes: m.Nodes, Identity: o.Identity,
-		Submitted: time.Now().UTC(), Stage: submission.Preparing, Script: manifest.DigestOf(script),
+		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, Identity: o.Identity,
+		Submitted: time.Now().UTC(), Stage: submission.Preparing,
 	}
 	unlock, err := d.Store.Lock(rec.Run)
 	if err != nil {
@@ -144,16 +150,23 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 			unlock()
 		}
 	}()
-	credentials, err := p.register(ctx, m, signed)
-	if err != nil {
+	if err := p.register(ctx, signed); err != nil {
 		return Prepared{}, fmt.Errorf("register the job: %w", err)
 	}
-	if err := p.layOut(ctx, signed, credentials, script); err != nil {
+	whole, err := d.complete(ctx, script, rec)
+	if err != nil {
+		return Prepared{}, err
+	}
+	if o.ByHand {
+		script = whole
+	}
+	if err := p.layOut(ctx, signed, script); err != nil {
 		return Prepared{}, fmt.Errorf("lay out the job's directory: %w", err)
 	}
-	rec.Stage = submission.Ready
+	rec.Stage, rec.Script = submission.Ready, manifest.DigestOf(script)
 	if err := d.Store.Save(rec); err != nil {
 		return Prepared{}, err
 	}
-	return Prepared{Record: rec, Script: script, ScriptPath: p.at(jobdir.ScriptName), unlock: sync.OnceFunc(unlock)}, nil
+	return Prepared{Record: rec, Script: whole, ScriptPath: p.at(jobdir.ScriptName), Credentials: p.credentials(),
+		unlock: sync.OnceFunc(unlock)}, nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -166,32 +167,54 @@ func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
 	return signedManifest{b, sig, manifest.DigestOf(b)}, nil
 }
 
-// register registers the manifest and obtains the credentials that the job's type
-// of evidence needs.
-func (p *planned) register(ctx context.Context, m manifest.Manifest, s signedManifest) (credentials []byte, err error) {
-	if _, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private); err != nil {
-		return nil, err
-	}
-	if p.credentials() == nil {
-		return nil, nil
-	}
-	return p.credentials().Obtain(ctx, p.d.Keys, s.digest, m.Nodes)
+// register registers the manifest.
+func (p *planned) register(ctx context.Context, s signedManifest) error {
+	_, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private)
+	return err
 }
 
-// credentials are those of the job's type of evidence; nil if there are none.
-func (p *planned) credentials() *evidence.Credentials { return p.d.Evidence[p.o.Attest].Credentials }
+// credentials says what the credentials of the job's type of evidence are; "" if
+// there are none.
+func (p *planned) credentials() string {
+	if c := p.d.Evidence[p.o.Attest].Credentials; c != nil {
+		return c.What
+	}
+	return ""
+}
 
-// render writes the batch script; digest is the manifest's.
-func (p *planned) render(digest string) ([]byte, error) {
+// complete returns a job's rendered script with new credentials for its nodes, if
+// it has any: from then on it is a secret. The manifest has to be registered.
+func (d Deps) complete(ctx context.Context, script []byte, rec submission.Record) ([]byte, error) {
+	if !slurm.NeedsInput(script) {
+		return script, nil
+	}
+	typ, err := d.Evidence.Lookup(rec.Attest)
+	if err != nil {
+		return nil, err
+	}
+	if typ.Credentials == nil {
+		return nil, fmt.Errorf("evidence of type %s needs no credentials, and the job's script does", rec.Attest)
+	}
+	secrets, err := typ.Credentials.Obtain(ctx, d.Keys, rec.Manifest, rec.Nodes)
+	if err != nil {
+		return nil, fmt.Errorf("obtain %s: %w", typ.Credentials.What, err)
+	}
+	return slurm.WithInput(script, secrets)
+}
+
+// render writes the batch script, without the nodes' credentials; digest is the
+// manifest's.
+func (p *planned) render(digest manifest.Digest) ([]byte, error) {
 	s := p.o.Script
-	s.Output = slurm.EscapePattern(p.logFile())
-	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--job-dir", p.at(), "--digest", digest}}
+	s.Dir, s.Log, s.Input = p.at(), jobdir.LogName, p.credentials()
+	s.Pin = slurm.Pin{Name: jobdir.ManifestName, SHA256: digest.Hex()}
+	s.Node = slurm.NodeRun{Command: "node-run", Args: []string{"--job-dir", p.at(), "--digest", digest.String()}}
 	if p.o.Mounts != "" {
 		s.Node.Args = append(s.Node.Args, "--mounts", p.o.Mounts)
 	}
 	for _, b := range p.binaries {
 		s.Node.Binaries = append(s.Node.Binaries,
-			slurm.Binary{Name: b.Name, Path: p.at(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
+			slurm.Binary{Name: b.Name, Path: path.Join(jobdir.BinDir, b.Name), SHA256: b.Digest.Hex(), Size: b.Size})
 	}
 	return s.Render()
 }
@@ -199,7 +222,7 @@ func (p *planned) render(digest string) ([]byte, error) {
 // layOut writes the job's directory, mode 0700. Everything in it is new: whatever its path has come
 // to lead to meanwhile, nothing is replaced there. The manifest comes first, since it tells the
 // directory from another (jobdir.Removal).
-func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, script []byte) error {
+func (p *planned) layOut(ctx context.Context, m signedManifest, script []byte) error {
 	if err := p.d.FS.Mkdir(p.at(), 0o700); err != nil {
 		return err
 	}
@@ -220,9 +243,6 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, credentials, scr
 		content []byte
 	}
 	files := []file{{jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
-	if credentials != nil {
-		files = append(files, file{p.credentials().File, credentials})
-	}
 	for _, s := range p.inputSh {
 		files = append(files, file{path.Join(inputs, s.name), s.content})
 	}

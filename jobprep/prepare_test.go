@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,8 +114,8 @@ func (s *site) checkScript(p Prepared) {
 	}
 	text := string(p.Script)
 	for _, want := range []string{"#SBATCH --nodes=2\n", p.Record.Manifest.String(), "--job-dir\n  " + p.Record.JobDir + "\n", "node-run",
-		filepath.Join(p.Record.JobDir, "bin/sealbatch"), manifest.DigestOf([]byte("program gocryptfs")).Hex(),
-		"#SBATCH --output=" + p.Record.LogFile} {
+		" bin/sealbatch\n", manifest.DigestOf([]byte("program gocryptfs")).Hex(),
+		"#SBATCH --chdir=" + p.Record.JobDir + "\n", "#SBATCH --output=/dev/null\n", ">>job.log ", p.Record.Manifest.Hex() + "  manifest.json"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the script does not hold %q:\n%s", want, text)
 		}
@@ -126,24 +127,41 @@ func (s *site) checkScript(p Prepared) {
 	}
 }
 
+// TestPrepareWithTokens: one-time tokens are in what sbatch gets, and in no file on
+// the site or of the submitter's, unless the script is left to be submitted by hand.
 func TestPrepareWithTokens(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	s.o.Tier, s.o.Attest = manifest.TierC, keyapi.EvidenceToken
-	p, err := Prepare(t.Context(), s.d, s.o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(p.Record.JobDir, "tokens"))
-	tokens := strings.Fields(string(b))
-	if err != nil || len(tokens) != 2 || tokens[0] == tokens[1] {
-		t.Errorf("tokens for two nodes: %d, %v", len(tokens), err)
-	}
-	if st, err := os.Stat(filepath.Join(p.Record.JobDir, "tokens")); err != nil || st.Mode() != 0o600 {
-		t.Errorf("mode of the tokens: %v, %v", st.Mode(), err)
-	}
-	if strings.Contains(string(p.Script), tokens[0]) {
-		t.Errorf("the script never has the tokens:\n%s", p.Script)
+	shared := newService(t)
+	for _, byHand := range []bool{false, true} {
+		s := shared.site(t)
+		s.o.Tier, s.o.Attest, s.o.ByHand = manifest.TierC, keyapi.EvidenceToken, byHand
+		p, err := Prepare(t.Context(), s.d, s.o)
+		check(t, err)
+		_, input, _ := strings.Cut(string(p.Script), "builtin printf '%s\\n' \\\n  ")
+		input, _, _ = strings.Cut(input, " |\n")
+		tokens := strings.Split(input, " \\\n  ")
+		if len(tokens) != 2 || tokens[0] == tokens[1] || len(tokens[0]) < 40 || p.Credentials != "one-time tokens" {
+			t.Fatalf("%d tokens for two nodes", len(tokens))
+		}
+		var found []string
+		for _, dir := range []string{s.scratch, s.state} {
+			check(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err != nil || !e.Type().IsRegular() {
+					return err
+				}
+				b, err := os.ReadFile(path)
+				if bytes.Contains(b, []byte(tokens[0])) || bytes.Contains(b, []byte(tokens[1])) {
+					found = append(found, path)
+				}
+				return err
+			}))
+		}
+		if byHand != slices.Equal(found, []string{p.ScriptPath}) || !byHand && len(found) > 0 {
+			t.Errorf("by hand: %v; tokens are in %q", byHand, found)
+		}
+		if st, err := os.Stat(p.ScriptPath); err != nil || st.Mode() != 0o600 {
+			t.Errorf("mode of the script: %v, %v", st.Mode(), err)
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func unsure(ctx context.Context, rec submission.Record, err error) error {
 
 // find looks for the run's job among those that Slurm remembers.
 func (d Deps) find(ctx context.Context, rec submission.Record) ([]slurm.JobID, error) {
-	return d.Slurm.FindByOutput(ctx, slurm.EscapePattern(rec.LogFile))
+	return d.Slurm.FindByDir(ctx, rec.JobDir)
 }
 
 // withdrawTime is how long removing may take; it is done after a Ctrl-C, too.
@@ -134,6 +134,9 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 	if manifest.DigestOf(script) != rec.Script {
 		return rec, fault.New(fault.Integrity, errors.New("the job's script was altered since it was prepared"),
 			"run job-prep again, with all its flags")
+	}
+	if script, err = d.complete(ctx, script, rec); err != nil {
+		return rec, err
 	}
 	return Submit(ctx, d, Prepared{Record: rec, Script: script})
 }

@@ -73,7 +73,7 @@ func failed(e Error) error {
 // cleared are the variables that would change what a command does behind the script's back: sbatch
 // takes SBATCH_* before a script's own options, squeue and sacct filter and format by theirs.
 var cleared = map[string][]string{
-	"sbatch": {"SBATCH_EXPORT", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_INPUT", "SBATCH_OPEN_MODE", "SBATCH_REQUEUE",
+	"sbatch": {"SBATCH_EXPORT", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_INPUT", "SBATCH_REQUEUE",
 		"SBATCH_NO_REQUEUE", "SBATCH_SIGNAL", "SBATCH_ARRAY_INX", "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_WAIT",
 		"SBATCH_GET_USER_ENV", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"},
 	"squeue": {"SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SQUEUE_USERS", "SQUEUE_PARTITION", "SQUEUE_ACCOUNT",
@@ -130,12 +130,11 @@ func (c Commands) Submit(ctx context.Context, script []byte) (JobID, error) {
 	return JobID(id), nil
 }
 
-// FindByOutput looks among the user's own jobs that Slurm remembers for those whose log file is
-// output, as a Script's Output gives it. Sealbatch's log files have a random name each, so that this
-// finds a job whose number got lost.
-func (c Commands) FindByOutput(ctx context.Context, output string) ([]JobID, error) {
+// FindByDir looks among the user's own jobs that Slurm remembers for those whose work directory is dir,
+// a Script's Dir. It has a random name for each run, so that this finds a job whose number got lost.
+func (c Commands) FindByDir(ctx context.Context, dir string) ([]JobID, error) {
 	const idWidth = 20
-	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,StdOut:.8200", idWidth))
+	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,WorkDir:.8200", idWidth))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +143,7 @@ func (c Commands) FindByOutput(ctx context.Context, output string) ([]JobID, err
 	}
 	var found []JobID
 	for _, line := range strings.Split(string(text), "\n") {
-		if len(line) <= idWidth || strings.TrimLeft(line[idWidth:], " ") != output {
+		if len(line) <= idWidth || strings.TrimLeft(line[idWidth:], " ") != dir {
 			continue
 		}
 		id, err := ParseJobID(strings.TrimSpace(line[:idWidth]))

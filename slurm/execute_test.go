@@ -15,8 +15,11 @@ import (
 	"time"
 )
 
-// fakeSrun stands for srun on a one-node job: it drops its own options and runs the rest.
-const fakeSrun = "#!/bin/sh\nwhile case $1 in -*) ;; *) false ;; esac; do shift; done\nexec \"$@\"\n"
+// fakeSrun stands for srun on a one-node job: it drops its own options but --chdir and runs the rest.
+const fakeSrun = `#!/bin/sh
+while case $1 in --chdir=*) cd "${1#*=}" ;; -*) ;; *) false ;; esac; do shift; done
+exec "$@"
+`
 
 // recorder stands for the supervisor: it writes its arguments, one a line, and its directory's mode.
 const recorder = `#!/bin/bash
@@ -38,17 +41,19 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{dir: t.TempDir()}
 	b.record = filepath.Join(b.dir, "record")
-	for _, d := range []string{"bin", "tmp", "cwd"} {
+	for _, d := range []string{"bin", "tmp", "job", "job/bin"} {
 		if err := os.Mkdir(filepath.Join(b.dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.write(t, "bin/srun", fakeSrun)
 	b.script = full()
+	b.script.Input, b.script.Dir = "", filepath.Join(b.dir, "job")
+	b.script.Pin.SHA256 = b.write(t, "job/manifest.json", "{}")
 	b.script.Setup = []string{"export FROM_SETUP=yes"}
 	b.script.Node.Binaries = []Binary{
-		{"sealbatch", filepath.Join(b.dir, "it's $(touch x).bin"), b.write(t, "it's $(touch x).bin", recorder), int64(len(recorder))},
-		{"second", filepath.Join(b.dir, "second"), b.write(t, "second", "data"), 4},
+		{"sealbatch", "bin/it's $(touch x)", b.write(t, "job/bin/it's $(touch x)", recorder), int64(len(recorder))},
+		{"second", "bin/second", b.write(t, "job/bin/second", "data"), 4},
 	}
 	return b
 }
@@ -62,7 +67,17 @@ func (b *bench) write(t *testing.T, name, text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// command returns the rendered script, ready to run in an empty directory.
+// log returns the job's log.
+func (b *bench) log(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(b.script.Dir, "job.log"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// command returns the rendered script, ready to run in the job's directory.
 func (b *bench) command(t *testing.T, env ...string) *exec.Cmd {
 	t.Helper()
 	text, err := b.script.Render()
@@ -71,7 +86,7 @@ func (b *bench) command(t *testing.T, env ...string) *exec.Cmd {
 	}
 	b.write(t, "job.sh", string(text))
 	cmd := exec.Command("bash", filepath.Join(b.dir, "job.sh"))
-	cmd.Dir = filepath.Join(b.dir, "cwd")
+	cmd.Dir = b.script.Dir
 	cmd.Env = append([]string{"PATH=" + b.dir + "/bin:" + os.Getenv("PATH"), "TMPDIR=" + b.dir + "/tmp", "RECORD=" + b.record}, env...)
 	return cmd
 }
@@ -90,8 +105,8 @@ func TestScriptRuns(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	out, err := b.command(t).CombinedOutput()
-	if code := exitCode(err); code != 42 {
-		t.Fatalf("exit %d: %s", code, out)
+	if code := exitCode(err); code != 42 || len(out) > 0 {
+		t.Fatalf("exit %d: %s%s", code, out, b.log(t))
 	}
 	recorded, err := os.ReadFile(b.record)
 	if err != nil {
@@ -104,7 +119,9 @@ func TestScriptRuns(t *testing.T) {
 	if !reflect.DeepEqual(got, want) || filepath.Dir(self) != b.dir+"/tmp" {
 		t.Errorf("recorded %q, want %q", got, want)
 	}
-	b.empty(t, "cwd")
+	if st, err := os.Stat(filepath.Join(b.script.Dir, "job.log")); err != nil || st.Mode() != 0o600 {
+		t.Errorf("the log: %v, %v", st.Mode(), err)
+	}
 	b.empty(t, "tmp")
 }
 
@@ -113,10 +130,10 @@ func TestScriptRefusesChangedProgram(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	cmd := b.command(t)
-	b.write(t, "second", "Data")
+	b.write(t, "job/bin/second", "Data")
 	out, err := cmd.CombinedOutput()
-	if code := exitCode(err); code != 243 || !strings.Contains(string(out), "not the program") {
-		t.Errorf("exit %d: %s", code, out)
+	if code := exitCode(err); code != 243 || len(out) > 0 || !strings.Contains(b.log(t), "not the program") {
+		t.Errorf("exit %d: %s%s", code, out, b.log(t))
 	}
 	if _, err := os.Stat(b.record); err == nil {
 		t.Error("the supervisor ran")
@@ -139,7 +156,7 @@ func TestScriptBoundsCopies(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			inner := b.command(t)
-			second := filepath.Join(b.dir, "second")
+			second := filepath.Join(b.dir, "job/bin/second")
 			if err := errors.Join(os.Remove(second), plant(second)); err != nil {
 				t.Fatal(err)
 			}
@@ -147,9 +164,9 @@ func TestScriptBoundsCopies(t *testing.T) {
 			defer cancel()
 			cmd := exec.CommandContext(ctx, "bash", "-c", `ulimit -f 1024; exec bash "$1"`, "bash", inner.Args[1])
 			cmd.Dir, cmd.Env, cmd.WaitDelay = inner.Dir, inner.Env, time.Second
-			out, err := cmd.CombinedOutput()
-			code := exitCode(err)
-			if ctx.Err() != nil || strings.Contains(string(out), "File size limit") {
+			said, err := cmd.CombinedOutput()
+			code, out := exitCode(err), string(said)+b.log(t)
+			if ctx.Err() != nil || strings.Contains(out, "File size limit") {
 				t.Errorf("it does not end: %s", out)
 			}
 			_, ran := os.Stat(b.record)
@@ -176,7 +193,8 @@ func TestScriptPassesOver(t *testing.T) {
 			cmd := exec.Command("unshare", "--mount", "sh", "-c",
 				`mount -t tmpfs -o "$1" none "$TMPDIR" && bash "$2"; code=$?; ls -A "$TMPDIR" >>"$RECORD"; exit $code`, "sh", options, inner.Args[1])
 			cmd.Dir, cmd.Env = inner.Dir, inner.Env
-			out, err := cmd.CombinedOutput()
+			_, err := cmd.CombinedOutput()
+			out := b.log(t)
 			if code := exitCode(err); code != 42 {
 				t.Fatalf("exit %d: %s", code, out)
 			}
@@ -184,7 +202,7 @@ func TestScriptPassesOver(t *testing.T) {
 			if err != nil || strings.HasPrefix(string(recorded), b.dir) || !strings.HasSuffix(string(recorded), "\n500\n") {
 				t.Errorf("ran as %q, %v", recorded, err)
 			}
-			if says == "" && len(out) > 0 || !strings.Contains(string(out), says) {
+			if says == "" && len(out) > 0 || !strings.Contains(out, says) {
 				t.Errorf("said %q", out)
 			}
 		})
@@ -202,13 +220,14 @@ func TestScriptFindsNoPlace(t *testing.T) {
 		`for d in /tmp /var/tmp /dev/shm; do mount --bind $d $d && mount -o remount,bind,noexec $d; done
 		mount -t tmpfs -o size=4k none "$TMPDIR" && exec bash "$1"`, "sh", inner.Args[1])
 	cmd.Dir, cmd.Env = inner.Dir, inner.Env
-	out, err := cmd.CombinedOutput()
+	_, err := cmd.CombinedOutput()
+	out := b.log(t)
 	if code := exitCode(err); code != 240 {
 		t.Errorf("exit %d: %s", code, out)
 	}
-	for _, want := range []string{"/no/such: no directory can be made there\n",
+	for _, want := range []string{"/no/such: it cannot be entered\n",
 		"/tmp: programs cannot be run there (noexec)\n", "hint: set TMPDIR"} {
-		if !strings.Contains(string(out), "sealbatch: "+want) {
+		if !strings.Contains(out, "sealbatch: "+want) {
 			t.Errorf("it does not say %q: %s", want, out)
 		}
 	}
@@ -245,4 +264,109 @@ func TestScriptWaitsOnSignal(t *testing.T) {
 	if code := exitCode(cmd.Wait()); code != 43 {
 		t.Errorf("exit %d, want the supervisor's 43", code)
 	}
+}
+
+// A directory that is not the job's, whoever put it there, is left as it is, and there is no log: the
+// exit code says why.
+func TestScriptNotInJobDirectory(t *testing.T) {
+	t.Parallel()
+	for what, plant := range map[string]func(b *bench) error{
+		"no manifest":      func(b *bench) error { return os.Remove(b.script.Dir + "/manifest.json") },
+		"another manifest": func(b *bench) error { return os.WriteFile(b.script.Dir+"/manifest.json", []byte("{} "), 0o600) },
+		"a link to the manifest": func(b *bench) error {
+			return errors.Join(os.Rename(b.script.Dir+"/manifest.json", b.dir+"/m"), os.Symlink("../m", b.script.Dir+"/manifest.json"))
+		},
+		"a pipe": func(b *bench) error {
+			return errors.Join(os.Remove(b.script.Dir+"/manifest.json"), syscall.Mkfifo(b.script.Dir+"/manifest.json", 0o600))
+		},
+		"readable by others": func(b *bench) error { return os.Chmod(b.script.Dir, 0o750) },
+		"another user's":     func(b *bench) error { return os.Chown(b.script.Dir, 12345, -1) },
+		"a link in the place of the log": func(b *bench) error {
+			return errors.Join(os.WriteFile(b.dir+"/thesis", nil, 0o600), os.Symlink("../thesis", b.script.Dir+"/job.log"))
+		},
+		"a directory in the place of the log": func(b *bench) error { return os.Mkdir(b.script.Dir+"/job.log", 0o700) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			cmd := b.command(t)
+			if err := plant(b); err != nil {
+				t.Fatal(err)
+			}
+			_, err := cmd.CombinedOutput()
+			if code := exitCode(err); code != ExitNotOurs {
+				t.Errorf("exit %d", code)
+			}
+			if thesis, err := os.ReadFile(b.dir + "/thesis"); len(thesis) > 0 {
+				t.Errorf("a file of the user's now has %q, %v", thesis, err)
+			}
+			if _, err := os.Stat(b.record); err == nil {
+				t.Error("the supervisor ran")
+			}
+		})
+	}
+	t.Run("below a setgid directory", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t)
+		if err := os.Chmod(b.script.Dir, os.ModeSetgid|0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.command(t).CombinedOutput(); exitCode(err) != 42 {
+			t.Errorf("exit %d: %s", exitCode(err), b.log(t))
+		}
+	})
+	t.Run("on one node", func(t *testing.T) { // the path leads elsewhere when the node's task starts
+		t.Parallel()
+		b := newBench(t)
+		b.write(t, "bin/srun", strings.Replace(fakeSrun, `cd "${1#*=}"`, "cd /tmp", 1))
+		err := b.command(t).Run()
+		if exitCode(err) != ExitNotOurs || !strings.Contains(b.log(t), "/tmp is not the directory of this job") {
+			t.Errorf("exit %d: %s", exitCode(err), b.log(t))
+		}
+	})
+}
+
+// reader stands for a supervisor that reads its input and shows what everybody sees of the script's
+// processes, environments included, while it does.
+const reader = `#!/bin/bash
+IFS= read -r -d "" all
+{ printf '%s' "$all"; echo ---; cat /proc/[0-9]*/cmdline /proc/self/environ /proc/$PPID/environ 2>/dev/null | tr '\0' '\n'; } >"$RECORD"
+rm -rf "${0%/*}"
+exit 42
+`
+
+// What the nodes get on standard input is seen nowhere else, even if the site's lines trace everything,
+// export everything and have a printf of their own.
+func TestScriptInput(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.script.Input = "secrets"
+	b.script.Setup = []string{"set -xva", `printf() { echo "$@" >&2; }`, "export -f printf"}
+	b.script.Node.Binaries[0].SHA256, b.script.Node.Binaries[0].Size = b.write(t, "job/bin/it's $(touch x)", reader), int64(len(reader))
+	cmd := b.command(t)
+	if err := cmd.Run(); exitCode(err) != 240 || !strings.Contains(b.log(t), "not for submission, for want of its secrets") {
+		t.Errorf("without its input: exit %d: %s", exitCode(err), b.log(t))
+	}
+	text, err := b.script.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err = WithInput(text, []string{"SECRET-1", "SECRET 2 $HOME '"}); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, "job.sh", string(text))
+	again := exec.Command(cmd.Path, cmd.Args[1:]...)
+	again.Dir, again.Env = cmd.Dir, cmd.Env
+	if err := again.Run(); exitCode(err) != 42 {
+		t.Fatalf("exit %d: %s", exitCode(err), b.log(t))
+	}
+	recorded, err := os.ReadFile(b.record)
+	input, seen, _ := strings.Cut(string(recorded), "---")
+	if err != nil || input != "SECRET-1\nSECRET 2 $HOME '\n" {
+		t.Errorf("the node got %q, %v", input, err)
+	}
+	if !strings.Contains(seen, "job.sh") || strings.Contains(seen, "SECRET") || strings.Contains(b.log(t), "SECRET") {
+		t.Errorf("others see\n%s\nthe log has\n%s", seen, b.log(t))
+	}
+	b.empty(t, "tmp")
 }

@@ -9,6 +9,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
+// ExitNotOurs is the exit code of a script, or of its part on a node, that does not find the job's
+// directory where it was: it has no log then, and nothing ran.
+const ExitNotOurs = 239
+
 // Render writes the batch script. Everything that came from a user is checked first and quoted where
 // it stands; the #SBATCH lines are then read back by Slurm's rules and compared with the Script.
 // Errors wrap ErrScript.
@@ -22,14 +26,14 @@ func (s *Script) Render() ([]byte, error) {
 	for _, o := range options {
 		b.WriteString(renderDirective(o) + "\n")
 	}
-	b.WriteString(preamble)
+	b.WriteString(s.fill(preamble))
 	for i, line := range s.Setup {
 		if i == 0 {
 			b.WriteString("\n# The site's own lines, from [supercomputer] setup.\n")
 		}
 		b.WriteString(line + "\n")
 	}
-	b.WriteString(nodePart)
+	b.WriteString(s.fill(nodePart))
 	b.WriteString(s.command())
 	b.WriteString(ending)
 	text := b.String()
@@ -41,6 +45,12 @@ func (s *Script) Render() ([]byte, error) {
 		return nil, fmt.Errorf("%w: its options read back as %q instead of %q", ErrScript, back, options)
 	}
 	return []byte(text), nil
+}
+
+// fill puts the names in the job's directory into a part of the script. They need no quotes (fileShape).
+func (s *Script) fill(part string) string {
+	return strings.NewReplacer("@manifest@", s.Pin.Name, "@digest@", s.Pin.SHA256, "@log@", s.Log,
+		"@not-ours@", strconv.Itoa(ExitNotOurs)).Replace(part)
 }
 
 // command returns the arguments of the node part and the srun command that starts it everywhere.
@@ -55,55 +65,89 @@ func (s *Script) command() string {
 		b.WriteString("  " + shellwords.QuoteArgs(a) + "\n")
 	}
 	b.WriteString(")\n\ntrap \"signalled=yes\" TERM USR1\n")
+	input := "none"
+	if s.Input != "" {
+		b.WriteString(inputPart + leftOut + shellwords.QuoteArgs(s.Input) + " >&2; exit 240\n")
+		input = "all"
+	}
 	// Each node works for itself: one that fails does not end the others, whatever the site's default.
-	b.WriteString("srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 ")
+	b.WriteString("srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --input=" + input + " ")
 	if s.CPUsPerTask > 0 { // srun does not take it over from sbatch since Slurm 22.05
 		fmt.Fprintf(&b, "--cpus-per-task=%d ", s.CPUsPerTask)
 	}
-	b.WriteString("\\\n  /bin/bash -c \"$on_each_node\" sealbatch \"${#programs[@]}\" \"${programs[@]}\" \"${arguments[@]}\" &\n")
+	b.WriteString("\\\n  --chdir=" + shellwords.QuoteArgs(s.Dir) + " /bin/bash -c \"$(declare -f in_job_directory)$on_each_node\" \\\n" +
+		"  sealbatch \"${#programs[@]}\" \"${programs[@]}\" \"${arguments[@]}\" &\n")
 	return b.String()
 }
 
+// preamble ends where there is a log. Everything below the job's directory is reached from there: the
+// working directory stays the directory that it is, whatever others rename on the way to it.
 const preamble = `
 # Written by sealbatch. The same text may be submitted by hand: sbatch THIS-FILE
 unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
 umask 077
+
+# Slurm starts this in the job's directory by its path, on which others may have exchanged directories.
+# A directory is the job's if it is private, my own, and has this job's manifest.
+in_job_directory() {
+  case $(stat -c "%u %a" .) in "$EUID 700" | "$EUID 2700") ;; *) return 1 ;; esac
+  [ -f @manifest@ ] && [ ! -L @manifest@ ] && echo "@digest@  @manifest@" | sha256sum --check --status --strict
+}
+if ! in_job_directory || [ -L @log@ ] || ! exec >>@log@ 2>&1; then exit @not-ours@; fi
 `
 
 // nodePart is the text that bash runs on each node. It holds no single quote, so that it stands in
 // the script as it is. Its arguments: the number of words about programs; for each program its name,
-// SHA-256, size and path; then what the first program gets.
+// SHA-256, size and path; then what the first program gets. It does not touch standard input.
 const nodePart = `
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
-# and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
+# and become the first of them. A directory in which nothing can be run, that is full, or that others
+# could exchange, is passed over.
 on_each_node='
   umask 077
+  in_job_directory || { echo "sealbatch: $SLURMD_NODENAME: $PWD is not the directory of this job" >&2; exit @not-ours@; }
+  # exchangeable DIR: sets why if others than root can rename something in DIR or on the way to it.
+  exchangeable() {
+    local at=$1 way=() i=0 seen
+    while [ -n "$at" ]; do way=("$at" "${way[@]}"); at=${at%/*}; done
+    why=
+    for seen in $(stat -c %u:%a / "${way[@]}" 2>/dev/null); do
+      case ${seen%:*} in 0 | "$EUID") ;; *) why="it belongs to another user"; break ;; esac
+      (( (8#${seen#*:} & 8#22) == 0 || (8#${seen#*:} & 8#1000) )) || { why="others can rename what is in it"; break; }
+      i=$((i + 1))
+    done
+    [ "$i" -gt "${#way[@]}" ] && return 1
+    way=(/ "${way[@]}"); why="${way[i]}: ${why:-it cannot be looked at}"
+  }
   tried=()
   words=$1; shift # the first words are the name, SHA-256, size and path of each program
-  for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
-    case $base in /*) ;; *) continue ;; esac
-    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$base: no directory can be made there"); continue; }
+  for name in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$EUID"; do
+    case $name in /*) ;; *) continue ;; esac
+    base=$(cd -P -- "$name" 2>/dev/null && pwd -P) || { tried+=("$name: it cannot be entered"); continue; }
+    case $base in *[,:\\]*) tried+=("$name: container runtimes do not take its name"); continue ;; esac
+    if exchangeable "$base"; then tried+=("$name: $why"); continue; fi
+    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$name: no directory can be made there"); continue; }
     trap "rm -rf -- \"\$dir\"" EXIT
     if ! printf "#!/bin/sh\n" 2>/dev/null >"$dir/try" || ! chmod 700 "$dir/try"; then
-      tried+=("$base: no room")
+      tried+=("$name: no room")
     elif ! "$dir/try" 2>/dev/null; then
-      tried+=("$base: programs cannot be run there (noexec)")
+      tried+=("$name: programs cannot be run there (noexec)")
     else
       rm -- "$dir/try"
       at=1
       while [ "$at" -lt "$words" ]; do
-        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
+        file=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
         size=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
         # Whatever lies there now: a pipe is not waited for, and no more is read than the program has.
-        dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
-        if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
+        dd if="./$path" of="$dir/$file" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
+        if ! echo "$digest  $dir/$file" | sha256sum --check --status --strict; then
           echo "sealbatch: $path is not the program that this job was submitted with" >&2
           exit 243
         fi
-        chmod 500 "$dir/$name"
+        chmod 500 "$dir/$file"
       done
       if [ "$at" -eq 0 ]; then
-        tried+=("$base: the programs cannot be copied there")
+        tried+=("$name: the programs cannot be copied there")
       else
         program=$1; shift "$words"; command=$1; shift
         trap - EXIT

@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strconv"
 	"strings"
@@ -34,9 +35,15 @@ type Script struct {
 	MailUser    string
 	Raw         []KV // further options; those that the script sets itself are refused
 
-	// Output is the job's log file: an absolute path in which %j is the job's id and %% a percent
-	// sign (EscapePattern); other replacement symbols are refused. Required.
-	Output string
+	// Dir is the job's directory, an absolute path. Slurm starts the script there; what the path leads
+	// to by then is used only if it is a private directory of the user's own that holds Pin. Required.
+	Dir string
+	Pin Pin
+	// Log is the name of the job's log in Dir. Required.
+	Log string
+	// Input says what every node gets on standard input, such as "one-time tokens"; empty for nothing.
+	// Render leaves it out, WithInput puts it in.
+	Input string
 	// SealTime is how long before the time limit the supervisors get SIGUSR1, from a second on; Slurm
 	// may send it up to a minute earlier. Required.
 	SealTime time.Duration
@@ -44,6 +51,12 @@ type Script struct {
 	Setup []string
 	// Node is what every node runs.
 	Node NodeRun
+}
+
+// Pin is a file in the job's directory by which the script knows it.
+type Pin struct {
+	Name   string
+	SHA256 string // of its contents, 64 lower-case hexadecimal digits
 }
 
 // NodeRun is the part of the script that runs on every node: it copies Binaries into a fresh private
@@ -58,13 +71,10 @@ type NodeRun struct {
 // Binary is a program that travels with the job.
 type Binary struct {
 	Name   string // file name in the node's directory: letters, digits, dots, dashes
-	Path   string // absolute path on the shared file system
+	Path   string // in the job's directory, such as "bin/sealbatch"
 	SHA256 string // of its contents, 64 lower-case hexadecimal digits
 	Size   int64  // bytes
 }
-
-// EscapePattern makes a path stand for itself in Script.Output.
-func EscapePattern(path string) string { return strings.ReplaceAll(path, "%", "%%") }
 
 // Shapes of values. They are wider than what Slurm accepts: they keep nonsense and options apart.
 var (
@@ -99,7 +109,7 @@ func (s *Script) options() []KV {
 		out = append(out, KV{"exclusive", ""})
 	}
 	out = append(out, s.Raw...)
-	return append(out, KV{"output", s.Output}, KV{"open-mode", "append"}, KV{"export", "NONE"}, KV{"no-requeue", ""},
+	return append(out, KV{"chdir", s.Dir}, KV{"output", "/dev/null"}, KV{"export", "NONE"}, KV{"no-requeue", ""},
 		KV{"signal", fmt.Sprintf("USR1@%d", int64(s.SealTime/time.Second))})
 }
 
@@ -149,7 +159,7 @@ func (s *Script) check() error {
 			return fmt.Errorf("%w: %q is not a %s", ErrScript, c.value, c.name)
 		}
 	}
-	for _, step := range []func() error{s.checkNodeList, s.checkTime, s.checkRaw, s.checkOutput, s.checkSetup, s.Node.check} {
+	for _, step := range []func() error{s.checkNodeList, s.checkTime, s.checkRaw, s.checkDir, s.checkSetup, s.Node.check} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -213,18 +223,14 @@ func (s *Script) checkRaw() error {
 	return nil
 }
 
-func (s *Script) checkOutput() error {
-	if !strings.HasPrefix(s.Output, "/") {
-		return fmt.Errorf("%w: the log file %q is not an absolute path", ErrScript, s.Output)
+func (s *Script) checkDir() error {
+	if !strings.HasPrefix(s.Dir, "/") {
+		return fmt.Errorf("%w: the job's directory %q is not an absolute path", ErrScript, s.Dir)
 	}
-	if strings.Contains(s.Output, `\`) { // switches Slurm's replacement symbols off
-		return fmt.Errorf("%w: the log file %q has a backslash", ErrScript, s.Output)
+	if !fileShape.MatchString(s.Log) || !fileShape.MatchString(s.Pin.Name) || !digestShape.MatchString(s.Pin.SHA256) {
+		return fmt.Errorf("%w: log %q, and %q with digest %q, are not files of a job's directory", ErrScript, s.Log, s.Pin.Name, s.Pin.SHA256)
 	}
-	rest := strings.NewReplacer("%%", "", "%j", "").Replace(s.Output)
-	if strings.Contains(rest, "%") {
-		return fmt.Errorf("%w: the log file %q has a %% that is neither %%j nor %%%%", ErrScript, s.Output)
-	}
-	return nil
+	return checkText("the input of the nodes", s.Input)
 }
 
 func (s *Script) checkSetup() error {
@@ -242,7 +248,7 @@ func (n *NodeRun) check() error {
 	}
 	seen := map[string]bool{}
 	for _, b := range n.Binaries {
-		if !fileShape.MatchString(b.Name) || seen[b.Name] || !strings.HasPrefix(b.Path, "/") ||
+		if !fileShape.MatchString(b.Name) || seen[b.Name] || !fs.ValidPath(b.Path) ||
 			!digestShape.MatchString(b.SHA256) || b.Size <= 0 {
 			return fmt.Errorf("%w: not a program to take along: %q at %q with digest %q and %d bytes", ErrScript, b.Name, b.Path, b.SHA256, b.Size)
 		}

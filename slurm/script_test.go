@@ -17,9 +17,10 @@ var update = flag.Bool("update", false, "rewrite golden files")
 const digest0 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func minimal() Script {
-	return Script{JobName: "jp2a", Nodes: 1, Output: "/scratch/p/job-%j.log", SealTime: 300 * time.Second,
+	return Script{Dir: "/scratch/p/job", Pin: Pin{"manifest.json", digest0}, Log: "job.log",
+		JobName: "jp2a", Nodes: 1, SealTime: 300 * time.Second,
 		Node: NodeRun{Command: "node-run", Args: []string{"--job-dir", "/scratch/p/job"},
-			Binaries: []Binary{{"sealbatch", "/scratch/p/bin/sealbatch", digest0, 1}}}}
+			Binaries: []Binary{{"sealbatch", "bin/sealbatch", digest0, 1}}}}
 }
 
 func full() Script {
@@ -29,9 +30,9 @@ func full() Script {
 	s.Gres, s.GPUs, s.Constraint, s.QOS, s.Reservation = "gpu:a100:2,lustre", "a100:2", "[rack1|rack2]&ssd*2", "high", "maint.1"
 	s.Exclusive, s.Dependency, s.MailType, s.MailUser = true, "afterok:12:13,singleton", "END,FAIL", "a.b+c@example.org"
 	s.Raw = []KV{{"comment", "it's # not a comment"}, {"contiguous", ""}, {"exclude", "cn9"}}
-	s.Output = EscapePattern("/scratch/p/100% sure/") + "%j.log"
+	s.Dir, s.Input = "/scratch/p/100% 'sure\\/job", "one-time tokens"
 	s.Setup = []string{"module purge", `export SITE="a b"; module load apptainer # this one`}
-	s.Node.Binaries = append(s.Node.Binaries, Binary{"gocryptfs", "/scratch/it's here/gocryptfs", digest0, 1})
+	s.Node.Binaries = append(s.Node.Binaries, Binary{"gocryptfs", "bin/it's here", digest0, 1})
 	s.Node.Args = []string{"--job-dir", "/scratch/$(touch y)/`z`", "-dash", "", "; rm -rf /", "'"}
 	return s
 }
@@ -42,6 +43,9 @@ func TestRenderGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got, err := s.Render()
+			if s.Input != "" && err == nil {
+				got, err = WithInput(got, []string{"first", "it's second"})
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +74,8 @@ func TestRenderGolden(t *testing.T) {
 // The part that stands in single quotes is shell too.
 func TestNodePartShellcheck(t *testing.T) {
 	t.Parallel()
-	_, part, _ := strings.Cut(nodePart, "on_each_node='")
+	s := full()
+	_, part, _ := strings.Cut(s.fill(nodePart), "on_each_node='")
 	part, _, ok := strings.Cut(part, "'")
 	if !ok {
 		t.Fatal("the node part does not end")
@@ -105,9 +110,12 @@ func TestRenderRefuses(t *testing.T) {
 		"time":                 {func(s *Script) { s.Time = "soon" }, "not a Slurm time limit"},
 		"time below seal":      {func(s *Script) { s.Time = "5" }, "lower --seal-time"},
 		"seal time":            {func(s *Script) { s.SealTime = 0 }, "--seal-time"},
-		"relative log":         {func(s *Script) { s.Output = "log" }, "absolute"},
-		"log with pattern":     {func(s *Script) { s.Output = "/x/%N" }, "neither %j nor %%"},
-		"log with backslash":   {func(s *Script) { s.Output = `/x/\a` }, "backslash"},
+		"relative directory":   {func(s *Script) { s.Dir = "job" }, "absolute"},
+		"log elsewhere":        {func(s *Script) { s.Log = "../log" }, "not files of a job's directory"},
+		"manifest elsewhere":   {func(s *Script) { s.Pin.Name = "/x" }, "not files of a job's directory"},
+		"no manifest":          {func(s *Script) { s.Pin.SHA256 = "" }, "not files of a job's directory"},
+		"program elsewhere":    {func(s *Script) { s.Node.Binaries[0].Path = "../x" }, "not a program"},
+		"input":                {func(s *Script) { s.Input = "a\nb" }, "control character"},
 		"raw reserved":         {func(s *Script) { s.Raw = []KV{{"export", "ALL"}} }, "relies on"},
 		"raw abbreviated":      {func(s *Script) { s.Raw = []KV{{"expor", "ALL"}} }, "relies on"},
 		"raw abbreviated more": {func(s *Script) { s.Raw = []KV{{"req", ""}} }, "relies on"},
@@ -119,11 +127,11 @@ func TestRenderRefuses(t *testing.T) {
 		"setup":                {func(s *Script) { s.Setup = []string{"#SBATCH --uid=0"} }, "one line of shell"},
 		"setup lines":          {func(s *Script) { s.Setup = []string{"a\nb"} }, "one line of shell"},
 		"no binaries":          {func(s *Script) { s.Node.Binaries = nil }, "nothing to run"},
-		"binary name":          {func(s *Script) { s.Node.Binaries = []Binary{{"../x", "/x", digest0, 1}} }, "not a program"},
-		"binary digest":        {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", "ABC", 1}} }, "not a program"},
-		"binary of no size":    {func(s *Script) { s.Node.Binaries = []Binary{{"x", "/x", digest0, 0}} }, "not a program"},
+		"binary name":          {func(s *Script) { s.Node.Binaries = []Binary{{"../x", "x", digest0, 1}} }, "not a program"},
+		"binary digest":        {func(s *Script) { s.Node.Binaries = []Binary{{"x", "x", "ABC", 1}} }, "not a program"},
+		"binary of no size":    {func(s *Script) { s.Node.Binaries = []Binary{{"x", "x", digest0, 0}} }, "not a program"},
 		"binary twice": {func(s *Script) {
-			s.Node.Binaries = []Binary{{"x", "/x", digest0, 1}, {"x", "/y", digest0, 1}}
+			s.Node.Binaries = []Binary{{"x", "x", digest0, 1}, {"x", "y", digest0, 1}}
 		}, "not a program"},
 		"argument": {func(s *Script) { s.Node.Args = []string{"a\nb"} }, "control character"},
 	} {
@@ -131,6 +139,40 @@ func TestRenderRefuses(t *testing.T) {
 		c.change(&s)
 		if _, err := s.Render(); !errors.Is(err, ErrScript) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want ...%s", name, err, c.want)
+		}
+	}
+}
+
+// Input goes into its place and nowhere else, and what does not fit is refused without being shown.
+func TestWithInput(t *testing.T) {
+	t.Parallel()
+	s := full()
+	s.Setup = append(s.Setup, strings.Split(inputPart+leftOut, "\n")...) // that of a user who copied it
+	without, err := s.Render()
+	if err != nil || !NeedsInput(without) {
+		t.Fatalf("needs input: %v, %v", NeedsInput(without), err)
+	}
+	with, err := WithInput(without, []string{"SECRET", "$(x)"})
+	if err != nil || NeedsInput(with) || !strings.Contains(string(with), "builtin printf '%s\\n' \\\n  SECRET \\\n  '$(x)' |\nsrun ") ||
+		strings.Count(string(with), "SECRET") != 1 || strings.Contains(strings.SplitAfter(string(with), "arguments=(")[1], leftOut) {
+		t.Errorf("%v\n%s", err, with)
+	}
+	none := minimal()
+	script, err := none.Render()
+	if err != nil || NeedsInput(script) {
+		t.Errorf("a script without input: %v", err)
+	}
+	for what, c := range map[string]struct {
+		script []byte
+		lines  []string
+	}{
+		"no place": {script, []string{"SECRET"}}, "twice": {with, []string{"SECRET"}}, "no lines": {without, nil},
+		"a line of nothing": {without, []string{""}}, "two lines in one": {without, []string{"SECRET\nx"}},
+		"too long": {without, []string{"SECRET" + strings.Repeat("x", maxInput)}},
+	} {
+		got, err := WithInput(c.script, c.lines)
+		if got != nil || !errors.Is(err, ErrScript) || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

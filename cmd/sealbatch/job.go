@@ -81,6 +81,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 // options checks what the flags say and completes them from the configuration.
 func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	o, job := j.o, c.conf.Job
+	o.ByHand = j.noSubmit
 	setDefault(&o.Workdir, job.Workdir)
 	setDefault(&o.Script.Partition, job.Partition)
 	setDefault(&o.Script.Account, job.Account)
@@ -187,6 +188,9 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	}
 	defer p.Close()
 	if j.noSubmit {
+		if p.Credentials != "" {
+			a.log.Warn("the script has the job's " + p.Credentials + " in it: who reads it can use them before the job does")
+		}
 		a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
 		fmt.Fprintln(a.stdout, p.ScriptPath)
 		return nil

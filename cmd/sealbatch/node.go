@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/noderun"
@@ -29,6 +33,9 @@ sealbatch node-run --job-dir /scratch/.../sealbatch-... --digest sha256:... --se
 		return fault.New(fault.Usage, err, "")
 	}
 	o.Log = slog.New(ui.NewLogHandler(a.stderr)).With("prefix", "["+os.Getenv("SLURMD_NODENAME")+"] ")
+	if o.Input, err = takeInput(a.stdin); err != nil {
+		return err
+	}
 	code, err := noderun.Run(ctx, o)
 	if err != nil {
 		o.Log.Error(err.Error())
@@ -40,4 +47,26 @@ sealbatch node-run --job-dir /scratch/.../sealbatch-... --digest sha256:... --se
 		return exitStatus(code)
 	}
 	return nil
+}
+
+// takeInput moves standard input to a descriptor that no other program inherits, and
+// leaves the null device in its place.
+func takeInput(stdin *os.File) (io.ReadCloser, error) {
+	fd, err := unix.FcntlInt(stdin.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	if err := unix.Dup3(int(null.Fd()), int(stdin.Fd()), 0); err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	// So that closing it ends a read of it (package os).
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "standard input"), nil
 }

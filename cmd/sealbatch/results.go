@@ -57,9 +57,6 @@ sealbatch results 4711 -o results-4711`)
 	}
 	how := fetching{identity: id, out: out, recover: recovering}
 	nodes, err := fetchResults(ctx, a, cf, rec, &how)
-	if errors.Is(err, results.ErrNothing) {
-		return fault.New(fault.Job, err, "it waits or has just begun; sealbatch job-prep -f follows a job")
-	}
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,7 @@
 // (package keyserver/attest).
 //
 //	submitter  Plan         what the manifest says (manifest.Attest), and for which cluster
-//	           Credentials  what travels with the job beside the manifest, if anything
+//	           Credentials  secrets that reach the job's nodes, if any
 //	node       Maker        evidence for a claim, and another way to the key service
 //	doctor     Check        whether a node can make the evidence
 //	           Services     whom nodes have to reach for it
@@ -28,7 +28,7 @@ import (
 // Plan and Maker are required.
 type Type struct {
 	Plan        func(Submission) (Plan, error)
-	Credentials *Credentials // nil: nothing travels
+	Credentials *Credentials // nil: there are none
 	Maker       func(parameters json.RawMessage, n Node) (Maker, error)
 	Check       *Check    // nil: there is nothing to try
 	Services    *Services // nil: nobody but the key service
@@ -47,13 +47,15 @@ type Plan struct {
 	Cluster    string // whose nodes alone may present the manifest; empty: any
 }
 
-// Credentials are secrets that the submitter obtains and that travel with the
-// job, in one file that only its user can read.
+// Credentials are secrets that the submitter obtains and that reach the job's
+// nodes: they stand in the script that sbatch gets on its standard input, and srun
+// hands them to the supervisors on theirs. They never lie in a file on the site's
+// storage, unless the script is left there to be submitted by hand.
 type Credentials struct {
-	File string // in the job directory
 	What string // in the plural, such as "one-time tokens"; there is one for each node
-	// Obtain returns the file's content, once the manifest is registered.
-	Obtain func(ctx context.Context, k Keys, manifest manifest.Digest, nodes int) ([]byte, error)
+	// Obtain returns one for each node, each a line of printable text of at most
+	// 4096 bytes, once the manifest is registered.
+	Obtain func(ctx context.Context, k Keys, manifest manifest.Digest, nodes int) ([]string, error)
 }
 
 // Keys makes tokens at the key service.
@@ -63,10 +65,8 @@ type Keys interface {
 
 // Node is what a maker finds on a node.
 type Node struct {
-	Cluster string // as the manifest names it; may be empty
-	ID      int    // counts a job's nodes from 0
-	// ReadFile reads a file of the job directory, of at most limit bytes.
-	ReadFile func(name string, limit int64) ([]byte, error)
+	Cluster    string // as the manifest names it; may be empty
+	Credential string // the node's own, as Obtain returned it; empty if its type has none
 }
 
 // Maker makes evidence on one node.

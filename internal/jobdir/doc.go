@@ -8,9 +8,9 @@
 //	sealbatch-RUN/             0700  job-prep; RUN: the run's first 16 digits
 //	├── manifest.json          0600  job-prep: what the job is, pinned by the digest in job.sbatch
 //	├── manifest.json.sig      0600  job-prep: the submitter's signature of it
-//	├── job.sbatch             0600  job-prep: the script that sbatch got
-//	├── tokens                 0600  job-prep, at tier C: a one-time token a node, one a line
-//	├── job.log                      Slurm: the job's log
+//	├── job.sbatch             0600  job-prep: the script that sbatch got, without the nodes' credentials
+//	│                                (one-time tokens at tier C), unless it is left for somebody to submit
+//	├── job.log                0600  the script: the job's log
 //	├── bin/                   0700  job-prep
 //	│   ├── sealbatch          0700
 //	│   └── gocryptfs          0700

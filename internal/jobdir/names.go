@@ -13,7 +13,6 @@ const (
 	ManifestName  = "manifest.json"
 	SignatureName = ManifestName + ".sig"
 	ScriptName    = "job.sbatch"
-	TokensName    = "tokens"
 	LogName       = "job.log"
 	BinDir        = "bin"
 	ScriptsDir    = "scripts" // with InputStage and OutputStage in it

@@ -4,6 +4,7 @@ package jobdir
 // An exit code of the application's own is "exit code N" there.
 const (
 	Completed          = "completed"
+	ReasonDirectory    = "job directory" // in no receipt: there is no supervisor then
 	ReasonManifest     = "manifest"
 	ReasonAttestation  = "attestation"
 	ReasonKeys         = "keys"

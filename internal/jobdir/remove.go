@@ -71,7 +71,7 @@ func (r Removal) scratch() string {
 // a directory without one, or with an empty one, has nothing else in it.
 func (r Removal) all() string {
 	var names []string
-	for _, name := range []string{BinDir, ScriptsDir, NodesDir, TokensName, ScriptName, LogName, SignatureName, ManifestName} {
+	for _, name := range []string{BinDir, ScriptsDir, NodesDir, ScriptName, LogName, SignatureName, ManifestName} {
 		names = append(names, "./"+name)
 	}
 	dir := shellwords.QuoteArgs(r.Dir)

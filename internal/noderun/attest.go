@@ -8,22 +8,21 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // serviceKeys asks the manifest's key service, by the evidence that the manifest names.
 type serviceKeys struct {
-	types evidence.Types
-	job   fsx.Dir
-	log   *slog.Logger
+	types      evidence.Types
+	credential string // the node's own; empty if the type has none
+	log        *slog.Logger
 }
 
 // Fetch implements KeySource.
 func (s serviceKeys) Fetch(ctx context.Context, req KeyRequest) (keyclient.Released, error) {
 	maker, err := s.types.Maker(req.Manifest.Attest, evidence.Node{
-		Cluster: req.Manifest.Cluster, ID: req.NodeID, ReadFile: s.job.ReadRegular,
+		Cluster: req.Manifest.Cluster, Credential: s.credential,
 	})
 	if err != nil {
 		return keyclient.Released{}, fmt.Errorf("%w: %w", ErrAttestation, err)

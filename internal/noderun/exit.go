@@ -8,25 +8,27 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
+	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 // Exit codes of the supervisor's own; ExitManifest and ExitIntegrity are also
-// those of the job script, before there is a supervisor. Every other code is the
+// those of the job script, before there is a supervisor, and ExitDirectory is only its. Every other code is the
 // application's, 128 + signal where a signal ended it. An application that failed
 // by itself keeps its code, whatever fails after it; the receipt has both. One
 // whose mount failed did not fail by itself.
 const (
-	ExitManifest    = 240 // manifest, binaries or surroundings are not as they must be
-	ExitAttestation = 241 // the evidence was refused
-	ExitKey         = 242 // the policy refused a key, or the key service could not be reached
-	ExitIntegrity   = 243 // a program, volume or script is not the one that the manifest pins
-	ExitMount       = 244 // mounting failed, a mount died, or the runtime did not start
-	ExitInput       = 245 // an input check or input verification script failed
-	ExitOutput      = 246 // an output verification script failed; the results are sealed all the same
-	ExitSeal        = 247 // neither a sealed volume nor a whole index vouches for the results
-	ExitTimeLimit   = 248 // stopped before the time limit so that the results could be sealed
-	ExitCancelled   = 249 // cancelled
+	ExitDirectory   = slurm.ExitNotOurs // 239: not the job's directory, or it could not be written to
+	ExitManifest    = 240               // manifest, binaries or surroundings are not as they must be
+	ExitAttestation = 241               // the evidence was refused
+	ExitKey         = 242               // the policy refused a key, or the key service could not be reached
+	ExitIntegrity   = 243               // a program, volume or script is not the one that the manifest pins
+	ExitMount       = 244               // mounting failed, a mount died, or the runtime did not start
+	ExitInput       = 245               // an input check or input verification script failed
+	ExitOutput      = 246               // an output verification script failed; the results are sealed all the same
+	ExitSeal        = 247               // neither a sealed volume nor a whole index vouches for the results
+	ExitTimeLimit   = 248               // stopped before the time limit so that the results could be sealed
+	ExitCancelled   = 249               // cancelled
 )
 
 // ExitMeaning is one line of the table of exit codes.
@@ -39,6 +41,8 @@ type ExitMeaning struct {
 // ExitMeanings returns the table for documents and messages.
 func ExitMeanings() []ExitMeaning {
 	return []ExitMeaning{
+		{ExitDirectory, jobdir.ReasonDirectory, "another directory lay in the place of the job's, or no log could be written there: " +
+			"nothing ran, and if that was so when the job began, there is no log"},
 		{ExitManifest, jobdir.ReasonManifest, "the job manifest, the binaries or the node are not as they must be"},
 		{ExitAttestation, jobdir.ReasonAttestation, "the key service refused the node's evidence"},
 		{ExitKey, jobdir.ReasonKeys, "a policy refused a key, or the key service or the cluster's verifier could not be reached"},

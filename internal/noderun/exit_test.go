@@ -13,12 +13,12 @@ func TestExitMeaningsCoverEveryCode(t *testing.T) {
 	t.Parallel()
 	reasons := map[string]bool{}
 	for i, m := range ExitMeanings() {
-		if m.Code != ExitManifest+i || reasons[m.Reason] || m.Meaning == "" || reasonOf(m.Code) != m.Reason {
+		if m.Code != ExitDirectory+i || reasons[m.Reason] || m.Meaning == "" || reasonOf(m.Code) != m.Reason {
 			t.Errorf("%+v", m)
 		}
 		reasons[m.Reason] = true
 	}
-	if len(reasons) != ExitCancelled-ExitManifest+1 {
+	if len(reasons) != ExitCancelled-ExitDirectory+1 {
 		t.Errorf("%d of the codes have a meaning", len(reasons))
 	}
 }

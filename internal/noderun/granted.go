@@ -3,6 +3,7 @@ package noderun
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
@@ -20,20 +21,26 @@ type granted struct {
 	dir      nodeDir
 }
 
-// attest has the keys released by src, by default the manifest's key service. What
-// it returns is to be closed, error or not.
-func (a *admitted) attest(src KeySource) (*granted, error) {
-	if src == nil {
-		src = serviceKeys{types: builtin.Types, job: a.jobDir, log: a.log}
-	}
+// attest has the keys released by src, by default the manifest's key service, with
+// a credential from input. What it returns is to be closed, error or not.
+func (a *admitted) attest(src KeySource, input io.ReadCloser) (*granted, error) {
 	g := &granted{admitted: a}
-	return g, a.step("attestation", ExitAttestation, func(ctx context.Context) error { return g.obtain(ctx, src) })
+	return g, a.step("attestation", ExitAttestation, func(ctx context.Context) error {
+		if src == nil {
+			keys, err := a.keysByEvidence(ctx, builtin.Types, input)
+			if err != nil {
+				return err
+			}
+			keys.log, src = a.log, keys
+		}
+		return g.obtain(ctx, src)
+	})
 }
 
 // obtain gets the keys and the statement, and makes the node's directory.
 func (g *granted) obtain(ctx context.Context, src KeySource) (err error) {
 	req := KeyRequest{
-		Manifest: g.manifest, Digest: g.digest, Job: g.alloc.job, Node: g.alloc.node, NodeID: g.alloc.nodeID,
+		Manifest: g.manifest, Digest: g.digest, Job: g.alloc.job, Node: g.alloc.node,
 	}
 	if g.released, err = fetchKeys(ctx, src, req, fetchTime(g.alloc, g.manifest.SealSeconds), g.log); err != nil {
 		return err

@@ -27,7 +27,6 @@ type KeyRequest struct {
 	Digest   manifest.Digest // of the manifest
 	Job      manifest.Job
 	Node     string
-	NodeID   int // counts a job's nodes from 0
 }
 
 // checkStatement returns the statement of a release if it is the pinned service's

@@ -2,10 +2,13 @@ package noderun
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
+	"strings"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -14,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/evidence/madeup"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
@@ -34,6 +38,29 @@ func withMadeUp(t *testing.T) (evidence.Types, map[string]attest.New) {
 	return types, judges
 }
 
+// closed is an input that knows whether it was closed.
+type closed struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closed) Close() error {
+	c.closed = true
+	return nil
+}
+
+// TestCredentialIsAwaited: a run that has to stop does not wait for its input.
+func TestCredentialIsAwaited(t *testing.T) {
+	t.Parallel()
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := readCredential(ctx, r, 0); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
 // TestMadeUpEvidence takes a type of evidence that one package adds, and a line in
 // each table, from the submission to the released key.
 func TestMadeUpEvidence(t *testing.T) {
@@ -52,26 +79,35 @@ func TestMadeUpEvidence(t *testing.T) {
 	m, signed := s.Manifest(t, func(m *manifest.Manifest) { m.Attest, m.Cluster, m.Tier = named, cluster, madeup.Tier }, image)
 	digest := s.Register(t, alice, signed)
 	credentials := types[madeup.Name].Credentials
-	secret, err := credentials.Obtain(t.Context(), s.Client(t, alice), digest, m.Nodes)
+	secrets, err := credentials.Obtain(t.Context(), s.Client(t, alice), digest, m.Nodes)
 	check(t, err)
-	job := openDir(t, t.TempDir())
-	check(t, job.WriteNew(credentials.File, secret, 0o600))
+	j := job{manifest: m, alloc: allocation{nodeID: 1}}
+	for what, input := range map[string]string{"no line for the node": "first\n", "an empty one": "first\n\n", "nothing": ""} {
+		_, err := j.keysByEvidence(t.Context(), types, io.NopCloser(strings.NewReader(input)))
+		if !errors.Is(err, ErrAttestation) || fault.Hint(err) == "" {
+			t.Errorf("input with %s: %v", what, err)
+		}
+	}
+	input := closed{Reader: strings.NewReader("first\n" + secrets[0] + "\nthird\n")}
+	keys, err := j.keysByEvidence(t.Context(), types, &input)
+	if err != nil || keys.credential != madeup.Password || !input.closed {
+		t.Fatalf("%+v, %v", keys, err)
+	}
+	keys.log = slog.New(slog.DiscardHandler)
 
 	req := KeyRequest{Manifest: m, Digest: digest, Job: manifest.Job{Cluster: s.Cluster, ID: 7, ArrayTask: -1}, Node: "cn1"}
-	keys := serviceKeys{types: types, job: job, log: slog.New(slog.DiscardHandler)}
 	unknown := keys
 	unknown.types = builtin.Types
 	if _, err := unknown.Fetch(t.Context(), req); !errors.Is(err, ErrAttestation) {
 		t.Errorf("a node that does not know the type: %v", err)
 	}
 	wrong := keys
-	wrong.job = openDir(t, t.TempDir())
-	check(t, wrong.job.WriteNew(credentials.File, []byte("wrong"), 0o600))
+	wrong.credential = "wrong"
 	if _, err := wrong.Fetch(t.Context(), req); !errors.Is(err, ErrAttestation) {
 		t.Errorf("another password: %v", err)
 	}
 	odd := req
-	odd.Manifest.Attest.Parameters = json.RawMessage(`{"file":"password","user":"alice","more":1}`)
+	odd.Manifest.Attest.Parameters = json.RawMessage(`{"user":"alice","more":1}`)
 	if _, err := keys.Fetch(t.Context(), odd); !errors.Is(err, ErrAttestation) {
 		t.Errorf("unknown parameters: %v", err)
 	}

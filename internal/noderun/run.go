@@ -2,6 +2,7 @@ package noderun
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -21,7 +22,10 @@ type Options struct {
 	// else is in it.
 	SelfDir string
 	Keys    KeySource // nil: the manifest's key service
-	Environ []string  // nil: os.Environ()
+	// Input has the nodes' credentials, one a line, if the job's type of evidence
+	// has any. It is closed once it is read; the application never sees it.
+	Input   io.ReadCloser
+	Environ []string // nil: os.Environ()
 	// Mounts is the mount mode; Auto takes the first that works.
 	Mounts sandbox.Mode
 	Log    *slog.Logger
@@ -69,7 +73,7 @@ func (s *supervisor) run(opt Options) (app int, err error) {
 	if err != nil {
 		return neverRan, err
 	}
-	g, err := a.attest(opt.Keys)
+	g, err := a.attest(opt.Keys, opt.Input)
 	defer g.close()
 	if err != nil {
 		return neverRan, err

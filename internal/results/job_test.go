@@ -63,7 +63,8 @@ func newJob(t *testing.T) *job {
 	}
 	j := &job{t: t, service: newKey(t), owner: id}
 	j.rec = submission.Record{
-		Run: strings.Repeat("a", 32), Manifest: manifest.DigestOf([]byte("manifest")), JobID: "41", JobDir: t.TempDir(), Nodes: 2,
+		Run: strings.Repeat("a", 32), Manifest: manifest.DigestOf([]byte("manifest")), JobID: "41", JobDir: t.TempDir(),
+		LogFile: filepath.Join(t.TempDir(), "job.log"), Nodes: 2,
 		Tier: manifest.TierB2, Service: manifest.Service{ID: "keys", StatementKey: public(j.service)}, Submitted: time.Now(),
 	}
 	if err := os.Mkdir(filepath.Join(j.rec.JobDir, "nodes"), 0o700); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
@@ -22,6 +23,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -95,7 +97,7 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 		}
 	}
 	if len(names) == 0 {
-		return nil, ErrNothing
+		return nil, fault.New(fault.Job, ErrNothing, whereNext(d.FS, rec))
 	}
 	sort.Strings(names)
 	out, err := openOutDir(dir)
@@ -117,6 +119,16 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 		all = append(all, f.Node)
 	}
 	return all, nil
+}
+
+// whereNext says what tells more about a job that left nothing. A job writes its
+// log as soon as it knows that it is in its own directory.
+func whereNext(fsys transfer.FS, rec submission.Record) string {
+	if _, err := fsys.Lstat(rec.LogFile); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("it has no log: it still waits; or when it began, another directory lay in the place of %s, "+
+			"and it ended with exit code %d", rec.JobDir, slurm.ExitNotOurs)
+	}
+	return "the job's log says how far it came: " + rec.LogFile
 }
 
 // fetch is the fetching of one node's results.
@@ -141,7 +153,7 @@ func (f *fetch) run() (err error) {
 	}
 	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
 		err := fmt.Errorf("%w on this node: it has not begun to write results, or was killed before it could", ErrNothing)
-		return fault.New(fault.Job, err, "the job's log says how far it came: "+f.rec.LogFile)
+		return fault.New(fault.Job, err, whereNext(f.FS, f.rec))
 	}
 	if err := f.check(); err != nil {
 		return err

@@ -23,6 +23,12 @@ func TestFetch(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	if _, err := j.fetch(transfer.Local{}, out); !errors.Is(err, ErrNothing) {
 		t.Errorf("before any node has begun: %v", err)
+	} else if !strings.Contains(fault.Hint(err), "no log") || !strings.Contains(fault.Hint(err), "exit code 239") {
+		t.Errorf("the hint is %q", fault.Hint(err))
+	}
+	check(t, os.WriteFile(j.rec.LogFile, nil, 0o600))
+	if _, err := j.fetch(transfer.Local{}, out); !strings.Contains(fault.Hint(err), "log says how far it came: "+j.rec.LogFile) {
+		t.Errorf("with a log, the hint is %q", fault.Hint(err))
 	}
 	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory was made for nothing: %v", err)

@@ -39,11 +39,12 @@ type Record struct {
 	Address   string           `json:"address"`  // login node; empty when used on it
 	Service   manifest.Service `json:"service"`
 	Tier      manifest.Tier    `json:"tier"`
+	Attest    string           `json:"attest"` // type of evidence
 	Nodes     int              `json:"nodes"`
 	Identity  string           `json:"identity"` // file that opens the results; may be empty
 	Submitted time.Time        `json:"submitted"`
 	Stage     Stage            `json:"stage,omitempty"`
-	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script
+	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script on the site
 }
 
 // Expected returns what the job's results are held against.

@@ -2,8 +2,8 @@
 #SBATCH --job-name=jp2a
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --output=/scratch/p/job-%j.log
-#SBATCH --open-mode=append
+#SBATCH --chdir=/scratch/p/job
+#SBATCH --output=/dev/null
 #SBATCH --export=NONE
 #SBATCH --no-requeue
 #SBATCH --signal=USR1@300
@@ -12,36 +12,62 @@
 unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
 umask 077
 
+# Slurm starts this in the job's directory by its path, on which others may have exchanged directories.
+# A directory is the job's if it is private, my own, and has this job's manifest.
+in_job_directory() {
+  case $(stat -c "%u %a" .) in "$EUID 700" | "$EUID 2700") ;; *) return 1 ;; esac
+  [ -f manifest.json ] && [ ! -L manifest.json ] && echo "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef  manifest.json" | sha256sum --check --status --strict
+}
+if ! in_job_directory || [ -L job.log ] || ! exec >>job.log 2>&1; then exit 239; fi
+
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
-# and become the first of them. A directory in which nothing can be run, or that is full, is passed over.
+# and become the first of them. A directory in which nothing can be run, that is full, or that others
+# could exchange, is passed over.
 on_each_node='
   umask 077
+  in_job_directory || { echo "sealbatch: $SLURMD_NODENAME: $PWD is not the directory of this job" >&2; exit 239; }
+  # exchangeable DIR: sets why if others than root can rename something in DIR or on the way to it.
+  exchangeable() {
+    local at=$1 way=() i=0 seen
+    while [ -n "$at" ]; do way=("$at" "${way[@]}"); at=${at%/*}; done
+    why=
+    for seen in $(stat -c %u:%a / "${way[@]}" 2>/dev/null); do
+      case ${seen%:*} in 0 | "$EUID") ;; *) why="it belongs to another user"; break ;; esac
+      (( (8#${seen#*:} & 8#22) == 0 || (8#${seen#*:} & 8#1000) )) || { why="others can rename what is in it"; break; }
+      i=$((i + 1))
+    done
+    [ "$i" -gt "${#way[@]}" ] && return 1
+    way=(/ "${way[@]}"); why="${way[i]}: ${why:-it cannot be looked at}"
+  }
   tried=()
   words=$1; shift # the first words are the name, SHA-256, size and path of each program
-  for base in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$(id -u)"; do
-    case $base in /*) ;; *) continue ;; esac
-    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$base: no directory can be made there"); continue; }
+  for name in "$SLURM_TMPDIR" "$TMPDIR" /tmp /dev/shm /var/tmp "/run/user/$EUID"; do
+    case $name in /*) ;; *) continue ;; esac
+    base=$(cd -P -- "$name" 2>/dev/null && pwd -P) || { tried+=("$name: it cannot be entered"); continue; }
+    case $base in *[,:\\]*) tried+=("$name: container runtimes do not take its name"); continue ;; esac
+    if exchangeable "$base"; then tried+=("$name: $why"); continue; fi
+    dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) || { tried+=("$name: no directory can be made there"); continue; }
     trap "rm -rf -- \"\$dir\"" EXIT
     if ! printf "#!/bin/sh\n" 2>/dev/null >"$dir/try" || ! chmod 700 "$dir/try"; then
-      tried+=("$base: no room")
+      tried+=("$name: no room")
     elif ! "$dir/try" 2>/dev/null; then
-      tried+=("$base: programs cannot be run there (noexec)")
+      tried+=("$name: programs cannot be run there (noexec)")
     else
       rm -- "$dir/try"
       at=1
       while [ "$at" -lt "$words" ]; do
-        name=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
+        file=${!at}; at=$((at + 1)); digest=${!at}; at=$((at + 1))
         size=${!at}; at=$((at + 1)); path=${!at}; at=$((at + 1))
         # Whatever lies there now: a pipe is not waited for, and no more is read than the program has.
-        dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
-        if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then
+        dd if="./$path" of="$dir/$file" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }
+        if ! echo "$digest  $dir/$file" | sha256sum --check --status --strict; then
           echo "sealbatch: $path is not the program that this job was submitted with" >&2
           exit 243
         fi
-        chmod 500 "$dir/$name"
+        chmod 500 "$dir/$file"
       done
       if [ "$at" -eq 0 ]; then
-        tried+=("$base: the programs cannot be copied there")
+        tried+=("$name: the programs cannot be copied there")
       else
         program=$1; shift "$words"; command=$1; shift
         trap - EXIT
@@ -55,7 +81,7 @@ on_each_node='
   exit 240
 '
 programs=(
-  sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef 1 /scratch/p/bin/sealbatch
+  sealbatch 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef 1 bin/sealbatch
 )
 arguments=(
   node-run
@@ -64,8 +90,9 @@ arguments=(
 )
 
 trap "signalled=yes" TERM USR1
-srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 \
-  /bin/bash -c "$on_each_node" sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
+srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --input=none \
+  --chdir=/scratch/p/job /bin/bash -c "$(declare -f in_job_directory)$on_each_node" \
+  sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
 step=$!
 while :; do
   signalled=no

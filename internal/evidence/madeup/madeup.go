@@ -1,7 +1,7 @@
 // Package madeup is a type of evidence for tests, and what it takes to add one:
 // the submitter's and the node's side (Type, a line in the table of package
 // builtin) and the key service's (FromConfig, a line in its table of attestors).
-// Nodes prove that they know a password, which travels with the job.
+// Nodes prove that they know a password, which reaches them with the job.
 package madeup
 
 import (
@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/evidence"
@@ -29,36 +30,29 @@ const Tier = manifest.TierB1
 // Password is what submitters hand out.
 const Password = "open sesame"
 
-const passwordFile = "password"
-
 // Type is the submitter's and the node's side.
 var Type = evidence.Type{
 	Plan: plan,
-	Credentials: &evidence.Credentials{File: passwordFile, What: "passwords",
-		Obtain: func(context.Context, evidence.Keys, manifest.Digest, int) ([]byte, error) {
-			return []byte(Password), nil
+	Credentials: &evidence.Credentials{What: "passwords",
+		Obtain: func(_ context.Context, _ evidence.Keys, _ manifest.Digest, nodes int) ([]string, error) {
+			return slices.Repeat([]string{Password}, nodes), nil
 		}},
 	Maker: maker,
 }
 
 // plan passes on what the key service says: how nodes are to spell the user.
 func plan(s evidence.Submission) (evidence.Plan, error) {
-	p := parameters{File: passwordFile}
-	about, ok := s.Service.About(Name)
+	var p about
+	said, ok := s.Service.About(Name)
 	if !ok {
 		return evidence.Plan{}, errors.New("the key service does not take it")
 	}
-	return evidence.Plan{Parameters: &p}, manifest.DecodeJSON(about, &p.about)
+	return evidence.Plan{Parameters: &p}, manifest.DecodeJSON(said, &p)
 }
 
-// about is what the key service tells submitters.
+// about is what the key service tells submitters, and they their nodes.
 type about struct {
 	User string `json:"user"`
-}
-
-type parameters struct {
-	about
-	File string `json:"file"`
 }
 
 type payload struct {
@@ -74,16 +68,12 @@ func mac(password []byte, user, service string, c keyapi.Claim) []byte {
 }
 
 func maker(raw json.RawMessage, n evidence.Node) (evidence.Maker, error) {
-	var p parameters
+	var p about
 	if err := manifest.DecodeJSON(raw, &p); err != nil {
 		return evidence.Maker{}, err
 	}
-	password, err := n.ReadFile(p.File, 100)
-	if err != nil {
-		return evidence.Maker{}, err
-	}
 	return evidence.Maker{Attest: func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
-		return keyapi.NewEvidence(Name, payload{p.User, mac(password, p.User, service, c)})
+		return keyapi.NewEvidence(Name, payload{p.User, mac([]byte(n.Credential), p.User, service, c)})
 	}}, nil
 }
 

@@ -30,9 +30,7 @@ func TestConforms(t *testing.T) {
 			Claim: keyapi.Claim{Manifest: manifest.DigestOf(nil), Node: "cn1",
 				Job: manifest.Job{Cluster: "box", ID: 7, ArrayTask: -1}},
 			Prove: func(t testing.TB, service string, c keyapi.Claim) keyapi.Evidence {
-				m, err := madeup.Type.Maker(json.RawMessage(`{"file":"x","user":"alice"}`), evidence.Node{
-					ReadFile: func(string, int64) ([]byte, error) { return []byte(madeup.Password), nil },
-				})
+				m, err := madeup.Type.Maker(json.RawMessage(`{"user":"alice"}`), evidence.Node{Credential: madeup.Password})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -1,16 +1,15 @@
 // Package token makes evidence of type "token": the submitter obtains one-time
-// tokens, which travel with the job, and a node proves that it holds one.
+// tokens, which reach the job's nodes, and a node proves that it holds one.
 package token
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -19,7 +18,7 @@ import (
 // Type is the type of evidence.
 var Type = evidence.Type{
 	Plan:        plan,
-	Credentials: &evidence.Credentials{File: jobdir.TokensName, What: "one-time tokens", Obtain: obtain},
+	Credentials: &evidence.Credentials{What: "one-time tokens", Obtain: obtain},
 	Maker:       maker,
 }
 
@@ -35,14 +34,14 @@ func plan(s evidence.Submission) (evidence.Plan, error) {
 	return evidence.Plan{Parameters: parameters{}}, nil
 }
 
-// obtain returns a token for each node, one a line.
-func obtain(ctx context.Context, k evidence.Keys, digest manifest.Digest, nodes int) (tokens []byte, err error) {
+// obtain returns a token for each node.
+func obtain(ctx context.Context, k evidence.Keys, digest manifest.Digest, nodes int) (tokens []string, err error) {
 	for range nodes {
 		t, err := k.NewToken(ctx, digest, "")
 		if err != nil {
 			return nil, err
 		}
-		tokens = append(tokens, t.Token+"\n"...)
+		tokens = append(tokens, t.Token)
 	}
 	return tokens, nil
 }
@@ -51,11 +50,10 @@ func maker(raw json.RawMessage, n evidence.Node) (evidence.Maker, error) {
 	if err := manifest.DecodeJSON(raw, &parameters{}); err != nil {
 		return evidence.Maker{}, err
 	}
-	token, err := read(n)
-	if err != nil {
-		return evidence.Maker{}, err
+	if n.Credential == "" {
+		return evidence.Maker{}, errors.New("there is no token for this node")
 	}
-	return evidence.Maker{Attest: Attest(token)}, nil
+	return evidence.Maker{Attest: Attest(n.Credential)}, nil
 }
 
 // Attest attests by a one-time token.
@@ -63,21 +61,4 @@ func Attest(token string) keyclient.AttestFunc {
 	return func(_ context.Context, service string, c keyapi.Claim) (keyapi.Evidence, error) {
 		return keyapi.TokenEvidence(token, service, c)
 	}
-}
-
-// maxTokens bounds the file of tokens: 65536 nodes at 100 bytes and more.
-const maxTokens = 8 << 20
-
-// read returns the node's token, its line of the file.
-func read(n evidence.Node) (string, error) {
-	b, err := n.ReadFile(jobdir.TokensName, maxTokens)
-	if err != nil {
-		return "", fmt.Errorf("read the tokens: %w", err)
-	}
-	defer clear(b)
-	lines := strings.Split(string(b), "\n")
-	if n.ID >= len(lines) || strings.TrimSpace(lines[n.ID]) == "" {
-		return "", fmt.Errorf("there is no token for node number %d", n.ID)
-	}
-	return strings.TrimSpace(lines[n.ID]), nil
 }

@@ -2,35 +2,14 @@ package token
 
 import (
 	"encoding/json"
-	"io/fs"
 	"strings"
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
-
-func TestRead(t *testing.T) {
-	t.Parallel()
-	none := evidence.Node{ReadFile: func(string, int64) ([]byte, error) { return nil, fs.ErrNotExist }}
-	if _, err := read(none); err == nil {
-		t.Error("no file of tokens is no error")
-	}
-	for node, want := range []string{"first", "second", "", "fourth", ""} {
-		got, err := read(evidence.Node{ID: node, ReadFile: func(name string, _ int64) ([]byte, error) {
-			if name != jobdir.TokensName {
-				t.Errorf("reads %s", name)
-			}
-			return []byte("first\nsecond\n\nfourth"), nil
-		}})
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("node %d: %q, %v", node, got, err)
-		}
-	}
-}
 
 // TestPlanRefuses: a job that demands more than tokens prove is refused before it is submitted.
 func TestPlanRefuses(t *testing.T) {
@@ -47,7 +26,7 @@ func TestPlanRefuses(t *testing.T) {
 func TestMaker(t *testing.T) {
 	t.Parallel()
 	token := strings.Repeat("A", 43)
-	n := evidence.Node{ReadFile: func(string, int64) ([]byte, error) { return []byte(token + "\n"), nil }}
+	n := evidence.Node{Credential: token}
 	m, err := Type.Maker(json.RawMessage("{}"), n)
 	if err != nil || m.Relay.URL != "" {
 		t.Fatalf("%+v, %v", m, err)
@@ -56,6 +35,9 @@ func TestMaker(t *testing.T) {
 	var p keyapi.TokenPayload
 	if err != nil || ev.Decode(keyapi.EvidenceToken, &p) != nil || strings.Contains(p.Proof, token) {
 		t.Errorf("%+v, %v", ev, err)
+	}
+	if _, err := Type.Maker(json.RawMessage("{}"), evidence.Node{}); err == nil {
+		t.Error("no token is no error")
 	}
 	for _, bad := range []string{"", "null", `{"x":1}`, "[]"} {
 		if _, err := Type.Maker(json.RawMessage(bad), n); err == nil {
