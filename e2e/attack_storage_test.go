@@ -114,7 +114,10 @@ const (
 	script  = "slurm/render.go"
 	files   = "internal/noderun/files.go"
 	opening = "internal/jobdir/open.go"
-	onCopy  = `if ! echo "$digest  $dir/$name" | sha256sum --check --status --strict; then`
+	onLog   = `if ! in_job_directory || [ -L @log@ ] || ! exec`
+	onNode  = `in_job_directory || { echo`
+	onPin   = ` && echo "@digest@  @manifest@" | sha256sum --check --status --strict`
+	onCopy  = `if ! echo "$digest  $dir/$file" | sha256sum --check --status --strict; then`
 )
 
 // attackerRan reports whether the attacker's program ran as the submitter.
@@ -187,9 +190,9 @@ func TestAttackJobFiles(t *testing.T) {
 			before: at("bin/sealbatch", true, always(attackersProgram)), gained: attackerRan, code: 0,
 			// It checks what lies on scratch, and copies then.
 			weak: []weakness{
-				{script, `dd if="$path" of="$dir/$name" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }`, ":"},
-				{script, onCopy, strings.Replace(onCopy, "$dir/$name", "$path", 1)},
-				{script, `chmod 500 "$dir/$name"`, `sleep 2; cp -- "$path" "$dir/$name"; chmod 500 "$dir/$name"`},
+				{script, `dd if="./$path" of="$dir/$file" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }`, ":"},
+				{script, onCopy, strings.Replace(onCopy, "$dir/$file", "$path", 1)},
+				{script, `chmod 500 "$dir/$file"`, `sleep 2; cp -- "$path" "$dir/$file"; chmod 500 "$dir/$file"`},
 			},
 		},
 		"gocryptfs": {
@@ -207,14 +210,14 @@ func TestAttackJobFiles(t *testing.T) {
 				{files, "if n != ref.Size || manifest.Digest(h.Sum(nil)) != ref.Digest", "if n < 0"}},
 		},
 		"manifest": {
-			before: at("manifest.json", false, toAttacker), gained: attackerReads, code: exitIntegrity,
+			before: at("manifest.json", false, toAttacker), gained: attackerReads, code: exitDirectory,
 			// The key service knows the digest, too, and so does a supervisor that asks for the right one.
-			weak: []weakness{{opening, "if manifest.DigestOf(b) != want {",
+			weak: []weakness{{script, onPin, ""}, {opening, "if manifest.DigestOf(b) != want {",
 				"if m, _, err := manifest.Parse(b); err == nil {\n\t\treturn m, nil\n\t}\n\tif manifest.DigestOf(b) != want {"}},
 		},
 		"manifest once checked": {
-			before: at("manifest.json", true, toAttacker), gained: attackerReads, code: 0,
-			weak: []weakness{{opening, "m, _, err := manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t" +
+			before: at("manifest.json", true, toAttacker), gained: attackerReads, code: exitDirectory, // each node looks for itself
+			weak: []weakness{{script, onPin, ""}, {opening, "m, _, err := manifest.Parse(b)", "unix.Nanosleep(&unix.Timespec{Sec: 2}, nil)\n\t" +
 				"b, _ = fsx.Dir{Root: root}.ReadRegular(ManifestName, maxManifest)\n\tm, _, err := manifest.Parse(b)"}},
 		},
 		"verification script": {

@@ -30,6 +30,7 @@ func refused(t *testing.T, who person, image, data string, code int, flags ...st
 
 // Exit codes of the supervisor (noderun.ExitMeanings).
 const (
+	exitDirectory   = 239
 	exitAttestation = 241
 	exitKey         = 242
 	exitIntegrity   = 243
