@@ -92,7 +92,7 @@ func TestAttackNodeLocal(t *testing.T) {
 	guessed := weakened(t,
 		weakness{"slurm/render.go", `dir=$(mktemp -d "$base/sealbatch.XXXXXXXXXX" 2>/dev/null) ||`,
 			`dir=$base/sealbatch.$SLURM_JOB_ID; mkdir -p "$dir" ||`},
-		weakness{"slurm/render.go", `chmod 500 "$dir/$name"`, `chmod 500 "$dir/$name"; sleep 1`})
+		weakness{"slurm/render.go", `chmod 500 "$dir/$file"`, `chmod 500 "$dir/$file"; sleep 1`})
 	if gained, code := play(installed(t, "laptop", guessed) + "/sealbatch"); !gained {
 		t.Errorf("without the defence the attack fails, too: exit code %d", code)
 	}
