@@ -91,7 +91,7 @@ var defences = func() map[string][]weakness {
 		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
 		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
 		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
-		{"key exists", "internal/keyserver/boltstore/keys.go", "subtle.ConstantTimeCompare(old, key) != 1"},
+		{"key exists", "internal/keyserver/slotstore/slotstore.go", "subtle.ConstantTimeCompare(old, key) != 1"},
 		{"token's claim", "internal/keyserver/token/token.go", "!t.Keys.Check(p.Proof, service, c)"},
 		{"token used", "internal/keyserver/token/token.go", "case used:"},
 		{"token's manifest", "internal/keyserver/token/token.go", "t.Manifest != c.Manifest"},

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
@@ -10,13 +11,14 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
 )
 
 // serverChecks are what serve --check looks at, beside the configuration itself.
 var serverChecks = []func(*config.Server, doctor.Report){
-	checkAccounts, checkMasterKey, checkEvidence,
+	checkAccounts, checkMasterKey, checkKeys, checkEvidence,
 	func(c *config.Server, report doctor.Report) {
 		checkCertificate(setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}, report)
 	},
@@ -77,6 +79,29 @@ func checkMasterKey(c *config.Server, report doctor.Report) {
 		return
 	}
 	report(doctor.Finding{What: "master key", Detail: c.MasterKeyFile})
+}
+
+// checkKeys looks at the volumes' keys, which must be there, where what is
+// destroyed is overwritten.
+func checkKeys(c *config.Server, report doctor.Report) {
+	if c.KeyStore.Type != "slots" {
+		return
+	}
+	path, err := slotstore.Path(c.DataDir, c.KeyStore.Parameters)
+	if err == nil {
+		_, err = os.Lstat(path)
+	}
+	if err != nil {
+		report(doctor.Failed("keys", err))
+		return
+	}
+	if fs, ok := slotstore.InPlace(path); !ok {
+		report(doctor.Finding{What: "keys", Warn: true,
+			Detail: fmt.Sprintf("%s lies on %s, which does not overwrite in place: a key that was destroyed stays on the disk", path, fs),
+			Fix:    "stop the service, move the file to ext4 or XFS without snapshots, and name it in [key-store] file"})
+		return
+	}
+	report(doctor.Finding{What: "keys", Detail: path})
 }
 
 // checkEvidence looks at what nodes may show, and whether that can be enough.

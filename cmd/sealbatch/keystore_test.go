@@ -99,12 +99,13 @@ func TestMadeUpKeyStore(t *testing.T) {
 	if kept, err := os.ReadFile(filepath.Join(dir, v.ID)); err != nil || !bytes.Equal(kept, v.Key) {
 		t.Errorf("the made-up store does not hold the key: %v", err)
 	}
-	bolt, err := keyStores["bolt"](t.Context(), s.records, nil)
+	slots, err := keyStores["slots"](t.Context(), s.records.Home(nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bolt.Key(t.Context(), v.ID); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("control: the key lies among the records, too: %v", err)
+	defer slots.Close()
+	if _, err := slots.Key(t.Context(), v.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("control: the key lies in the file of slots, too: %v", err)
 	}
 }
 
@@ -136,8 +137,8 @@ func TestKeyStoreConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ lines, want string }{
-		"control":             {"type = bolt", ""},
-		"unknown type":        {"type = vault", `type "vault" is none of bolt`},
+		"control":             {"type = slots", ""},
+		"unknown type":        {"type = vault", `type "vault" is none of slots`},
 		"unknown parameter":   {"directory = /x", `unknown parameter "directory"`},
 		"nothing is the same": {"", ""},
 	} {

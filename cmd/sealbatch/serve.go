@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/token"
 	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
@@ -81,7 +82,7 @@ func initServer(a *app, dir string, hosts []string, listen string) error {
 }
 
 // keyStores are the types of key stores that server.conf may name.
-var keyStores = store.KeyStores{"bolt": boltstore.OpenKeys}
+var keyStores = store.KeyStores{"slots": slotstore.Open}
 
 // attestors are the types of evidence that the key service takes.
 var attestors = attest.Types{
@@ -132,7 +133,7 @@ func newKeyService(
 		return nil, fault.New(fault.Config, err, "")
 	}
 	s := &keyService{}
-	if err := s.openStores(ctx, c, types); err != nil {
+	if err := s.openStores(ctx, c, types, log); err != nil {
 		return nil, err
 	}
 	s.Server, err = keyserver.New(keyserver.Config{
@@ -152,10 +153,11 @@ func serverLimits(l config.ServerLimits) keyserver.Limits {
 		Concurrent: l.ConcurrentRequests,
 		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
+		Deleted: l.DeletionsPerAccount,
 	}
 }
 
-func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores) error {
+func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) error {
 	master, err := boltstore.LoadMasterKey(c.MasterKeyFile)
 	if err != nil {
 		return fault.New(fault.Config, err, "")
@@ -164,7 +166,7 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 	if s.records, err = boltstore.Open(path, master); err != nil {
 		return err
 	}
-	s.keys, err = types.Open(ctx, c.KeyStore.Type, s.records, c.KeyStore.Parameters)
+	s.keys, err = types.Open(ctx, c.KeyStore.Type, s.records.Home(log), c.KeyStore.Parameters)
 	if errors.Is(err, store.ErrConfig) {
 		err = fault.New(fault.Config, fmt.Errorf("%s: [key-store]: %w", c.Path, err), "")
 	}

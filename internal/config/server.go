@@ -41,13 +41,13 @@ type ServerLimits struct {
 	FloodLimits
 	MaxRequestBytes int
 	Attestations    int // challenges to nodes that are unanswered
-	// Volumes, registered jobs and tokens that the store holds of one account.
-	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount int
+	// Volumes, registered jobs, tokens and deleted volumes that the store holds of one account.
+	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount, DeletionsPerAccount int
 }
 
 // KeyStoreConf is [key-store]: where the volumes' keys are kept.
 type KeyStoreConf struct {
-	Type       string            // default bolt: among the service's records
+	Type       string            // default slots: a file that is overwritten in place
 	Parameters map[string]string // the section's other keys, in lower case; what they mean is the type's matter
 }
 
@@ -68,7 +68,7 @@ func LoadServer(path string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C",
-		Attestors: map[string]map[string]string{}, KeyStore: KeyStoreConf{Type: "bolt", Parameters: map[string]string{}}}
+		Attestors: map[string]map[string]string{}, KeyStore: KeyStoreConf{Type: "slots", Parameters: map[string]string{}}}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {
 		return nil, err
@@ -104,6 +104,7 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				intKey("secrets-per-account", &s.Limits.SecretsPerAccount, 1, 1<<30),
 				intKey("manifests-per-account", &s.Limits.ManifestsPerAccount, 1, 1<<30),
 				intKey("tokens-per-account", &s.Limits.TokensPerAccount, 1, 1<<30),
+				intKey("deletions-per-account", &s.Limits.DeletionsPerAccount, 1, 1<<30),
 			),
 			"key-store": {stringKey("type", &s.KeyStore.Type)},
 		},

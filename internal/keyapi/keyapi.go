@@ -7,7 +7,8 @@
 //	GET  /v1/secrets?after=&limit= s    a page of one's own secrets, without keys and policies
 //	GET  /v1/secrets/{volume}     s     one secret, without its key
 //	PUT  /v1/secrets/{volume}/policy s  replace the policy
-//	POST /v1/secrets/{volume}/revoke s  never release it again
+//	POST /v1/secrets/{volume}/revoke s  never release it again, destroy its key
+//	DELETE /v1/secrets/{volume}   s     the same, and forget the volume
 //	POST /v1/manifests            s     register a signed job manifest
 //	POST /v1/tokens               s     a one-time token for a manifest (tier C)
 //	POST /v1/nonces                     a nonce for one attestation
@@ -261,6 +262,11 @@ type AuditHead struct {
 // SignedHead is the body that carries an AuditHead.
 type SignedHead struct {
 	Head string `json:"head"` // JWS
+}
+
+// Deleted answers DELETE /v1/secrets/{volume}.
+type Deleted struct {
+	VolumeID string `json:"volume_id"`
 }
 
 // SecretEntry is what a list says of a secret: what is small, whatever its policy.

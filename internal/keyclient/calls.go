@@ -96,11 +96,19 @@ func (c *Client) SetPolicy(ctx context.Context, volume string, p manifest.Policy
 	return out, err
 }
 
-// Revoke ends the release of one's own secret for good.
+// Revoke ends the release of one's own secret for good, and destroys the service's
+// copy of its key.
 func (c *Client) Revoke(ctx context.Context, volume string) (keyapi.SecretInfo, error) {
 	var out keyapi.SecretInfo
 	err := c.do(ctx, call{method: http.MethodPost, path: secretPath(volume) + "/revoke", signed: true}, &out)
 	return out, err
+}
+
+// Delete has the service destroy the key of one's own secret and forget the volume.
+// The same again succeeds.
+func (c *Client) Delete(ctx context.Context, volume string) error {
+	var out keyapi.Deleted
+	return c.do(ctx, call{method: http.MethodDelete, path: secretPath(volume), signed: true}, &out)
 }
 
 // RegisterManifest registers the exact signed bytes of a manifest with their

@@ -12,10 +12,20 @@
 // and many requests share one disk write. If the log cannot be written, the
 // transaction is undone: nothing is released and nothing is counted.
 //
+// # How a key is destroyed
+//
+// Revoking or deleting a volume changes its record first: from that transaction
+// on nothing is released, and the audit log says so. Then the key store wipes the
+// key (erase.go). A service that died between the two finishes it when it starts:
+// the records say which keys are to be gone. One request at a time is at work on
+// a volume's key, so that no deposit brings it back; records that were replaced
+// or deleted are wiped from their file soon after.
+//
 // # Seams
 //
 // store.Store keeps records (transactional), store.KeyStore the volumes' keys;
-// package boltstore is both, package storetest their conformance test.
+// packages boltstore and slotstore are those, package storetest their conformance
+// test.
 // attest.Attestor judges one type of evidence; packages voucher and token have
 // one each, package attestortest is their conformance test.
 package keyserver

@@ -82,6 +82,7 @@ func (s *Server) routes() http.Handler {
 		{"GET /v1/secrets/{volume}", "secret.get", true, maxSmallBody, (*Server).getSecret},
 		{"PUT /v1/secrets/{volume}/policy", "secret.policy", true, maxPolicyBody, (*Server).putPolicy},
 		{"POST /v1/secrets/{volume}/revoke", "secret.revoke", true, maxSmallBody, (*Server).revokeSecret},
+		{"DELETE /v1/secrets/{volume}", "secret.delete", true, maxSmallBody, (*Server).deleteSecret},
 		{"POST /v1/manifests", "manifest.register", true, 0, (*Server).newManifest},
 		{"POST /v1/tokens", "token.new", true, maxSmallBody, (*Server).newToken},
 		{"POST /v1/nonces", "", false, maxSmallBody, (*Server).newNonce},

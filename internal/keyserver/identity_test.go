@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/setup"
 )
 
@@ -26,10 +27,11 @@ func TestNameIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	keys, err := boltstore.OpenKeys(t.Context(), st, nil)
+	keys, err := slotstore.Open(t.Context(), st.Home(nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer keys.Close()
 	cfg := keyserver.Config{Name: "two", Store: st, Keys: keys, AuditLog: l.Audit, AllowedSigners: l.AllowedSigners}
 	if _, err := keyserver.New(cfg); err == nil || !strings.Contains(err.Error(), `"one"`) {
 		t.Errorf("another name: %v", err)

@@ -29,10 +29,11 @@ type Limits struct {
 	// whole cluster can come from one address, so the defaults are 100 and 4000.
 	PerSecond float64
 	Burst     int
-	// Secrets, Manifests and Tokens bound what the store holds of one account.
-	// Volumes stay for good, jobs and tokens until a while after they expired.
-	// Defaults 50,000, 50,000 and 262,144.
-	Secrets, Manifests, Tokens int
+	// Secrets, Manifests, Tokens and Deleted bound what the store holds of one account.
+	// Volumes stay until their owner deletes them, jobs and tokens until a while
+	// after they expired, tombstones of deleted volumes for two years.
+	// Defaults 50,000, 50,000, 262,144 and 200,000.
+	Secrets, Manifests, Tokens, Deleted int
 	// Nonces is the number of attestations under way; default 65536.
 	Nonces int
 }
@@ -49,6 +50,7 @@ func (l Limits) withDefaults() Limits {
 	service.Default(&l.Secrets, 50_000)
 	service.Default(&l.Manifests, 50_000)
 	service.Default(&l.Tokens, 1<<18)
+	service.Default(&l.Deleted, 200_000)
 	service.Default(&l.Nonces, 65536)
 	return l
 }

@@ -146,8 +146,8 @@ func (s *Server) register(w store.Writer, who account, rec manifestRecord, priva
 		var secret secretRecord
 		err := getJSON(w, bucketSecrets, v.ID, &secret)
 		if errors.Is(err, store.ErrNotFound) {
-			return service.Refuse(keyapi.CodeNotFound, "volume %s was never deposited at this key service", v.ID).
-				WithHint("seal and ship it with data-prep or container-prep, or ask its owner which service has its key")
+			return noSecret(w, v.ID, "was never deposited at this key service: seal and ship it with data-prep or "+
+				"container-prep, or ask its owner which service has its key")
 		}
 		if err != nil {
 			return err

@@ -67,7 +67,8 @@ func outdated(r store.Reader, now time.Time) (old []record, err error) {
 	for _, of := range []struct {
 		bucket string
 		look   func(r store.Reader, now time.Time, key string, b []byte) ([]record, error)
-	}{{token.Bucket, oldToken}, {bucketRepeats, oldRepeat}, {bucketManifests, oldManifest}, {bucketReleases, oldRelease}} {
+	}{{token.Bucket, oldToken}, {bucketRepeats, oldRepeat}, {bucketManifests, oldManifest}, {bucketReleases, oldRelease},
+		{bucketDeleted, oldTombstone}} {
 		e := r.Each(of.bucket, "", func(key string, b []byte) error {
 			found, err := of.look(r, now, key, b)
 			old = append(old, found...)
@@ -126,6 +127,14 @@ func oldRelease(_ store.Reader, now time.Time, key string, b []byte) ([]record, 
 	return []record{{bucket: bucketReleases, key: key}}, nil
 }
 
+func oldTombstone(_ store.Reader, now time.Time, volume string, b []byte) ([]record, error) {
+	var t tombstone
+	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Deleted.Add(keepDeleted)) {
+		return nil, err
+	}
+	return []record{{bucketDeleted, volume, t.Owner, countDeleted}}, nil
+}
+
 // purgeUntil purges at intervals until ctx ends.
 func (s *Server) purgeUntil(ctx context.Context) {
 	tick := time.NewTicker(purgeEvery)
@@ -142,6 +151,12 @@ func (s *Server) purgeUntil(ctx context.Context) {
 			s.log.Error("outdated records were not removed", "error", err)
 		case n > 0:
 			s.log.Info("outdated records removed", "records", n)
+			s.scrubSoon()
+		}
+		if s.undestroyed.Load() {
+			if err := s.finishDestructions(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("keys were not destroyed yet", "error", err)
+			}
 		}
 	}
 }

@@ -17,6 +17,7 @@ const (
 	countSecrets   = "secrets-per-account"
 	countManifests = "manifests-per-account"
 	countTokens    = "tokens-per-account"
+	countDeleted   = "deletions-per-account"
 )
 
 func countKey(account, kind string) string { return account + "/" + kind }
@@ -35,10 +36,11 @@ func room(g getter, who account, kind string, most int) error {
 	if err != nil || n < most {
 		return err
 	}
-	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens"}[kind]
+	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens",
+		countDeleted: "deleted volumes"}[kind]
 	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
 		WithHint("the key service's administrator raises [limits] %s in server.conf; "+
-			"jobs and tokens count until some time after they expired", kind)
+			"jobs, tokens and deletions count for some time", kind)
 }
 
 // count adds n to an account's records of a kind.

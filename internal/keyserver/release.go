@@ -69,12 +69,15 @@ func (s *Server) release(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := s.prepareRelease(q, c, claims, g)
-	if err != nil {
-		return nil, err
+	answer, missing := s.prepareRelease(q, c, claims, g)
+	if missing != nil && !errors.Is(missing, store.ErrNotFound) {
+		return nil, missing
 	}
 	answer.AuditHead, err = q.commit(ev, func(w store.Writer) error {
 		g, err := s.decideRelease(w, c, v, again)
+		if err == nil && missing != nil { // nor was it destroyed meanwhile
+			err = service.Refuse(keyapi.CodeNotFound, "%w", missing).WithHint(keyGone)
+		}
 		if err == nil {
 			ev.Policies = g.policies()
 		}
@@ -222,7 +225,7 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, verdicts 
 	var sec secretRecord
 	err := getJSON(r, bucketSecrets, v.ID, &sec)
 	if errors.Is(err, store.ErrNotFound) {
-		return sec, service.Refuse(keyapi.CodeNotFound, "volume %s is not deposited here", v.ID)
+		return sec, noSecret(r, v.ID, "is not deposited here")
 	}
 	if err != nil {
 		return sec, err
@@ -286,7 +289,12 @@ func (g grant) record(w store.Writer, now time.Time) error {
 	return nil
 }
 
-// prepareRelease seals the keys to E and signs the statement about S.
+// keyGone is told of a key that is not where the records say that it is.
+const keyGone = "the keys are an older state than the records: the key service's administrator restores them, " +
+	"or the owner deposits the key again, by publishing the volume again"
+
+// prepareRelease seals the keys to E and signs the statement about S. A key that
+// is not there is store.ErrNotFound.
 func (s *Server) prepareRelease(q *request, c keyapi.Claim, claims attest.Claims, g grant) (keyapi.Released, error) {
 	b := keyapi.Bundle{Private: g.private}
 	defer func() {

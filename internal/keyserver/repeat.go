@@ -52,12 +52,14 @@ func (s *Server) rememberRelease(w store.Writer, name string, c attest.Claims) e
 	return putJSON(w, bucketRepeats, name, repeatRecord{Until: s.now().Add(keyapi.RepeatTTL).UTC(), Claims: c})
 }
 
-// inFlight is the set of releases that are at work. A repeated request waits for
-// the first.
+// inFlight is a set of requests that are at work, by what only one may be at work
+// on: a further one waits for the first.
 type inFlight struct {
 	mu sync.Mutex
-	at map[string]chan struct{} // by requestName; closed at its end
+	at map[string]chan struct{} // by name; closed at its end
 }
+
+func newInFlight() *inFlight { return &inFlight{at: map[string]chan struct{}{}} }
 
 // enter waits until no request of that name is at work, and begins it. The
 // caller calls leave when it is done.
@@ -80,7 +82,7 @@ func (f *inFlight) enter(ctx context.Context, name string) (leave func(), err er
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return nil, service.Refuse(keyapi.CodeTooMany, "this very request is at work")
+			return nil, service.Refuse(keyapi.CodeTooMany, "this very request, or another about the same volume, is at work")
 		}
 	}
 }

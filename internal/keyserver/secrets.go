@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -92,6 +93,11 @@ func (s *Server) putSecret(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	leave, err := s.volumes.enter(q.ctx, rec.VolumeID)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	conflict := service.Refuse(keyapi.CodeConflict,
 		"volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
 		WithHint("seal the volume again: a new one gets an id of its own")
@@ -122,14 +128,29 @@ func (s *Server) putSecret(q *request) (any, error) {
 		return deposit(w, rec)
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, s.forgetKey(q))
 	}
 	return rec.info(body.Policy), nil
+}
+
+// forgetKey destroys the key of a deposit that was not recorded in the end.
+func (s *Server) forgetKey(q *request) error {
+	err := s.store.View(context.WithoutCancel(q.ctx), func(r store.Reader) error {
+		_, err := r.Get(bucketSecrets, q.volume)
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return s.keys.DestroyKey(context.WithoutCancel(q.ctx), q.volume)
+	}
+	return nil
 }
 
 // mayDeposit returns what sameDeposit does, or a refusal if something new is one
 // too many.
 func (s *Server) mayDeposit(g getter, q *request, rec secretRecord, conflict error) error {
+	if err := neverAgain(g, rec.VolumeID); err != nil {
+		return err
+	}
 	err := sameDeposit(g, rec, conflict)
 	if errors.Is(err, store.ErrNotFound) {
 		if full := room(g, q.caller.account, countSecrets, s.limits.Secrets); full != nil {
@@ -148,6 +169,10 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	}
 	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.Name != rec.Name || old.Kind != rec.Kind || old.Size != rec.Size {
 		return conflict
+	}
+	if old.Revoked {
+		return service.Refuse(keyapi.CodeConflict, "volume %s was revoked: its key is not taken in again", rec.VolumeID).
+			WithHint("seal the data again: a new volume gets an id of its own")
 	}
 	return nil
 }
@@ -236,9 +261,4 @@ func (s *Server) putPolicy(q *request) (any, error) {
 		r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p)
 		return err
 	})
-}
-
-// revokeSecret is final: a revoked key is never released again.
-func (s *Server) revokeSecret(q *request) (any, error) {
-	return s.changeSecret(q, "secret.revoke", func(_ store.Writer, r *secretRecord) error { r.Revoked = true; return nil })
 }

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/gate"
@@ -60,7 +61,10 @@ type Server struct {
 	attestors       map[string]attest.Attestor
 	nonces          *nonces
 	replays         *replayCache
-	inFlight        *inFlight
+	inFlight        *inFlight     // releases
+	volumes         *inFlight     // volumes whose key comes or goes
+	undestroyed     atomic.Bool   // some key that is to be destroyed is there still
+	unwiped         chan struct{} // holds one when a scrub is asked for
 	front           *service.Service
 	queue           *gate.FairQueue // of requests for their turn at work
 	unauthenticated *unauthenticatedLog
@@ -135,7 +139,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
 		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
-		inFlight: &inFlight{at: map[string]chan struct{}{}}, conditions: &service.Conditions{}, auditLog: cfg.AuditLog}
+		inFlight: newInFlight(), volumes: newInFlight(), unwiped: make(chan struct{}, 1),
+		conditions: &service.Conditions{}, auditLog: cfg.AuditLog}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -178,6 +183,9 @@ func (s *Server) begin(recovered int) error {
 	}
 	if _, err := s.purge(context.Background()); err != nil {
 		s.log.Error("outdated records were not removed", "error", err)
+	}
+	if err := s.finishDestructions(context.Background()); err != nil {
+		s.log.Error("keys that are to be destroyed are there still; nothing is released of them", "error", err)
 	}
 	return nil
 }
@@ -259,6 +267,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	var purging sync.WaitGroup
 	purging.Go(func() { s.purgeUntil(background) })
 	purging.Go(func() { s.accounts.refreshUntil(background) })
+	purging.Go(func() { s.scrubUntil(background) })
 	defer purging.Wait() // the store is closed after Serve
 	defer stop()
 	err := s.front.Serve(ctx, ln, s.cert, s.handler)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -23,6 +24,7 @@ type KeyService struct {
 	MasterKey      string // 64 hex digits
 	Data           string // directory, 0700
 	Store, Audit   string // in Data
+	Keys           string // the volumes' keys, in Data
 	AllowedSigners string // empty at first: no accounts
 	StatementPub   string // StatementKey, for people who verify the audit log
 
@@ -37,6 +39,7 @@ func KeyServiceIn(dir string) KeyService {
 		Certificates: Certificates{CA: in("ca.crt"), CAKey: in("ca.key"), TLSCert: in("tls.crt"), TLSKey: in("tls.key")},
 		Config:       in("server.conf"), MasterKey: in("master.key"), Data: in("data"),
 		Store: in("data", boltstore.FileName), Audit: in("data", "audit.log"),
+		Keys:           in("data", slotstore.FileName),
 		AllowedSigners: in("accounts"), StatementPub: in("statement.pub"),
 	}
 }
@@ -49,7 +52,7 @@ func NewKeyService(dir string, hosts []string, listen string) (KeyService, error
 	if len(hosts) == 0 {
 		return l, errors.New("key service: no host name or address for its certificate")
 	}
-	if err := noneExists(append(l.paths(), l.Config, l.StatementPub, l.MasterKey, l.Store, l.Audit)...); err != nil {
+	if err := noneExists(append(l.paths(), l.Config, l.StatementPub, l.MasterKey, l.Store, l.Keys, l.Audit)...); err != nil {
 		return l, err
 	}
 	if err := os.MkdirAll(l.Data, 0o700); err != nil {
@@ -104,17 +107,17 @@ func (l *KeyService) firstStart(name string, k boltstore.MasterKey) error {
 	if err != nil {
 		return err
 	}
-	keys, err := boltstore.OpenKeys(context.Background(), st, nil)
+	keys, err := slotstore.Open(context.Background(), st.Home(nil), nil)
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
 	srv, err := keyserver.New(keyserver.Config{Name: name, Store: st, Keys: keys, AuditLog: l.Audit,
 		AllowedSigners: l.AllowedSigners})
 	if err != nil {
-		return errors.Join(err, st.Close())
+		return errors.Join(err, keys.Close(), st.Close())
 	}
 	l.ID, l.StatementKey = srv.ID(), manifest.EncodeKey(srv.StatementKey())
-	return errors.Join(srv.Close(), st.Close())
+	return errors.Join(srv.Close(), keys.Close(), st.Close())
 }
 
 // serviceName turns a host into a service's name.

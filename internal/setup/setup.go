@@ -8,7 +8,7 @@
 //	master.key         seals the store     verifier-signing.pem   signs vouchers
 //	accounts           none at first       nodes                  none at first
 //	statement.pub      for `audit verify`  enrol.conf             for server.conf
-//	data/              store and log
+//	data/              store, keys and log
 package setup
 
 import (

@@ -1,9 +1,10 @@
 // Package boltstore is the embedded store: one bbolt file, every value sealed
 // under the master key. Keys of records (ids, digests) are not sealed.
 //
-//	bucket "secrets"      VOLUME   -> nonce (12) | AES-256-GCM(value), by a key of the bucket
-//	bucket "volume-keys"  VOLUME   -> the same, of the volume's key
-//	bucket "meta"         "canary" -> the same, of a constant: finds a wrong master key
+//	bucket "secrets"  VOLUME   -> nonce (12) | AES-256-GCM(value), by a key of the bucket
+//	bucket "meta"     "canary" -> the same, of a constant: finds a wrong master key
+//
+// What was replaced or deleted stays in the file's free pages until Scrub wipes them.
 package boltstore
 
 import (
@@ -11,7 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -34,8 +38,9 @@ const (
 
 // Store is the embedded store, a store.Store.
 type Store struct {
-	db   *bbolt.DB
-	seal *sealer
+	db    *bbolt.DB
+	seal  *sealer
+	views sync.RWMutex // held by each View, and by Scrub
 }
 
 // Open opens or makes the store at path. A wrong master key is store.ErrSeal; a
@@ -76,11 +81,18 @@ func (s *Store) checkKey() error {
 // Close closes the file.
 func (s *Store) Close() error { return s.db.Close() }
 
+// Home returns what a key store beside the records works with.
+func (s *Store) Home(log *slog.Logger) store.Home {
+	return store.Home{Records: s, Dir: filepath.Dir(s.db.Path()), Derive: s.seal.master.Derive, Log: log}
+}
+
 // View implements store.Store.
 func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	s.views.RLock()
+	defer s.views.RUnlock()
 	return s.db.View(func(tx *bbolt.Tx) error { return fn(reader{tx, s.seal}) })
 }
 

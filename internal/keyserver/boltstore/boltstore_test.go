@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,24 +27,6 @@ func openBolt(t *testing.T, dir string) *boltstore.Store {
 func TestBoltConforms(t *testing.T) {
 	t.Parallel()
 	storetest.TestStore(t, func(t *testing.T, dir string) storetest.Store { return openBolt(t, dir) })
-}
-
-func TestBoltKeysConform(t *testing.T) {
-	t.Parallel()
-	storetest.TestKeyStore(t, func(t *testing.T, dir string) store.KeyStoreCloser {
-		records := openBolt(t, dir)
-		keys, err := boltstore.OpenKeys(t.Context(), records, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return closing{keys, records}
-	})
-}
-
-// closing closes the records with the key store.
-type closing struct {
-	store.KeyStore
-	io.Closer
 }
 
 func TestBoltWrongMasterKey(t *testing.T) {

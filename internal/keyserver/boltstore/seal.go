@@ -38,6 +38,12 @@ func LoadMasterKey(path string) (MasterKey, error) {
 	return MasterKey(raw), nil
 }
 
+// Derive returns a key of 32 bytes for one purpose (HKDF-SHA256), which says
+// nothing of the keys that seal records.
+func (k MasterKey) Derive(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, k[:], nil, "sealbatch derived v1\x00"+purpose, 32)
+}
+
 // sealer seals values with AES-256-GCM under a key of their bucket (HKDF-SHA256
 // of the master key), with a random 12-byte nonce in front. Bucket and key are
 // additional data, so that no value opens in another's place.

@@ -24,6 +24,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/token"
 	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -40,6 +42,8 @@ type Options struct {
 	Now      func() time.Time // the service's clock
 	// VerifierURL and VerifierCA are what the service tells submitters.
 	VerifierURL, VerifierCA string
+	// Keys, if not nil, wraps the key store.
+	Keys func(store.KeyStore) store.KeyStore
 	// Attestors add to those of the product, by type of evidence.
 	Attestors map[string]attest.New
 }
@@ -131,24 +135,25 @@ func (s *Service) TryRun() error {
 	if err != nil {
 		return err
 	}
-	keys, err := boltstore.OpenKeys(context.Background(), st, nil)
+	keys, err := slotstore.Open(context.Background(), st.Home(nil), nil)
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
+	var given store.KeyStore = keys
+	if s.opts.Keys != nil {
+		given = s.opts.Keys(keys)
+	}
 	srv, err := keyserver.New(keyserver.Config{
-		Store: st, Keys: keys, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
+		Store: st, Keys: given, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
 		Attestors: s.attestors(),
 	})
 	if err != nil {
-		st.Close()
-		return err
+		return errors.Join(err, keys.Close(), st.Close())
 	}
 	ln, err := listen(s.addr)
 	if err != nil {
-		srv.Close()
-		st.Close()
-		return err
+		return errors.Join(err, srv.Close(), keys.Close(), st.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -160,10 +165,7 @@ func (s *Service) TryRun() error {
 	s.stop = func() error {
 		cancel()
 		err := <-ended
-		if e := st.Close(); err == nil {
-			err = e
-		}
-		return err
+		return errors.Join(err, keys.Close(), st.Close())
 	}
 	return nil
 }

@@ -2,7 +2,7 @@
 // and the volumes' keys. Package storetest is the conformance test of both.
 //
 //	keyserver ── Store ───── boltstore: records, each value sealed
-//	          └─ KeyStore ── boltstore: keys among the records
+//	          └─ KeyStore ── slotstore: keys, each in a place that is overwritten
 //	                         another package: one line in the table of KeyStores
 package store
 
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -102,19 +103,41 @@ type Viewer interface {
 
 // Store keeps the service's records. Updates are serialisable and atomic: of
 // an fn that fails or panics nothing remains, and once Update has returned nil
-// all of it is on disk. View sees a snapshot. Both are safe for concurrent use.
+// all of it is on disk. View sees a snapshot; there is no View within a View.
+// Both are safe for concurrent use.
 type Store interface {
 	Viewer
 	Update(ctx context.Context, fn func(Writer) error) error
 }
 
-// KeyStore keeps the volumes' keys, 32 bytes each, by volume id. A key never
-// changes: PutKey is atomic and idempotent, the same key again is no error,
-// another key for the same volume is ErrKeyExists and the first stays. Once it
-// has returned nil the key is durable. Key returns a copy, or ErrNotFound.
+// Scrubber is a Store that can wipe what lies in its files and is no record any
+// more: once Scrub has returned nil, no former value is left there, sealed or not.
+type Scrubber interface {
+	Scrub(ctx context.Context) error
+}
+
+// KeyStore keeps the volumes' keys, 32 bytes each, by volume id. Its methods are
+// safe for concurrent use.
+//
+// PutKey keeps a key. It is atomic and idempotent: the same key again is no
+// error, another key for the same volume is ErrKeyExists and the first stays.
+// Once it has returned nil the key is durable. Key returns a copy, or ErrNotFound.
+//
+// DestroyKey destroys a key: once it has returned nil, no bytes are left in what
+// the store keeps from which the key could be had, with every other secret of the
+// service at hand. It is atomic and idempotent: a volume without a key is no
+// error, and after an error the key is there still or is not given out any more,
+// until DestroyKey of any volume has returned nil. The store does not remember
+// whose keys it destroyed: its caller's records do, and are durable before it is
+// called.
+//
+// EachKey calls fn for every volume that has a key, in no order, and stops at fn's
+// first error. fn may call DestroyKey.
 type KeyStore interface {
 	PutKey(ctx context.Context, volume string, key []byte) error
 	Key(ctx context.Context, volume string) ([]byte, error)
+	DestroyKey(ctx context.Context, volume string) error
+	EachKey(ctx context.Context, fn func(volume string) error) error
 }
 
 // KeyStoreCloser is a KeyStore that is closed after use.
@@ -140,22 +163,31 @@ func (p Parameters) Only(known ...string) error {
 	return nil
 }
 
-// OpenKeys opens a key store. It may keep the keys in records, the service's own
-// store, which is closed after it, and checks its parameters strictly.
-type OpenKeys func(ctx context.Context, records Store, p Parameters) (KeyStoreCloser, error)
+// Home is what a key store has of the service that opens it. Dir and Derive are
+// always there.
+type Home struct {
+	Records Store  // the service's own, closed after the key store
+	Dir     string // the service's data directory, absolute
+	// Derive returns a key of 32 bytes that is the master key's for one purpose.
+	Derive func(purpose string) ([]byte, error)
+	Log    *slog.Logger // for warnings; nil for none
+}
+
+// OpenKeys opens a key store. It checks its parameters strictly.
+type OpenKeys func(ctx context.Context, home Home, p Parameters) (KeyStoreCloser, error)
 
 // KeyStores are the types of key stores, by the name that the configuration has
 // for them.
 type KeyStores map[string]OpenKeys
 
 // Open opens a key store of a type.
-func (t KeyStores) Open(ctx context.Context, typ string, records Store, p Parameters) (KeyStoreCloser, error) {
+func (t KeyStores) Open(ctx context.Context, typ string, home Home, p Parameters) (KeyStoreCloser, error) {
 	open, ok := t[typ]
 	if !ok {
 		return nil, fmt.Errorf("%w: type %.80q is none of %s", ErrConfig, typ,
 			strings.Join(slices.Sorted(maps.Keys(t)), ", "))
 	}
-	keys, err := open(ctx, records, p)
+	keys, err := open(ctx, home, p)
 	if err != nil {
 		return nil, fmt.Errorf("key store of type %s: %w", typ, err)
 	}

@@ -4,10 +4,13 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -371,6 +374,113 @@ func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) store.KeySto
 	s = open(t, dir)
 	check(1, 1)
 	check(2, first[0])
+	s = testDestroy(t, s, dir, func(s store.KeyStoreCloser) store.KeyStoreCloser {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return open(t, dir)
+	})
+	check(1, 1)
+	check(2, first[0])
+}
+
+// testDestroy puts keys and destroys them: nothing that came into the store's
+// files with them is left there.
+func testDestroy(t *testing.T, s store.KeyStoreCloser, dir string, reopen func(store.KeyStoreCloser) store.KeyStoreCloser) store.KeyStoreCloser {
+	t.Helper()
+	ctx := t.Context()
+	before, doomed := contents(t, dir), []string{fmt.Sprintf("%032x", 77), fmt.Sprintf("%032x", 78)}
+	for _, v := range doomed {
+		key := make([]byte, 32)
+		rand.Read(key) // never fails
+		if err := s.PutKey(ctx, v, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	with := contents(t, dir)
+	if n := newBytes(before, with, with); n < 2*(32-window+1) {
+		t.Errorf("two keys brought %d new bytes into %s: are that the store's files?", n, dir)
+	}
+	if got := volumes(t, s); !got[doomed[0]] || !got[doomed[1]] {
+		t.Errorf("EachKey does not name %q: %v", doomed, got)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.DestroyKey(cancelled, doomed[0]); !errors.Is(err, context.Canceled) {
+		t.Errorf("DestroyKey under an ended context: %v", err)
+	}
+	err := s.EachKey(ctx, func(v string) error { // twice is as once
+		if !slices.Contains(doomed, v) {
+			return nil
+		}
+		return errors.Join(s.DestroyKey(ctx, v), s.DestroyKey(ctx, v))
+	})
+	if err := errors.Join(err, s.DestroyKey(ctx, fmt.Sprintf("%032x", 999))); err != nil {
+		t.Errorf("destroy: %v", err)
+	}
+	for _, when := range []string{"at once", "after reopening"} {
+		for _, v := range doomed {
+			if _, err := s.Key(ctx, v); !errors.Is(err, store.ErrNotFound) || volumes(t, s)[v] {
+				t.Errorf("key of %s, which was destroyed, %s: %v", v, when, err)
+			}
+		}
+		if n := newBytes(before, with, contents(t, dir)); n > 0 {
+			t.Errorf("%s, %d bytes that came with the keys are in the files still", when, n)
+		}
+		s = reopen(s)
+	}
+	return s
+}
+
+func volumes(t *testing.T, s store.KeyStore) map[string]bool {
+	t.Helper()
+	got := map[string]bool{}
+	if err := s.EachKey(t.Context(), func(v string) error { got[v] = true; return nil }); err != nil {
+		t.Error(err)
+	}
+	return got
+}
+
+// window is how many bytes in a row tell what was written from chance.
+const window = 8
+
+// contents returns the bytes of all files in a directory.
+func contents(t *testing.T, dir string) (all [][]byte) {
+	t.Helper()
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		b, err := os.ReadFile(filepath.Join(dir, n.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func windows(files [][]byte) map[[window]byte]bool {
+	all := map[[window]byte]bool{}
+	for _, b := range files {
+		for i := 0; i+window <= len(b); i++ {
+			all[[window]byte(b[i:])] = true
+		}
+	}
+	return all
+}
+
+// newBytes returns how many windows that are in with and were not in before are in
+// now.
+func newBytes(before, with, now [][]byte) (n int) {
+	old, came := windows(before), windows(with)
+	for w := range windows(now) {
+		if came[w] && !old[w] {
+			n++
+		}
+	}
+	return n
 }
 
 // oneWins puts many keys for one volume at once.

@@ -22,7 +22,7 @@ const maxKey = 64 // bytes
 type keys struct{ dir string }
 
 // Open is a store.OpenKeys. The parameter directory names the keys' directory.
-func Open(_ context.Context, _ store.Store, p store.Parameters) (store.KeyStoreCloser, error) {
+func Open(_ context.Context, _ store.Home, p store.Parameters) (store.KeyStoreCloser, error) {
 	if err := p.Only("directory"); err != nil {
 		return nil, err
 	}
@@ -74,6 +74,46 @@ func (k keys) Key(ctx context.Context, volume string) ([]byte, error) {
 		return nil, store.ErrNotFound
 	}
 	return b, err
+}
+
+// DestroyKey implements store.KeyStore.
+func (k keys) DestroyKey(ctx context.Context, volume string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !names.ID(volume) {
+		return nil
+	}
+	path := filepath.Join(k.dir, volume)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, maxKey))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(path), fsx.SyncDir(k.dir))
+}
+
+// EachKey implements store.KeyStore.
+func (k keys) EachKey(_ context.Context, fn func(volume string) error) error {
+	all, err := os.ReadDir(k.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if !names.ID(e.Name()) { // being put
+			continue
+		}
+		if err := fn(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close implements store.KeyStoreCloser.

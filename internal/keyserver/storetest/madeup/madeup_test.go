@@ -11,7 +11,7 @@ import (
 func TestConforms(t *testing.T) {
 	t.Parallel()
 	storetest.TestKeyStore(t, func(t *testing.T, dir string) store.KeyStoreCloser {
-		keys, err := madeup.Open(t.Context(), nil, store.Parameters{"directory": dir})
+		keys, err := madeup.Open(t.Context(), store.Home{}, store.Parameters{"directory": dir})
 		if err != nil {
 			t.Fatal(err)
 		}
