@@ -56,18 +56,16 @@ func typed(document string) (out []string) {
 // parses gives a command's words to the real parser of its flags, which reads
 // them all before it meets --help.
 func parses(words []string) error {
-	for _, c := range commands() {
-		if c.run == nil || c.name != words[0] {
-			continue
-		}
-		var help bytes.Buffer
-		err := c.run(context.Background(), &app{stdin: os.Stdin, stdout: &help, stderr: &help}, append(words[1:len(words):len(words)], "--help"))
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return err
+	c, rest, ok := findCommand(words)
+	if !ok {
+		return errors.New("no such command: " + words[0])
 	}
-	return errors.New("no such command: " + words[0])
+	var help bytes.Buffer
+	err := c.run(context.Background(), &app{stdin: os.Stdin, stdout: &help, stderr: &help}, append(rest[:len(rest):len(rest)], "--help"))
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	return err
 }
 
 // TestDocumentedCommands: every command that a document shows has flags that exist.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -28,7 +29,7 @@ type app struct {
 
 // command is one subcommand.
 type command struct {
-	name    string
+	name    string // one word, or two
 	summary string // one line
 	hidden  bool   // run by sealbatch itself, not by people
 	// hardens says that the command makes the process undumpable by itself, before
@@ -80,10 +81,8 @@ func dispatch(a *app, args []string) error {
 	case "--version", "-version":
 		args = []string{"version"}
 	}
-	for _, c := range commands() {
-		if c.name == args[0] {
-			return runCommand(a, c, args[1:])
-		}
+	if c, rest, ok := findCommand(args); ok {
+		return runCommand(a, c, rest)
 	}
 	var names []string
 	for _, c := range commands() {
@@ -96,6 +95,17 @@ func dispatch(a *app, args []string) error {
 		hint = "did you mean sealbatch " + near + "?"
 	}
 	return fault.New(fault.Usage, fmt.Errorf("unknown command %q", args[0]), hint)
+}
+
+// findCommand returns the command that words begin with, and what follows it.
+func findCommand(words []string) (found command, rest []string, ok bool) {
+	for _, c := range commands() {
+		n := len(strings.Fields(c.name))
+		if c.run != nil && n <= len(words) && c.name == strings.Join(words[:n], " ") && len(c.name) > len(found.name) {
+			found, rest, ok = c, words[n:], true
+		}
+	}
+	return found, rest, ok
 }
 
 // runCommand cancels the context at the first Ctrl-C or SIGTERM, so that the

@@ -224,7 +224,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 // stop DIR; service log DIR TEXT.
 func cmdService(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
-		ts.Fatalf("usage: service stop DIR | [!] service log DIR TEXT")
+		ts.Fatalf("usage: service stop DIR | service answers DIR PATH TEXT | [!] service log DIR TEXT")
 	}
 	v, ok := services.Load(ts.Getenv("WORK") + "/" + args[1])
 	if !ok {
@@ -234,6 +234,10 @@ func cmdService(ts *testscript.TestScript, neg bool, args []string) {
 	switch {
 	case args[0] == "stop" && !neg:
 		ts.Check(p.stop())
+	case args[0] == "answers" && len(args) == 4 && !neg:
+		if got, err := p.get(args[2]); err != nil || !strings.Contains(got, args[3]) {
+			ts.Fatalf("%s answers %s, %v", args[2], got, err)
+		}
 	case args[0] == "log" && len(args) == 3:
 		if found := bytes.Contains(p.log(), []byte(args[2])); found == neg {
 			ts.Fatalf("log of the service:\n%s", p.log())

@@ -138,7 +138,7 @@ func newKeyService(
 	}
 	s.Server, err = keyserver.New(keyserver.Config{
 		Name: c.Name, Store: s.records, Keys: s.keys, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
-		Attestors: judges, MinTier: tier, Log: log,
+		Attestors: judges, MinTier: tier, Log: log, LocalDir: c.DataDir,
 		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {

@@ -3,11 +3,16 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -18,6 +23,7 @@ import (
 // serviceProcess is a running `sealbatch serve`.
 type serviceProcess struct {
 	cmd     *exec.Cmd
+	dir     string // of its configuration and authority
 	address string // where it listens
 
 	mu     sync.Mutex
@@ -66,7 +72,7 @@ func freePort(conf string) error {
 
 // tryService starts the key service and waits until it says where it listens.
 func tryService(home, conf string) (*serviceProcess, error) {
-	p := &serviceProcess{cmd: exec.Command("sealbatch", "serve", "--config", conf), ended: make(chan error, 1)}
+	p := &serviceProcess{dir: filepath.Dir(conf), cmd: exec.Command("sealbatch", "serve", "--config", conf), ended: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), "HOME="+home)
 	pipe, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -103,6 +109,24 @@ func (p *serviceProcess) log() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return bytes.Clone(p.stderr.Bytes())
+}
+
+// get asks the service without a signature, and returns status and body.
+func (p *serviceProcess) get(path string) (string, error) {
+	ca, err := os.ReadFile(filepath.Join(p.dir, "ca.crt"))
+	if err != nil {
+		return "", err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}, DisableKeepAlives: true}}
+	res, err := c.Get("https://" + p.address + path)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return fmt.Sprintf("%d %s", res.StatusCode, b), err
 }
 
 // stop ends the service as systemd would; it must end by itself and with 0.

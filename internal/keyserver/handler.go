@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -52,6 +53,17 @@ func (q *request) event(name, outcome string) *audit.Event {
 // commit decides op and records ev, whatever the outcome.
 func (q *request) commit(ev *audit.Event, op func(store.Writer) error) (string, error) {
 	q.noted = true
+	if op != nil && q.caller.key != "" {
+		decide := op
+		op = func(w store.Writer) error {
+			// The key may have been removed while the request was under way.
+			a := attest.Authority{Account: q.caller.account.ID, Key: q.caller.key, At: q.caller.at}
+			if why := q.srv.enrolled(a, keyapi.Namespace); why != "" {
+				return service.Refuse(keyapi.CodeUnauthorised, "the SSH key %s %s", q.caller.key, why)
+			}
+			return decide(w)
+		}
+	}
 	return q.srv.commits.do(ev, op)
 }
 

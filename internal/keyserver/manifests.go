@@ -8,6 +8,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -29,15 +30,19 @@ const (
 
 // manifestRecord is what release needs of a registered manifest.
 type manifestRecord struct {
-	Digest    manifest.Digest `json:"digest"`
-	Account   string          `json:"account"` // id of who registered it
-	Expires   time.Time       `json:"expires"`
-	Tier      manifest.Tier   `json:"tier"`
-	Cluster   string          `json:"cluster"` // whose nodes may present it; "" any
-	User      string          `json:"user"`    // Unix user whose job it is
-	Nodes     int             `json:"nodes"`
-	HostBinds bool            `json:"host_binds"` // its runtime flags need permission
-	Volumes   []volumeUse     `json:"volumes"`
+	Digest  manifest.Digest `json:"digest"`
+	Account string          `json:"account"` // id of who registered it
+	// Registered is the request that did, Signer the fingerprint of the key that
+	// signed the manifest itself.
+	Registered attest.Authority `json:"registered"`
+	Signer     string           `json:"signer"`
+	Expires    time.Time        `json:"expires"`
+	Tier       manifest.Tier    `json:"tier"`
+	Cluster    string           `json:"cluster"` // whose nodes may present it; "" any
+	User       string           `json:"user"`    // Unix user whose job it is
+	Nodes      int              `json:"nodes"`
+	HostBinds  bool             `json:"host_binds"` // its runtime flags need permission
+	Volumes    []volumeUse      `json:"volumes"`
 	// Bound is the first job that was given keys; Restart in it is 0.
 	Bound *manifest.Job `json:"bound,omitempty"`
 	// Served counts the nodes that were given keys, by restart.
@@ -51,8 +56,9 @@ type volumeUse struct {
 	Digest manifest.Digest `json:"digest"`
 }
 
-// newManifest answers POST /v1/manifests. The same manifest by the same
-// account again is no error and changes nothing.
+// newManifest answers POST /v1/manifests. The same manifest by the same account
+// again is no error and changes nothing, unless the earlier registration counts no
+// more: then it rests on the new one.
 func (s *Server) newManifest(q *request) (any, error) {
 	var body keyapi.Manifest
 	if err := q.decode(&body); err != nil {
@@ -67,7 +73,8 @@ func (s *Server) newManifest(q *request) (any, error) {
 	if body.Uses != 1 {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%d uses: a manifest is for 1 job", body.Uses)
 	}
-	if err := s.checkManifestSignature(q, body); err != nil {
+	signer, err := s.checkManifestSignature(q, body)
+	if err != nil {
 		return nil, err
 	}
 	now := s.now()
@@ -87,7 +94,8 @@ func (s *Server) newManifest(q *request) (any, error) {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
 	rec := recordOf(m, private, digest, q.caller.account.ID)
-	_, err = q.commit(ev, func(w store.Writer) error { return s.register(w, q.caller.account, rec, body.Private) })
+	rec.Signer = signer
+	_, err = q.commit(ev, func(w store.Writer) error { return s.register(w, q.caller, rec, body.Private) })
 	if err != nil {
 		return nil, err
 	}
@@ -112,34 +120,43 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, accoun
 }
 
 // checkManifestSignature checks that a manifest is signed by a key of the
-// requesting account that may sign manifests.
-func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) error {
+// requesting account that may sign manifests, and returns its fingerprint.
+func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) (signer string, err error) {
 	key, err := sshid.VerifySSH(manifest.NamespaceManifest, body.Manifest, []byte(body.Signature))
 	if err != nil {
-		return service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
+		return "", service.Refuse(keyapi.CodeForbidden, "the manifest's signature: %w", err)
 	}
-	acc, err := s.accounts.lookup(ssh.FingerprintSHA256(key), manifest.NamespaceManifest, s.now())
+	signer = ssh.FingerprintSHA256(key)
+	acc, err := s.accounts.lookup(signer, manifest.NamespaceManifest, s.now())
 	if err != nil {
-		return s.notEnrolled(keyapi.CodeForbidden, fmt.Errorf("the manifest's signature: %w", err))
+		return "", s.notEnrolled(keyapi.CodeForbidden, fmt.Errorf("the manifest's signature: %w", err))
 	}
 	if acc.ID != q.caller.account.ID {
-		return service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
+		return "", service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
 	}
-	return nil
+	return signer, nil
 }
 
-func (s *Server) register(w store.Writer, who account, rec manifestRecord, private []byte) error {
+func (s *Server) register(w store.Writer, who caller, rec manifestRecord, private []byte) error {
+	var err error
+	if rec.Registered, err = who.forJobs(w); err != nil {
+		return err
+	}
 	var old manifestRecord
-	err := getJSON(w, bucketManifests, rec.Digest.String(), &old)
+	err = getJSON(w, bucketManifests, rec.Digest.String(), &old)
 	switch {
 	case err == nil && old.Account == rec.Account:
-		return nil
+		if s.standsJob(w, old) == nil {
+			return nil
+		}
+		old.Registered, old.Signer = rec.Registered, rec.Signer
+		return putJSON(w, bucketManifests, rec.Digest.String(), old)
 	case err == nil:
 		return service.Refuse(keyapi.CodeConflict, "another account registered this manifest")
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
-	if err := room(w, who, countManifests, s.limits.Manifests); err != nil {
+	if err := room(w, who.account, countManifests, s.limits.Manifests); err != nil {
 		return err
 	}
 	for _, v := range rec.Volumes {

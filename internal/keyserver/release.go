@@ -121,7 +121,7 @@ func (s *Server) attest(q *request, body keyapi.Release) (attest.Claims, error) 
 // checkClaims keeps a faulty attestor from saying more than was claimed.
 func checkClaims(c keyapi.Claim, claims attest.Claims) error {
 	if claims.UID == 0 || claims.User == "" || claims.Tier < manifest.TierC || claims.Tier > manifest.TierA ||
-		claims.Node != c.Node || claims.Job != c.Job {
+		claims.Node != c.Node || claims.Job != c.Job || claims.Submitter != claims.Authority.Account {
 		return service.Refuse(keyapi.CodeAttestation, "the evidence does not show a user, this node and this job")
 	}
 	return nil
@@ -164,6 +164,12 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, aga
 			WithHint("submit the job again with job-prep")
 	}
 	if err != nil {
+		return g, err
+	}
+	if err := s.standsJob(r, g.manifest); err != nil {
+		return g, err
+	}
+	if err := s.standsEvidence(r, claims); err != nil {
 		return g, err
 	}
 	if err := s.checkManifest(g.manifest, claims, again); err != nil {
@@ -237,7 +243,10 @@ func (s *Server) decideSecret(r getter, v volumeUse, m manifestRecord, verdicts 
 	if again {
 		others.Released-- // all but this one
 	}
-	if err := checkSecret(r, others, m, verdicts, s.now()); err != nil || again {
+	if err := checkSecret(r, others, m, verdicts, s.now()); err != nil {
+		return sec, err
+	}
+	if err := s.standsPolicy(r, sec); err != nil || again {
 		return sec, err
 	}
 	c := verdicts.claims

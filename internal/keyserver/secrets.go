@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -23,17 +24,19 @@ const (
 
 // secretRecord is a deposited secret without its key.
 type secretRecord struct {
-	VolumeID     string          `json:"volume_id"`
-	Name         string          `json:"name"`
-	Kind         manifest.Kind   `json:"kind"`
-	Digest       manifest.Digest `json:"digest"`
-	Size         int64           `json:"size"`
-	Owner        string          `json:"owner"` // account id
-	Created      time.Time       `json:"created"`
-	Policy       terms           `json:"policy"` // the rest is in bucketPolicies
-	Released     int             `json:"released"`
-	Revoked      bool            `json:"revoked"`
-	SupersededBy string          `json:"superseded_by"`
+	VolumeID string          `json:"volume_id"`
+	Name     string          `json:"name"`
+	Kind     manifest.Kind   `json:"kind"`
+	Digest   manifest.Digest `json:"digest"`
+	Size     int64           `json:"size"`
+	Owner    string          `json:"owner"` // account id
+	Created  time.Time       `json:"created"`
+	Policy   terms           `json:"policy"` // the rest is in bucketPolicies
+	// PolicySet is the owner's request that put it there.
+	PolicySet    attest.Authority `json:"policy_set"`
+	Released     int              `json:"released"`
+	Revoked      bool             `json:"revoked"`
+	SupersededBy string           `json:"superseded_by"`
 }
 
 func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
@@ -122,8 +125,14 @@ func (s *Server) putSecret(q *request) (any, error) {
 		if rec.Policy, err = storePolicy(w, ev, rec.VolumeID, body.Policy); err != nil {
 			return err
 		}
+		if rec.PolicySet, err = q.caller.forPolicies(w); err != nil {
+			return err
+		}
 		if known == nil {
-			return updateSecret(w, rec.VolumeID, func(old *secretRecord) { old.Policy = rec.Policy; rec = *old })
+			return updateSecret(w, rec.VolumeID, func(old *secretRecord) {
+				old.Policy, old.PolicySet = rec.Policy, rec.PolicySet
+				rec = *old
+			})
 		}
 		return deposit(w, rec)
 	})
@@ -258,7 +267,10 @@ func (s *Server) putPolicy(q *request) (any, error) {
 		return nil, err
 	}
 	return s.changeSecret(q, "secret.policy", func(w store.Writer, r *secretRecord) (err error) {
-		r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p)
+		if r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p); err != nil {
+			return err
+		}
+		r.PolicySet, err = q.caller.forPolicies(w)
 		return err
 	})
 }

@@ -38,6 +38,8 @@ type Config struct {
 	// allowed_signers format, one name a line. It is read again when it changes.
 	AllowedSigners string
 	Certificate    tls.Certificate // for Serve
+	// LocalDir is where the administrator's socket is made; "" for none.
+	LocalDir string
 	// Attestors judge evidence, by its type. Evidence of other types is refused.
 	Attestors map[string]attest.New
 	// MinTier is the weakest evidence for which anything is released;
@@ -57,6 +59,7 @@ type Server struct {
 	accounts        *accounts
 	conditions      *service.Conditions
 	auditLog        string
+	localDir        string
 	commits         *committer
 	attestors       map[string]attest.Attestor
 	nonces          *nonces
@@ -140,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
 		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
 		inFlight: newInFlight(), volumes: newInFlight(), unwiped: make(chan struct{}, 1),
-		conditions: &service.Conditions{}, auditLog: cfg.AuditLog}
+		conditions: &service.Conditions{}, auditLog: cfg.AuditLog, localDir: cfg.LocalDir}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -264,13 +267,17 @@ const maxHeader = 32 << 10
 // way and closes the server.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	background, stop := context.WithCancel(ctx)
-	var purging sync.WaitGroup
-	purging.Go(func() { s.purgeUntil(background) })
-	purging.Go(func() { s.accounts.refreshUntil(background) })
-	purging.Go(func() { s.scrubUntil(background) })
-	defer purging.Wait() // the store is closed after Serve
 	defer stop()
+	var others sync.WaitGroup
+	others.Go(func() { s.purgeUntil(background) })
+	others.Go(func() { s.accounts.refreshUntil(background) })
+	others.Go(func() { s.scrubUntil(background) })
+	if s.localDir != "" {
+		others.Go(func() { s.serveLocal(background) })
+	}
 	err := s.front.Serve(ctx, ln, s.cert, s.handler)
+	stop()
+	others.Wait()                          // they use committer and store, too
 	if errors.Is(err, service.ErrAtWork) { // the committer must stay
 		return err
 	}

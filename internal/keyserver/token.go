@@ -39,7 +39,7 @@ func (s *Server) newToken(q *request) (any, error) {
 	ev.Manifest = body.Manifest.String()
 	rec := token.Record{Keys: keys, Manifest: body.Manifest, Account: token.Account(q.caller.account), Node: body.Node,
 		Expires: s.now().Add(keyapi.TokenTTL)}
-	_, err = q.commit(ev, func(w store.Writer) error { return s.recordToken(w, q.caller.account, &rec) })
+	_, err = q.commit(ev, func(w store.Writer) error { return s.recordToken(w, q.caller, &rec) })
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +47,20 @@ func (s *Server) newToken(q *request) (any, error) {
 }
 
 // recordToken keeps a token, which expires with its manifest at the latest.
-func (s *Server) recordToken(w store.Writer, who account, rec *token.Record) error {
+func (s *Server) recordToken(w store.Writer, who caller, rec *token.Record) error {
 	digest := rec.Manifest.String()
 	var m manifestRecord
 	err := getJSON(w, bucketManifests, digest, &m)
-	if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != who.ID {
+	if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != who.account.ID {
 		return service.Refuse(keyapi.CodeNotFound, "no manifest %s was registered by this account", digest)
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.standsJob(w, m); err != nil {
+		return err
+	}
+	if rec.Authority, err = who.forJobs(w); err != nil {
 		return err
 	}
 	if !s.now().Before(m.Expires) {
@@ -63,7 +69,7 @@ func (s *Server) recordToken(w store.Writer, who account, rec *token.Record) err
 	if m.Tokens >= maxTokens {
 		return service.Refuse(keyapi.CodeConflict, "%d tokens were made for this manifest already", m.Tokens)
 	}
-	if err := room(w, who, countTokens, s.limits.Tokens); err != nil {
+	if err := room(w, who.account, countTokens, s.limits.Tokens); err != nil {
 		return err
 	}
 	m.Tokens++
@@ -71,5 +77,5 @@ func (s *Server) recordToken(w store.Writer, who account, rec *token.Record) err
 		rec.Expires = m.Expires
 	}
 	return errors.Join(putJSON(w, bucketManifests, digest, m), putJSON(w, token.Bucket, rec.Keys.ID, rec),
-		count(w, who.ID, countTokens, 1))
+		count(w, who.account.ID, countTokens, 1))
 }

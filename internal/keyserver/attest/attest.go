@@ -36,9 +36,22 @@ type Claims struct {
 	// Submitter is the account id that must have registered the manifest;
 	// empty where the evidence does not come from a submitter.
 	Submitter string
+	// Authority is the submitter's request for the evidence. The key service asks
+	// at release whether it still counts.
+	Authority Authority
 	// SingleUse names evidence that is good for one release. The release
 	// records it in its own transaction.
 	SingleUse string
+}
+
+// Authority is a signed request of an account's on which something rests that is
+// used later: a manifest, a token, a policy. The zero value stands for nobody.
+type Authority struct {
+	Account string    `json:"account"` // its id
+	Key     string    `json:"key"`     // fingerprint of the SSH key that signed
+	At      time.Time `json:"at"`      // by the key service's clock
+	// Withdrawn is how often the administrator had withdrawn what the account made, by then.
+	Withdrawn int `json:"withdrawn"`
 }
 
 // Attestor checks one type of evidence. Attest returns what evidence shows

@@ -146,7 +146,7 @@ func (s *Service) TryRun() error {
 	srv, err := keyserver.New(keyserver.Config{
 		Store: st, Keys: given, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
-		Attestors: s.attestors(),
+		Attestors: s.attestors(), LocalDir: s.Layout.Data,
 	})
 	if err != nil {
 		return errors.Join(err, keys.Close(), st.Close())

@@ -31,8 +31,10 @@ type Record struct {
 	Keys     keyapi.TokenKeys `json:"keys"`
 	Manifest manifest.Digest  `json:"manifest"`
 	Account  Account          `json:"account"`
-	Node     string           `json:"node"` // "" any
-	Expires  time.Time        `json:"expires"`
+	// Authority is the submitter's request for the token.
+	Authority attest.Authority `json:"authority"`
+	Node      string           `json:"node"` // "" any
+	Expires   time.Time        `json:"expires"`
 }
 
 // attestor takes the word of a submitter who handed out a token. It
@@ -94,6 +96,6 @@ func (a *attestor) Attest(ctx context.Context, service string, c keyapi.Claim, e
 	}
 	return attest.Claims{
 		Attestor: keyapi.EvidenceToken, Tier: manifest.TierC, UID: -1, User: t.Account.Name, Node: c.Node,
-		Job: c.Job, Submitter: t.Account.ID, SingleUse: id,
+		Job: c.Job, Submitter: t.Account.ID, Authority: t.Authority, SingleUse: id,
 	}, nil
 }
