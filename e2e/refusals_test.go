@@ -88,7 +88,7 @@ func TestKeyIsGone(t *testing.T) {
 	t.Run("revoked", func(t *testing.T) {
 		t.Parallel()
 		data := alice.dataset(t, "gone-revoked", simple)
-		alice.mustSB(t, "policy", "revoke", "gone-revoked.sealed")
+		alice.mustSB(t, "policy", "revoke", "--yes", "gone-revoked.sealed")
 		if log := refused(t, alice, shell(t), data, exitKey); !strings.Contains(log, "revoked") {
 			t.Error("the log does not say why")
 		}

@@ -25,7 +25,7 @@ func commands() []command {
 		{name: "data-prep", summary: "seal and ship a dataset", run: runDataPrep},
 		{name: "job-prep", summary: "run a prepared image on a prepared dataset", run: runJobPrep},
 		{name: "results", summary: "fetch, check and open what a job sealed", run: runResults},
-		{name: "policy", summary: "show, replace or revoke who may open your volumes", run: runPolicy},
+		{name: "policy", summary: "show, replace or revoke who may open your volumes, or forget them", run: runPolicy},
 		{summary: "\nSealed volumes, on any machine:"},
 		{name: "seal", summary: "seal a directory or file into one encrypted volume", run: runSeal},
 		{name: "open", summary: "open a sealed volume into a directory", run: runOpen},

@@ -20,21 +20,24 @@ import (
 
 func runPolicy(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes.",
-		"list | show VOLUME | set VOLUME | revoke VOLUME", `
+		"list | show VOLUME | set VOLUME | revoke VOLUME | delete VOLUME", `
 sealbatch policy list
 sealbatch policy show encrypted_jp2a_input.tgz
 sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
-sealbatch policy revoke 9c1f...`)
+sealbatch policy revoke 9c1f...
+sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	var cf clientFlags
 	var pf policyFlags
+	var end endFlags
 	cf.add(f)
+	end.add(f)
 	pf.addOptional(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	words := f.Args()
 	if len(words) == 0 || (len(words) == 1) != (words[0] == "list") || len(words) > 2 {
-		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME",
+		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME, delete VOLUME",
 			"sealbatch policy --help shows an example")
 	}
 	c, err := loadClient(ctx, a, cf)
@@ -43,6 +46,9 @@ sealbatch policy revoke 9c1f...`)
 	}
 	if words[0] == "list" {
 		return listSecrets(a, c.keys.Secrets(ctx))
+	}
+	if words[0] == "delete" {
+		return c.remove(ctx, a, words[1], end)
 	}
 	s, err := c.findSecret(ctx, words[1])
 	if err != nil {
@@ -53,9 +59,9 @@ sealbatch policy revoke 9c1f...`)
 	case "set":
 		s, err = c.setPolicy(ctx, s, pf)
 	case "revoke":
-		s, err = c.keys.Revoke(ctx, s.VolumeID)
+		s, err = c.revoke(ctx, a, s, end)
 	default:
-		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke")
+		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke, delete")
 	}
 	if err != nil {
 		return err

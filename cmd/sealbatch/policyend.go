@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/ui"
+)
+
+// endFlags are the flags of policy revoke and policy delete.
+type endFlags struct {
+	yes        bool // do not ask
+	superseded bool // the versions of a name that newer ones superseded
+}
+
+func (e *endFlags) add(f *ui.Flags) {
+	f.Bool(&e.yes, "with revoke and delete: do not ask", []string{"y", "yes"})
+	f.Bool(&e.superseded, "with delete: the older versions of the name, except for those that were published with --pin-version",
+		[]string{"superseded"})
+}
+
+// stillOpens is what no key service can take back.
+const stillOpens = "The sealed file itself stays, and opens to the age identities that it was sealed to (sealbatch open)."
+
+// revoke ends the release of a volume's key for good.
+func (c *client) revoke(ctx context.Context, a *app, s keyapi.SecretInfo, e endFlags) (keyapi.SecretInfo, error) {
+	err := a.confirm(e.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s\n",
+		text.Printable(s.Name), s.VolumeID, stillOpens))
+	if err != nil {
+		return s, err
+	}
+	return c.keys.Revoke(ctx, s.VolumeID)
+}
+
+// remove has the key service forget volumes: the one that ref names, or the
+// superseded versions of that name.
+func (c *client) remove(ctx context.Context, a *app, ref string, e endFlags) error {
+	doomed, err := c.doomed(ctx, ref, e.superseded)
+	if err != nil {
+		return err
+	}
+	var list strings.Builder
+	for _, s := range doomed {
+		fmt.Fprintf(&list, "  %s  %s\n", s.VolumeID, text.Printable(s.Name))
+	}
+	err = a.confirm(e.yes, fmt.Sprintf("The key service destroys its copies of these keys, and forgets the volumes:\n%s"+
+		"No job gets them ever again, and they cannot be deposited again.\n%s\n", &list, stillOpens))
+	if err != nil {
+		return err
+	}
+	for _, s := range doomed {
+		if err := c.keys.Delete(ctx, s.VolumeID); err != nil {
+			return fmt.Errorf("delete volume %s: %w", s.VolumeID, err)
+		}
+		fmt.Fprintln(a.stdout, s.VolumeID)
+	}
+	return nil
+}
+
+func (c *client) doomed(ctx context.Context, ref string, superseded bool) ([]keyapi.SecretEntry, error) {
+	if !superseded {
+		s, err := c.findSecret(ctx, ref)
+		return []keyapi.SecretEntry{s.Entry()}, err
+	}
+	var found []keyapi.SecretEntry
+	for s, err := range c.keys.Secrets(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if s.Name == ref && s.SupersededBy != "" && (!s.PinVersion || s.Revoked) {
+			found = append(found, s)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fault.New(fault.Usage, fmt.Errorf("you have no superseded version of %.80q at the key service", ref),
+			"sealbatch policy list shows them")
+	}
+	return found, nil
+}
+
+// confirm says what is going to happen and asks on the terminal whether it should.
+func (a *app) confirm(yes bool, what string) error {
+	if yes {
+		return nil
+	}
+	if !term.IsTerminal(int(a.stdin.Fd())) {
+		return usageError("this is final, and there is no terminal to ask on", "--yes does without a question")
+	}
+	fmt.Fprint(a.stderr, what, "Go on? [y/N] ")
+	var answer string
+	if _, err := fmt.Fscanln(a.stdin, &answer); err != nil || !strings.HasPrefix(strings.ToLower(answer), "y") {
+		return fault.New(fault.Usage, errors.New("nothing was done"), "")
+	}
+	return nil
+}
