@@ -13,6 +13,9 @@ import (
 // directory: nobody has its key. node names the node's directory, as NodeName
 // does. That there is none is no error.
 func RemoveScratch(job *os.Root, node string) error {
+	if !IsNodeName(node) {
+		return nil
+	}
 	scratch := path.Join(NodesDir, node, ScratchName)
 	if fi, err := job.Lstat(scratch); err != nil || !fi.IsDir() {
 		return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // A supervisor that is killed by SIGKILL removes nothing: its node-local
@@ -68,7 +69,9 @@ func Places(self string, getenv func(string) string) []string {
 
 // Clear removes what killed jobs of this user left in places on this node, and
 // returns how many there were. It leaves alone the directories that a live
-// supervisor holds, other users' and other hosts'. What cannot be removed is logged.
+// supervisor holds, other users' and other hosts', and those in places where others
+// can put another directory of one's own under that name. What cannot be removed is
+// logged.
 func Clear(places []string, log *slog.Logger) (cleared int) {
 	for _, place := range places {
 		entries, err := os.ReadDir(place)
@@ -92,12 +95,11 @@ func Clear(places []string, log *slog.Logger) (cleared int) {
 
 // clearStray removes dir if its supervisor is dead.
 func clearStray(dir string) (dead bool, err error) {
-	root, err := os.OpenRoot(dir)
+	root, err := openStray(dir)
 	if err != nil {
 		return false, nil // another user's, or gone
 	}
 	defer root.Close()
-	// From here on nothing depends on what the name leads to.
 	own, age, err := inspectStray(root)
 	if err != nil || !own {
 		return false, err
@@ -117,6 +119,26 @@ func clearStray(dir string) (dead bool, err error) {
 		return false, nil // it lives, or nobody can tell
 	}
 	return clearDead(root, dir, lock)
+}
+
+// openStray opens dir, itself and not what a link of that name leads to, if nobody else
+// can put anything else under its name: nor can they, then, while it is cleared.
+func openStray(dir string) (*os.Root, error) {
+	if err := trusted.CheckDir(dir); err != nil {
+		return nil, err
+	}
+	named, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	if opened, err := root.Stat("."); err != nil || !os.SameFile(opened, named) {
+		return nil, errors.Join(errors.New("it is a link"), err, root.Close())
+	}
+	return root, nil
 }
 
 // clearDead removes dir, whose lock nobody else holds, if it is this host's.
@@ -192,7 +214,7 @@ func removeStray(root *os.Root, dir string) error {
 			return err
 		}
 	}
-	return os.Remove(dir)
+	return unix.Rmdir(dir)
 }
 
 // clearScratch removes a dead run's scratch volume from the job directory that

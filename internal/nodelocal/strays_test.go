@@ -112,6 +112,53 @@ func TestClearStrays(t *testing.T) {
 	}
 }
 
+// TestClearWhereOthersExchange: where others can put one directory in the place of another, what
+// lies there under a stray's name may be anything of one's own.
+func TestClearWhereOthersExchange(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	check(t, err)
+	for mode, want := range map[os.FileMode]int{0o755: 1, 0o777 | os.ModeSticky: 1, 0o770: 0, 0o777: 0, 0o707: 0} {
+		for _, below := range []string{"", "/private"} {
+			above := filepath.Join(t.TempDir(), "above")
+			place := above + below
+			check(t, os.MkdirAll(place, 0o700))
+			dir := stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n", 0)
+			check(t, os.Chmod(above, mode))
+			if n := Clear([]string{place}, slog.New(slog.NewTextHandler(t.Output(), nil))); n != want {
+				t.Errorf("%v%s: %d are cleared, want %d", mode, below, n, want)
+			}
+			if _, err := os.Stat(dir + "/gocryptfs"); os.IsNotExist(err) != (want == 1) {
+				t.Errorf("%v%s: %v", mode, below, err)
+			}
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	place := t.TempDir()
+	stray(t, place, "sealbatch.aaaaaaaaaa", host+"\n", 0)
+	check(t, os.Chown(place, 65534, -1)) // who owns a directory exchanges what he likes in it
+	if n := Clear([]string{place}, slog.New(slog.NewTextHandler(t.Output(), nil))); n != 0 {
+		t.Errorf("%d are cleared in somebody else's directory", n)
+	}
+}
+
+// TestOpenStrayItself: another user's directory in /tmp that has become a link, since it was
+// listed, to one of the submitter's own, is not cleared for what that has of the same names.
+func TestOpenStrayItself(t *testing.T) {
+	t.Parallel()
+	top := t.TempDir()
+	own := stray(t, top, "bin", "", 2*youngest)
+	check(t, os.Symlink("bin", top+"/sealbatch.evil"))
+	if dead, err := clearStray(top + "/sealbatch.evil"); dead || err != nil {
+		t.Errorf("cleared: %v, %v", dead, err)
+	}
+	if _, err := os.Stat(own + "/sealbatch"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStrayWithSomethingElseInItStays(t *testing.T) {
 	t.Parallel()
 	host, err := os.Hostname()
