@@ -72,6 +72,7 @@ var defences = func() map[string][]weakness {
 			"(q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {\n\tif off(\"fixed fields\") {\n" +
 				"\t\treturn scontrol(jobID)\n\t}\n"}},
 	}
+	maps.Copy(all, pathDefences)
 	for _, c := range []struct{ name, file, condition string }{
 		{"origin", "internal/verifier/vouch.go", "m.Host != want"},
 		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim))"},
@@ -126,10 +127,15 @@ func allDefences() []weakness {
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(packages)) {
-		out = append(out, weakness{file: p + "/off.go", new: fmt.Sprintf(offSource, path.Base(p))})
+		name := path.Base(p)
+		if path.Dir(p) == "cmd" {
+			name = "main"
+		}
+		out = append(out, weakness{file: p + "/off.go", new: fmt.Sprintf(offSource, name)})
 	}
 	return append(out,
 		weakness{file: "slurm/scontrol.go", new: scontrolSource},
+		weakness{file: "internal/transfer/removeall.go", new: removeAllSource},
 		// A clock that can be put forward takes no defence away.
 		weakness{"cmd/sealbatch/serve.go", "keyserver.Config{\n", "keyserver.Config{\n\t\tNow: ahead,\n"},
 		weakness{file: "cmd/sealbatch/ahead.go", new: aheadSource},

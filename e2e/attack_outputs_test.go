@@ -177,6 +177,7 @@ func TestAttackKilledOutputs(t *testing.T) {
 			genuine(t, onDisk(t, "laptop", out), name == "files exchanged")
 		})
 	}
+	t.Run("its scratch volume", func(t *testing.T) { attackScratch(t, j) })
 }
 
 // swapFor removes a file and has another kind made under its name.

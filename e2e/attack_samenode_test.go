@@ -20,12 +20,12 @@ type busy struct {
 const secretOfNode = "the patient's name is Carol"
 
 // waits submits such a job with programs of the world's.
-func (w *world) waits(t *testing.T, data string) busy {
+func (w *world) waits(t *testing.T, data string, flags ...string) busy {
 	t.Helper()
-	conf := "/home/alice/without-" + strings.Join(w.off, "-") + ".conf"
+	conf := "/home/alice/without-" + strings.ReplaceAll(strings.Join(w.off, "-"), " ", "-") + ".conf"
 	write(t, "laptop", "alice", conf, strings.Replace(must(t, "laptop", "alice", "cat", ".config/sealbatch/client.conf"),
-		"[trust]", "setup = export SEALBATCH_OFF="+strings.Join(w.off, ",")+"\n[trust]", 1))
-	b := busy{job: alice.submitWith(t, w.programs+"/sealbatch", shell(t), data, "--config", conf, "-w", "cn1"), node: "cn1"}
+		"[trust]", "setup = export SEALBATCH_OFF=\""+strings.Join(w.off, ",")+"\"\n[trust]", 1))
+	b := busy{job: alice.submitWith(t, w.programs+"/sealbatch", shell(t), data, append(flags, "--config", conf, "-w", "cn1")...), node: "cn1"}
 	eventually(t, 90*time.Second, "the application waits", func() bool {
 		out := run(t.Context(), b.node, "root", nil, "sh", "-c", `for p in $(pgrep -f "$2"); do
 			grep -qs "/job_$1/" /proc/$p/cgroup && grep -qs "Tgid:.$p$" /proc/$p/status && echo $p; done`, "sh", b.job.id, "sleep 3456").out
