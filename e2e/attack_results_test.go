@@ -35,7 +35,12 @@ type copied struct {
 func copyOf(t *testing.T, j *job, name string) *copied {
 	t.Helper()
 	home := "/home/" + string(j.who)
-	store, err := submission.Open(onDisk(t, "laptop", home+"/.local/state/sealbatch"))
+	// What others have written is not believed, so it is copied first.
+	records := t.TempDir()
+	if err := os.CopyFS(records, os.DirFS(onDisk(t, "laptop", home+"/.local/state/sealbatch"))); err != nil {
+		t.Fatal(err)
+	}
+	store, err := submission.Open(records)
 	if err != nil {
 		t.Fatal(err)
 	}
