@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
+	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
@@ -100,10 +101,16 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	go reloadOn(ctx, hup, s.Server, a.log)
+	defer onSignal(ctx, syscall.SIGHUP, func() {
+		if err := s.Reload(ctx); err != nil {
+			a.log.Error("accounts were not read again", "error", err)
+		}
+	})()
+	defer onSignal(ctx, syscall.SIGUSR1, func() {
+		if err := s.Rotate(ctx); err != nil {
+			a.log.Error("the audit log has no new segment", "error", err)
+		}
+	})()
 	a.log.Info("key service is ready", "version", version.String(), "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(c.Clusters))
 	return s.Serve(ctx, ln)
 }
@@ -142,9 +149,20 @@ func newKeyService(
 		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.closeStores())
+		return nil, errors.Join(notFresh(err), s.closeStores())
 	}
 	return s, nil
+}
+
+// notFresh gives an error of a log and a store that do not agree its class and hint.
+func notFresh(err error) error {
+	for _, e := range []error{audit.ErrBroken, audit.ErrRolledBack, audit.ErrAltered} {
+		if errors.Is(err, e) {
+			return fault.New(fault.Integrity, err, "keep a copy of the data directory as it is, find out who changed it, "+
+				"and put back store and log of one backup: see \"Backup and restoring\" in docs/key-service.md")
+		}
+	}
+	return err
 }
 
 func serverLimits(l config.ServerLimits) keyserver.Limits {
@@ -154,6 +172,7 @@ func serverLimits(l config.ServerLimits) keyserver.Limits {
 		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
 		Deleted: l.DeletionsPerAccount,
+		Segment: int64(l.AuditSegment),
 	}
 }
 
@@ -178,16 +197,19 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 
 func (s *keyService) closeStores() error { return errors.Join(s.keys.Close(), s.records.Close()) }
 
-// reloadOn reads the accounts again at each SIGHUP.
-func reloadOn(ctx context.Context, hup <-chan os.Signal, s *keyserver.Server, log *slog.Logger) {
-	for {
-		select {
-		case <-hup:
-			if err := s.Reload(ctx); err != nil {
-				log.Error("accounts were not read again; the earlier ones stay in force", "error", err)
+// onSignal calls fn at each signal, until ctx ends. The caller calls stop in the end.
+func onSignal(ctx context.Context, sig os.Signal, fn func()) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, sig)
+	go func() {
+		for {
+			select {
+			case <-signals:
+				fn()
+			case <-ctx.Done():
+				return
 			}
-		case <-ctx.Done():
-			return
 		}
-	}
+	}()
+	return func() { signal.Stop(signals) }
 }

@@ -41,6 +41,7 @@ type ServerLimits struct {
 	FloodLimits
 	MaxRequestBytes int
 	Attestations    int // challenges to nodes that are unanswered
+	AuditSegment    int // bytes after which the audit log goes on in a new segment
 	// Volumes, registered jobs, tokens and deleted volumes that the store holds of one account.
 	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount, DeletionsPerAccount int
 }
@@ -101,6 +102,7 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
 				intKey("max-request-bytes", &s.Limits.MaxRequestBytes, 1<<10, 1<<28),
 				intKey("attestations", &s.Limits.Attestations, 1, 1<<30),
+				intKey("audit-segment-bytes", &s.Limits.AuditSegment, 1<<20, 1<<40),
 				intKey("secrets-per-account", &s.Limits.SecretsPerAccount, 1, 1<<30),
 				intKey("manifests-per-account", &s.Limits.ManifestsPerAccount, 1, 1<<30),
 				intKey("tokens-per-account", &s.Limits.TokensPerAccount, 1, 1<<30),

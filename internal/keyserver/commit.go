@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
@@ -15,8 +16,8 @@ import (
 
 // bucketMeta holds what the service keeps of itself.
 const (
-	bucketMeta = "meta"
-	keyHead    = "audit-head"
+	bucketMeta = audit.HeadBucket
+	keyHead    = audit.HeadKey
 )
 
 // maxBatch bounds how many decisions share one transaction.
@@ -42,17 +43,36 @@ type committer struct {
 	service    string
 	now        func() time.Time
 	conditions *service.Conditions
+	segment    int64 // bytes after which a segment of the log is full
 	queue      chan *operation
+	control    chan func()   // is run between batches
+	full       chan struct{} // has something when a segment of the log is full
 	stopped    chan struct{}
+
+	closing  sync.RWMutex
+	closed   bool
+	checking sync.Mutex // one check at a time
 }
 
 func newCommitter(
-	records store.Store, log *audit.Log, id string, now func() time.Time, conditions *service.Conditions,
+	records store.Store, log *audit.Log, id string, now func() time.Time, conditions *service.Conditions, segment int64,
 ) *committer {
-	c := &committer{store: records, log: log, service: id, now: now, conditions: conditions,
-		queue: make(chan *operation, maxBatch), stopped: make(chan struct{})}
+	c := &committer{store: records, log: log, service: id, now: now, conditions: conditions, segment: segment,
+		queue: make(chan *operation, maxBatch), control: make(chan func()), full: make(chan struct{}, 1),
+		stopped: make(chan struct{})}
 	go c.run()
 	return c
+}
+
+// send hands something to the committer while it runs.
+func (c *committer) send(f func()) error {
+	c.closing.RLock()
+	defer c.closing.RUnlock()
+	if c.closed {
+		return errClosed
+	}
+	f()
+	return nil
 }
 
 // do decides op and writes its audit entry. The error is op's own, or wraps
@@ -60,49 +80,74 @@ func newCommitter(
 // It does not end early with a context: what was begun is seen through.
 func (c *committer) do(e *audit.Event, op func(store.Writer) error) (signedHead string, err error) {
 	o := &operation{event: e, op: op, done: make(chan result, 1)}
-	c.queue <- o
+	if err := c.send(func() { c.queue <- o }); err != nil {
+		return "", err
+	}
 	r := <-o.done
 	return r.head, r.err
 }
 
 // doAll decides several, which may share transactions.
 func (c *committer) doAll(ops []*operation) error {
+	var errs []error
 	for _, o := range ops {
 		o.done = make(chan result, 1)
-		c.queue <- o
+		if err := c.send(func() { c.queue <- o }); err != nil {
+			o.done <- result{err: err}
+		}
 	}
-	var errs []error
 	for _, o := range ops {
 		errs = append(errs, (<-o.done).err)
 	}
 	return errors.Join(errs...)
 }
 
-// close ends the committer; no do may be under way or follow.
+// close ends the committer once it has done what was handed to it.
 func (c *committer) close() error {
+	c.closing.Lock()
+	c.closed = true
 	close(c.queue)
+	c.closing.Unlock()
 	<-c.stopped
 	return c.log.Close()
 }
 
 func (c *committer) run() {
 	defer close(c.stopped)
-	for o := range c.queue {
-		batch := []*operation{o}
-	fill:
-		for len(batch) < maxBatch {
+	for {
+		select {
+		case f := <-c.control:
+			f()
+		case o, ok := <-c.queue:
+			if !ok {
+				return
+			}
+			c.commit(c.gather(o))
+		}
+		if c.log.Size() >= c.segment {
 			select {
-			case o, ok := <-c.queue:
-				if !ok {
-					break fill
-				}
-				batch = append(batch, o)
+			case c.full <- struct{}{}:
 			default:
-				break fill
 			}
 		}
-		c.commit(batch)
 	}
+}
+
+// gather returns a batch of those that wait.
+func (c *committer) gather(first *operation) []*operation {
+	batch := []*operation{first}
+	for len(batch) < maxBatch {
+		select {
+		case o, ok := <-c.queue:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, o)
+		default:
+			return batch
+		}
+	}
+	return batch
 }
 
 func (c *committer) commit(batch []*operation) {
@@ -135,6 +180,9 @@ func (c *committer) commit(batch []*operation) {
 		err = fmt.Errorf("%w: the store: %w", audit.ErrWrite, err)
 	}
 	c.conditions.Set(conditionWriting, whyNot(err))
+	if errors.Is(err, audit.ErrAltered) {
+		c.noteAltered(err)
+	}
 	for i, o := range batch {
 		if err != nil {
 			results[i] = result{err: err}

@@ -1,7 +1,6 @@
 package keyserver
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"os"
@@ -17,7 +16,6 @@ import (
 
 // badDisk fails where it is told to.
 type badDisk struct {
-	audit.File
 	mu                    sync.Mutex
 	write, sync, truncate error
 	part                  int // bytes that a failing write still writes
@@ -29,17 +27,28 @@ func (d *badDisk) set(write, sync, truncate error, part int) {
 	d.write, d.sync, d.truncate, d.part = write, sync, truncate, part
 }
 
-func (d *badDisk) WriteAt(b []byte, off int64) (int, error) {
+// badFile is a file on a bad disk.
+type badFile struct {
+	*badDisk
+	audit.File
+}
+
+func (d *badDisk) open(path string, flag int) (audit.File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
+	return badFile{d, f}, err
+}
+
+func (d badFile) WriteAt(b []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.write != nil {
-		n, _ := d.File.WriteAt(b[:d.part], off)
+		n, _ := d.File.WriteAt(b[:min(d.part, len(b))], off)
 		return n, d.write
 	}
 	return d.File.WriteAt(b, off)
 }
 
-func (d *badDisk) Sync() error {
+func (d badFile) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.sync != nil {
@@ -48,7 +57,7 @@ func (d *badDisk) Sync() error {
 	return d.File.Sync()
 }
 
-func (d *badDisk) Truncate(n int64) error {
+func (d badFile) Truncate(n int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.truncate != nil {
@@ -90,7 +99,7 @@ func TestFullDisk(t *testing.T) {
 	if err := put("after"); err != nil || !has("after") {
 		t.Errorf("after the disk was full: %v", err)
 	}
-	if n, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 2 {
+	if n, _, err := b.entries(t); err != nil || n != 2 {
 		t.Errorf("log: %d entries, %v; want 2", n, err)
 	}
 	disk.set(nil, syscall.EIO, syscall.EIO, 0)
@@ -106,7 +115,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("after the disk is well: %v", err)
 	}
 	b.stop(t)
-	if n, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 3 {
+	if n, _, err := b.entries(t); err != nil || n != 3 {
 		t.Errorf("log: %d entries, %v; want 3", n, err)
 	}
 	if err := b.start(); err != nil {
@@ -144,7 +153,7 @@ func TestFullStore(t *testing.T) {
 	if !errors.Is(err, audit.ErrWrite) || !errors.Is(err, syscall.ENOSPC) || n < 3 || !errors.Is(has, store.ErrNotFound) {
 		t.Fatalf("full store: %v after %d, changed: %v", err, n, has)
 	}
-	if logged, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || int(logged) != n-1 {
+	if logged, _, err := b.entries(t); err != nil || int(logged) != n-1 {
 		t.Errorf("log: %d entries, %v; want %d", logged, err, n-1)
 	}
 	if err := syscall.Mount("small", small, "tmpfs", syscall.MS_REMOUNT, "size=8m"); err != nil {
@@ -154,7 +163,7 @@ func TestFullStore(t *testing.T) {
 		t.Errorf("once there is room: %v", err)
 	}
 	b.stop(t)
-	if logged, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || int(logged) != n {
+	if logged, _, err := b.entries(t); err != nil || int(logged) != n {
 		t.Errorf("log: %d entries, %v; want %d", logged, err, n)
 	}
 	if err := b.start(); err != nil {

@@ -34,6 +34,9 @@ type Limits struct {
 	// after they expired, tombstones of deleted volumes for two years.
 	// Defaults 50,000, 50,000, 262,144 and 200,000.
 	Secrets, Manifests, Tokens, Deleted int
+	// Segment is the size, in bytes, at which a segment of the audit log is closed;
+	// default 64 MiB. All that a segment tells of records is read at the start.
+	Segment int64
 	// Nonces is the number of attestations under way; default 65536.
 	Nonces int
 }
@@ -51,6 +54,7 @@ func (l Limits) withDefaults() Limits {
 	service.Default(&l.Manifests, 50_000)
 	service.Default(&l.Tokens, 1<<18)
 	service.Default(&l.Deleted, 200_000)
+	service.Default(&l.Segment, 64<<20)
 	service.Default(&l.Nonces, 65536)
 	return l
 }

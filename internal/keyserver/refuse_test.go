@@ -2,6 +2,7 @@ package keyserver_test
 
 import (
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -297,8 +298,8 @@ func TestConcurrentClaims(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if n, _, err := audit.Verify(f, s.StatementKey); err != nil || n < 24 {
-				t.Errorf("audit: %d entries, %v", n, err)
+			if row, err := audit.Verify(s.StatementKey, []io.Reader{f}); err != nil || row.Entries < 24 {
+				t.Errorf("audit: %d entries, %v", row.Entries, err)
 			}
 		})
 	}

@@ -158,6 +158,9 @@ func (g grant) policies() []string {
 func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, again bool) (grant, error) {
 	claims := verdicts.claims
 	g := grant{claims: claims}
+	if err := s.unaltered(); err != nil {
+		return g, err
+	}
 	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {
 		return g, service.Refuse(keyapi.CodeNotFound, "manifest %s is not registered here", c.Manifest).

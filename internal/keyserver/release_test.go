@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
+	"io"
 	"os"
 	"testing"
 
@@ -79,7 +80,7 @@ func TestReleaseByToken(t *testing.T) {
 			t.Errorf("the audit log holds %s", what)
 		}
 	}
-	if n, _, err := audit.Verify(bytes.NewReader(log), s.StatementKey, head); err != nil || uint64(n) < head.Seq {
-		t.Errorf("audit log: %d entries, %v", n, err)
+	if row, err := audit.Verify(s.StatementKey, []io.Reader{bytes.NewReader(log)}, head); err != nil || row.Head.Seq < head.Seq {
+		t.Errorf("audit log: %d entries, %v", row.Entries, err)
 	}
 }

@@ -99,17 +99,31 @@ var serviceNameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$`)
 func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKey, head audit.Head, err error) {
 	var si serviceIdentity
 	err = st.Update(context.Background(), func(w store.Writer) error {
-		if err := getJSON(w, bucketMeta, keyHead, &head); err != nil && !errors.Is(err, store.ErrNotFound) {
+		err := getJSON(w, bucketMeta, keyIdentity, &si)
+		if err == nil {
+			// They were made together, below.
+			if err = getJSON(w, bucketMeta, keyHead, &head); errors.Is(err, store.ErrNotFound) {
+				err = fmt.Errorf("%w: the head of the log was removed from the store", audit.ErrRolledBack)
+			}
 			return err
 		}
-		err := getJSON(w, bucketMeta, keyIdentity, &si)
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		_, priv, err := ed25519.GenerateKey(nil)
+		err = w.Digests(func(bucket, key string, _ store.Digest) error {
+			if bucket == bucketMeta && key != keyHead {
+				return nil
+			}
+			return fmt.Errorf("%w: the service's identity was removed from the store", audit.ErrRolledBack)
+		})
 		if err != nil {
 			return err
 		}
+		pub, priv, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return err
+		}
+		head = audit.Genesis(pub)
 		si = serviceIdentity{Name: name, Seed: priv.Seed()}
 		if si.Name == "" {
 			si.Name = "sealbatch"
@@ -117,7 +131,7 @@ func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKe
 		if !ValidName(si.Name) {
 			return fmt.Errorf("%.80q is not a service's name: letters, digits, dots, dashes", si.Name)
 		}
-		return putJSON(w, bucketMeta, keyIdentity, si)
+		return errors.Join(putJSON(w, bucketMeta, keyIdentity, si), putJSON(w, bucketMeta, keyHead, head))
 	})
 	if err != nil {
 		return "", nil, head, fmt.Errorf("identity of the key service: %w", err)
@@ -133,9 +147,9 @@ func loadIdentity(st store.Store, name string) (id string, key ed25519.PrivateKe
 	return keyapi.ServiceID(si.Name, key.Public().(ed25519.PublicKey)), key, head, nil
 }
 
-// New returns a server. It reads the whole audit log and refuses to start with
-// audit.ErrBroken or audit.ErrRolledBack if log and store do not agree. Close
-// ends it; the store stays the caller's.
+// New returns a server. It reads the audit log's last segment and all records, and
+// refuses to start with audit.ErrBroken, audit.ErrRolledBack or audit.ErrAltered if
+// log and store do not agree. Close ends it; the store stays the caller's.
 func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Keys == nil || cfg.AuditLog == "" || cfg.AllowedSigners == "" {
 		return nil, errors.New("key service: store, keys, audit log and allowed signers are required")
@@ -163,22 +177,36 @@ func New(cfg Config) (*Server, error) {
 	if err := s.addAttestors(cfg.Attestors); err != nil {
 		return nil, err
 	}
-	log, recovered, err := audit.Open(cfg.AuditLog, s.signKey, head)
+	log, dropped, err := s.openLog(head)
 	if err != nil {
 		return nil, err
 	}
-	s.commits = newCommitter(cfg.Store, log, s.id, s.now, s.conditions)
+	s.commits = newCommitter(cfg.Store, log, s.id, s.now, s.conditions, s.limits.Segment)
 	s.accounts = &accounts{path: cfg.AllowedSigners, store: s.store, commits: s.commits, conditions: s.conditions, log: s.log}
 	s.handler = s.routes()
-	if err := s.begin(recovered); err != nil {
+	if err := s.begin(dropped); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
+// openLog opens the audit log and holds the store against it.
+func (s *Server) openLog(head audit.Head) (log *audit.Log, dropped int, err error) {
+	if log, dropped, err = audit.Open(s.auditLog, nil, s.signKey, head); err != nil {
+		return nil, 0, err
+	}
+	began := time.Now()
+	err = s.store.View(context.Background(), func(r store.Reader) error { return log.Start(s.now(), r) })
+	if err != nil {
+		return nil, 0, errors.Join(err, log.Close())
+	}
+	s.log.Info("the records are those that the audit log tells of", "took", time.Since(began).Round(time.Millisecond))
+	return log, dropped, nil
+}
+
 // begin does what comes before the first request.
-func (s *Server) begin(recovered int) error {
-	if err := s.noteStart(recovered); err != nil {
+func (s *Server) begin(dropped int) error {
+	if err := s.noteStart(dropped); err != nil {
 		return err
 	}
 	if err := s.accounts.refresh(context.Background()); err != nil {
@@ -195,10 +223,10 @@ func (s *Server) begin(recovered int) error {
 
 // noteStart writes down that the service started, and of how many entries at
 // the end of the log the answers never left.
-func (s *Server) noteStart(recovered int) error {
+func (s *Server) noteStart(dropped int) error {
 	e := &audit.Event{Event: "service.start", Outcome: audit.OutcomeDone}
-	if recovered > 0 {
-		e.Reason = fmt.Sprintf("the service died before the last %d entries took effect: they were not answered and count for nothing", recovered)
+	if dropped > 0 {
+		e.Reason = fmt.Sprintf("the service died before the last %d entries took effect: they were not answered, and are removed", dropped)
 		s.log.Warn(e.Reason)
 	}
 	_, err := s.commits.do(e, nil)
@@ -272,6 +300,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	others.Go(func() { s.purgeUntil(background) })
 	others.Go(func() { s.accounts.refreshUntil(background) })
 	others.Go(func() { s.scrubUntil(background) })
+	others.Go(func() { s.checkUntil(background) })
 	if s.localDir != "" {
 		others.Go(func() { s.serveLocal(background) })
 	}

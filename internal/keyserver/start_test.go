@@ -1,7 +1,6 @@
 package keyserver
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -30,7 +29,7 @@ func TestRolledBackTogether(t *testing.T) {
 	}
 	b.write(t, 2)
 	b.stop(t)
-	_, kept, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub)
+	_, kept, err := b.entries(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,10 +42,10 @@ func TestRolledBackTogether(t *testing.T) {
 	b.write(t, 3) // and goes beyond the kept head
 	b.stop(t)
 	remembered := keyapi.AuditHead{Seq: kept.Seq, Hash: kept.Hash}
-	if _, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub, remembered); !errors.Is(err, audit.ErrHead) {
+	if _, _, err := b.entries(t, remembered); !errors.Is(err, audit.ErrHead) {
 		t.Errorf("with the kept head: %v", err)
 	}
-	if n, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 5 {
+	if n, _, err := b.entries(t); err != nil || n != 5 {
 		t.Errorf("control, without it: %d entries, %v", n, err)
 	}
 }
@@ -107,7 +106,7 @@ func TestStartAfterTampering(t *testing.T) {
 			}
 			b.write(t, 1)
 			b.stop(t)
-			if n, _, err := audit.Verify(bytes.NewReader(b.read(t)), b.pub); err != nil || n != 6 {
+			if n, _, err := b.entries(t); err != nil || n != 6 {
 				t.Errorf("afterwards: %d entries, %v", n, err)
 			}
 		})

@@ -1,15 +1,26 @@
 // Package audit is the key service's log of what it decided: a chain of signed
 // entries that nobody without the service's statement key can edit, reorder or
 // cut inside, and that shows to whoever keeps a signed head whether it was cut
-// at the end.
+// at the end. It also tells which records the store must hold, so that an old one
+// that was put back is found (Records).
 //
-//	{"entry":{"seq":1,"batch":1,"prev":"GENESIS",...},"sig":"..."}
-//	{"entry":{"seq":2,"batch":2,"prev":"HASH OF 1",...},"sig":"..."}
-//	{"entry":{"seq":3,"batch":2,"prev":"HASH OF 2",...},"sig":"..."}   <- head: seq, batch, hash
+//	audit-000001.log   {"entry":{"seq":1,"batch":1,"prev":"GENESIS","segment":{...},...},"sig":"..."}
+//	                   {"entry":{"seq":2,"batch":2,"prev":"HASH OF 1","changes":[...],...},"sig":"..."}
+//	                   {"entry":{"seq":3,"batch":3,"prev":"HASH OF 2","more":true,...},"sig":"..."}
+//	                   {"entry":{"seq":4,"batch":3,"prev":"HASH OF 3",...},"sig":"..."}
+//	audit.log          {"entry":{"seq":5,"batch":4,"prev":"HASH OF 4","segment":{...},...},"sig":"..."}
+//	                   {"entry":{"seq":6,"batch":5,"prev":"HASH OF 5",...},"sig":"..."}   <- head
+//
+// The log is a row of files, segments. Each begins with a digest over all records
+// of the store, so that the ones before it are needed no more: they can be moved
+// away. The service writes to the last one (Log.Rotate).
 //
 // The service keeps the head in its store, in the transaction that the entries
-// tell of. So log and store agree, or differ by the one batch that the service
-// was writing when it died (Open).
+// tell of. So log and store agree, or the service died between its two writes:
+// then the log goes on by one batch that lacks its last newline, which is written
+// when the store has the batch. Nothing of such a batch was ever answered, and it
+// is removed (Open). A batch that has its newline and is not in the store is a
+// store that was put back.
 package audit
 
 import (
@@ -35,6 +46,8 @@ var (
 	ErrRolledBack = errors.New("audit log and store do not agree")
 	// ErrHead says that a log does not contain a remembered head.
 	ErrHead = errors.New("audit log does not contain the remembered head")
+	// ErrAltered says that the store does not hold the records that the log tells of.
+	ErrAltered = errors.New("the store's records are not those that the audit log tells of")
 	// ErrWrite says that the log cannot be written; nothing is released.
 	ErrWrite = errors.New("audit log cannot be written")
 )
@@ -55,8 +68,9 @@ const (
 // entry's bytes, of the first one the SHA-256 of "sealbatch-audit v1", a zero
 // byte and the statement key.
 type Event struct {
-	Seq   uint64    `json:"seq"`   // 1, 2, ...
-	Batch uint64    `json:"batch"` // entries of one transaction share it
+	Seq   uint64    `json:"seq"`            // 1, 2, ...
+	Batch uint64    `json:"batch"`          // entries of one transaction share it
+	More  bool      `json:"more,omitempty"` // the batch goes on in the next entry
 	Time  time.Time `json:"time"`
 	Prev  string    `json:"prev"`
 
@@ -86,6 +100,15 @@ type Event struct {
 	// Changes are what it did to the store's records. A long list goes on in the
 	// next entries, which have the same event.
 	Changes []store.Change `json:"changes,omitempty"`
+	// Segment stands in the entry that begins a segment. The changes there are
+	// those between the digest's moment and the segment's beginning, once more.
+	Segment *Segment `json:"segment,omitempty"`
+}
+
+// Segment is what a segment of the log begins with.
+type Segment struct {
+	Number  int          `json:"number"`  // 1, 2, ...
+	Records store.Digest `json:"records"` // over all records at one moment, see Records
 }
 
 // Policy is a volume's policy: the digest of Content's bytes, and these.
@@ -112,7 +135,8 @@ const (
 	maxChanges  = maxLine / 2 // bytes of one entry's changes
 )
 
-func genesis(pub ed25519.PublicKey) Head {
+// Genesis is the head of a log that has no entry yet.
+func Genesis(pub ed25519.PublicKey) Head {
 	h := sha256.Sum256(append([]byte(signContext), pub...))
 	return Head{Hash: hex.EncodeToString(h[:])}
 }
@@ -141,13 +165,14 @@ func split(events []*Event) []*Event {
 	return out
 }
 
-// render fills in the chain's fields and returns the lines and the head
-// after them.
+// render fills in the chain's fields and returns the lines, the last one without
+// its newline, and the head after them.
 func render(head Head, key ed25519.PrivateKey, now time.Time, events []*Event) ([]byte, Head, error) {
-	var out bytes.Buffer
+	var lines [][]byte
 	batch := head.Batch + 1
-	for _, e := range split(events) {
-		e.Seq, e.Batch, e.Prev, e.Time = head.Seq+1, batch, head.Hash, now.UTC()
+	events = split(events)
+	for i, e := range events {
+		e.Seq, e.Batch, e.Prev, e.Time, e.More = head.Seq+1, batch, head.Hash, now.UTC(), i < len(events)-1
 		entry, err := json.Marshal(e)
 		if err != nil {
 			return nil, head, fmt.Errorf("audit entry: %w", err)
@@ -157,11 +182,11 @@ func render(head Head, key ed25519.PrivateKey, now time.Time, events []*Event) (
 		if err != nil {
 			return nil, head, fmt.Errorf("audit entry: %w", err)
 		}
-		if len(line) > maxLine {
+		if len(line) >= maxLine {
 			return nil, head, fmt.Errorf("audit entry of %d bytes", len(line))
 		}
-		out.Write(append(line, '\n'))
+		lines = append(lines, line)
 		head = Head{Seq: e.Seq, Batch: batch, Hash: hashHex(entry)}
 	}
-	return out.Bytes(), head, nil
+	return bytes.Join(lines, []byte("\n")), head, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 )
 
 // bench is a log on disk.
@@ -28,10 +30,19 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{path: filepath.Join(t.TempDir(), "audit.log"), key: key, pub: pub}
-	if b.l, _, err = Open(b.path, key, Head{}); err != nil {
+	if b.l, _, err = Open(b.path, nil, key, Genesis(pub)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.l.Rotate(time.Now(), store.Digest{1}); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// verifyOne is Verify of one segment, which returns the number of entries.
+func verifyOne(log []byte, pub ed25519.PublicKey, remembered ...keyapi.AuditHead) (int, Head, error) {
+	row, err := Verify(pub, []io.Reader{bytes.NewReader(log)}, remembered...)
+	return row.Entries, row.Head, err
 }
 
 // write makes n entries, each a batch of its own.
@@ -65,18 +76,18 @@ func (b *bench) read(t *testing.T) []byte {
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.write(t, 6)
+	b.write(t, 5)
 	b.stop(t)
 	raw := b.read(t)
 	lines := strings.SplitAfter(string(raw), "\n")[:6]
-	n, head, err := Verify(bytes.NewReader(raw), b.pub)
+	n, head, err := verifyOne(raw, b.pub)
 	if err != nil || n != 6 || head.Seq != 6 {
 		t.Fatalf("whole log: %d entries, %+v, %v", n, head, err)
 	}
 	remembered := keyapi.AuditHead{Seq: head.Seq, Hash: head.Hash}
 	join := func(l ...string) string { return strings.Join(l, "") }
 	other := newBench(t)
-	other.write(t, 6)
+	other.write(t, 5)
 	other.stop(t)
 	for name, tc := range map[string]struct {
 		log  string
@@ -90,7 +101,7 @@ func TestVerify(t *testing.T) {
 		"reordered":           {join(lines[0], lines[2], lines[1]) + join(lines[3:]...), ErrBroken},
 		"line doubled":        {join(lines[:2]...) + join(lines[1:]...), ErrBroken},
 		"last line cut short": {string(raw[:len(raw)-5]), ErrBroken},
-		"newline lost":        {string(raw[:len(raw)-1]), ErrBroken},
+		"newline lost":        {string(raw[:len(raw)-1]), nil}, // it is being written
 		"blank added":         {" " + string(raw), ErrBroken},
 		"field added":         {strings.Replace(string(raw), `{"entry"`, `{"note":1,"entry"`, 1), ErrBroken},
 		"signature swapped":   {strings.Replace(string(raw), `"sig":"`, `"sig":"A`, 1), ErrBroken},
@@ -98,14 +109,14 @@ func TestVerify(t *testing.T) {
 		"cut at the end":      {join(lines[:5]...), ErrHead},
 		"empty":               {"", ErrHead},
 	} {
-		_, _, err := Verify(strings.NewReader(tc.log), b.pub, remembered)
+		_, _, err := verifyOne([]byte(tc.log), b.pub, remembered)
 		if !errors.Is(err, tc.want) || (tc.want == nil) != (err == nil) {
 			t.Errorf("%s: %v; want %v", name, err, tc.want)
 		}
 	}
 	forged := remembered
 	forged.Seq, forged.Hash = 3, strings.Repeat("0", 64)
-	if _, _, err := Verify(bytes.NewReader(raw), b.pub, forged, remembered); !errors.Is(err, ErrHead) {
+	if _, _, err := verifyOne(raw, b.pub, forged, remembered); !errors.Is(err, ErrHead) {
 		t.Errorf("a remembered head that differs inside: %v", err)
 	}
 }
@@ -116,30 +127,29 @@ func TestVerify(t *testing.T) {
 func TestEveryCut(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.write(t, 3) // so that there is a first, one in the middle and a last
+	b.write(t, 2) // so that there is a first, one in the middle and a last
 	b.stop(t)
 	raw := b.read(t)
-	n, head, err := Verify(bytes.NewReader(raw), b.pub)
+	n, head, err := verifyOne(raw, b.pub)
 	if err != nil || n != 3 {
 		t.Fatal(n, err)
 	}
 	kept := keyapi.AuditHead{Seq: head.Seq, Hash: head.Hash}
-	for cut := range len(raw) {
+	for cut := range len(raw) - 1 { // the last newline tells nothing
 		part := raw[:cut]
-		atEnd := cut == 0 || part[cut-1] == '\n'
-		if _, _, err := Verify(bytes.NewReader(part), b.pub); errors.Is(err, ErrBroken) == atEnd {
+		atEnd := cut == 0 || part[cut-1] == '\n' || raw[cut] == '\n'
+		if _, _, err := verifyOne(part, b.pub); errors.Is(err, ErrBroken) == atEnd {
 			t.Errorf("cut at %d, the log alone: %v", cut, err)
 		}
-		if _, _, err := Verify(bytes.NewReader(part), b.pub, kept); !errors.Is(err, ErrBroken) && !errors.Is(err, ErrHead) {
+		if _, _, err := verifyOne(part, b.pub, kept); !errors.Is(err, ErrBroken) && !errors.Is(err, ErrHead) {
 			t.Errorf("cut at %d, with a kept head: %v", cut, err)
 		}
-		if _, _, err := check(bytes.NewReader(part), b.pub, head); !errors.Is(err, ErrRolledBack) {
+		if _, err := check(bytes.NewReader(part), b.pub, head); !errors.Is(err, ErrRolledBack) && !errors.Is(err, ErrBroken) {
 			t.Errorf("cut at %d, with the store: %v", cut, err)
 		}
 		tail := append(bytes.Clone(raw), part[:min(cut, bytes.IndexByte(raw, '\n'))]...)
-		if a, recovered, err := check(bytes.NewReader(tail), b.pub, head); err != nil || recovered != 0 ||
-			a.good != int64(len(raw)) {
-			t.Errorf("%d bytes of a line after the store's head: %d recovered, %v", cut, recovered, err)
+		if c, err := check(bytes.NewReader(tail), b.pub, head); err != nil || c.dropped != 0 || c.size+1 != int64(len(raw)) {
+			t.Errorf("%d bytes of a line after the store's head: %d dropped, %v", cut, c.dropped, err)
 		}
 	}
 }
@@ -148,13 +158,13 @@ func TestEveryCut(t *testing.T) {
 func TestEveryByte(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.write(t, 3)
+	b.write(t, 2)
 	b.stop(t)
 	raw := b.read(t)
 	for i := range raw {
 		bad := bytes.Clone(raw)
 		bad[i] ^= 1
-		if _, _, err := Verify(bytes.NewReader(bad), b.pub); !errors.Is(err, ErrBroken) {
+		if _, _, err := verifyOne(bad, b.pub); !errors.Is(err, ErrBroken) {
 			t.Errorf("byte %d (%q): %v", i, raw[i], err)
 		}
 	}
@@ -169,49 +179,79 @@ func TestRewrittenChain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, _, err := render(genesis(b.pub), stranger, time.Now(), []*Event{{Event: "release", Outcome: OutcomeDone}})
+	forged, _, err := render(Genesis(b.pub), stranger, time.Now(),
+		[]*Event{{Event: "segment", Outcome: OutcomeDone, Segment: &Segment{Number: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Verify(bytes.NewReader(forged), b.pub); !errors.Is(err, ErrBroken) {
+	if _, _, err := verifyOne(forged, b.pub); !errors.Is(err, ErrBroken) {
 		t.Errorf("a log signed by a stranger: %v", err)
 	}
 	b.stop(t)
 }
 
 // TestStartAfterCrash has the log one batch ahead of the store, as when the
-// service dies between its two writes; forged lines there are found.
+// service dies between its two writes, cut at every byte. It is removed, however
+// much of it there is, until it has the newline that says that the store has it.
 func TestStartAfterCrash(t *testing.T) {
 	t.Parallel()
-	for name, genuine := range map[string]bool{"genuine": true, "forged": false} {
-		b := newBench(t)
-		b.write(t, 2)
-		head := b.l.head
-		b.stop(t)
-		key := b.key
-		if !genuine {
+	b := newBench(t)
+	b.write(t, 2)
+	head, whole := b.l.head, b.read(t)
+	b.stop(t)
+	crash := func(key ed25519.PrivateKey, batches int) []byte {
+		var out []byte
+		for h := head; batches > 0; batches-- {
+			var lines []byte
 			var err error
-			if _, key, err = ed25519.GenerateKey(nil); err != nil {
+			lines, h, err = render(h, key, time.Now(), []*Event{{Event: "release", Outcome: OutcomeReleased,
+				Changes: []store.Change{{Bucket: "b", Key: "k", Now: store.Digest{1}}}}, {Event: "release", Outcome: OutcomeReleased}})
+			if err != nil {
 				t.Fatal(err)
 			}
+			out = append(append(out, lines...), '\n')
 		}
-		ahead, _, err := render(head, key, time.Now(), []*Event{{Event: "release", Outcome: OutcomeReleased},
-			{Event: "release", Outcome: OutcomeReleased}})
-		if err != nil {
+		return out
+	}
+	ahead := crash(b.key, 1)
+	start := func(tail []byte) (*Log, int, error) {
+		if err := os.WriteFile(b.path, append(bytes.Clone(whole), tail...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(b.path, append(b.read(t), ahead...), 0o600); err != nil {
+		return Open(b.path, nil, b.key, head)
+	}
+	for cut := range len(ahead) {
+		l, dropped, err := start(ahead[:cut])
+		first := bytes.IndexByte(ahead, '\n')
+		want := 0
+		if cut >= first {
+			want = 1
+		}
+		if cut == len(ahead)-1 {
+			want = 2
+		}
+		if err != nil || dropped != want || l.head != head || len(l.records.since) != 0 || !bytes.Equal(b.read(t), whole) {
+			t.Fatalf("the first %d bytes of a batch: %d dropped, %v", cut, dropped, err)
+		}
+		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		l, recovered, err := Open(b.path, b.key, head)
-		switch {
-		case !genuine && !errors.Is(err, ErrBroken):
-			t.Errorf("%s: %v", name, err)
-		case genuine && (err != nil || recovered != 2 || l.head.Seq != 4):
-			t.Errorf("%s: %d recovered, %v", name, recovered, err)
-		}
-		if err == nil {
-			l.f.Close()
+	}
+	_, stranger, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		tail []byte
+		want error
+	}{
+		"a batch that the store had":  {ahead, ErrRolledBack},
+		"two batches":                 {crash(b.key, 2), ErrRolledBack},
+		"two batches, the second cut": {crash(b.key, 2)[:len(ahead)+20], ErrRolledBack},
+		"forged":                      {crash(stranger, 1), ErrBroken},
+	} {
+		if _, _, err := start(c.tail); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
@@ -24,101 +24,118 @@ type File interface {
 	Close() error
 }
 
-// Log appends to the log. It is not safe for concurrent use.
-type Log struct {
-	f       File
-	size    int64 // of what is kept
-	pending int64 // bytes that Append wrote after it
-	head    Head
-	key     ed25519.PrivateKey
-	dirty   bool // a failed write is still to be undone
+// Opener opens or makes a file for reading and writing, as os.OpenFile does.
+type Opener func(path string, flag int) (File, error)
+
+func openFile(path string, flag int) (File, error) {
+	return trusted.OpenFile(path, flag, 0o600, trusted.Public)
 }
 
-// Open opens or makes the log at path and compares it with the head that the
-// store keeps; the zero Head stands for none. The log may be ahead by one batch,
-// when the service died between its two writes; then recovered says how many
-// entries those are. Any other difference is ErrBroken or ErrRolledBack.
-func Open(path string, key ed25519.PrivateKey, stored Head) (log *Log, recovered int, err error) {
-	f, err := trusted.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600, trusted.Public)
+// Log appends to the log. It is not safe for concurrent use.
+type Log struct {
+	path string
+	open Opener
+	key  ed25519.PrivateKey
+
+	f       File  // the segment that is written to; nil before the first
+	size    int64 // of what is kept, without the newline that ends it
+	head    Head
+	number  int // of the segment
+	began   time.Time
+	records *Records
+
+	pending int64 // bytes that Append wrote after size
+	changes []store.Change
+	dirty   bool // a failed write is still to be undone
+	unnamed bool // the directory is still to be synced
+}
+
+// Open opens the log at path and compares it with the head that the store keeps,
+// which is Genesis at first. A log that is not there yet is New, and begins with
+// Rotate. If the service died between its two writes, what the store does not know
+// is removed; then dropped says how many entries those are. Any other difference is
+// ErrBroken or ErrRolledBack. A nil open is for the real disk.
+func Open(path string, open Opener, key ed25519.PrivateKey, stored Head) (log *Log, dropped int, err error) {
+	l := &Log{path: path, open: open, key: key, head: stored}
+	if l.open == nil {
+		l.open = openFile
+	}
+	l.f, err = l.open(path, os.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		if stored != Genesis(l.public()) {
+			return nil, 0, fmt.Errorf("audit log %s: %w: it is missing, and the store knows of %d entries", path, ErrRolledBack, stored.Seq)
+		}
+		l.f = nil
+		return l, 0, nil
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("audit log: %w", err)
 	}
-	if log, recovered, err = Resume(f, key, stored); err == nil {
-		err = fsx.SyncDir(filepath.Dir(path))
+	if dropped, err = l.resume(stored); err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("audit log %s: %w", path, err), l.f.Close())
 	}
-	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("audit log %s: %w", path, err), f.Close())
-	}
-	return log, recovered, nil
+	return l, dropped, nil
 }
 
-// Resume is Open for a file that is open and at its beginning. It stays the
-// caller's if there is an error.
-func Resume(f File, key ed25519.PrivateKey, stored Head) (log *Log, recovered int, err error) {
-	a, recovered, err := check(f, key.Public().(ed25519.PublicKey), stored)
+func (l *Log) public() ed25519.PublicKey { return l.key.Public().(ed25519.PublicKey) }
+
+// resume reads the current segment and makes it end with what the store knows.
+func (l *Log) resume(stored Head) (dropped int, err error) {
+	c, err := check(l.f, l.public(), stored)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	if a.torn { // beyond the store's head, so no answer left for it
-		if err := f.Truncate(a.good); err != nil {
-			return nil, 0, fmt.Errorf("remove a torn line: %w", err)
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return nil, 0, err
-	}
-	return &Log{f: f, size: a.good, head: a.head, key: key}, recovered, nil
+	l.head, l.size, l.number, l.began, l.records = c.head, c.size, c.segment.Number, c.began, c.records
+	return c.dropped, l.Undo()
 }
 
-func check(r io.Reader, pub ed25519.PublicKey, stored Head) (*reader, int, error) {
-	a := newReader(r, pub)
-	if stored.Seq == 0 {
-		stored = a.head
+// Start compares the log that was opened with the store, and begins the first
+// segment of one that is new. A store that has more by then than what the service
+// keeps of itself is ErrRolledBack: it had a log.
+func (l *Log) Start(now time.Time, r store.Reader) error {
+	if l.f != nil {
+		c := l.BeginCheck()
+		err := l.Compare(c, r)
+		l.EndCheck(c, err == nil)
+		return err
 	}
-	met, recovered := a.head == stored, 0
-	for {
-		err := a.next(met)
-		if errors.Is(err, io.EOF) {
-			break
+	all := newDigester()
+	err := r.Digests(func(bucket, key string, kept store.Digest) error {
+		p := place{bucket, key}
+		switch {
+		case bucket != HeadBucket:
+			return fmt.Errorf("%w: the log is missing, and the store has %s", ErrRolledBack, p)
+		case p != place{HeadBucket, HeadKey}:
+			all.add(p, kept)
 		}
-		if err != nil {
-			return nil, 0, err
-		}
-		if met {
-			recovered++
-		}
-		if a.head.Seq == stored.Seq {
-			if a.head != stored {
-				return nil, 0, fmt.Errorf("%w: entry %d is not the one that the store remembers", ErrRolledBack, stored.Seq)
-			}
-			met = true
-		}
-		if a.head.Batch > stored.Batch+1 {
-			return nil, 0, fmt.Errorf("%w: the log goes on after entry %d, the last that the store knows: the store was put back to an older state",
-				ErrRolledBack, stored.Seq)
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if !met {
-		return nil, 0, fmt.Errorf("%w: the log ends at entry %d, the store knows of %d: the log was cut, replaced or put back to an older state",
-			ErrRolledBack, a.head.Seq, stored.Seq)
-	}
-	return a, recovered, nil
+	return l.Rotate(now, all.sum())
 }
 
 // Append writes events durably and returns the head after them. On failure
-// the log is as before, or refuses everything until it is.
+// the log is as before, or refuses everything until it is. Changes that do not
+// follow those before them are ErrAltered.
 func (l *Log) Append(now time.Time, events []*Event) (Head, error) {
-	if l.dirty {
-		if err := l.Undo(); err != nil {
-			return Head{}, fmt.Errorf("%w: %w", ErrWrite, err)
-		}
+	if err := l.mend(); err != nil {
+		return Head{}, fmt.Errorf("%w: %w", ErrWrite, err)
+	}
+	l.changes = nil
+	for _, e := range events {
+		l.changes = append(l.changes, e.Changes...)
+	}
+	if err := l.records.follows(l.changes); err != nil {
+		return Head{}, err
 	}
 	b, head, err := render(l.head, l.key, now, events)
 	if err != nil {
 		return Head{}, fmt.Errorf("%w: %w", ErrWrite, err)
 	}
-	_, err = l.f.WriteAt(b, l.size)
-	if err == nil {
+	b = append([]byte("\n"), b...) // which is there already
+	if _, err = l.f.WriteAt(b, l.size); err == nil {
 		err = l.f.Sync()
 	}
 	if err != nil {
@@ -128,22 +145,55 @@ func (l *Log) Append(now time.Time, events []*Event) (Head, error) {
 	return head, nil
 }
 
-// Keep makes what Append wrote last part of the log.
+// mend does what is left of something that failed.
+func (l *Log) mend() error {
+	if l.unnamed {
+		if err := l.syncDir(); err != nil {
+			return err
+		}
+	}
+	if l.dirty {
+		return l.Undo()
+	}
+	return nil
+}
+
+// Keep makes what Append wrote last part of the log: the store has it.
 func (l *Log) Keep(head Head) {
 	l.head, l.size, l.pending = head, l.size+l.pending, 0
+	l.records.note(l.changes)
+	l.end()
 }
+
+// end writes the newline that says that the store has the last batch. If that
+// fails, Append writes it.
+func (l *Log) end() { _, _ = l.f.WriteAt([]byte("\n"), l.size) }
 
 // Undo removes what Append wrote last. If even that fails, a later write could
 // chain on an entry that the store does not know, so it comes first then. What
 // is before it was synced when it was written.
 func (l *Log) Undo() error {
-	if err := errors.Join(l.f.Truncate(l.size), l.f.Sync()); err != nil {
+	err := l.f.Truncate(l.size)
+	l.end()
+	if err := errors.Join(err, l.f.Sync()); err != nil {
 		l.dirty = true
 		return fmt.Errorf("undo the write: %w", err)
 	}
 	l.dirty = false
 	return nil
 }
+
+// BeginCheck returns the check of a snapshot that the store has now; Compare may
+// run beside Append. EndCheck ends it.
+func (l *Log) BeginCheck() *Check {
+	c := l.records.begin()
+	c.seq = l.head.Seq
+	return c
+}
+
+// EndCheck ends a check, and says whether Compare found that the records are those
+// that the log tells of.
+func (l *Log) EndCheck(c *Check, held bool) { l.records.end(c, held) }
 
 // SignHead returns the signed head (keyapi.AuditHead, JWS) for an answer.
 func (l *Log) SignHead(service string, h Head, now time.Time) (string, error) {
@@ -152,4 +202,9 @@ func (l *Log) SignHead(service string, h Head, now time.Time) (string, error) {
 }
 
 // Close closes the file.
-func (l *Log) Close() error { return l.f.Close() }
+func (l *Log) Close() error {
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}
