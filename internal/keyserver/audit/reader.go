@@ -52,7 +52,7 @@ func (a *reader) next(signed bool) error {
 	l, e, err := a.parse(line)
 	if err == nil && (signed || a.first.Segment == nil) {
 		if err = checkSignature(a.pub, l); err != nil {
-			err = fmt.Errorf("the line after entry %d: %w", a.head.Seq, err)
+			err = fmt.Errorf("%w: the line after entry %d: %w", ErrBroken, a.head.Seq, err)
 		}
 	}
 	if err != nil && !whole && a.first.Segment != nil {
@@ -77,7 +77,7 @@ func (a *reader) next(signed bool) error {
 func checkSignature(pub ed25519.PublicKey, l signedLine) error {
 	sig, err := base64.RawURLEncoding.Strict().DecodeString(l.Sig)
 	if err != nil || !ed25519.Verify(pub, append([]byte(signContext), l.Entry...), sig) {
-		return fmt.Errorf("%w: not signed by this service", ErrBroken)
+		return errors.New("it is not signed by this service")
 	}
 	return nil
 }
@@ -85,14 +85,14 @@ func checkSignature(pub ed25519.PublicKey, l signedLine) error {
 // decodeLine reads a line strictly.
 func decodeLine(line []byte) (l signedLine, e Event, err error) {
 	if err := manifest.DecodeJSON(line, &l); err != nil {
-		return l, e, fmt.Errorf("%w: %w", ErrBroken, err)
+		return l, e, err
 	}
 	if err := manifest.DecodeJSON(l.Entry, &e); err != nil {
-		return l, e, fmt.Errorf("%w: %w", ErrBroken, err)
+		return l, e, err
 	}
 	// One way of writing a line only: nothing unsigned can be added to it.
 	if canon, err := json.Marshal(l); err != nil || !bytes.Equal(canon, line) {
-		return l, e, fmt.Errorf("%w: not as it was written", ErrBroken)
+		return l, e, errors.New("it is not as it was written")
 	}
 	return l, e, nil
 }
@@ -100,7 +100,7 @@ func decodeLine(line []byte) (l signedLine, e Event, err error) {
 // parse reads a line that has to follow the ones before it.
 func (a *reader) parse(line []byte) (l signedLine, e Event, err error) {
 	if l, e, err = decodeLine(line); err != nil {
-		return l, e, fmt.Errorf("the line after entry %d: %w", a.head.Seq, err)
+		return l, e, fmt.Errorf("%w: the line after entry %d: %w", ErrBroken, a.head.Seq, err)
 	}
 	if a.first.Segment == nil {
 		return l, e, a.begin(e)

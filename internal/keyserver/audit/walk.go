@@ -107,7 +107,7 @@ func (w *walker) line(line []byte) error {
 			err = checkSignature(w.pub, l)
 		}
 		if err != nil {
-			return fmt.Errorf("after entry %d: %w", w.last, err)
+			return fmt.Errorf("%w: the line after entry %d: %w", ErrBroken, w.last, err)
 		}
 		w.batch = append(w.batch, e)
 	}
