@@ -50,6 +50,8 @@ var defences = func() map[string][]weakness {
 		"request's nonce": {{"internal/keyserver/replay.go", "_, ok := s.until[nonce]; ok",
 			`_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
 		"address's rate": {{"internal/gate/addrlimiter.go", "return l.bucket(", "return off(\"address's rate\") || l.bucket("}},
+		"slots wiped": {{"internal/keyserver/slotstore/slotstore.go", "if len(s.spoilt) == 0 {",
+			"if len(s.spoilt) == 0 || off(\"slots wiped\") {"}},
 		"signed path":    {signedParts},
 		"signed service": {signedParts},
 		"namespace": {
@@ -87,6 +89,8 @@ var defences = func() map[string][]weakness {
 		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
 		{"number of nodes", "internal/keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
 		{"single use at release", "internal/keyserver/release.go", `claims.SingleUse != ""`},
+		{"revoked", "internal/keyserver/policy.go", "case s.Revoked:"},
+		{"destroyed at start", "internal/keyserver/erase.go", "yes && err == nil"},
 		{"superseded", "internal/keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
 		{"policy's tier", "internal/keyserver/policy.go", "c.Tier < p.Tier"},
 		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},

@@ -150,7 +150,7 @@ func (s *Server) finishDestructions(ctx context.Context) error {
 	err := s.store.View(ctx, func(r store.Reader) error {
 		return s.keys.EachKey(ctx, func(volume string) error {
 			yes, err := destroyed(r, volume)
-			if yes {
+			if yes && err == nil {
 				condemned = append(condemned, volume)
 			}
 			return err
