@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -26,5 +28,33 @@ func TestAttackLargePolicies(t *testing.T) {
 			return w.unmoved(t, "%s", a.refusal(t).evidence)
 		}
 		return gained("the key service keeps a policy of %d bytes", len(a.body))
+	}}.run(t)
+}
+
+// mallory, whom nobody has enrolled, asks for nonces from several addresses, as
+// many as she may. A node elsewhere needs one.
+func TestAttackNonceFlood(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"nonces not remembered"}, says: "nonces were given away", play: func(t *testing.T, w *world) outcome {
+		sum := 0
+		for _, from := range flooders(t, 3) {
+			n, _ := requests(t, w.keys, from, 300, "/v1/nonces", func() plainRequest { return plainRequest{} })
+			sum += n
+		}
+		if a := aliceOnCN1.send(t, w.keys, plainRequest{method: http.MethodPost, path: "/v1/nonces"}); a.status != http.StatusOK {
+			return gained("after %d nonces a node gets none: %.200s", sum, a.body)
+		}
+		return w.unmoved(t, "%d nonces were given away", sum)
+	}}.run(t)
+}
+
+// A node makes its nonce itself, and dates it as it likes, instead of asking.
+func TestAttackMadeUpNonce(t *testing.T) {
+	t.Parallel()
+	attack{without: []string{"nonce's MAC"}, says: "not one that this key service made", play: func(t *testing.T, w *world) outcome {
+		s := w.stakeOf(t, openTo("alice"), nil)
+		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
+		binary.BigEndian.PutUint32(c.claim.Nonce, uint32(time.Now().Add(30*time.Second).Unix()))
+		return c.claims(t, s, c.credential(t))
 	}}.run(t)
 }

@@ -24,29 +24,32 @@ func either(name, usual, without string) string {
 // which of them to go without.
 var defences = func() map[string][]weakness {
 	all := map[string][]weakness{
-		"evidence before nonce": {
-			{"internal/keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
-		if err := s.nonces.use(c.Nonce, s.now()); err != nil {
+		"evidence before nonce": {{"internal/keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
+		_, err := s.commits.do(&audit.Event{Event: "nonce", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
+			if _, err := w.Get("nonces before", nonceKey(c.Nonce)); err == nil {
+				return refuseNonce("the nonce is used up")
+			}
+			return w.Put("nonces before", nonceKey(c.Nonce), nil)
+		})
+		if err != nil {
 			return attest.Claims{}, err
 		}
 	}
 	a, ok := s.attestors[body.Evidence.Type]
-`},
-			{"internal/keyserver/release.go", "return claims, s.nonces.use(c.Nonce, s.now())", `if off("evidence before nonce") {
-		return claims, nil
+`}},
+		"nonces not remembered": {{"internal/keyserver/release.go", "\treturn s.nonces.issue(s.now()), nil\n", `	if off("nonces not remembered") {
+		if err := s.replays.use("nonces", randomHex(16), s.now()); err != nil {
+			return nil, err
+		}
 	}
-	return claims, s.nonces.use(c.Nonce, s.now())`},
-		},
-		"repeats not counted": {{"internal/keyserver/release.go", "if err != nil || again {\n\t\t\treturn err",
-			"if err != nil || again && !off(\"repeats not counted\") {\n\t\t\treturn err"}},
+	return s.nonces.issue(s.now()), nil
+`}},
+		"repeats not counted": {{"internal/keyserver/release.go", "\t\tcase again:\n",
+			"\t\tcase again && err == nil && off(\"repeats not counted\"):\n\t\t\treturn g.record(w, s.now())\n\t\tcase again:\n"}},
 		"one release": {{"internal/keyserver/release.go", "releaseKey(v.ID, c))\n\tif err == nil {",
 			"releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
 		"submitter's releases": {{"internal/keyserver/release.go", "volume, c.Submitter, jobName",
 			"volume, " + either("submitter's releases", "c.Submitter", `""`) + ", jobName"}},
-		"nonce used once": {{"internal/keyserver/replay.go", "delete(n.until, k)", `if !off("nonce used once") {
-		delete(n.until, k)
-	}`}},
-		"nonce's age": {{"internal/keyserver/replay.go", "!ok || now.After(until)", `!ok || now.After(until) && !off("nonce's age")`}},
 		"request's nonce": {{"internal/keyserver/replay.go", "_, ok := s.until[nonce]; ok",
 			`_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
 		"address's rate": {{"internal/gate/addrlimiter.go", "return l.bucket(", "return off(\"address's rate\") || l.bucket("}},
@@ -85,6 +88,9 @@ var defences = func() map[string][]weakness {
 		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > voucherAge || age < -voucherSkew"},
 		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
 		{"manifest's user", "internal/keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
+		{"nonce used once", "internal/keyserver/nonces.go", "case err == nil:"},
+		{"nonce's age", "internal/keyserver/nonces.go", "age > keyapi.NonceTTL || age < -nonceSkew"},
+		{"nonce's MAC", "internal/keyserver/nonces.go", "!hmac.Equal(nonce[nonceHead:], n.mac(nonce[:nonceHead]))"},
 		{"policy's size", "internal/manifest/policy.go", "len(b) > MaxPolicy"},
 		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
 		{"number of nodes", "internal/keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},

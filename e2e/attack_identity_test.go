@@ -154,7 +154,7 @@ func breaks(t *testing.T, s stake, c *claimant, voucher string) outcome {
 func TestAttackReplay(t *testing.T) {
 	t.Parallel()
 	second := secondVerifier(t)
-	attack{without: []string{"nonce used once", "one release"}, says: "nonce is unknown, used up", play: func(t *testing.T, w *world) outcome {
+	attack{without: []string{"nonce used once", "one release"}, says: "the nonce is used up", play: func(t *testing.T, w *world) outcome {
 		s := w.stakeOf(t, openTo("alice"), func(m *manifest.Manifest) { m.Nodes = 2 })
 		c := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-N", "2"), "cn1")
 		credential := c.credential(t)

@@ -143,9 +143,13 @@ func newKeyService(
 	if err := s.openStores(ctx, c, types, log); err != nil {
 		return nil, err
 	}
+	nonceKey, err := s.records.Derive(purposeNonces)
+	if err != nil {
+		return nil, errors.Join(err, s.closeStores())
+	}
 	s.Server, err = keyserver.New(keyserver.Config{
 		Name: c.Name, Store: s.records, Keys: s.keys, AuditLog: c.Audit, AllowedSigners: c.AllowedSigners, Certificate: cert,
-		Attestors: judges, MinTier: tier, Log: log, LocalDir: c.DataDir,
+		Attestors: judges, MinTier: tier, Log: log, LocalDir: c.DataDir, NonceKey: nonceKey,
 		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {
@@ -165,11 +169,14 @@ func notFresh(err error) error {
 	return err
 }
 
+// purposeNonces names the key that nonces of attestations are made with.
+const purposeNonces = "nonces"
+
 func serverLimits(l config.ServerLimits) keyserver.Limits {
 	return keyserver.Limits{
 		Body: int64(l.MaxRequestBytes), Connections: l.Connections, Memory: int64(l.BodyMemory),
 		Concurrent: l.ConcurrentRequests,
-		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst, Nonces: l.Attestations,
+		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
 		Deleted: l.DeletionsPerAccount,
 		Segment: int64(l.AuditSegment),

@@ -40,7 +40,6 @@ type FloodLimits struct {
 type ServerLimits struct {
 	FloodLimits
 	MaxRequestBytes int
-	Attestations    int // challenges to nodes that are unanswered
 	AuditSegment    int // bytes after which the audit log goes on in a new segment
 	// Volumes, registered jobs, tokens and deleted volumes that the store holds of one account.
 	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount, DeletionsPerAccount int
@@ -101,7 +100,6 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 			"limits": append(s.Limits.keys(),
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),
 				intKey("max-request-bytes", &s.Limits.MaxRequestBytes, 1<<10, 1<<28),
-				intKey("attestations", &s.Limits.Attestations, 1, 1<<30),
 				intKey("audit-segment-bytes", &s.Limits.AuditSegment, 1<<20, 1<<40),
 				intKey("secrets-per-account", &s.Limits.SecretsPerAccount, 1, 1<<30),
 				intKey("manifests-per-account", &s.Limits.ManifestsPerAccount, 1, 1<<30),

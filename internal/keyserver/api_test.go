@@ -231,22 +231,6 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-func TestNoncesAreBounded(t *testing.T) {
-	t.Parallel()
-	c := &clock{}
-	s := newSite(t, keyservertest.Options{Now: c.now, Limits: keyserver.Limits{Nonces: 2}})
-	client := s.Client(t, nil)
-	for i, want := range []error{nil, nil, keyclient.ErrTooMany} {
-		if _, err := client.Nonce(t.Context()); !errors.Is(err, want) || (want == nil) != (err == nil) {
-			t.Errorf("nonce %d: %v", i, err)
-		}
-	}
-	c.add(keyapi.NonceTTL + time.Second)
-	if _, err := client.Nonce(t.Context()); err != nil {
-		t.Errorf("after they expired: %v", err)
-	}
-}
-
 // newE makes the public half of an HPKE key.
 func newE(t *testing.T) []byte {
 	t.Helper()

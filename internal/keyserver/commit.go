@@ -24,12 +24,17 @@ const (
 const maxBatch = 256
 
 // operation is one decision: op looks at the records, changes them and returns
-// nil, or refuses. Its writes count only if it returns nil.
+// nil, or refuses. Its writes count only if it returns nil or a recorded refusal.
 type operation struct {
 	event *audit.Event
 	op    func(store.Writer) error // nil: only the audit entry is made
 	done  chan result
 }
+
+// recorded is a refusal that is on record: what op wrote counts.
+type recorded struct{ error }
+
+func (r *recorded) Unwrap() error { return r.error }
 
 type result struct {
 	head string // signed
@@ -220,7 +225,10 @@ func decide(w store.Writer, o *operation) (refused, err error) {
 	v := &overlay{Writer: w, writes: map[[2]string][]byte{}}
 	if refused = o.op(v); refused != nil {
 		o.event.Outcome, o.event.Reason = audit.OutcomeRefused, auditReason(refused)
-		return refused, nil
+		if _, ok := errors.AsType[*recorded](refused); !ok {
+			return refused, nil
+		}
+		return refused, v.flush()
 	}
 	return nil, v.flush()
 }

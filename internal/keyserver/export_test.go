@@ -26,7 +26,7 @@ func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.store.View(ctx, func(r store.Reader) error {
 		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats,
-			bucketSecrets, bucketDeleted} {
+			bucketSecrets, bucketDeleted, bucketNonces} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err
 			}

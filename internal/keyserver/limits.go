@@ -37,8 +37,6 @@ type Limits struct {
 	// Segment is the size, in bytes, at which a segment of the audit log is closed;
 	// default 64 MiB. All that a segment tells of records is read at the start.
 	Segment int64
-	// Nonces is the number of attestations under way; default 65536.
-	Nonces int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -55,7 +53,6 @@ func (l Limits) withDefaults() Limits {
 	service.Default(&l.Tokens, 1<<18)
 	service.Default(&l.Deleted, 200_000)
 	service.Default(&l.Segment, 64<<20)
-	service.Default(&l.Nonces, 65536)
 	return l
 }
 

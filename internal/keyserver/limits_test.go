@@ -35,35 +35,3 @@ func TestReplayCache(t *testing.T) {
 		}
 	}
 }
-
-func TestNonces(t *testing.T) {
-	t.Parallel()
-	n := newNonces(2)
-	now := time.Now()
-	issue := func(at time.Time, want string) []byte {
-		t.Helper()
-		b, _, err := n.issue(at)
-		if code(err) != want {
-			t.Fatalf("issue: %v, want %q", err, want)
-		}
-		return b
-	}
-	one, two := issue(now, ""), issue(now, "")
-	issue(now, keyapi.CodeTooMany)
-	if string(one) == string(two) {
-		t.Error("two nonces are equal")
-	}
-	if err := n.use(two, now); err != nil {
-		t.Error(err)
-	}
-	if err := n.use(two, now); code(err) != keyapi.CodeAttestation {
-		t.Errorf("used twice: %v", err)
-	}
-	issue(now, "")
-	if err := n.use(one, now.Add(keyapi.NonceTTL+time.Nanosecond)); code(err) != keyapi.CodeAttestation {
-		t.Errorf("expired: %v", err)
-	}
-	if err := n.use(nil, now); code(err) != keyapi.CodeAttestation {
-		t.Errorf("no nonce: %v", err)
-	}
-}

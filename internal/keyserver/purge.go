@@ -68,7 +68,7 @@ func outdated(r store.Reader, now time.Time) (old []record, err error) {
 		bucket string
 		look   func(r store.Reader, now time.Time, key string, b []byte) ([]record, error)
 	}{{token.Bucket, oldToken}, {bucketRepeats, oldRepeat}, {bucketManifests, oldManifest}, {bucketReleases, oldRelease},
-		{bucketDeleted, oldTombstone}} {
+		{bucketDeleted, oldTombstone}, {bucketNonces, oldNonce}} {
 		e := r.Each(of.bucket, "", func(key string, b []byte) error {
 			found, err := of.look(r, now, key, b)
 			old = append(old, found...)

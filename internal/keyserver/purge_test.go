@@ -36,7 +36,7 @@ func TestPurge(t *testing.T) {
 		after time.Duration
 		want  map[string]int
 	}{
-		{0, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "releases": 1, "repeats": 1, "tokens": 1}},
+		{0, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "releases": 1, "repeats": 1, "tokens": 1, "used-nonces": 1}},
 		{keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "releases": 1, "tokens": 1}},
 		{time.Hour + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "releases": 1}},
 		{time.Hour + keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "releases": 1}},

@@ -18,12 +18,8 @@ import (
 // key was released.
 const bucketReleases = "releases"
 
-func (s *Server) newNonce(q *request) (any, error) {
-	n, expires, err := s.nonces.issue(s.now())
-	if err != nil {
-		return nil, err
-	}
-	return keyapi.Nonce{Nonce: n, Expires: expires.UTC()}, nil
+func (s *Server) newNonce(*request) (any, error) {
+	return s.nonces.issue(s.now()), nil
 }
 
 // release answers POST /v1/release. The decision is made twice by the same
@@ -58,33 +54,44 @@ func (s *Server) release(q *request) (any, error) {
 		return nil, err
 	}
 	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
+	return s.releaseTo(q, c, claims, name, again)
+}
 
+// releaseTo decides on a claim whose evidence holds.
+func (s *Server) releaseTo(q *request, c keyapi.Claim, claims attest.Claims, name string, again bool) (any, error) {
 	var g grant
 	v := newVerdicts(claims)
-	err = s.store.View(q.ctx, func(r store.Reader) (err error) {
+	err := s.store.View(q.ctx, func(r store.Reader) (err error) {
 		g, err = s.decideRelease(r, c, v, again)
 		return err
 	})
-	ev.Submitter, ev.Volumes = g.manifest.Account, g.volumeIDs()
+	q.ev.Submitter, q.ev.Volumes = g.manifest.Account, g.volumeIDs()
+	var answer keyapi.Released
+	var missing error // a key that was destroyed
+	if err == nil {
+		answer, err = s.prepareRelease(q, c, claims, g)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		missing, err = err, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, s.refuseRelease(q, c, again, err)
 	}
-	answer, missing := s.prepareRelease(q, c, claims, g)
-	if missing != nil && !errors.Is(missing, store.ErrNotFound) {
-		return nil, missing
-	}
-	answer.AuditHead, err = q.commit(ev, func(w store.Writer) error {
+	answer.AuditHead, err = q.commit(q.ev, func(w store.Writer) error {
 		g, err := s.decideRelease(w, c, v, again)
 		if err == nil && missing != nil { // nor was it destroyed meanwhile
 			err = service.Refuse(keyapi.CodeNotFound, "%w", missing).WithHint(keyGone)
 		}
 		if err == nil {
-			ev.Policies = g.policies()
+			q.ev.Policies = g.policies()
 		}
-		if err != nil || again {
+		switch {
+		case again:
 			return err
+		case err != nil:
+			return s.nonces.spend(w, c.Nonce, err)
 		}
-		return errors.Join(g.record(w, s.now()), s.rememberRelease(w, name, claims))
+		return errors.Join(s.nonces.use(w, c.Nonce), g.record(w, s.now()), s.rememberRelease(w, name, claims))
 	})
 	if err != nil {
 		return nil, err
@@ -92,9 +99,22 @@ func (s *Server) release(q *request) (any, error) {
 	return answer, nil
 }
 
-// attest checks possession of S, the evidence and the nonce.
+// refuseRelease records a refusal, with which the nonce is used up.
+func (s *Server) refuseRelease(q *request, c keyapi.Claim, again bool, refused error) error {
+	if again {
+		return refused
+	}
+	_, err := q.commit(q.ev, func(w store.Writer) error { return s.nonces.spend(w, c.Nonce, refused) })
+	return err
+}
+
+// attest checks the nonce, possession of S, and the evidence. The nonce is used up
+// by nothing less: else whoever only saw a claim go by could come first.
 func (s *Server) attest(q *request, body keyapi.Release) (attest.Claims, error) {
 	c := body.Claim
+	if err := s.nonces.check(c.Nonce, s.now()); err != nil {
+		return attest.Claims{}, err
+	}
 	digest := keyapi.ClaimDigest(s.id, c)
 	if !ed25519.Verify(c.S, digest[:], body.Proof) {
 		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "the claim is not signed by its own key S for this service")
@@ -110,12 +130,7 @@ func (s *Server) attest(q *request, body keyapi.Release) (attest.Claims, error) 
 	if err != nil {
 		return attest.Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
 	}
-	if err := checkClaims(c, claims); err != nil {
-		return attest.Claims{}, err
-	}
-	// Last, so that nobody who only saw a claim go by can use its nonce up:
-	// that takes evidence which covers it.
-	return claims, s.nonces.use(c.Nonce, s.now())
+	return claims, checkClaims(c, claims)
 }
 
 // checkClaims keeps a faulty attestor from saying more than was claimed.
@@ -160,6 +175,11 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, aga
 	g := grant{claims: claims}
 	if err := s.unaltered(); err != nil {
 		return g, err
+	}
+	if !again {
+		if err := s.nonces.unused(r, c.Nonce); err != nil {
+			return g, err
+		}
 	}
 	err := getJSON(r, bucketManifests, c.Manifest.String(), &g.manifest)
 	if errors.Is(err, store.ErrNotFound) {

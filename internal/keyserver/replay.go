@@ -1,7 +1,6 @@
 package keyserver
 
 import (
-	"crypto/rand"
 	"sync"
 	"time"
 
@@ -49,60 +48,5 @@ func (c *replayCache) use(account, nonce string, now time.Time) error {
 	// A time may lie MaxSkew ahead, and is accepted MaxSkew after that.
 	s.until[nonce] = now.Add(2*keyapi.MaxSkew + time.Second)
 	s.order = append(s.order, nonce)
-	return nil
-}
-
-// nonces are the outstanding challenges to nodes. They live in memory only:
-// after a restart none is valid.
-type nonces struct {
-	most  int
-	mu    sync.Mutex
-	until map[[keyapi.NonceSize]byte]time.Time
-	order [][keyapi.NonceSize]byte // oldest first; used ones stay until they expire
-}
-
-func newNonces(most int) *nonces {
-	return &nonces{most: most, until: map[[keyapi.NonceSize]byte]time.Time{}}
-}
-
-// issue returns a new nonce that is good once, until expires.
-func (n *nonces) issue(now time.Time) (nonce []byte, expires time.Time, err error) {
-	var b [keyapi.NonceSize]byte
-	rand.Read(b[:]) // never fails
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	// Those that expired or were used leave when they reach the front.
-	for len(n.order) > 0 {
-		until, ok := n.until[n.order[0]]
-		if ok && !now.After(until) {
-			break
-		}
-		delete(n.until, n.order[0])
-		n.order = n.order[1:]
-	}
-	if len(n.until) >= n.most || len(n.order) >= 2*n.most {
-		return nil, time.Time{}, service.Refuse(keyapi.CodeTooMany, "too many attestations are under way")
-	}
-	expires = now.Add(keyapi.NonceTTL)
-	n.until[b] = expires
-	n.order = append(n.order, b)
-	return b[:], expires, nil
-}
-
-// use consumes a nonce.
-func (n *nonces) use(nonce []byte, now time.Time) error {
-	if len(nonce) != keyapi.NonceSize {
-		return service.Refuse(keyapi.CodeAttestation, "nonce of %d bytes", len(nonce))
-	}
-	k := [keyapi.NonceSize]byte(nonce)
-	n.mu.Lock()
-	until, ok := n.until[k]
-	delete(n.until, k)
-	n.mu.Unlock()
-	if !ok || now.After(until) {
-		// The service may have been started again, or have been slow.
-		return service.Refuse(keyapi.CodeAttestation, "the nonce is unknown, used up or older than %s", keyapi.NonceTTL).
-			WithHint("ask for a new one and attest again").AsRetryable()
-	}
 	return nil
 }

@@ -40,6 +40,9 @@ type Config struct {
 	Certificate    tls.Certificate // for Serve
 	// LocalDir is where the administrator's socket is made; "" for none.
 	LocalDir string
+	// NonceKey makes the nonces of attestations; the same one makes them survive a
+	// restart. Default: a random one.
+	NonceKey []byte
 	// Attestors judge evidence, by its type. Evidence of other types is refused.
 	Attestors map[string]attest.New
 	// MinTier is the weakest evidence for which anything is released;
@@ -62,7 +65,7 @@ type Server struct {
 	localDir        string
 	commits         *committer
 	attestors       map[string]attest.Attestor
-	nonces          *nonces
+	nonces          nonces
 	replays         *replayCache
 	inFlight        *inFlight     // releases
 	volumes         *inFlight     // volumes whose key comes or goes
@@ -162,7 +165,6 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.started = s.now()
-	s.nonces = newNonces(s.limits.Nonces)
 	s.front = service.New(service.Config{
 		Name: "key service", LogHint: logHint, Log: s.log, Times: times, MaxHeader: maxHeader,
 		Limits: gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory},
@@ -174,6 +176,7 @@ func New(cfg Config) (*Server, error) {
 	if s.id, s.signKey, head, err = loadIdentity(cfg.Store, cfg.Name); err != nil {
 		return nil, err
 	}
+	s.nonces = newNonces(cfg.NonceKey, s.id)
 	if err := s.addAttestors(cfg.Attestors); err != nil {
 		return nil, err
 	}

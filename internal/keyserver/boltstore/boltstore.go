@@ -10,6 +10,8 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -76,6 +78,12 @@ func (s *Store) checkKey() error {
 		err = w.Digests(func(string, string, store.Digest) error { return errors.New("its canary is missing: it was altered") })
 		return errors.Join(err, w.Put(bucketMeta, keyCanary, []byte("sealbatch store v1")))
 	})
+}
+
+// Derive returns the key, 32 bytes, that serves a purpose outside of the store:
+// HKDF-SHA256 of the master key.
+func (s *Store) Derive(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, s.seal.master[:], nil, "sealbatch purpose v1\x00"+purpose, 32)
 }
 
 // Close closes the file.

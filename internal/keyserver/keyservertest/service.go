@@ -139,6 +139,10 @@ func (s *Service) TryRun() error {
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
+	nonceKey, err := st.Derive("nonces")
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
 	var given store.KeyStore = keys
 	if s.opts.Keys != nil {
 		given = s.opts.Keys(keys)
@@ -146,7 +150,7 @@ func (s *Service) TryRun() error {
 	srv, err := keyserver.New(keyserver.Config{
 		Store: st, Keys: given, AuditLog: s.Layout.Audit, AllowedSigners: s.Layout.AllowedSigners, Certificate: cert,
 		Limits: s.opts.Limits, MinTier: s.opts.MinTier, Now: s.opts.Now,
-		Attestors: s.attestors(), LocalDir: s.Layout.Data,
+		Attestors: s.attestors(), LocalDir: s.Layout.Data, NonceKey: nonceKey,
 	})
 	if err != nil {
 		return errors.Join(err, keys.Close(), st.Close())
