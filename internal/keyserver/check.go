@@ -109,10 +109,20 @@ func (s *Server) checkUntil(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			s.noteOmitted()
 		case <-s.commits.full:
 		}
 		if err := s.commits.check(ctx, false); err != nil && ctx.Err() == nil {
 			s.log.Error("the records were not found to be as the audit log tells, or it has no new segment", "error", err)
+		}
+	}
+}
+
+// noteOmitted writes down how much was not.
+func (s *Server) noteOmitted() {
+	for _, e := range s.commits.lines.sweep() {
+		if _, err := s.commits.do(e, nil); err != nil {
+			s.log.Error("how much was left out of the audit log was not written down", "error", err)
 		}
 	}
 }

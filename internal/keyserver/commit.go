@@ -28,6 +28,8 @@ const maxBatch = 256
 type operation struct {
 	event *audit.Event
 	op    func(store.Writer) error // nil: only the audit entry is made
+	who   string                   // whose budget for lines it takes; "" for the service itself
+	free  bool                     // its changes are bounded otherwise
 	done  chan result
 }
 
@@ -37,8 +39,9 @@ type recorded struct{ error }
 func (r *recorded) Unwrap() error { return r.error }
 
 type result struct {
-	head string // signed
-	err  error
+	head    string // signed
+	err     error
+	omitted bool // there is no entry: it changed nothing, and its who has too many of those
 }
 
 // committer applies all changes, in batches: see the package documentation.
@@ -48,6 +51,7 @@ type committer struct {
 	service    string
 	now        func() time.Time
 	conditions *service.Conditions
+	lines      *lines
 	segment    int64 // bytes after which a segment of the log is full
 	queue      chan *operation
 	control    chan func()   // is run between batches
@@ -62,7 +66,7 @@ type committer struct {
 func newCommitter(
 	records store.Store, log *audit.Log, id string, now func() time.Time, conditions *service.Conditions, segment int64,
 ) *committer {
-	c := &committer{store: records, log: log, service: id, now: now, conditions: conditions, segment: segment,
+	c := &committer{store: records, log: log, service: id, now: now, conditions: conditions, lines: newLines(), segment: segment,
 		queue: make(chan *operation, maxBatch), control: make(chan func()), full: make(chan struct{}, 1),
 		stopped: make(chan struct{})}
 	go c.run()
@@ -84,12 +88,17 @@ func (c *committer) send(f func()) error {
 // audit.ErrWrite when nothing was changed because it could not be written down.
 // It does not end early with a context: what was begun is seen through.
 func (c *committer) do(e *audit.Event, op func(store.Writer) error) (signedHead string, err error) {
-	o := &operation{event: e, op: op, done: make(chan result, 1)}
-	if err := c.send(func() { c.queue <- o }); err != nil {
-		return "", err
-	}
-	r := <-o.done
+	r := c.decided(&operation{event: e, op: op})
 	return r.head, r.err
+}
+
+// decided is do, and says more.
+func (c *committer) decided(o *operation) result {
+	o.done = make(chan result, 1)
+	if err := c.send(func() { c.queue <- o }); err != nil {
+		return result{err: err}
+	}
+	return <-o.done
 }
 
 // doAll decides several, which may share transactions.
@@ -155,20 +164,19 @@ func (c *committer) gather(first *operation) []*operation {
 	return batch
 }
 
+// errNothing ends a transaction of which nothing is to be written down.
+var errNothing = errors.New("nothing is to be written down")
+
 func (c *committer) commit(batch []*operation) {
 	results := make([]result, len(batch))
-	var head audit.Head
-	written := false
+	head, written := c.log.Head(), false
 	err := c.store.Update(context.Background(), func(w store.Writer) error {
-		events := make([]*audit.Event, len(batch))
-		var err error
-		for i, o := range batch {
-			before := len(w.Changes())
-			if results[i].err, err = decide(w, o); err != nil {
-				return err
-			}
-			o.event.Changes = slices.Clone(w.Changes()[before:])
-			events[i] = o.event
+		events, err := c.decideAll(w, batch, results)
+		if err != nil {
+			return err
+		}
+		if len(events) == 0 {
+			return errNothing
 		}
 		if head, err = c.log.Append(c.now(), events); err != nil {
 			return err
@@ -178,7 +186,10 @@ func (c *committer) commit(batch []*operation) {
 	})
 	switch {
 	case err == nil:
-		err = c.finish(head, results)
+		c.log.Keep(head)
+		err = c.sign(head, results)
+	case errors.Is(err, errNothing):
+		err = c.sign(head, results)
 	case written: // the log has it, the store does not
 		err = errors.Join(fmt.Errorf("%w: the store: %w", audit.ErrWrite, err), c.log.Undo())
 	case !errors.Is(err, audit.ErrWrite):
@@ -203,9 +214,8 @@ func whyNot(err error) string {
 	return "they cannot be written; nothing is released"
 }
 
-// finish sets the head that has been written as the current one and signs it.
-func (c *committer) finish(head audit.Head, results []result) error {
-	c.log.Keep(head)
+// sign gives all results the head that is written, signed.
+func (c *committer) sign(head audit.Head, results []result) error {
 	signed, err := c.log.SignHead(c.service, head, c.now())
 	if err != nil {
 		return fmt.Errorf("sign audit head: %w", err)
@@ -216,14 +226,35 @@ func (c *committer) finish(head audit.Head, results []result) error {
 	return nil
 }
 
+// decideAll decides a batch and returns what is to be written down of it.
+func (c *committer) decideAll(w store.Writer, batch []*operation, results []result) (events []*audit.Event, err error) {
+	for i, o := range batch {
+		before := len(w.Changes())
+		if results[i].err, err = c.decide(w, o); err != nil {
+			return nil, err
+		}
+		o.event.Changes = slices.Clone(w.Changes()[before:])
+		if len(o.event.Changes) == 0 && o.who != "" && !c.lines.note(o.who, o.event) {
+			results[i].omitted = true
+			continue
+		}
+		events = append(events, o.event)
+	}
+	return events, nil
+}
+
 // decide runs one operation. What it refuses is refused; err is the store's
 // and fails the batch.
-func decide(w store.Writer, o *operation) (refused, err error) {
+func (c *committer) decide(w store.Writer, o *operation) (refused, err error) {
 	if o.op == nil {
 		return nil, nil
 	}
 	v := &overlay{Writer: w, writes: map[[2]string][]byte{}}
-	if refused = o.op(v); refused != nil {
+	refused = o.op(v)
+	if refused == nil && len(v.order) > 0 && o.who != "" && !o.free {
+		refused = c.lines.change(o.who)
+	}
+	if refused != nil {
 		o.event.Outcome, o.event.Reason = audit.OutcomeRefused, auditReason(refused)
 		if _, ok := errors.AsType[*recorded](refused); !ok {
 			return refused, nil

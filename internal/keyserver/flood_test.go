@@ -175,3 +175,29 @@ func (s *site) postFrom(t *testing.T, host, n int, path string) (status int) {
 	}
 	return status
 }
+
+// TestAccountFillsNoLog reads as one account without end.
+func TestAccountFillsNoLog(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	alice, began := s.Client(t, s.alice), time.Now()
+	const n = 500
+	for range n {
+		if _, err := alice.GetSecret(t.Context(), v.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Stop(t)
+	log, err := os.ReadFile(s.Layout.Audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.Count(log, []byte(`"event":"secret.get"`))
+	if most := 300 + int(time.Since(began).Seconds()) + 2; lines < 200 || lines > most {
+		t.Errorf("%d of %d readings are in the audit log, want at most %d", lines, n, most)
+	}
+	if !bytes.Contains(log, []byte("readings and repeats before it, too many to write down each")) {
+		t.Error("the audit log does not say how many it has not")
+	}
+}

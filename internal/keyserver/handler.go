@@ -64,7 +64,9 @@ func (q *request) commit(ev *audit.Event, op func(store.Writer) error) (string, 
 			return decide(w)
 		}
 	}
-	return q.srv.commits.do(ev, op)
+	r := q.srv.commits.decided(&operation{event: ev, op: op, who: q.who(), free: q.caller.account.ID == ""})
+	q.quiet = r.omitted
+	return r.head, r.err
 }
 
 // route is one call of the API.
@@ -173,7 +175,8 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 // noteRefusal records that a request failed before it was decided.
 func (s *Server) noteRefusal(q *request, err error) error {
 	q.ev.Outcome, q.ev.Reason = audit.OutcomeRefused, auditReason(s.asRefusal(err))
-	if q.ev.Account == "" && q.ev.Attestor == "" {
+	who := q.who()
+	if who == "" {
 		omitted, ok := s.unauthenticated.note(q.remote)
 		if !ok {
 			q.quiet = true
@@ -183,8 +186,10 @@ func (s *Server) noteRefusal(q *request, err error) error {
 			q.ev.Reason += fmt.Sprintf(" (and %d refusals before it, too many to write down each)", omitted)
 		}
 	}
-	if _, auditErr := s.commits.do(q.ev, nil); auditErr != nil {
-		return errors.Join(auditErr, err)
+	r := s.commits.decided(&operation{event: q.ev, who: who})
+	q.quiet = r.omitted
+	if r.err != nil {
+		return errors.Join(r.err, err)
 	}
 	return err
 }

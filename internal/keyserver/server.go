@@ -279,7 +279,7 @@ func (s *Server) describe(*request) (any, error) {
 	return out, nil
 }
 
-// auditHead answers GET /v1/audit/head with the head after its own entry.
+// auditHead answers GET /v1/audit/head with the head after its own entry, if it is given one.
 func (s *Server) auditHead(q *request) (any, error) {
 	h, err := q.commit(q.event("audit.head", audit.OutcomeDone), nil)
 	return keyapi.SignedHead{Head: h}, err
@@ -313,5 +313,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if errors.Is(err, service.ErrAtWork) { // the committer must stay
 		return err
 	}
+	s.noteOmitted()
 	return errors.Join(err, s.Close())
 }

@@ -116,6 +116,9 @@ func (l *Log) Start(now time.Time, r store.Reader) error {
 	return l.Rotate(now, all.sum())
 }
 
+// Head returns the last entry that the store has.
+func (l *Log) Head() Head { return l.head }
+
 // Append writes events durably and returns the head after them. On failure
 // the log is as before, or refuses everything until it is. Changes that do not
 // follow those before them are ErrAltered.
