@@ -151,7 +151,7 @@ func otherName(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ = pem.Decode([]byte(must(t, "keys", "root", "cat", "/etc/sealbatch/ca.key")))
+	block, _ = pem.Decode([]byte(must(t, "keys", "root", "cat", "/etc/sealbatch-offline/ca.key")))
 	caKey, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		t.Fatal(err)

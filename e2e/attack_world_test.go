@@ -78,7 +78,7 @@ func (w *world) serve(t *testing.T, port int) endpoint {
 	pid := must(t, "keys", "root", "sh", "-c", `set -e; real=/etc/sealbatch
 		"$1/sealbatch" serve --init "$2" --host keys --listen "0.0.0.0:$3" >/dev/null 2>&1
 		rm "$2"/*.crt; for f in tls.crt tls.key accounts verifier-ca.crt; do cp "$real/$f" "$2/$f"; done
-		sed -n '/^\[cluster /,$p' "$real/server.conf" >>"$2/server.conf"; echo 0 >"$2/ahead"
+		sed -n '/^\[limits/,$p' "$real/server.conf" >>"$2/server.conf"; echo 0 >"$2/ahead"
 		printf '\n[cluster elsewhere]\nverifier-url = https://elsewhere:8444\nverifier-ca = verifier-ca.crt\n' >>"$2/server.conf"
 		printf 'verifier-key = %s\nmunge-user = slurm\n' "$6" >>"$2/server.conf"
 		SEALBATCH_OFF="$4" SEALBATCH_AHEAD="$5" "$1/sealbatch" serve --config "$2/server.conf" </dev/null >"$2/log" 2>&1 & echo $!`,
@@ -107,7 +107,7 @@ func (w *world) started(t *testing.T, host, user, pid, dir string, port int) end
 		if t.Failed() {
 			t.Logf("without %q: %s", w.off, run(context.Background(), host, user, nil, "tail", "-n", "40", dir+"/log").out)
 		}
-		run(context.Background(), host, user, nil, "sh", "-c", "kill "+pid+"; rm -r "+dir)
+		run(context.Background(), host, user, nil, "sh", "-c", "kill "+pid+"; rm -rf "+dir+" "+dir+"-master "+dir+"-offline")
 	})
 	eventually(t, 30*time.Second, "a service without "+strings.Join(w.off, ", "), func() bool {
 		conn, err := place{"laptop", "alice"}.dial(t.Context(), to.address)

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
@@ -14,11 +17,12 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // serverChecks are what serve --check looks at, beside the configuration itself.
 var serverChecks = []func(*config.Server, doctor.Report){
-	checkAccounts, checkMasterKey, checkKeys, checkEvidence,
+	checkAccounts, checkMasterKey, checkKeys, checkEvidence, checkFiles,
 	func(c *config.Server, report doctor.Report) {
 		checkCertificate(setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}, report)
 	},
@@ -104,6 +108,44 @@ func checkKeys(c *config.Server, report doctor.Report) {
 	report(doctor.Finding{What: "keys", Detail: path})
 }
 
+// checkFiles looks at what the other checks do not open.
+func checkFiles(c *config.Server, report doctor.Report) {
+	bad := strayFiles(c)
+	for _, err := range bad {
+		report(doctor.Failed("files", err))
+	}
+	if len(bad) == 0 {
+		report(doctor.Finding{What: "files", Detail: c.DataDir})
+	}
+}
+
+// strayFiles returns what others can get at, of the files that the service opens
+// late or not at all: those in its data directory, and the authority's key if it
+// was left beside the configuration or the certificate.
+func strayFiles(c *config.Server) []error {
+	errs := []error{trusted.CheckDir(c.DataDir)}
+	held := map[string]trusted.Kind{
+		filepath.Join(c.DataDir, boltstore.FileName): trusted.Secret,
+		filepath.Join(c.DataDir, slotstore.FileName): trusted.Secret,
+	}
+	for _, near := range []string{c.Path, c.TLSCert} {
+		held[filepath.Join(filepath.Dir(near), "ca.key")] = trusted.Secret
+	}
+	held[c.Audit] = trusted.Public
+	if names, err := os.ReadDir(c.DataDir); err == nil {
+		for _, n := range names {
+			path := filepath.Join(c.DataDir, n.Name())
+			held[path] = max(held[path], trusted.Public)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(held)) {
+		if err := trusted.Check(path, held[path]); errors.Is(err, trusted.ErrUnsafe) {
+			errs = append(errs, err)
+		}
+	}
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
 // checkEvidence looks at what nodes may show, and whether that can be enough.
 func checkEvidence(c *config.Server, report doctor.Report) {
 	if _, err := attestors.Configure(c); err != nil {
@@ -115,13 +157,24 @@ func checkEvidence(c *config.Server, report doctor.Report) {
 		report(doctor.Failed("evidence", err))
 		return
 	}
-	if tier > manifest.TierC && len(c.Clusters) == 0 {
-		report(doctor.Finding{What: "evidence", Warn: true,
-			Detail: fmt.Sprintf("nothing is released: min-tier is %s, and no cluster's verifier is enrolled", tier),
-			Fix:    "append the enrol.conf of a verifier (sealbatch verifier --init), or lower [limits] min-tier to C, for tokens"})
+	if why := nothingReleased(c); why != "" {
+		report(doctor.Finding{What: "evidence", Warn: true, Detail: why, Fix: enrolOrLower})
 		return
 	}
 	report(doctor.Finding{What: "evidence", Detail: fmt.Sprintf("%d clusters; at least tier %s", len(c.Clusters), tier)})
+}
+
+// enrolOrLower is what helps when nothing is released.
+const enrolOrLower = "append the enrol.conf of a verifier (sealbatch verifier --init), " +
+	"or set [limits] min-tier = C, for one-time tokens"
+
+// nothingReleased says why the service would release nothing to anybody; "" if it
+// would.
+func nothingReleased(c *config.Server) string {
+	if c.MinTier == manifest.TierC.String() || len(c.Clusters) > 0 || len(c.Attestors) > 0 {
+		return ""
+	}
+	return fmt.Sprintf("nothing is released: min-tier is %s, and no cluster's verifier is enrolled", c.MinTier)
 }
 
 // renewalTime is how long before its end a certificate should be renewed.

@@ -24,6 +24,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/storetest/madeup"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/setup"
 )
 
 // keyServiceDir sets up a key service with an account alice, a cluster and more
@@ -32,7 +33,8 @@ func keyServiceDir(t *testing.T, alice ssh.PublicKey, verifier ed25519.PublicKey
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "keys")
 	a := &app{stdout: io.Discard, stderr: io.Discard, log: slog.New(slog.DiscardHandler)}
-	if err := initServer(a, dir, []string{"localhost", "127.0.0.1"}, "127.0.0.1:8443"); err != nil {
+	if err := initServer(a, setup.KeyServiceOptions{Dir: dir, Hosts: []string{"localhost", "127.0.0.1"},
+		Listen: "127.0.0.1:8443"}); err != nil {
 		t.Fatal(err)
 	}
 	conf = filepath.Join(dir, "server.conf")

@@ -30,24 +30,28 @@ import (
 
 func runServe(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch serve", "Run the key service, or set one up with --init.", "", `
-sealbatch serve --init /etc/sealbatch --host keys.example.org
+sealbatch serve --init /etc/sealbatch --data /var/lib/sealbatch --user sealbatch --host keys.example.org
 sealbatch serve --config /etc/sealbatch/server.conf --check
 sealbatch serve --config /etc/sealbatch/server.conf`)
-	var conf, dir, listen string
+	var conf string
 	var check bool
-	var hosts []string
+	o := setup.KeyServiceOptions{Listen: "127.0.0.1:8443"}
 	f.String(&conf, "configuration file, as in server.conf.example", []string{"config"})
 	f.Bool(&check, "say what is wrong with the set-up that --config names, and exit; nothing is started", []string{"check"})
-	f.String(&dir, "make all that a new service needs in this directory, and exit", []string{"init"})
-	f.List(&hosts, "with --init: names and addresses for its certificate; the first names the service", []string{"host"})
-	listen = "127.0.0.1:8443"
-	f.Word(&listen, "with --init: address to listen on", []string{"listen"})
+	f.String(&o.Dir, "make all that a new service needs in this directory (DIR) and others, and exit", []string{"init"})
+	f.List(&o.Hosts, "with --init: names and addresses for its certificate; the first names the service", []string{"host"})
+	f.Word(&o.Listen, "with --init: address to listen on", []string{"listen"})
+	f.Word(&o.User, "with --init: Unix user as whom the service will run (default: who runs this)", []string{"user"})
+	f.String(&o.Data, "with --init: directory of its store and audit log (default: DIR/data)", []string{"data"})
+	f.String(&o.Master, "with --init: directory of the master key (default: DIR-master)", []string{"master"})
+	f.String(&o.Offline, "with --init: directory of the authority's key, to be taken away (default: DIR-offline)",
+		[]string{"offline"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	switch {
-	case dir != "":
-		return initServer(a, dir, hosts, listen)
+	case o.Dir != "":
+		return initServer(a, o)
 	case conf == "":
 		return usageError("sealbatch serve: --config or --init is needed", "sealbatch serve --help shows an example")
 	case check:
@@ -61,25 +65,48 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 }
 
 // initServer sets up a key service: keys, certificates, store and configuration.
-func initServer(a *app, dir string, hosts []string, listen string) error {
-	if len(hosts) == 0 {
+func initServer(a *app, o setup.KeyServiceOptions) error {
+	if len(o.Hosts) == 0 {
 		return usageError("sealbatch serve --init: --host is needed", "name the host as clients will reach it")
 	}
-	if _, _, err := net.SplitHostPort(listen); err != nil {
+	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
 		return fault.New(fault.Usage, wrap("--listen", err), "write ADDRESS:PORT")
 	}
-	l, err := setup.NewKeyService(dir, hosts, listen)
+	l, err := setup.NewKeyService(o)
 	if err != nil {
-		return err
+		return userHint(err)
 	}
 	fmt.Fprintf(a.stderr, `key service %s is set up in %s
   give to its users        %s (their ca-cert)
   enrol its users          one line a key in %s
-  keep apart, and safe     %s, %s
-  start it                 sealbatch serve --config %s
-`, l.ID, dir, l.CA, l.AllowedSigners, l.MasterKey, l.CAKey, l.Config)
+  keep apart, and safe     a copy of %s, elsewhere than copies of %s
+  take off this machine    %s: the authority's key, which renews the certificate
+  releases nothing yet     until a cluster's verifier is enrolled, or [limits] min-tier = C allows one-time tokens
+  start it                 %s
+`, l.ID, o.Dir, l.CA, l.AllowedSigners, l.MasterKey, l.Data, filepath.Dir(l.CAKey),
+		startAs(o.User, "sealbatch serve --config "+l.Config))
 	fmt.Fprintln(a.stdout, l.Config)
 	return nil
+}
+
+// userHint returns err with what to do about a user for whom nothing can be set up.
+func userHint(err error) error {
+	if errors.Is(err, setup.ErrUser) {
+		return fault.New(fault.Usage, err,
+			"run this as root, where the service will run and its user exists (useradd --system)")
+	}
+	return err
+}
+
+// startAs says as whom a command is to be run.
+func startAs(user, command string) string {
+	switch {
+	case user != "":
+		return command + ", as " + user
+	case os.Geteuid() == 0:
+		return command + " (as root: better a user of its own, --user)"
+	}
+	return command
 }
 
 // keyStores are the types of key stores that server.conf may name.
@@ -101,6 +128,7 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
+	warnOperator(c, a.log)
 	defer onSignal(ctx, syscall.SIGHUP, func() {
 		if err := s.Reload(ctx); err != nil {
 			a.log.Error("accounts were not read again", "error", err)
@@ -113,6 +141,22 @@ func serve(ctx context.Context, a *app, c *config.Server) error {
 	})()
 	a.log.Info("key service is ready", "version", version.String(), "id", s.ID(), "listen", ln.Addr().String(), "clusters", len(c.Clusters))
 	return s.Serve(ctx, ln)
+}
+
+// warnOperator says what the operator may not have meant.
+func warnOperator(c *config.Server, log *slog.Logger) {
+	warnRoot(log)
+	if why := nothingReleased(c); why != "" {
+		log.Warn(why, "hint", enrolOrLower)
+	}
+}
+
+// warnRoot says that a service does not need what root may do.
+func warnRoot(log *slog.Logger) {
+	if os.Geteuid() == 0 {
+		log.Warn("this service runs as root, which it has no use for",
+			"hint", "give it a user of its own: --init --user, and User= in its unit")
+	}
 }
 
 // keyService is a key service over its stores.
@@ -187,6 +231,9 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 	master, err := boltstore.LoadMasterKey(c.MasterKeyFile)
 	if err != nil {
 		return fault.New(fault.Config, err, "")
+	}
+	if err := errors.Join(strayFiles(c)...); err != nil {
+		return err
 	}
 	path := filepath.Join(c.DataDir, boltstore.FileName)
 	if s.records, err = boltstore.Open(path, master); err != nil {

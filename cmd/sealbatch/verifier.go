@@ -31,13 +31,15 @@ sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 	var conf string
 	s := setup.VerifierOptions{Listen: "0.0.0.0:8444", MungeUser: "slurm"}
 	f.String(&conf, "configuration file, as in verifier.conf.example", []string{"config"})
-	f.String(&s.Dir, "make all that a new verifier needs in this directory, and exit", []string{"init"})
+	f.String(&s.Dir, "make all that a new verifier needs in this directory (DIR), and exit", []string{"init"})
 	f.Word(&s.Cluster, "with --init: name of the cluster, Slurm's ClusterName", []string{"cluster"})
 	f.List(&s.Hosts, "with --init: names and addresses for its certificate; nodes use the first", []string{"host"})
 	f.Word(&s.Listen, "with --init: address to listen on", []string{"listen"})
 	f.Word(&s.MungeUser, "with --init: Unix user as whom the verifier will run; it must be a Slurm operator", []string{"munge-user"})
 	f.Word(&s.ServiceURL, "with --init: the key service, for nodes that cannot reach it themselves", []string{"service-url"})
 	f.String(&s.ServiceCA, "with --init: PEM file with the key service's authority", []string{"service-ca"})
+	f.String(&s.Offline, "with --init: directory of the authority's key, to be taken away (default: DIR-offline)",
+		[]string{"offline"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -68,14 +70,15 @@ func initVerifier(a *app, o setup.VerifierOptions) error {
 	}
 	l, err := setup.NewVerifier(o)
 	if err != nil {
-		return err
+		return userHint(err)
 	}
 	fmt.Fprintf(a.stderr, `the verifier of %s is set up in %s
-  the files belong to      the user %s, as whom it runs
   list the nodes in        %s
   enrol it                 append %s to the key service's server.conf, with %s beside that
-  start it                 sealbatch verifier --config %s
-`, o.Cluster, o.Dir, o.MungeUser, l.Nodes, l.Enrol, l.CA, l.Config)
+  take off this machine    %s: the authority's key, which renews the certificate
+  start it                 %s
+`, o.Cluster, o.Dir, l.Nodes, l.Enrol, l.CA, filepath.Dir(l.CAKey),
+		startAs(o.MungeUser, "sealbatch verifier --config "+l.Config))
 	fmt.Fprintln(a.stdout, l.Config)
 	return nil
 }
@@ -122,6 +125,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return err
 	}
+	warnRoot(a.log)
 	a.log.Info("verifier is ready", "version", version.String(), "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
 	return v.Serve(ctx, ln, cert)
 }

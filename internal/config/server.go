@@ -16,7 +16,7 @@ type Server struct {
 	MasterKeyFile   string // the key that seals the store's values, outside DataDir; required
 	AllowedSigners  string // the accounts, in OpenSSH's allowed_signers format; required
 	Audit           string // audit log; default audit.log in DataDir
-	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default C
+	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default B2
 	Limits          ServerLimits
 	Clusters        []ClusterConf
 	KeyStore        KeyStoreConf
@@ -67,7 +67,7 @@ func LoadServer(path string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "C",
+	s := &Server{Path: f.path, Listen: "127.0.0.1:8443", MinTier: "B2",
 		Attestors: map[string]map[string]string{}, KeyStore: KeyStoreConf{Type: "slots", Parameters: map[string]string{}}}
 	clusters := map[string]*ClusterConf{}
 	if err := f.apply(serverSchema(f, s, clusters)); err != nil {

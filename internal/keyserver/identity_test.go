@@ -14,7 +14,8 @@ import (
 // TestNameIsKept refuses to run a store under another name.
 func TestNameIsKept(t *testing.T) {
 	t.Parallel()
-	l, err := setup.NewKeyService(filepath.Join(t.TempDir(), "s"), []string{"one"}, "127.0.0.1:8443")
+	l, err := setup.NewKeyService(setup.KeyServiceOptions{Dir: filepath.Join(t.TempDir(), "s"),
+		Hosts: []string{"one"}, Listen: "127.0.0.1:8443"})
 	if err != nil {
 		t.Fatal(err)
 	}

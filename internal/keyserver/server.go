@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -46,7 +47,7 @@ type Config struct {
 	// Attestors judge evidence, by its type. Evidence of other types is refused.
 	Attestors map[string]attest.New
 	// MinTier is the weakest evidence for which anything is released;
-	// default C.
+	// default B2.
 	MinTier manifest.Tier
 	Limits  Limits
 	Log     *slog.Logger     // default: none
@@ -157,7 +158,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.Keys == nil || cfg.AuditLog == "" || cfg.AllowedSigners == "" {
 		return nil, errors.New("key service: store, keys, audit log and allowed signers are required")
 	}
-	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: max(cfg.MinTier, manifest.TierC),
+	s := &Server{store: cfg.Store, keys: cfg.Keys, limits: cfg.Limits.withDefaults(), minTier: cmp.Or(cfg.MinTier, manifest.TierB2),
 		cert: cfg.Certificate, log: service.Logger(cfg.Log), now: cfg.Now, replays: newReplayCache(requestsPerAccount),
 		inFlight: newInFlight(), volumes: newInFlight(), unwiped: make(chan struct{}, 1),
 		conditions: &service.Conditions{}, auditLog: cfg.AuditLog, localDir: cfg.LocalDir}

@@ -8,9 +8,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
+	"path/filepath"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -19,7 +21,7 @@ import (
 
 // Certificates are the PEM files of an authority and of a TLS server whose
 // certificate it signed. The authority's key is needed only to renew the
-// certificate and is best kept elsewhere.
+// certificate, and lies in a directory of its own.
 type Certificates struct{ CA, CAKey, TLSCert, TLSKey string }
 
 // Lifetimes of certificates.
@@ -70,7 +72,9 @@ func (c Certificates) Check(now time.Time) (until time.Time, err error) {
 	return leaf.NotAfter, nil
 }
 
-func (c Certificates) paths() []string { return []string{c.CA, c.CAKey, c.TLSCert, c.TLSKey} }
+func (c Certificates) paths() []string {
+	return []string{c.CA, c.CAKey, c.caCopy(), c.TLSCert, c.TLSKey}
+}
 
 // files returns an authority and a server certificate for hosts (names and
 // addresses), as they are to be written.
@@ -93,9 +97,25 @@ func (c Certificates) files(hosts []string) ([]file, error) {
 		return nil, err
 	}
 	return []file{
-		{c.CA, pemOf("CERTIFICATE", caCert.Raw), 0o644}, {c.TLSCert, pemOf("CERTIFICATE", der), 0o644},
-		{c.CAKey, caKeyPEM, 0o600}, {c.TLSKey, tlsKeyPEM, 0o600},
+		{c.CA, pemOf("CERTIFICATE", caCert.Raw), forAll}, {c.TLSCert, pemOf("CERTIFICATE", der), forAll},
+		{c.CAKey, caKeyPEM, forOwner}, {c.caCopy(), pemOf("CERTIFICATE", caCert.Raw), forAll},
+		{c.TLSKey, tlsKeyPEM, forService},
 	}, nil
+}
+
+// caCopy is the authority's certificate beside its key, which leave together.
+func (c Certificates) caCopy() string {
+	return filepath.Join(filepath.Dir(c.CAKey), filepath.Base(c.CA))
+}
+
+// makeOffline makes the directory of the authority's key, which must not lie in
+// the service's.
+func (c Certificates) makeOffline() error {
+	served, offline := filepath.Dir(c.CA), filepath.Dir(c.CAKey)
+	if path, err := from(served, offline); err != nil || !filepath.IsAbs(path) {
+		return errors.Join(fmt.Errorf("set up: the authority's key would lie in %s, where the service runs", served), err)
+	}
+	return makeDir(offline, 0o700)
 }
 
 func newCA(name string, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {

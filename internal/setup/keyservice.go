@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,7 +18,8 @@ import (
 )
 
 // KeyService is where a key service's files are, and who it is. CA is for
-// clients' ca-cert; MasterKey lies outside Data on purpose.
+// clients' ca-cert; MasterKey lies outside Data on purpose, and CAKey where the
+// service does not run.
 type KeyService struct {
 	Certificates
 	Config         string // server.conf
@@ -32,52 +34,89 @@ type KeyService struct {
 	StatementKey string // base64url; set by NewKeyService
 }
 
-// KeyServiceIn returns the files of a key service in dir.
-func KeyServiceIn(dir string) KeyService {
-	in := func(n ...string) string { return filepath.Join(append([]string{dir}, n...)...) }
+// KeyServiceOptions describe a key service that is to be made. Dir, Hosts and
+// Listen are required.
+type KeyServiceOptions struct {
+	Dir     string   // configuration, and what is for everybody
+	Hosts   []string // names and addresses of its certificate; the first is also the service's name
+	Listen  string   // ADDRESS:PORT
+	User    string   // Unix user as whom it will run; "" is who sets it up
+	Data    string   // directory of store and log; default Dir/data
+	Master  string   // directory of the master key; default Dir-master
+	Offline string   // directory of the authority's key; default Dir-offline
+}
+
+// Layout returns the files of a key service.
+func (o KeyServiceOptions) Layout() KeyService {
+	o.Dir = filepath.Clean(o.Dir)
+	in := func(name string) string { return filepath.Join(o.Dir, name) }
+	data := cmp.Or(o.Data, in("data"))
 	return KeyService{
-		Certificates: Certificates{CA: in("ca.crt"), CAKey: in("ca.key"), TLSCert: in("tls.crt"), TLSKey: in("tls.key")},
-		Config:       in("server.conf"), MasterKey: in("master.key"), Data: in("data"),
-		Store: in("data", boltstore.FileName), Audit: in("data", "audit.log"),
-		Keys:           in("data", slotstore.FileName),
+		Certificates: Certificates{CA: in("ca.crt"), CAKey: filepath.Join(cmp.Or(o.Offline, o.Dir+"-offline"), "ca.key"),
+			TLSCert: in("tls.crt"), TLSKey: in("tls.key")},
+		Config: in("server.conf"), MasterKey: filepath.Join(cmp.Or(o.Master, o.Dir+"-master"), "master.key"),
+		Data: data, Store: filepath.Join(data, boltstore.FileName), Keys: filepath.Join(data, slotstore.FileName),
+		Audit:          filepath.Join(data, "audit.log"),
 		AllowedSigners: in("accounts"), StatementPub: in("statement.pub"),
 	}
 }
 
-// NewKeyService makes all that a key service needs in dir. Its certificate is
-// for hosts (names and addresses; the first is also the service's name), and it
-// listens on listen, ADDRESS:PORT.
-func NewKeyService(dir string, hosts []string, listen string) (KeyService, error) {
-	l := KeyServiceIn(dir)
-	if len(hosts) == 0 {
+// NewKeyService makes all that a key service needs.
+func NewKeyService(o KeyServiceOptions) (KeyService, error) {
+	l := o.Layout()
+	if len(o.Hosts) == 0 {
 		return l, errors.New("key service: no host name or address for its certificate")
 	}
 	if err := noneExists(append(l.paths(), l.Config, l.StatementPub, l.MasterKey, l.Store, l.Keys, l.Audit)...); err != nil {
 		return l, err
 	}
-	if err := os.MkdirAll(l.Data, 0o700); err != nil {
-		return l, fmt.Errorf("set up: %w", err)
+	name := serviceName(o.Hosts[0])
+	who, err := lookUpUser(o.User)
+	if err != nil {
+		return l, err
 	}
-	files, err := l.files(hosts)
+	conf, err := l.config(o, name)
+	if err != nil {
+		return l, err
+	}
+	files, err := l.files(o.Hosts)
 	if err != nil {
 		return l, fmt.Errorf("set up: %w", err)
 	}
 	var master boltstore.MasterKey
 	rand.Read(master[:]) // never fails
-	if err := writeAll(append(files, file{l.MasterKey, []byte(hex.EncodeToString(master[:]) + "\n"), 0o600})); err != nil {
+	if err := l.makeDirs(who); err != nil {
 		return l, err
 	}
-	err = writeAll([]file{{l.AllowedSigners, []byte(accountsHeader), 0o644}})
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	files = append(files, file{l.MasterKey, []byte(hex.EncodeToString(master[:]) + "\n"), forService})
+	if _, err := os.Lstat(l.AllowedSigners); errors.Is(err, fs.ErrNotExist) {
+		files = append(files, file{l.AllowedSigners, []byte(accountsHeader), forAll})
+	}
+	if err := who.writeAll(files); err != nil {
 		return l, err
 	}
-	name := serviceName(hosts[0])
-	if err := l.firstStart(name, master); err != nil {
+	if err := errors.Join(l.firstStart(name, master), who.ownAll(l.Data)); err != nil {
 		return l, err
 	}
-	return l, writeAll([]file{
-		{l.Config, l.config(hosts[0], name, listen), 0o644}, {l.StatementPub, []byte(l.StatementKey + "\n"), 0o644},
-	})
+	return l, who.writeAll([]file{{l.Config, conf, forAll}, {l.StatementPub, []byte(l.StatementKey + "\n"), forAll}})
+}
+
+// makeDirs makes the directories, of which the service's user may write none but
+// Data.
+func (l KeyService) makeDirs(who serviceUser) error {
+	if names, err := os.ReadDir(l.Data); err == nil && len(names) > 0 {
+		return fmt.Errorf("set up: %s is to be the service's data directory, and is not empty", l.Data)
+	}
+	if err := makeDir(filepath.Dir(l.Config), 0o755); err != nil {
+		return err
+	}
+	if err := l.makeOffline(); err != nil {
+		return err
+	}
+	if err := makeDir(filepath.Dir(l.MasterKey), who.searchable()); err != nil {
+		return err
+	}
+	return makeDir(l.Data, 0o700)
 }
 
 const accountsHeader = `# Accounts of the key service, in OpenSSH's allowed_signers format (ssh-keygen(1)):
@@ -85,20 +124,24 @@ const accountsHeader = `# Accounts of the key service, in OpenSSH's allowed_sign
 # NAME is the account. Several lines with one NAME are several keys of it.
 `
 
-// config renders server.conf; paths in it are relative to it.
-func (l KeyService) config(host, name, listen string) []byte {
-	return fmt.Appendf(nil, `# The key service of %s. server.conf.example explains every key.
+// config renders server.conf.
+func (l KeyService) config(o KeyServiceOptions, name string) ([]byte, error) {
+	b := fmt.Appendf(nil, `# The key service of %s. server.conf.example explains every key.
 [server]
 name = %s
 listen = %s
-data-dir = %s
-master-key-file = %s
-allowed-signers = %s
-tls-cert = %s
-tls-key = %s
-audit = %s
-`, host, name, listen, filepath.Base(l.Data), filepath.Base(l.MasterKey), filepath.Base(l.AllowedSigners),
-		filepath.Base(l.TLSCert), filepath.Base(l.TLSKey), filepath.Join(filepath.Base(l.Data), filepath.Base(l.Audit)))
+`, o.Hosts[0], name, o.Listen)
+	for _, k := range []struct{ key, path string }{
+		{"data-dir", l.Data}, {"master-key-file", l.MasterKey}, {"allowed-signers", l.AllowedSigners},
+		{"tls-cert", l.TLSCert}, {"tls-key", l.TLSKey}, {"audit", l.Audit},
+	} {
+		path, err := from(filepath.Dir(l.Config), k.path)
+		if err != nil {
+			return nil, fmt.Errorf("set up: %w", err)
+		}
+		b = fmt.Appendf(b, "%s = %s\n", k.key, path)
+	}
+	return b, nil
 }
 
 // firstStart makes the service's identity, which is all that the first start does.

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
@@ -19,25 +20,27 @@ type Verifier struct {
 	Enrol      string // [cluster NAME], to be appended to the key service's server.conf
 }
 
-// VerifierOptions describe a verifier that is to be made. All but the last two
-// are required, which go together.
+// VerifierOptions describe a verifier that is to be made. All but the last three
+// are required.
 type VerifierOptions struct {
 	Dir       string
 	Cluster   string   // Slurm's ClusterName
 	Hosts     []string // names and addresses of its certificate; nodes use the first
 	Listen    string   // ADDRESS:PORT
 	MungeUser string   // as whom it runs
-	// ServiceURL and ServiceCA (a PEM file) are the key service for nodes that
-	// cannot reach it themselves.
+	// ServiceURL and ServiceCA (a PEM file) go together: the key service, for nodes
+	// that cannot reach it themselves.
 	ServiceURL, ServiceCA string
+	Offline               string // directory of the authority's key; default Dir-offline
 }
 
-// VerifierIn returns the files of a verifier in dir.
-func VerifierIn(dir string) Verifier {
+// Layout returns the files of a verifier.
+func (o VerifierOptions) Layout() Verifier {
+	dir := filepath.Clean(o.Dir)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return Verifier{
-		Certificates: Certificates{CA: in("verifier-ca.crt"), CAKey: in("verifier-ca.key"), TLSCert: in("verifier.crt"),
-			TLSKey: in("verifier.key")},
+		Certificates: Certificates{CA: in("verifier-ca.crt"), TLSCert: in("verifier.crt"), TLSKey: in("verifier.key"),
+			CAKey: filepath.Join(cmp.Or(o.Offline, dir+"-offline"), "verifier-ca.key")},
 		Config: in("verifier.conf"), SigningKey: in("verifier-signing.pem"), Nodes: in("nodes"), Enrol: in("enrol.conf"),
 	}
 }
@@ -45,7 +48,7 @@ func VerifierIn(dir string) Verifier {
 // NewVerifier makes all that a verifier needs, and the lines that enrol it at
 // the key service.
 func NewVerifier(o VerifierOptions) (Verifier, error) {
-	l := VerifierIn(o.Dir)
+	l := o.Layout()
 	if o.Cluster == "" || len(o.Hosts) == 0 {
 		return l, errors.New("verifier: no cluster, or no host name or address for its certificate")
 	}
@@ -56,8 +59,9 @@ func NewVerifier(o VerifierOptions) (Verifier, error) {
 	if err := noneExists(append(l.paths(), l.SigningKey, l.Config, l.Enrol, l.Nodes)...); err != nil {
 		return l, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return l, fmt.Errorf("set up: %w", err)
+	who, err := o.user()
+	if err != nil {
+		return l, err
 	}
 	files, err := l.files(o.Hosts)
 	if err != nil {
@@ -75,9 +79,22 @@ func NewVerifier(o VerifierOptions) (Verifier, error) {
 	if err != nil {
 		return l, err
 	}
-	return l, writeAll(append(files,
-		file{l.SigningKey, signing, 0o600}, file{l.Config, conf, 0o644}, file{l.Enrol, l.enrolment(o, port, pub), 0o644},
-		file{l.Nodes, []byte("# NODE ADDRESS, one a line: the IPv4 address that MUNGE on that node gives itself\n"), 0o644}))
+	if err := errors.Join(makeDir(filepath.Dir(l.Config), 0o755), l.makeOffline()); err != nil {
+		return l, err
+	}
+	return l, who.writeAll(append(files,
+		file{l.SigningKey, signing, forService}, file{l.Config, conf, forAll},
+		file{l.Enrol, l.enrolment(o, port, pub), forAll},
+		file{l.Nodes, []byte("# NODE ADDRESS, one a line: the IPv4 address that MUNGE on that node gives itself\n"), forAll}))
+}
+
+// user returns as whom the verifier will run. Who is not root can only set it up
+// for themselves, to be carried to where it runs.
+func (o VerifierOptions) user() (serviceUser, error) {
+	if os.Geteuid() != 0 {
+		return serviceUser{}, nil
+	}
+	return lookUpUser(o.MungeUser)
 }
 
 // config renders verifier.conf; paths of files beside it are relative to it.

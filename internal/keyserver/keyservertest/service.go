@@ -4,6 +4,7 @@
 package keyservertest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -38,7 +39,7 @@ type Options struct {
 	Cluster  string                   // default "testcluster"
 	Tier     manifest.Tier            // of the verifier; default B2
 	Limits   keyserver.Limits
-	MinTier  manifest.Tier
+	MinTier  manifest.Tier    // default C: tests use tokens
 	Now      func() time.Time // the service's clock
 	// VerifierURL and VerifierCA are what the service tells submitters.
 	VerifierURL, VerifierCA string
@@ -72,10 +73,12 @@ func Start(t testing.TB, o Options) *Service {
 	if o.Cluster == "" {
 		o.Cluster = "testcluster"
 	}
+	o.MinTier = cmp.Or(o.MinTier, manifest.TierC)
 	if o.Tier == 0 {
 		o.Tier = manifest.TierB2
 	}
-	l, err := setup.NewKeyService(filepath.Join(t.TempDir(), "keys"), []string{"localhost", "127.0.0.1"}, "127.0.0.1:8443")
+	l, err := setup.NewKeyService(setup.KeyServiceOptions{Dir: filepath.Join(t.TempDir(), "keys"),
+		Hosts: []string{"localhost", "127.0.0.1"}, Listen: "127.0.0.1:8443"})
 	if err != nil {
 		t.Fatal(err)
 	}
