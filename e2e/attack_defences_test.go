@@ -101,6 +101,7 @@ var defences = func() map[string][]weakness {
 		{"policy's tier", "internal/keyserver/policy.go", "c.Tier < p.Tier"},
 		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
 		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
+		{"files of others", "internal/trusted/finds.go", "len(w.finds) > 0"},
 		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
 		{"key exists", "internal/keyserver/slotstore/slotstore.go", "subtle.ConstantTimeCompare(old, key) != 1"},
 		{"token's claim", "internal/keyserver/token/token.go", "!t.Keys.Check(p.Proof, service, c)"},

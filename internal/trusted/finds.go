@@ -61,14 +61,14 @@ func cures(finds []find) string {
 
 // verdict returns what was found on the way to path.
 func (w *walk) verdict(path string) error {
-	if len(w.finds) == 0 {
-		return nil
+	if len(w.finds) > 0 {
+		hint := cures(w.finds)
+		if w.uid == 0 && w.stranger != "" {
+			hint = "run it as " + w.stranger + ", or: " + hint
+		}
+		return fault.New(fault.Config, &Error{path, w.finds}, hint)
 	}
-	hint := cures(w.finds)
-	if w.uid == 0 && w.stranger != "" {
-		hint = "run it as " + w.stranger + ", or: " + hint
-	}
-	return fault.New(fault.Config, &Error{path, w.finds}, hint)
+	return nil
 }
 
 // pass looks at a directory on the way. The sticky bit keeps others from
