@@ -127,7 +127,8 @@ func TestAttackTLSMiddle(t *testing.T) {
 				must(t, "laptop", "alice", "sed", fmt.Sprintf("s,:8443,:%d,", port+i), ".config/sealbatch/client.conf")+"\n")
 			prep := func(program, name string) result {
 				return run(t.Context(), "laptop", "alice", nil, program, "data-prep", "--config", conf, "-i", "data/tls-middle",
-					"--data-path", fmt.Sprintf("data/%s-%d.sealed", name, i), "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*")
+					"--data-path", fmt.Sprintf("data/%s-%d.sealed", name, i), "--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*",
+					"--clusters", "testcluster")
 			}
 			deposited := func() string {
 				return must(t, "keys", "root", "sh", "-c", `grep -c '"secret.put"' "$1/data/audit.log" || true`, "sh", c.dir)
