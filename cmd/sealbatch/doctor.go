@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
@@ -19,7 +18,8 @@ func runDoctor(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch doctor", `Try what jobs need, and say what is wrong and how to put it right: on your machine the
 configuration, key service and site, with --node the compute node it runs on.`, "", `
 sealbatch doctor
-srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it`)
+srun -p standard ./sealbatch doctor --node     # with gocryptfs beside it
+srun -p standard ./sealbatch doctor --node --config client.conf     # and as [supercomputer] setup makes jobs' environment`)
 	var cf clientFlags
 	var node bool
 	cf.add(f)
@@ -77,9 +77,15 @@ func checkNode(ctx context.Context, a *app, cf clientFlags, report doctor.Report
 		report(doctor.Failed("programs", err))
 		return
 	}
-	n := doctor.Node{Gocryptfs: programs[1], Getenv: os.Getenv, Evidence: builtin.Types, Report: report, Log: a.log}
+	n := doctor.Node{Gocryptfs: programs[1], Evidence: builtin.Types, Report: report, Log: a.log}
 	if conf, err := config.LoadClient(cf.config); err == nil {
-		n.Runtime = conf.Supercomputer.Runtime
+		n.Runtime, n.Setup = conf.Supercomputer.Runtime, conf.Supercomputer.Setup
+	} else {
+		report(doctor.Finding{
+			What: "environment", Warn: true,
+			Detail: "as it is here: no configuration says how [supercomputer] setup changes it for jobs",
+			Fix:    "name one with --config, if it has such lines",
+		})
 	}
 	n.Check(ctx)
 }

@@ -22,15 +22,16 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
-// Node is a compute node, seen by a process on it. It needs no configuration
-// there, and no key.
+// Node is a compute node, seen by a process on it, in the environment with which
+// jobs begin. It needs no configuration there, and no key.
 type Node struct {
-	Gocryptfs string              // the program that would travel with a job
-	Runtime   string              // the container runtime, as the configuration names it; may be empty
-	Getenv    func(string) string // the environment of a job
-	Evidence  evidence.Types      // that nodes can make
+	Gocryptfs string         // the program that would travel with a job
+	Runtime   string         // the container runtime, as the configuration names it; may be empty
+	Setup     []string       // the lines of [supercomputer] setup; none if there is no configuration
+	Evidence  evidence.Types // that nodes can make
 	Report    Report
-	Log       *slog.Logger // of what is cleared away
+	Log       *slog.Logger        // of what is cleared away
+	getenv    func(string) string // the environment of a job
 }
 
 // Check tries on this node what a job needs, and removes what dead jobs of this
@@ -44,7 +45,12 @@ func (n Node) Check(ctx context.Context) {
 		n.Report.bad("user", "this is root: jobs run as their user, and so should this", "")
 		return
 	}
-	if count := nodelocal.Clear(nodelocal.Places("/tmp/self", n.Getenv), n.Log); count > 0 {
+	var err error
+	if n.getenv, err = jobEnviron(ctx, n.Setup); err != nil {
+		n.Report.bad("[supercomputer] setup", err.Error(), "every job runs these lines first, in bash: put them right")
+		return
+	}
+	if count := nodelocal.Clear(nodelocal.Places("", n.getenv), n.Log); count > 0 {
 		n.Report.ok("dead jobs", "what %d of them had left on this node is removed, mounts included", count)
 	}
 	dir := n.checkPlaces()
@@ -69,25 +75,22 @@ const leastFree = 64 << 20
 // checkPlaces returns the node-local directory that the job script would take.
 func (n Node) checkPlaces() (first string) {
 	seen := 0
-	for _, place := range nodelocal.Places("/tmp/self", n.Getenv) {
-		dir, err := os.MkdirTemp(place, "doctor.*")
-		if err != nil {
+	for _, base := range nodelocal.Bases(n.getenv) {
+		free, err := tryBase(base)
+		if errors.Is(err, os.ErrNotExist) {
 			continue // there need not be all of them
 		}
 		seen++
-		var st unix.Statfs_t
-		err = errors.Join(tryProgram(dir), os.Remove(dir))
-		serr := unix.Statfs(place, &st)
-		free := int64(st.Bavail) * st.Bsize
-		if serr == nil && err == nil && free < leastFree {
-			err = fmt.Errorf("%s are free, %s are needed", text.Size(free), text.Size(leastFree))
+		name := "directory " + base.Name
+		if err == nil && base.Dir != base.Name {
+			name += " (" + base.Dir + ")"
 		}
 		switch {
 		case err != nil:
-			n.Report.warn("directory "+place, "jobs pass it over: "+err.Error(), "")
+			n.Report.warn(name, "jobs pass it over: "+err.Error(), "")
 		case first == "":
-			first = place
-			n.Report.ok("directory "+place, "programs run there, %s are free: jobs take it", text.Size(free))
+			first = base.Dir
+			n.Report.ok(name, "programs run there, %s are free: jobs take it", text.Size(free))
 		}
 	}
 	if first == "" {
@@ -95,6 +98,25 @@ func (n Node) checkPlaces() (first string) {
 			"set TMPDIR in [supercomputer] setup to a directory of the node that is not mounted noexec and not full")
 	}
 	return first
+}
+
+// tryBase makes a directory in a base, as the job script does, runs a program there,
+// and returns how many bytes are free.
+func tryBase(base nodelocal.Base) (free int64, err error) {
+	if base.Err != nil {
+		return 0, base.Err
+	}
+	dir, err := os.MkdirTemp(base.Dir, "doctor.*")
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Statfs_t
+	err = errors.Join(tryProgram(dir), os.Remove(dir), unix.Statfs(base.Dir, &st))
+	free = int64(st.Bavail) * st.Bsize
+	if err == nil && free < leastFree {
+		err = fmt.Errorf("%s are free, %s are needed", text.Size(free), text.Size(leastFree))
+	}
+	return free, err
 }
 
 // tryProgram runs a script in dir, as the job script does.
@@ -125,7 +147,7 @@ func (n Node) checkFuse() bool {
 func (n Node) checkRuntime(ctx context.Context) (rt container.Runtime, ok bool) {
 	var env []string
 	for _, name := range []string{"PATH", "USER", "LD_LIBRARY_PATH"} {
-		env = append(env, name+"="+n.Getenv(name))
+		env = append(env, name+"="+n.getenv(name))
 	}
 	rt, err := container.Find(ctx, n.Runtime, env)
 	if err != nil {

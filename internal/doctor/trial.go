@@ -70,7 +70,7 @@ func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt conta
 	if err != nil {
 		return err
 	}
-	t := trial{space: s, dir: dir, runtime: rt, path: n.Getenv("PATH"), view: container.OutputRel}
+	t := trial{space: s, dir: dir, runtime: rt, path: n.getenv("PATH"), view: container.OutputRel}
 	return errors.Join(t.run(), s.Close())
 }
 

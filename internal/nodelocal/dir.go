@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,9 +30,11 @@ func Own(path string) (*Dir, error) {
 	if st.Mode != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
 		return nil, errors.New("the job's own directory is not a directory of one's own with mode 0700")
 	}
-	// The runtimes split their lists of binds at these.
-	if strings.ContainsAny(path, ",:\\") || !filepath.IsAbs(path) {
-		return nil, errors.New("the job's own directory must have an absolute name without commas, colons and backslashes")
+	if !filepath.IsAbs(path) {
+		return nil, errors.New("the job's own directory must have an absolute name")
+	}
+	if err := errors.Join(nameable(path), checkBase(filepath.Dir(path))); err != nil {
+		return nil, fmt.Errorf("the job's own directory: %w", err)
 	}
 	return &Dir{path: path}, nil
 }

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -49,23 +48,6 @@ const youngest = time.Hour
 
 // maxLock bounds the lock file, in bytes.
 const maxLock = 8 << 10
-
-// Places returns the directories in which the job script makes its own,
-// that of self first. getenv reads the job's environment.
-func Places(self string, getenv func(string) string) []string {
-	seen := map[string]bool{}
-	var out []string
-	for _, dir := range []string{
-		filepath.Dir(self), getenv("SLURM_TMPDIR"), getenv("TMPDIR"), "/tmp", "/dev/shm", "/var/tmp",
-		"/run/user/" + strconv.Itoa(os.Getuid()),
-	} {
-		if filepath.IsAbs(dir) && !seen[filepath.Clean(dir)] {
-			seen[filepath.Clean(dir)] = true
-			out = append(out, filepath.Clean(dir))
-		}
-	}
-	return out
-}
 
 // Clear removes what killed jobs of this user left in places on this node, and
 // returns how many there were. It leaves alone the directories that a live

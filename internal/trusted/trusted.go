@@ -18,6 +18,7 @@
 package trusted
 
 import (
+	"errors"
 	"os"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
@@ -82,6 +83,19 @@ func CheckDir(path string) error {
 	w := newWalk(dir)
 	defer w.close()
 	return w.directory(path)
+}
+
+// CheckWay holds an absolute path of directories, none of them a symbolic link, to
+// what is asked of a directory on the way: in the last one, too, the sticky bit is
+// enough.
+func CheckWay(path string) error {
+	w := newWalk(dir)
+	defer w.close()
+	rest, err := w.begin(path)
+	for i := 0; err == nil && i < len(rest); i++ {
+		err = w.step(rest[i])
+	}
+	return errors.Join(w.verdict(path), err)
 }
 
 // CheckFile holds an open file to the rules, and nothing on the way to it, as

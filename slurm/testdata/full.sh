@@ -48,13 +48,13 @@ export SITE="a b"; module load apptainer # this one
 on_each_node='
   umask 077
   in_job_directory || { echo "sealbatch: $SLURMD_NODENAME: $PWD is not the directory of this job" >&2; exit 239; }
-  # exchangeable DIR: sets why if others than root can rename something in DIR or on the way to it.
+  # exchangeable DIR: sets why if others can rename something in DIR or on the way to it (trusted.CheckWay).
   exchangeable() {
     local at=$1 way=() i=0 seen
     while [ -n "$at" ]; do way=("$at" "${way[@]}"); at=${at%/*}; done
     why=
     for seen in $(stat -c %u:%a / "${way[@]}" 2>/dev/null); do
-      case ${seen%:*} in 0 | "$EUID") ;; *) why="it belongs to another user"; break ;; esac
+      case $i:${seen%:*} in 0:* | *:0 | *:"$EUID") ;; *) why="it belongs to another user"; break ;; esac
       (( (8#${seen#*:} & 8#22) == 0 || (8#${seen#*:} & 8#1000) )) || { why="others can rename what is in it"; break; }
       i=$((i + 1))
     done
