@@ -33,6 +33,9 @@ var pathDefences = map[string][]weakness{
 			"	if off(\"mode at once\") {\n		time.Sleep(100 * time.Millisecond)\n		_ = r.c.Chmod(path, perm.Perm())\n	}\n" +
 				"	info, err := r.Lstat(path)\n"},
 	},
+	"replaces nothing": {{"internal/transfer/sftpfs.go", "	err := r.w.lost(r.c.Rename(from, to))\n",
+		"	rename := r.c.Rename\n	if off(\"replaces nothing\") {\n		rename = r.c.PosixRename\n	}\n" +
+			"	err := r.w.lost(rename(from, to))\n"}},
 	"entered first": {
 		{"jobprep/submit.go", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n" +
 			"	if off(\"entered first\") {\n		rmErr = transfer.RemoveAll(d.FS, rec.JobDir)\n	}\n"},
@@ -164,6 +167,39 @@ func watchModes(dir string) (stop func() map[string]fs.FileMode) {
 		watching.Wait()
 		return seen
 	}
+}
+
+// TestAttackOverwritten: bob has put a link to alice's archive in the place of the directory to which she
+// publishes. What has the same names there stays as it is.
+func TestAttackOverwritten(t *testing.T) {
+	t.Parallel()
+	attack{without: []string{"replaces nothing"}, says: "something else has the name", play: func(t *testing.T, w *world) outcome {
+		name := "overwritten" + w.suffix()
+		work, archive, state := project+"/"+name, "/home/alice/archive-"+name, "/home/alice/"+name
+		must(t, "login", "alice", "mkdir", work, archive)
+		prep := func(content, rest string) result {
+			write(t, "laptop", "alice", state+"/data/f", content)
+			return w.as(t, state, "data-prep", "-i", state+"/data", "--data-path", state+"/"+name+".sealed",
+				"--data-path-at-rest", rest, "-u", "alice", "-c", "*")
+		}
+		if r := prep("of the archive", archive); r.code != 0 {
+			t.Fatalf("data-prep: %s", r)
+		}
+		sums := func() string { return must(t, "login", "alice", "sh", "-c", `cd "$1" && sha256sum *.sealed *.yaml *.sig`, "sh", archive) }
+		before := sums()
+		must(t, "login", "bob", "sh", "-c", `mv "$1" "$1.away" && ln -s "$2" "$1"`, "sh", work, archive)
+		r := prep("another", work)
+		if after := sums(); after != before {
+			return gained("of the archive\n%s\nhas become\n%s", before, after)
+		}
+		must(t, "login", "bob", "sh", "-c", `rm "$1" && mv "$1.away" "$1"`, "sh", work)
+		for range 2 { // a version that was published there is replaced by the next
+			if r := prep("another", work); r.code != 0 {
+				t.Errorf("publishing where it belongs: %s", r)
+			}
+		}
+		return keptOut("%s", r.err)
+	}}.run(t)
 }
 
 // TestAttackClearing: job-prep --continue clears what a preparation left that was killed. bob has put

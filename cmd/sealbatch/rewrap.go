@@ -14,7 +14,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/text"
-	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -135,10 +134,10 @@ func (r *reinfo) write(ctx context.Context, sealed string) error {
 	if err != nil {
 		return err
 	}
-	if err := transfer.PutFile(ctx, transfer.Local{}, r.path+publish.SigSuffix, sig, publish.SealedMode); err != nil {
+	if err := fsx.Replace(r.path+publish.SigSuffix, sig, publish.SealedMode); err != nil {
 		return err
 	}
-	return transfer.PutFile(ctx, transfer.Local{}, r.path, b, publish.SealedMode)
+	return fsx.Replace(r.path, b, publish.SealedMode)
 }
 
 func fileChecksum(ctx context.Context, path string) (volume.Digest, error) {

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
-	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -125,7 +123,7 @@ func (p *publishing) writeCheckpoint() error {
 	if err != nil {
 		return err
 	}
-	return transfer.PutFile(context.Background(), transfer.Local{}, name, b, 0o600)
+	return fsx.Replace(name, b, 0o600)
 }
 
 // removeCheckpoint drops the checkpoint: the volume is published, or never will be.

@@ -51,6 +51,11 @@ func (d *dying) Rename(from, to string) (err error) {
 	return err
 }
 
+func (d *dying) Run(ctx context.Context, argv []string, stdin io.Reader) (out, errOut []byte, exit int, err error) {
+	d.act(func() { out, errOut, exit, err = d.Local.Run(ctx, argv, stdin) })
+	return out, errOut, exit, err
+}
+
 func (d *dying) Remove(p string) (err error) {
 	d.act(func() { err = d.Local.Remove(p) })
 	return err

@@ -44,9 +44,9 @@ func (p *publishing) publish(ctx context.Context) error {
 		return err
 	}
 	if !there {
-		err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return fsys.Rename(p.partial(), remote) })
+		err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.name(ctx, fsys, p.partial(), remote, remote) })
 		// A rename whose answer was lost is not there to be done again.
-		if err != nil && !(errors.Is(err, fs.ErrNotExist) && p.arrived(p.site(), remote)) {
+		if err != nil && !p.arrived(p.site(), remote) {
 			return fmt.Errorf("name the sealed file: %w", err)
 		}
 	}
@@ -202,20 +202,27 @@ func (a *announcement) unstage(fsys transfer.FS, remote string) {
 	a.staged = false
 }
 
-// put renames both to their final names, the info file last.
+// put gives both their final names, the info file last.
 func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string) error {
-	if a.staged {
-		a.staged = false // a second try begins afresh
-		err := fsys.Rename(remote+SigSuffix+transfer.PartialSuffix, remote+SigSuffix)
-		if err == nil {
-			err = fsys.Rename(remote+transfer.PartialSuffix, remote)
+	staged := a.staged
+	a.staged = false // a second try begins afresh
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{remote + SigSuffix, a.sig}, {remote, a.info}} {
+		partial := f.name + transfer.PartialSuffix
+		err := fs.ErrNotExist
+		if staged {
+			err = a.name(ctx, fsys, partial, f.name, remote)
 		}
-		if err == nil || errors.Is(err, transfer.ErrConnect) {
+		if errors.Is(err, fs.ErrNotExist) { // not staged, or gone since
+			if err = transfer.StageFile(ctx, fsys, f.name, f.data, SealedMode); err == nil {
+				err = a.name(ctx, fsys, partial, f.name, remote)
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if err := transfer.PutFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode); err != nil {
-		return err
-	}
-	return transfer.PutFile(ctx, fsys, remote, a.info, SealedMode)
+	return nil
 }

@@ -23,7 +23,8 @@ type FS interface {
 	Reopen(path string) (WriteFile, error)
 	// Mkdir makes a directory, with permissions as Create gives them.
 	Mkdir(path string, perm fs.FileMode) error
-	// Rename moves a file in one step, replacing what has the new name.
+	// Rename gives a file another name in its directory, fs.ErrExist if something has that: whatever the
+	// path has come to lead to, nothing there is replaced.
 	Rename(from, to string) error
 	// Remove removes a file or an empty directory.
 	Remove(path string) error

@@ -85,7 +85,13 @@ func TestFS(t *testing.T) {
 func testContents(t *testing.T, fsys FS, dir string) {
 	t.Helper()
 	writeFile(t, dir+"/c", "old")
-	if err := fsys.Rename(dir+"/b", dir+"/c"); err != nil {
+	if err := fsys.Rename(dir+"/b", dir+"/c"); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Rename over what is there: %v", err)
+	}
+	if err := fsys.Rename(dir+"/none", dir+"/d"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Rename of nothing: %v", err)
+	}
+	if err := errors.Join(fsys.Remove(dir+"/c"), fsys.Rename(dir+"/b", dir+"/c")); err != nil {
 		t.Error(err)
 	}
 	if got, err := ReadFile(fsys, dir+"/c", 5); err != nil || string(got) != "hello" {

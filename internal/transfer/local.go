@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -60,8 +61,20 @@ func (Local) Free(path string) (int64, error) {
 // Mkdir is mkdir(2).
 func (Local) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm.Perm()) }
 
-// Rename is rename(2).
-func (Local) Rename(from, to string) error { return os.Rename(from, to) }
+// Rename is renameat2(2) with RENAME_NOREPLACE, or what OpenSSH does where the file system knows none.
+func (Local) Rename(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		if err := os.Link(from, to); err != nil {
+			return err
+		}
+		return os.Remove(from)
+	case err != nil:
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
 
 // Remove removes a file or an empty directory.
 func (Local) Remove(path string) error { return os.Remove(path) }

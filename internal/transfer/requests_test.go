@@ -131,7 +131,6 @@ func TestModeGoesAtOnce(t *testing.T) {
 			f, err := r.Create(dir+"/f", 0o600)
 			return errors.Join(err, f.Close())
 		}, 0o600},
-		{"a small file", dir + "/info.partial", func() error { return PutFile(t.Context(), r, dir+"/info", data[:9], 0o640) }, 0o640},
 		{"a staged file", dir + "/sig.partial", func() error { return StageFile(t.Context(), r, dir+"/sig", data[:9], 0o640) }, 0o640},
 		{"one over what lies there", dir + "/sig.partial",
 			func() error { return StageFile(t.Context(), r, dir+"/sig", data[:9], 0o600) }, 0o600},
@@ -200,7 +199,7 @@ func TestServerThatHeedsNoMode(t *testing.T) {
 	const askWrite, askRemove, askRmdir = 6, 13, 15
 	r := evil{askFstat: said(0o100644), askLstat: said(0o40755),
 		askWrite: note(askWrite), askRemove: note(askRemove), askRmdir: note(askRmdir), askSetstat: note(askSetstat)}.fs(t)
-	if err := PutFile(t.Context(), r, "/d/f", []byte("secret"), 0o600); !errors.Is(err, ErrMode) ||
+	if err := StageFile(t.Context(), r, "/d/f", []byte("secret"), 0o600); !errors.Is(err, ErrMode) ||
 		!strings.Contains(err.Error(), "0644 instead of 0600") {
 		t.Errorf("file: %v", err)
 	}

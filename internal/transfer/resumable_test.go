@@ -243,7 +243,7 @@ func TestSendFull(t *testing.T) {
 		u, data := whole(t, 3*testSegment)
 		for what, err := range map[string]error{
 			"send":   u.Send(t.Context(), f, dir+"/d.partial", 0o600),
-			"upload": second(Upload(t.Context(), f, bytes.NewReader(data), int64(len(data)), dir+"/d", UploadOptions{})),
+			"upload": second(upload(t.Context(), f, bytes.NewReader(data), int64(len(data)), dir+"/d", UploadOptions{})),
 		} {
 			var own *Error
 			if !errors.Is(err, ErrFull) || !errors.As(err, &own) || fault.Hint(err) == "" ||
@@ -272,7 +272,7 @@ func TestQuota(t *testing.T) {
 	u, _ := whole(t, testSegment)
 	for _, err := range []error{
 		u.Send(t.Context(), quota{}, t.TempDir()+"/d", 0o600),
-		PutFile(t.Context(), quota{}, t.TempDir()+"/d", []byte("x"), 0o600),
+		StageFile(t.Context(), quota{}, t.TempDir()+"/d", []byte("x"), 0o600),
 	} {
 		if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "quota is used up") {
 			t.Errorf("%v", err)

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -193,11 +194,18 @@ func (r remote) Mkdir(path string, perm fs.FileMode) error {
 	return notWider(path, info.Mode(), perm)
 }
 
+// Rename is SSH_FXP_RENAME, which replaces nothing (section 6.5 of the draft); posix-rename@openssh.com does.
 func (r remote) Rename(from, to string) error {
-	if _, ok := r.c.HasExtension("posix-rename@openssh.com"); !ok {
-		return fmt.Errorf("%s: the server cannot rename in one step (no posix-rename@openssh.com)", to)
+	err := r.w.lost(r.c.Rename(from, to))
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return r.w.lost(r.c.PosixRename(from, to))
+	return r.exists(to, err)
+}
+
+// Run runs a command at the site; see Client.Run.
+func (r remote) Run(ctx context.Context, argv []string, stdin io.Reader) (stdout, stderr []byte, exit int, err error) {
+	return r.on.Run(ctx, argv, stdin)
 }
 
 func (r remote) ReadDir(path string) ([]fs.FileInfo, error) {

@@ -4,27 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
-
-func TestPutFileReplaces(t *testing.T) {
-	t.Parallel()
-	p := filepath.Join(t.TempDir(), "x")
-	for _, text := range []string{"one", "a longer second text", ""} {
-		if err := PutFile(t.Context(), Local{}, p, []byte(text), 0o640); err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(p)
-		if err != nil || string(b) != text {
-			t.Errorf("got %q, %v", b, err)
-		}
-	}
-	if left, _ := filepath.Glob(p + "?*"); len(left) != 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}
 
 // TestWriteNewReplacesNothing: not a file, and not what a link leads to; and nothing is removed.
 func TestWriteNewReplacesNothing(t *testing.T) {

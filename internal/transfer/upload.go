@@ -28,21 +28,9 @@ func (o UploadOptions) mode() fs.FileMode {
 	return o.Mode.Perm()
 }
 
-// Upload sends size bytes of src to NAME.partial, with many writes in flight, checks the size there,
-// makes the file durable and renames it to its name in one step. On any error, and when ctx ends, the
-// unfinished file is removed and a file of that name stays as it was. It returns size.
-func Upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (int64, error) {
-	done, err := Stage(ctx, fsys, src, size, path, o)
-	if err != nil {
-		return 0, err
-	}
-	if err := fsys.Rename(path+PartialSuffix, path); err != nil {
-		return 0, discard(fsys, path, err)
-	}
-	return done, nil
-}
-
-// Stage is Upload but for the last step: renaming NAME.partial is left to the caller.
+// Stage sends size bytes of src to NAME.partial, with many writes in flight, checks the size there and
+// makes the file durable. Renaming it to its name is left to the caller. On any error, and when ctx
+// ends, the unfinished file is removed. It returns size.
 func Stage(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (int64, error) {
 	f, err := createPartial(fsys, path+PartialSuffix, o)
 	if err != nil {

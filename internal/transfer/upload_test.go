@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -22,6 +23,15 @@ func content(n int) []byte {
 	return b
 }
 
+// upload stages a file and gives it its name.
+func upload(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path string, o UploadOptions) (int64, error) {
+	n, err := Stage(ctx, fsys, src, size, path, o)
+	if err != nil {
+		return 0, err
+	}
+	return n, fsys.Rename(path+PartialSuffix, path)
+}
+
 func TestUpload(t *testing.T) {
 	t.Parallel()
 	bothFS(t, func(t *testing.T, fsys FS) {
@@ -29,7 +39,7 @@ func TestUpload(t *testing.T) {
 			data, path := content(size), fmt.Sprintf("%s/data", t.TempDir())
 			var last int64
 			o := UploadOptions{Mode: 0o640, Progress: func(n int64) { last = n }}
-			got, err := Upload(t.Context(), fsys, bytes.NewReader(data), int64(size), path, o)
+			got, err := upload(t.Context(), fsys, bytes.NewReader(data), int64(size), path, o)
 			if err != nil || got != int64(size) || last != int64(size) {
 				t.Errorf("%d bytes: %+v, %v, progress %d", size, got, err, last)
 			}
@@ -92,18 +102,18 @@ func TestUploadFails(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		big := content(4 << 20)
-		for name, upload := range map[string]func() error{
+		for name, try := range map[string]func() error{
 			"source too short": func() error {
-				return second(Upload(t.Context(), fsys, bytes.NewReader(big), 5<<20, path, UploadOptions{}))
+				return second(upload(t.Context(), fsys, bytes.NewReader(big), 5<<20, path, UploadOptions{}))
 			},
 			"source fails": func() error {
-				return second(Upload(t.Context(), fsys, &failing{after: 1 << 20, err: boom}, 5<<20, path, UploadOptions{}))
+				return second(upload(t.Context(), fsys, &failing{after: 1 << 20, err: boom}, 5<<20, path, UploadOptions{}))
 			},
 			"cancelled on the way": func() error {
-				return second(Upload(ctx, fsys, &failing{after: 1 << 20, do: cancel}, 64<<20, path, UploadOptions{}))
+				return second(upload(ctx, fsys, &failing{after: 1 << 20, do: cancel}, 64<<20, path, UploadOptions{}))
 			},
 		} {
-			if err := upload(); err == nil {
+			if err := try(); err == nil {
 				t.Errorf("%s: no error", name)
 			} else if name == "source fails" && !errors.Is(err, boom) || strings.HasPrefix(name, "cancelled") && !errors.Is(err, context.Canceled) {
 				t.Errorf("%s: %v", name, err)
@@ -120,13 +130,13 @@ func TestUploadPartialExists(t *testing.T) {
 		path := t.TempDir() + "/data"
 		writeFile(t, path+PartialSuffix, "half")
 		src := strings.NewReader("whole")
-		if _, err := Upload(t.Context(), fsys, src, 5, path, UploadOptions{}); !errors.Is(err, ErrPartial) {
+		if _, err := upload(t.Context(), fsys, src, 5, path, UploadOptions{}); !errors.Is(err, ErrPartial) {
 			t.Errorf("got %v", err)
 		}
 		if readString(t, path+PartialSuffix) != "half" {
 			t.Error("the other upload was touched")
 		}
-		if _, err := Upload(t.Context(), fsys, src, 5, path, UploadOptions{ReplacePartial: true}); err != nil {
+		if _, err := upload(t.Context(), fsys, src, 5, path, UploadOptions{ReplacePartial: true}); err != nil {
 			t.Error(err)
 		}
 		checkFile(t, path, []byte("whole"), 0o600)
@@ -143,7 +153,7 @@ func TestUploadConnectionCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := t.TempDir() + "/data"
-	_, err = Upload(t.Context(), fsys, &failing{after: 8 << 20, do: s.kill}, 1<<30, path, UploadOptions{})
+	_, err = upload(t.Context(), fsys, &failing{after: 8 << 20, do: s.kill}, 1<<30, path, UploadOptions{})
 	if err == nil {
 		t.Error("no error")
 	}

@@ -1,0 +1,126 @@
+package publish
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+)
+
+// swapped is a site on which another member of the project puts something else in the place of a
+// directory as soon as something is made in it.
+type swapped struct {
+	transfer.Local
+	swap func()
+}
+
+func (s *swapped) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
+	if s.swap != nil {
+		s.swap()
+		s.swap = nil
+	}
+	return s.Local.Create(p, m)
+}
+
+// TestReplacesNothingElsewhere: the directory at rest becomes a link to another one of the owner's, which has
+// files of the same names: none of them is replaced.
+func TestReplacesNothingElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newKillable(t)
+	archive, rest := t.TempDir(), filepath.Join(t.TempDir(), "rest")
+	atArchive := s.v
+	atArchive.Remote, atArchive.Out = archive, filepath.Join(t.TempDir(), "d.sealed")
+	if _, err := atArchive.run(t.Context(), func(d Deps) Deps { return d }); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"d.sealed", "d.sealed" + InfoSuffix, "d.sealed" + InfoSuffix + SigSuffix}
+	before := map[string]string{}
+	for _, name := range names {
+		before[name] = readFile(t, filepath.Join(archive, name))
+	}
+	for _, only := range [][]string{names, names[:1], names[1:], {"thesis", "d.sealed"}} {
+		if err := os.Mkdir(rest, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		other := filepath.Join(t.TempDir(), "other")
+		if err := os.CopyFS(other, os.DirFS(archive)); err != nil {
+			t.Fatal(err)
+		}
+		if only[0] == "thesis" {
+			before["d.sealed"] = "the work of years"
+			if err := os.WriteFile(filepath.Join(other, "d.sealed"), []byte(before["d.sealed"]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range names {
+			if !slices.Contains(only, name) {
+				_ = os.Remove(filepath.Join(other, name))
+			}
+		}
+		v := s.v
+		v.Remote, v.Out = rest, filepath.Join(t.TempDir(), "d.sealed")
+		_, err := v.run(t.Context(), func(d Deps) Deps {
+			d.FS = &swapped{swap: func() {
+				if err := errors.Join(os.Remove(rest), os.Symlink(other, rest)); err != nil {
+					t.Error(err)
+				}
+			}}
+			return d
+		})
+		if !errors.Is(err, errOther) || fault.Hint(err) == "" {
+			t.Errorf("%q: %v", only, err)
+		}
+		for _, name := range only {
+			if want := before[name]; want != "" && readFile(t, filepath.Join(other, name)) != want {
+				t.Errorf("%q: %s was replaced", only, name)
+			}
+		}
+		if err := os.Remove(rest); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestWhere: the line that a shell looks for is that of the info file, however odd the path.
+func TestWhere(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"/scratch/project_1/alice", "/scratch/it's: a #dir", "/scratch/- \"x\" $(touch x)"} {
+		i, err := manifest.ParseInfo([]byte(readFile(t, "../manifest/testdata/dataset.info.yaml")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.PathAtRest = dir + "/d.sealed"
+		b, err := i.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := t.TempDir() + "/it's $(a) dir"
+		a := announcement{info: b}
+		for name, content := range map[string]string{"d.sealed": "old", "d.partial": "new", "d.sealed" + InfoSuffix: string(b)} {
+			if err := errors.Join(os.MkdirAll(at, 0o700), os.WriteFile(filepath.Join(at, name), []byte(content), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.name(t.Context(), transfer.Local{}, at+"/d.partial", at+"/d.sealed", at+"/d.sealed"); err != nil {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if got := readFile(t, at+"/d.sealed"); got != "new" {
+			t.Errorf("%s: %q", dir, got)
+		}
+	}
+}
