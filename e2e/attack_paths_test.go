@@ -185,7 +185,9 @@ func TestAttackOverwritten(t *testing.T) {
 		if r := prep("of the archive", archive); r.code != 0 {
 			t.Fatalf("data-prep: %s", r)
 		}
-		sums := func() string { return must(t, "login", "alice", "sh", "-c", `cd "$1" && sha256sum *.sealed *.yaml *.sig`, "sh", archive) }
+		sums := func() string {
+			return must(t, "login", "alice", "sh", "-c", `cd "$1" && sha256sum *.sealed *.yaml *.sig`, "sh", archive)
+		}
 		before := sums()
 		must(t, "login", "bob", "sh", "-c", `mv "$1" "$1.away" && ln -s "$2" "$1"`, "sh", work, archive)
 		r := prep("another", work)
