@@ -22,7 +22,8 @@ import (
 // pathDefences are what keeps that harmless.
 var pathDefences = map[string][]weakness{
 	"mode at once": {
-		{"internal/transfer/requests.go", "	out = binary.BigEndian.AppendUint32(out, attrPermissions)\n	out = binary.BigEndian.AppendUint32(out, perm)",
+		{"internal/transfer/requests.go",
+			"	out = binary.BigEndian.AppendUint32(out, attrPermissions)\n	out = binary.BigEndian.AppendUint32(out, perm)",
 			"	if off(\"mode at once\") {\n		out = binary.BigEndian.AppendUint32(out, 0)\n	} else {\n" +
 				"		out = binary.BigEndian.AppendUint32(out, attrPermissions)\n		out = binary.BigEndian.AppendUint32(out, perm)\n	}"},
 		{"internal/transfer/requests.go", "	case askSetstat:\n", "	case askSetstat:\n		if off(\"mode at once\") {\n			return p, nil\n		}\n"},

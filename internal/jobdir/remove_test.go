@@ -56,7 +56,9 @@ func laidOut(t *testing.T, dir string) Removal {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []string{BinDir + "/sealbatch", ScriptName, SignatureName, NodesDir + "/cn1/scratch/d/f", NodesDir + "/cn1/" + ReceiptName} {
+	for _, f := range []string{
+		BinDir + "/sealbatch", ScriptName, SignatureName, NodesDir + "/cn1/scratch/d/f", NodesDir + "/cn1/" + ReceiptName,
+	} {
 		if err := os.WriteFile(filepath.Join(dir, f), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
