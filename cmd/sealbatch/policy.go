@@ -19,25 +19,28 @@ import (
 )
 
 func runPolicy(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes.",
-		"list | show VOLUME | set VOLUME | revoke VOLUME | delete VOLUME", `
+	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes, and see who did.",
+		"list | show VOLUME | log VOLUME | set VOLUME | revoke VOLUME | delete VOLUME", `
 sealbatch policy list
 sealbatch policy show encrypted_jp2a_input.tgz
+sealbatch policy log encrypted_jp2a_input.tgz
 sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
 sealbatch policy revoke 9c1f...
 sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	var cf clientFlags
 	var pf policyFlags
 	var end endFlags
+	var asJSON bool
 	cf.add(f)
 	end.add(f)
 	pf.addOptional(f)
+	f.Bool(&asJSON, "with log: print JSON", []string{"json"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	words := f.Args()
 	if len(words) == 0 || (len(words) == 1) != (words[0] == "list") || len(words) > 2 {
-		return usageError("sealbatch policy: the words are: list, show VOLUME, set VOLUME, revoke VOLUME, delete VOLUME",
+		return usageError("sealbatch policy: the words are: list, and with a VOLUME show, log, set, revoke, delete",
 			"sealbatch policy --help shows an example")
 	}
 	c, err := loadClient(ctx, a, cf)
@@ -50,6 +53,9 @@ sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	if words[0] == "delete" {
 		return c.remove(ctx, a, words[1], end)
 	}
+	if words[0] == "log" {
+		return c.showLog(ctx, words[1], asJSON)
+	}
 	s, err := c.findSecret(ctx, words[1])
 	if err != nil {
 		return err
@@ -61,7 +67,7 @@ sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	case "revoke":
 		s, err = c.revoke(ctx, a, s, end)
 	default:
-		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, set, revoke, delete")
+		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, log, set, revoke, delete")
 	}
 	if err != nil {
 		return err
@@ -115,7 +121,8 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 	}
 	if p.Evidence == "" || p.Evidence == keyapi.EvidenceSlurm {
 		return fault.New(fault.Config, fmt.Errorf("the key service knows no cluster yet whose users and nodes the policy could name"),
-			"name the one that it will know under [supercomputer] cluster, or with --clusters; or let one-time tokens do, with --tier C")
+			"name the one that it will know under [supercomputer] cluster, or with --clusters; "+
+				"or let one-time tokens do, with --tier C")
 	}
 	return nil
 }
@@ -137,8 +144,7 @@ func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo,
 			return c.keys.GetSecret(ctx, s.VolumeID)
 		}
 	}
-	return keyapi.SecretInfo{},
-		fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+	return keyapi.SecretInfo{}, noVolume(ref)
 }
 
 func state(s keyapi.SecretEntry) string {

@@ -6,6 +6,7 @@
 //	PUT  /v1/secrets/{volume}     s     deposit a key with its policy
 //	GET  /v1/secrets?after=&limit= s    a page of one's own secrets, without keys and policies
 //	GET  /v1/secrets/{volume}     s     one secret, without its key
+//	GET  /v1/secrets/{volume}/log?after=&limit= s    a page of what became of it
 //	PUT  /v1/secrets/{volume}/policy s  replace the policy
 //	POST /v1/secrets/{volume}/revoke s  never release it again, destroy its key
 //	DELETE /v1/secrets/{volume}   s     the same, and forget the volume
@@ -281,6 +282,43 @@ type SecretEntry struct {
 	Released     int           `json:"released"`
 	Revoked      bool          `json:"revoked"`
 	SupersededBy string        `json:"superseded_by,omitempty"` // volume id
+}
+
+// LogEntry is an entry of a volume's history, for its owner. What it does not have is empty.
+type LogEntry struct {
+	Time     time.Time     `json:"time"`
+	Event    string        `json:"event"`              // one of the Log constants
+	Account  string        `json:"account,omitempty"`  // name of who did it, or registered the job
+	Key      string        `json:"key,omitempty"`      // fingerprint of the SSH key that signed it
+	User     string        `json:"user,omitempty"`     // whom the evidence showed
+	Node     string        `json:"node,omitempty"`     // where the job ran
+	Job      *manifest.Job `json:"job,omitempty"`      // that was given the key, or refused
+	Attestor string        `json:"attestor,omitempty"` // type of the evidence
+	Tier     string        `json:"tier,omitempty"`     // that it reached
+	Policy   string        `json:"policy,omitempty"`   // digest of the policy that was set, or let the key go
+	Changes  []string      `json:"changes,omitempty"`  // what is new in a policy that was set, in words
+	Reason   string        `json:"reason,omitempty"`   // of a refusal
+	// Times counts refusals of the same submitter and user, a minute apart at least,
+	// from Time to Last.
+	Times int        `json:"times,omitempty"`
+	Last  *time.Time `json:"last,omitempty"`
+}
+
+// Events of a volume's history.
+const (
+	LogDeposited  = "deposited"
+	LogPolicy     = "policy"
+	LogSuperseded = "superseded"
+	LogRevoked    = "revoked"
+	LogReleased   = "released"
+	LogRefused    = "refused"
+)
+
+// SecretLog answers GET /v1/secrets/{volume}/log with a page of a volume's history, by
+// kind: the owner's acts, releases, refusals. Query as for SecretList.
+type SecretLog struct {
+	Entries []LogEntry `json:"entries"`
+	Next    string     `json:"next,omitempty"`
 }
 
 // SecretList answers GET /v1/secrets with a page of the list, which is in the

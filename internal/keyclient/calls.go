@@ -85,6 +85,29 @@ func (c *Client) secretPage(ctx context.Context, after string, limit int) (keyap
 	return out, nil
 }
 
+// maxHistory is more entries than a service keeps of a volume.
+const maxHistory = 10_000
+
+// SecretLog returns the history of one's own secret, by kind of entry.
+func (c *Client) SecretLog(ctx context.Context, volume string) (all []keyapi.LogEntry, err error) {
+	query := url.Values{}
+	for {
+		var page keyapi.SecretLog
+		k := call{method: http.MethodGet, path: secretPath(volume) + "/log", query: query.Encode(), signed: true}
+		if err := c.do(ctx, k, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Entries...)
+		if page.Next == "" {
+			return all, nil
+		}
+		if len(page.Entries) == 0 || len(all) > maxHistory {
+			return nil, fmt.Errorf("%w: a history without end", ErrAnswer)
+		}
+		query.Set("after", page.Next)
+	}
+}
+
 // SetPolicy replaces the policy of one's own secret.
 func (c *Client) SetPolicy(ctx context.Context, volume string, p manifest.Policy) (keyapi.SecretInfo, error) {
 	var out keyapi.SecretInfo

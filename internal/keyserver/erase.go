@@ -73,7 +73,10 @@ func (s *Server) revokeSecret(q *request) (any, error) {
 		return nil, err
 	}
 	defer leave()
-	answer, err := s.changeSecret(q, "secret.revoke", func(_ store.Writer, r *secretRecord) error { r.Revoked = true; return nil })
+	answer, err := s.changeSecret(q, "secret.revoke", func(w store.Writer, r *secretRecord) error {
+		r.Revoked = true
+		return addAct(w, r, q.act(keyapi.LogRevoked, s.now()))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +104,7 @@ func (s *Server) forget(w store.Writer, q *request) error {
 	if err := getJSON(w, bucketDeleted, q.volume, &t); err == nil && t.Owner == q.caller.account.ID {
 		return nil // whoever asks again did not get the answer
 	}
-	rec, err := ownSecret(w, q)
+	rec, err := ownSecretNoted(w, q)
 	if err != nil {
 		return err
 	}

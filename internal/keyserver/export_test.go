@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
@@ -26,7 +27,7 @@ func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.store.View(ctx, func(r store.Reader) error {
 		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats,
-			bucketSecrets, bucketDeleted, bucketNonces} {
+			bucketSecrets, bucketDeleted, bucketNonces, bucketHistory} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err
 			}
@@ -52,4 +53,10 @@ func PlantSecrets(s *Server, name string, n int) error {
 		}})
 	}
 	return s.commits.doAll(ops)
+}
+
+// HistoryPage reads a page of a volume's history.
+func HistoryPage(ctx context.Context, s *Server, volume, after string, limit int) (out keyapi.SecretLog, err error) {
+	err = s.store.View(ctx, func(r store.Reader) error { return readHistory(r, volume+"/", after, limit, &out) })
+	return out, err
 }

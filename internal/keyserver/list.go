@@ -19,7 +19,7 @@ var errPageFull = errors.New("the page is full")
 // listSecrets answers GET /v1/secrets. Of a list that is read page by page, the
 // beginning is written down.
 func (s *Server) listSecrets(q *request) (any, error) {
-	after, limit, err := pageOf(q.query)
+	after, limit, err := pageOf(q.query, names.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (s *Server) listSecrets(q *request) (any, error) {
 }
 
 // pageOf reads the query of a list, strictly.
-func pageOf(query string) (after string, limit int, err error) {
+func pageOf(query string, isCursor func(string) bool) (after string, limit int, err error) {
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return "", 0, service.Refuse(keyapi.CodeBadRequest, "query: %w", err)
@@ -44,7 +44,7 @@ func pageOf(query string) (after string, limit int, err error) {
 	limit = keyapi.MaxPage
 	for name, v := range values {
 		switch {
-		case len(v) == 1 && name == "after" && names.ID(v[0]):
+		case len(v) == 1 && name == "after" && isCursor(v[0]):
 			after = v[0]
 		case len(v) == 1 && name == "limit":
 			if limit, err = strconv.Atoi(v[0]); err == nil && limit > 0 {

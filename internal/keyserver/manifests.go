@@ -30,8 +30,9 @@ const (
 
 // manifestRecord is what release needs of a registered manifest.
 type manifestRecord struct {
-	Digest  manifest.Digest `json:"digest"`
-	Account string          `json:"account"` // id of who registered it
+	Digest    manifest.Digest `json:"digest"`
+	Account   string          `json:"account"`   // id of who registered it
+	Submitter string          `json:"submitter"` // that account's name
 	// Registered is the request that did, Signer the fingerprint of the key that
 	// signed the manifest itself.
 	Registered attest.Authority `json:"registered"`
@@ -93,7 +94,7 @@ func (s *Server) newManifest(q *request) (any, error) {
 	if err != nil {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "%w", err)
 	}
-	rec := recordOf(m, private, digest, q.caller.account.ID)
+	rec := recordOf(m, private, digest, q.caller.account)
 	rec.Signer = signer
 	_, err = q.commit(ev, func(w store.Writer) error { return s.register(w, q.caller, rec, body.Private) })
 	if err != nil {
@@ -102,10 +103,10 @@ func (s *Server) newManifest(q *request) (any, error) {
 	return keyapi.ManifestInfo{Digest: rec.Digest, Expires: rec.Expires}, nil
 }
 
-func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, account string) manifestRecord {
+func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who account) manifestRecord {
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
-		Digest: d, Account: account, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
+		Digest: d, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
 		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
 	}
 	seen := map[volumeUse]bool{}

@@ -127,12 +127,20 @@ func oldRelease(_ store.Reader, now time.Time, key string, b []byte) ([]record, 
 	return []record{{bucket: bucketReleases, key: key}}, nil
 }
 
-func oldTombstone(_ store.Reader, now time.Time, volume string, b []byte) ([]record, error) {
+// oldTombstone lets a deleted volume's history go, and the tombstone much later.
+func oldTombstone(r store.Reader, now time.Time, volume string, b []byte) (old []record, err error) {
 	var t tombstone
-	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Deleted.Add(keepDeleted)) {
+	if err := json.Unmarshal(b, &t); err != nil {
 		return nil, err
 	}
-	return []record{{bucketDeleted, volume, t.Owner, countDeleted}}, nil
+	err = r.Each(bucketHistory, volume+"/", func(key string, _ []byte) error {
+		old = append(old, record{bucket: bucketHistory, key: key})
+		return nil
+	})
+	if err != nil || now.Before(t.Deleted.Add(keepDeleted)) {
+		return old, err
+	}
+	return append(old, record{bucketDeleted, volume, t.Owner, countDeleted}), nil
 }
 
 // purgeUntil purges at intervals until ctx ends.

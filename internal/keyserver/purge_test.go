@@ -44,6 +44,7 @@ func TestPurge(t *testing.T) {
 		{366 * day, map[string]int{"secrets": 1}},
 	} {
 		c.offset.Store(int64(step.after))
+		step.want["history"] = 2 // of the volume, as long as it is there
 		if _, err := keyserver.Purge(t.Context(), s.Server); err != nil {
 			t.Fatal(err)
 		}

@@ -75,7 +75,7 @@ func (s *Server) releaseTo(q *request, c keyapi.Claim, claims attest.Claims, nam
 		missing, err = err, nil
 	}
 	if err != nil {
-		return nil, s.refuseRelease(q, c, again, err)
+		return nil, s.refuseRelease(q, c, g, again, err)
 	}
 	answer.AuditHead, err = q.commit(q.ev, func(w store.Writer) error {
 		g, err := s.decideRelease(w, c, v, again)
@@ -89,7 +89,7 @@ func (s *Server) releaseTo(q *request, c keyapi.Claim, claims attest.Claims, nam
 		case again:
 			return err
 		case err != nil:
-			return s.nonces.spend(w, c.Nonce, err)
+			return s.spend(w, c, g, err)
 		}
 		return errors.Join(s.nonces.use(w, c.Nonce), g.record(w, s.now()), s.rememberRelease(w, name, claims))
 	})
@@ -99,12 +99,18 @@ func (s *Server) releaseTo(q *request, c keyapi.Claim, claims attest.Claims, nam
 	return answer, nil
 }
 
+// spend uses up the nonce of a claim that is refused, and has the owners of the volumes
+// know of it.
+func (s *Server) spend(w store.Writer, c keyapi.Claim, g grant, refused error) error {
+	return errors.Join(g.addTries(w, refused, s.now()), s.nonces.spend(w, c.Nonce, refused))
+}
+
 // refuseRelease records a refusal, with which the nonce is used up.
-func (s *Server) refuseRelease(q *request, c keyapi.Claim, again bool, refused error) error {
+func (s *Server) refuseRelease(q *request, c keyapi.Claim, g grant, again bool, refused error) error {
 	if again {
 		return refused
 	}
-	_, err := q.commit(q.ev, func(w store.Writer) error { return s.nonces.spend(w, c.Nonce, refused) })
+	_, err := q.commit(q.ev, func(w store.Writer) error { return s.spend(w, c, g, refused) })
 	return err
 }
 
@@ -148,6 +154,7 @@ type grant struct {
 	secrets  []secretRecord
 	private  []byte
 	claims   attest.Claims
+	refusing string // volume whose policy or owner refused; "" if the job itself was
 }
 
 func (g grant) volumeIDs() []string {
@@ -210,6 +217,7 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, aga
 	for _, v := range g.manifest.Volumes {
 		sec, err := s.decideSecret(r, v, g.manifest, verdicts, again)
 		if err != nil {
+			g.refusing = v.ID
 			return g, err
 		}
 		g.secrets = append(g.secrets, sec)
@@ -313,6 +321,7 @@ func (g grant) record(w store.Writer, now time.Time) error {
 		sec.Released++
 		err := errors.Join(
 			putJSON(w, bucketSecrets, sec.VolumeID, sec),
+			addRelease(w, sec, m, c, now),
 			putJSON(w, bucketReleases, releaseKey(sec.VolumeID, c), now.UTC()))
 		if err != nil {
 			return err

@@ -37,6 +37,9 @@ type secretRecord struct {
 	Released     int              `json:"released"`
 	Revoked      bool             `json:"revoked"`
 	SupersededBy string           `json:"superseded_by"`
+	// Acts and Tries count entries of the volume's history.
+	Acts  int `json:"acts"`
+	Tries int `json:"tries"`
 }
 
 func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
@@ -107,7 +110,12 @@ func (s *Server) putSecret(q *request) (any, error) {
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.
 	err = s.store.View(q.ctx, func(r store.Reader) error { return s.mayDeposit(r, q, rec, conflict) })
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
+	ev := q.event("secret.put", audit.OutcomeDone)
+	switch {
+	case errors.Is(err, conflict):
+		_, err = q.commit(ev, func(w store.Writer) error { return q.noteTry(w, err) })
+		return nil, err
+	case err != nil && !errors.Is(err, store.ErrNotFound):
 		return nil, err
 	}
 	switch err := s.keys.PutKey(q.ctx, rec.VolumeID, body.Key); {
@@ -116,30 +124,41 @@ func (s *Server) putSecret(q *request) (any, error) {
 	case err != nil:
 		return nil, err
 	}
-	ev := q.event("secret.put", audit.OutcomeDone)
-	_, err = q.commit(ev, func(w store.Writer) (err error) {
-		known := s.mayDeposit(w, q, rec, conflict)
-		if known != nil && !errors.Is(known, store.ErrNotFound) {
-			return known
-		}
-		if rec.Policy, err = storePolicy(w, ev, rec.VolumeID, body.Policy); err != nil {
-			return err
-		}
-		if rec.PolicySet, err = q.caller.forPolicies(w); err != nil {
-			return err
-		}
-		if known == nil {
-			return updateSecret(w, rec.VolumeID, func(old *secretRecord) {
-				old.Policy, old.PolicySet = rec.Policy, rec.PolicySet
-				rec = *old
-			})
-		}
-		return deposit(w, rec)
-	})
+	_, err = q.commit(ev, func(w store.Writer) error { return s.recordDeposit(w, q, &rec, body.Policy, conflict) })
 	if err != nil {
 		return nil, errors.Join(err, s.forgetKey(q))
 	}
 	return rec.info(body.Policy), nil
+}
+
+// recordDeposit records what putSecret does, and changes rec to what is kept.
+func (s *Server) recordDeposit(w store.Writer, q *request, rec *secretRecord, p manifest.Policy, conflict error) (err error) {
+	known := s.mayDeposit(w, q, *rec, conflict)
+	if errors.Is(known, conflict) {
+		return q.noteTry(w, known)
+	}
+	if known != nil && !errors.Is(known, store.ErrNotFound) {
+		return known
+	}
+	if rec.Policy, err = storePolicy(w, q.ev, rec.VolumeID, p); err != nil {
+		return err
+	}
+	if rec.PolicySet, err = q.caller.forPolicies(w); err != nil {
+		return err
+	}
+	act, err := q.policyAct(keyapi.LogDeposited, q.ev, s.now())
+	if err != nil {
+		return err
+	}
+	if known != nil {
+		return deposit(w, rec, act)
+	}
+	act.Event = keyapi.LogPolicy
+	return updateSecret(w, rec.VolumeID, func(old *secretRecord) error {
+		old.Policy, old.PolicySet = rec.Policy, rec.PolicySet
+		*rec = *old
+		return addAct(w, old, act)
+	})
 }
 
 // forgetKey destroys the key of a deposit that was not recorded in the end.
@@ -186,28 +205,36 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	return nil
 }
 
-func deposit(w store.Writer, rec secretRecord) error {
+// deposit records a new secret, with what its history begins with.
+func deposit(w store.Writer, rec *secretRecord, act keyapi.LogEntry) error {
 	name := nameKey(rec.Owner, string(rec.Kind), rec.Name)
 	before, err := w.Get(bucketNames, name)
 	if err == nil {
-		err = updateSecret(w, string(before), func(old *secretRecord) { old.SupersededBy = rec.VolumeID })
+		err = updateSecret(w, string(before), func(old *secretRecord) error {
+			old.SupersededBy = rec.VolumeID
+			return addAct(w, old, keyapi.LogEntry{Time: act.Time, Event: keyapi.LogSuperseded, Account: act.Account, Key: act.Key,
+				Reason: "by volume " + rec.VolumeID})
+		})
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	return errors.Join(
+		addAct(w, rec, act),
 		w.Put(bucketNames, name, []byte(rec.VolumeID)),
 		w.Put(bucketOwned, rec.Owner+"/"+rec.VolumeID, nil),
 		count(w, rec.Owner, countSecrets, 1),
 		putJSON(w, bucketSecrets, rec.VolumeID, rec))
 }
 
-func updateSecret(w store.Writer, volume string, change func(*secretRecord)) error {
+func updateSecret(w store.Writer, volume string, change func(*secretRecord) error) error {
 	var s secretRecord
 	if err := getJSON(w, bucketSecrets, volume, &s); err != nil {
 		return err
 	}
-	change(&s)
+	if err := change(&s); err != nil {
+		return err
+	}
 	return putJSON(w, bucketSecrets, volume, s)
 }
 
@@ -225,7 +252,7 @@ func (s *Server) getSecret(q *request) (any, error) {
 	var rec secretRecord
 	var p manifest.Policy
 	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w store.Writer) (err error) {
-		if rec, err = ownSecret(w, q); err == nil {
+		if rec, err = ownSecretNoted(w, q); err == nil {
 			p, err = policyOf(w, rec)
 		}
 		return err
@@ -241,7 +268,7 @@ func (s *Server) changeSecret(q *request, event string, change func(store.Writer
 	var rec secretRecord
 	var p manifest.Policy
 	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w store.Writer) (err error) {
-		if rec, err = ownSecret(w, q); err != nil {
+		if rec, err = ownSecretNoted(w, q); err != nil {
 			return err
 		}
 		if err := change(w, &rec); err != nil {
@@ -270,7 +297,13 @@ func (s *Server) putPolicy(q *request) (any, error) {
 		if r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p); err != nil {
 			return err
 		}
-		r.PolicySet, err = q.caller.forPolicies(w)
-		return err
+		if r.PolicySet, err = q.caller.forPolicies(w); err != nil {
+			return err
+		}
+		act, err := q.policyAct(keyapi.LogPolicy, q.ev, s.now())
+		if err != nil {
+			return err
+		}
+		return addAct(w, r, act)
 	})
 }

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/text"
+)
+
+// volumeLog is the history of one version of a volume.
+type volumeLog struct {
+	VolumeID string            `json:"volume_id"`
+	Name     string            `json:"name"`
+	State    string            `json:"state"`
+	Released int               `json:"released"` // how often in all
+	Entries  []keyapi.LogEntry `json:"entries"`  // by time
+}
+
+// showLog prints what became of a volume, or of all versions of a name.
+func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
+	var logs []volumeLog
+	for s, err := range c.keys.Secrets(ctx) {
+		if err != nil {
+			return err
+		}
+		if s.VolumeID != ref && (names.ID(ref) || s.Name != ref) {
+			continue
+		}
+		l := volumeLog{VolumeID: s.VolumeID, Name: s.Name, State: state(s), Released: s.Released}
+		if l.Entries, err = c.keys.SecretLog(ctx, s.VolumeID); err != nil {
+			return err
+		}
+		slices.SortStableFunc(l.Entries, func(a, b keyapi.LogEntry) int { return a.Time.Compare(b.Time) })
+		logs = append(logs, l)
+	}
+	if len(logs) == 0 {
+		return noVolume(ref)
+	}
+	slices.SortStableFunc(logs, func(a, b volumeLog) int { return a.since().Compare(b.since()) })
+	if asJSON {
+		e := json.NewEncoder(c.a.stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(logs)
+	}
+	for i, l := range logs {
+		if i > 0 {
+			fmt.Fprintln(c.a.stdout)
+		}
+		if err := l.print(c.a.stdout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func noVolume(ref string) error {
+	return fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+}
+
+// since returns when the first entry was made.
+func (l volumeLog) since() time.Time {
+	if len(l.Entries) == 0 {
+		return time.Time{}
+	}
+	return l.Entries[0].Time
+}
+
+// print writes a table. What others chose is made harmless for the terminal.
+func (l volumeLog) print(out io.Writer) error {
+	fmt.Fprintf(out, "%s %s, %s\n", l.VolumeID, text.Printable(l.Name), l.State)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TIME\tEVENT\tACCOUNT\tUSER\tJOB\tNODE\tEVIDENCE\tDETAILS")
+	shown := 0
+	for _, e := range l.Entries {
+		if e.Event == keyapi.LogReleased {
+			shown++
+		}
+		for i, detail := range details(e) {
+			row := []string{"", "", "", "", "", "", "", detail}
+			if i == 0 {
+				row = []string{e.Time.Local().Format(time.DateTime), e.Event, e.Account, e.User, jobOf(e), e.Node, evidenceOf(e), detail}
+			}
+			for i := range row {
+				row[i] = text.Printable(strings.ReplaceAll(row[i], "\n", " "))
+			}
+			fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if more := l.Released - shown; more > 0 {
+		fmt.Fprintf(out, "%d earlier releases are in the key service's audit log only\n", more)
+	}
+	return nil
+}
+
+func jobOf(e keyapi.LogEntry) string {
+	if e.Job == nil {
+		return ""
+	}
+	s := fmt.Sprintf("%s/%d", e.Job.Cluster, e.Job.ID)
+	if e.Job.ArrayTask >= 0 {
+		s += fmt.Sprintf("_%d", e.Job.ArrayTask)
+	}
+	if e.Job.Restart > 0 {
+		s += fmt.Sprintf(", restart %d", e.Job.Restart)
+	}
+	return s
+}
+
+func evidenceOf(e keyapi.LogEntry) string {
+	return strings.TrimSpace(e.Attestor + " " + e.Tier)
+}
+
+// details returns the lines of an entry's last column, one at least.
+func details(e keyapi.LogEntry) []string {
+	var lines []string
+	if e.Reason != "" {
+		lines = append(lines, e.Reason)
+	}
+	if e.Last != nil {
+		lines = append(lines, fmt.Sprintf("%d times or more, until %s", e.Times, e.Last.Local().Format(time.DateTime)))
+	}
+	lines = append(lines, e.Changes...)
+	if e.Policy != "" {
+		lines = append(lines, "policy "+e.Policy)
+	}
+	if e.Key != "" {
+		lines = append(lines, "signed by "+e.Key)
+	}
+	return append(lines, "")[:max(len(lines), 1)]
+}
