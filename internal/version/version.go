@@ -13,7 +13,8 @@ const Unknown = "unknown"
 // linked is set by make (go build -ldflags "-X ...linked=..."), which asks git.
 var linked string
 
-// archived is what `git archive` makes of the file: the tag that the archived commit has or follows.
+// archived is what `git archive` makes of the file: the tag that the archived commit has or follows, if
+// there is one, and the commit.
 //
 //go:embed archived.txt
 var archived string
@@ -54,8 +55,9 @@ func ofBuild(info *debug.BuildInfo) string {
 }
 
 func ofArchive(text string) string {
-	if text = strings.TrimSpace(text); text == "" || strings.HasPrefix(text, "$Format") {
+	f := strings.Fields(text)
+	if len(f) == 0 || strings.HasPrefix(f[0], "$Format") {
 		return Unknown
 	}
-	return text
+	return f[0]
 }

@@ -37,7 +37,8 @@ func TestOfBuild(t *testing.T) {
 
 func TestOfArchive(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]string{archived: Unknown, "": Unknown, "\n": Unknown, "v1.2.3-4-g554c4a7d2f01\n": "v1.2.3-4-g554c4a7d2f01"} {
+	for text, want := range map[string]string{archived: Unknown, "": Unknown, "\n": Unknown, " 554c4a7d2f01\n": "554c4a7d2f01",
+		"v1.2.3-4-g554c4a7d2f01 554c4a7d2f01\n": "v1.2.3-4-g554c4a7d2f01"} {
 		if got := ofArchive(text); got != want {
 			t.Errorf("%q: %q, not %q", text, got, want)
 		}
