@@ -30,6 +30,11 @@ type indexedDir struct {
 // rolled back, exchanged for an older version of the same file, or zeroed in
 // blocks since; of all others that is found.
 func OpenIndexed(dir string, index []byte, id ID, key Key) (*Reader, error) {
+	return OpenOptions{}.OpenIndexed(dir, index, id, key)
+}
+
+// OpenIndexed is the function OpenIndexed with options.
+func (o OpenOptions) OpenIndexed(dir string, index []byte, id ID, key Key) (*Reader, error) {
 	c, err := newCodec(key)
 	if err != nil {
 		return nil, err
@@ -42,11 +47,21 @@ func OpenIndexed(dir string, index []byte, id ID, key Key) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	digest := newDigest(id)
-	digest.Write(index)
+	if err := o.checkPacked(h); err != nil {
+		return nil, err
+	}
+	sum := newDigest(id)
+	sum.Write(index)
+	digest := Digest(sum.Sum(nil))
+	if o.Digest != (Digest{}) && digest != o.Digest {
+		return nil, fmt.Errorf("%w: it is %s", ErrDigest, digest)
+	}
 	packed, err := c.dir.Open(nil, h.nonce[:], index[indexHeaderSize:], head)
 	if err != nil {
 		return nil, ErrIndex
+	}
+	if err := o.checkInflated(h); err != nil {
+		return nil, err
 	}
 	d := &indexedDir{codec: c, dirPlaces: dirPlaces{extra: map[uint32]int64{}}}
 	if d.tree, err = inflate(packed, h, &d.dirPlaces); err != nil {
@@ -59,7 +74,7 @@ func OpenIndexed(dir string, index []byte, id ID, key Key) (*Reader, error) {
 	if d.root, err = os.OpenRoot(dir); err != nil {
 		return nil, err
 	}
-	return &Reader{size: int64(len(index)), head: h, digest: Digest(digest.Sum(nil)), codec: c, t: d.tree, dir: d, closer: d.root}, nil
+	return &Reader{size: int64(len(index)), head: h, digest: digest, codec: c, t: d.tree, dir: d, closer: d.root}, nil
 }
 
 // CipherPaths are the names that belong into an indexed cipher directory, with
@@ -365,7 +380,7 @@ func (v *dirVerification) file(node uint32) error {
 
 // furtherName checks that a file's names beyond the first are of the same length.
 func (v *dirVerification) furtherName(e dirent) error {
-	if v.tree.nodes[e.node].typ != File || v.tree.nodes[e.node].nlink < 2 || v.tree.names[v.first[e.node]] == e {
+	if v.tree.nodes[e.node].typ != File || v.tree.nlink(e.node) < 2 || v.tree.names[v.first[e.node]] == e {
 		return nil
 	}
 	path := joinPath(v.plainPath(e.parent), v.tree.name(e))

@@ -31,6 +31,8 @@ var (
 	ErrMissing error = integrityError("it is missing, or was replaced by something else")
 	// ErrAdded: something that was not indexed.
 	ErrAdded error = integrityError("it was added later")
+	// ErrDigest: the volume is not the one whose digest was expected: another, or another version.
+	ErrDigest error = integrityError("it is another volume, or another version of it")
 	// ErrChecksum: the whole file's checksum is not the expected one.
 	ErrChecksum error = integrityError("checksum differs from the expected one")
 )
@@ -39,6 +41,8 @@ var (
 var (
 	// ErrVersion: a format version that this build does not read.
 	ErrVersion = errors.New("unsupported volume format version")
+	// ErrLimit: an index that is larger than the reader was asked to bear.
+	ErrLimit = errors.New("the volume's index is too large")
 	// ErrKey: not a master key, one that was wiped, the key of another volume, or
 	// a damaged keys.age.
 	ErrKey = errors.New("not this volume's master key")

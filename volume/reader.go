@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,6 +36,47 @@ var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 // readChunk is how many blocks are read at a time: what stays in a core's cache.
 const readChunk = 64
 
+// OpenOptions bound what opening costs. The zero value is for volumes of which nothing is known.
+type OpenOptions struct {
+	// MaxIndex is how many bytes an index may have, as it lies in the file and inflated: DefaultMaxIndex if it is 0,
+	// and then no more than a few hundred times what it takes in the file. A larger index is ErrLimit.
+	MaxIndex int64
+	// Digest, if it is not zero, is the volume's, from a source that is trusted: it is compared before anything is
+	// inflated, and ErrDigest if it is another.
+	Digest Digest
+}
+
+// Bounds of an index that is opened. In memory a name takes 44 bytes and its own length, which is about twice what it
+// takes in an inflated index, or six times with the shortest names.
+const (
+	DefaultMaxIndex = 256 << 20
+	AnyIndex        = maxInflated // all that the format permits
+
+	// indexRatio is beyond what honest trees reach: a million links to one place are packed to 1/135.
+	indexRatio = 200
+	indexSlack = 1 << 20
+)
+
+// checkPacked refuses an index that is too large to be read.
+func (o OpenOptions) checkPacked(h indexHeader) error {
+	return atMost(h.packed, cmp.Or(o.MaxIndex, DefaultMaxIndex))
+}
+
+// checkInflated refuses one that has been authenticated, and is too large to be inflated.
+func (o OpenOptions) checkInflated(h indexHeader) error {
+	if o.MaxIndex > 0 {
+		return atMost(h.inflated, o.MaxIndex)
+	}
+	return atMost(h.inflated, min(DefaultMaxIndex, indexSlack+indexRatio*int64(h.packed)))
+}
+
+func atMost(size uint64, most int64) error {
+	if size > uint64(most) {
+		return fmt.Errorf("%w: %d bytes, it may have %d", ErrLimit, size, most)
+	}
+	return nil
+}
+
 // Open opens a sealed volume of the given size. The work is in proportion to
 // the index, whatever the volume's size. The key is not kept; what is derived
 // from it is.
@@ -42,45 +84,73 @@ const readChunk = 64
 // Open proves that the index was made with the key, not that it is the wanted
 // version: compare Digest with a signed one.
 func Open(r io.ReaderAt, size int64, key Key) (*Reader, error) {
-	c, err := newCodec(key)
+	return OpenOptions{}.Open(r, size, key)
+}
+
+// Open is the function Open with options.
+func (o OpenOptions) Open(r io.ReaderAt, size int64, key Key) (*Reader, error) {
+	x, err := o.openIndex(r, size, key)
 	if err != nil {
 		return nil, err
 	}
-	f, err := readFooter(r, size)
+	t, err := inflate(x.packed, x.head, nil)
 	if err != nil {
 		return nil, err
 	}
-	h, head, err := readIndexHeader(r, f)
-	if err != nil {
-		return nil, err
-	}
-	sealed := make([]byte, f.length-indexHeaderSize)
-	if err := readFullAt(r, sealed, f.offset+indexHeaderSize); err != nil {
-		return nil, fmt.Errorf("read the index: %w", err)
-	}
-	d := newDigest(h.id)
-	d.Write(head)
-	d.Write(sealed)
-	packed, err := c.index.Open(sealed[:0], h.nonce[:], sealed, head)
-	if err != nil {
-		return nil, ErrIndex
-	}
-	t, err := inflate(packed, h, nil)
-	if err != nil {
-		return nil, err
-	}
-	v := &Reader{r: r, size: size, head: h, digest: Digest(d.Sum(nil)), codec: c, t: t}
-	v.ids.New = func() any { return c.newIDMaker() }
+	v := &Reader{r: r, size: size, head: x.head, digest: x.digest, codec: x.codec, t: t}
+	v.ids.New = func() any { return v.codec.newIDMaker() }
 	return v, nil
 }
 
+// openedIndex is an index that the key opens.
+type openedIndex struct {
+	head   indexHeader
+	packed []byte
+	digest Digest
+	codec  *codec
+}
+
+func (o OpenOptions) openIndex(r io.ReaderAt, size int64, key Key) (x openedIndex, err error) {
+	if x.codec, err = newCodec(key); err != nil {
+		return x, err
+	}
+	f, err := readFooter(r, size)
+	if err != nil {
+		return x, err
+	}
+	var head []byte
+	if x.head, head, err = readIndexHeader(r, f); err != nil {
+		return x, err
+	}
+	if err := o.checkPacked(x.head); err != nil {
+		return x, err
+	}
+	sealed := make([]byte, f.length-indexHeaderSize)
+	if err := readFullAt(r, sealed, f.offset+indexHeaderSize); err != nil {
+		return x, fmt.Errorf("read the index: %w", err)
+	}
+	d := newDigest(x.head.id)
+	d.Write(head)
+	d.Write(sealed)
+	if x.digest = Digest(d.Sum(nil)); o.Digest != (Digest{}) && x.digest != o.Digest {
+		return x, fmt.Errorf("%w: it is %s", ErrDigest, x.digest)
+	}
+	if x.packed, err = x.codec.index.Open(sealed[:0], x.head.nonce[:], sealed, head); err != nil {
+		return x, ErrIndex
+	}
+	return x, o.checkInflated(x.head)
+}
+
 // OpenFile opens the sealed volume at path; Close it after use.
-func OpenFile(path string, key Key) (*Reader, error) {
+func OpenFile(path string, key Key) (*Reader, error) { return OpenOptions{}.OpenFile(path, key) }
+
+// OpenFile is the function OpenFile with options.
+func (o OpenOptions) OpenFile(path string, key Key) (*Reader, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	v, err := openFile(f, key)
+	v, err := o.openFile(f, key)
 	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -89,7 +159,7 @@ func OpenFile(path string, key Key) (*Reader, error) {
 	return v, nil
 }
 
-func openFile(f *os.File, key Key) (*Reader, error) {
+func (o OpenOptions) openFile(f *os.File, key Key) (*Reader, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -97,7 +167,7 @@ func openFile(f *os.File, key Key) (*Reader, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: not a regular file", ErrFooter)
 	}
-	return Open(f, fi.Size(), key)
+	return o.Open(f, fi.Size(), key)
 }
 
 // Close closes what OpenFile or OpenIndexed opened.
@@ -130,7 +200,7 @@ func (r *Reader) Attr(node uint32) Attr {
 		return Attr{}
 	}
 	n := &r.t.nodes[node]
-	a := Attr{Type: n.typ, Mode: uint32(n.mode), Mtime: time.Unix(n.sec, int64(n.nsec)), Nlink: n.nlink}
+	a := Attr{Type: n.typ, Mode: uint32(n.mode), Mtime: time.Unix(n.sec, int64(n.nsec)), Nlink: r.t.nlink(node)}
 	if n.typ != Dir {
 		a.Size = n.size
 	}

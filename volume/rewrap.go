@@ -134,15 +134,16 @@ func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Re
 		return ID{}, Digest{}, err
 	}
 	defer key.Wipe()
-	r, err := openFile(f, key)
+	// The index has to open, but is not inflated: it may be of any size.
+	x, err := OpenOptions{MaxIndex: AnyIndex}.openIndex(f, fi.Size(), key)
 	if err != nil {
 		return ID{}, Digest{}, err
 	}
-	head, err := rewrappedHead(f, r.ID(), key, rcpts)
+	head, err := rewrappedHead(f, x.head.id, key, rcpts)
 	if err != nil {
 		return ID{}, Digest{}, err
 	}
-	return r.ID(), r.Digest(), replaceHead(ctx, f, fi, path, head, r.Digest())
+	return x.head.id, x.digest, replaceHead(ctx, f, fi, path, head, x.digest)
 }
 
 // rewrappedHead returns the beginning of a volume up to the end of its keys.age, with

@@ -2,33 +2,34 @@ package volume
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sort"
 	"strings"
 	"time"
 )
 
-// node is one directory, file or symbolic link of an open volume, 40 bytes.
+// node is one directory, file or symbolic link of an open volume, 32 bytes.
 type node struct {
 	at    int64 // File: offset of the ciphertext; Dir: first of its names; Symlink: target in texts
 	size  int64 // File: plaintext bytes; Dir: number of names; Symlink: length of the target
 	sec   int64
 	nsec  uint32
-	nlink uint32
 	mode  uint16
 	typ   Type
+	nlink uint8 // no more than 255: the rest is in tree.links
 }
 
-// dirent is one name. All texts lie in one string.
+// dirent is one name, 12 bytes. All texts lie in one string, a name's behind its length.
 type dirent struct {
 	text   uint32
 	node   uint32
 	parent uint32
-	length uint8
 }
 
 // tree is an index in memory. Its names are grouped by directory and sorted.
@@ -36,9 +37,26 @@ type tree struct {
 	nodes []node
 	names []dirent
 	texts string
+	links map[uint32]uint32 // by node: its links beyond 255
 }
 
-func (t *tree) name(d dirent) string { return t.texts[d.text : d.text+uint32(d.length)] }
+func (t *tree) name(d dirent) string {
+	from := d.text + 1
+	return t.texts[from : from+uint32(t.texts[d.text])]
+}
+
+func (t *tree) addLink(n uint32) {
+	if t.nodes[n].nlink < math.MaxUint8 {
+		t.nodes[n].nlink++
+		return
+	}
+	if t.links == nil {
+		t.links = map[uint32]uint32{}
+	}
+	t.links[n]++
+}
+
+func (t *tree) nlink(n uint32) uint32 { return uint32(t.nodes[n].nlink) + t.links[n] }
 
 // children returns the names of a directory, nothing for other nodes.
 func (t *tree) children(n uint32) []dirent {
@@ -77,21 +95,7 @@ func (t *tree) path(n uint32) string {
 // link groups the names by directory (a counting sort), sorts them, and refuses
 // duplicates.
 func (t *tree) link() error {
-	next := make([]uint32, len(t.nodes))
-	var total uint32
-	for i := range t.nodes {
-		next[i] = total
-		if n := &t.nodes[i]; n.typ == Dir {
-			n.at = int64(total)
-			total += uint32(n.size)
-		}
-	}
-	grouped := make([]dirent, len(t.names))
-	for _, d := range t.names {
-		grouped[next[d.parent]] = d
-		next[d.parent]++
-	}
-	t.names = grouped
+	t.group()
 	for i := range t.nodes {
 		kids := t.children(uint32(i))
 		byName := func(a, b dirent) int { return strings.Compare(t.name(a), t.name(b)) }
@@ -105,6 +109,30 @@ func (t *tree) link() error {
 		}
 	}
 	return nil
+}
+
+// group brings the names of each directory together, in the directories' order, if they are not.
+func (t *tree) group() {
+	total := int64(0)
+	for i := range t.nodes {
+		if n := &t.nodes[i]; n.typ == Dir {
+			n.at = total
+			total += n.size
+		}
+	}
+	if slices.IsSortedFunc(t.names, func(a, b dirent) int { return cmp.Compare(a.parent, b.parent) }) {
+		return
+	}
+	next := make([]uint32, len(t.nodes))
+	for i := range t.nodes {
+		next[i] = uint32(t.nodes[i].at)
+	}
+	grouped := make([]dirent, len(t.names))
+	for _, d := range t.names {
+		grouped[next[d.parent]] = d
+		next[d.parent]++
+	}
+	t.names = grouped
 }
 
 // indexParser reads index records.
@@ -121,17 +149,14 @@ type indexParser struct {
 }
 
 func newIndexParser(r io.Reader, h indexHeader) *indexParser {
-	// The counts come from an authenticated header; even so, grow beyond this
-	// only as records really appear.
-	const reserve = 1 << 16
 	limited := &io.LimitedReader{R: r, N: int64(h.inflated)}
-	return &indexParser{
-		r: bufio.NewReaderSize(limited, 64<<10), left: limited, h: h,
-		t: &tree{
-			nodes: make([]node, 0, min(h.entries+1, reserve)),
-			names: make([]dirent, 0, min(h.entries, reserve)),
-		},
-	}
+	p := &indexParser{r: bufio.NewReaderSize(limited, 64<<10), left: limited, h: h, t: &tree{}}
+	// What grows is copied, and held twice meanwhile. The header bounds all of it, and memory that is reserved and
+	// not written costs nothing: an index that holds less than its header says is refused.
+	p.t.nodes = make([]node, 0, h.entries+1)
+	p.t.names = make([]dirent, 0, h.entries)
+	p.texts.Grow(int(h.inflated))
+	return p
 }
 
 func (p *indexParser) parse() error {
@@ -170,11 +195,9 @@ func (p *indexParser) entry() error {
 		return err
 	}
 	d := dirent{node: uint32(len(p.t.nodes)), parent: parent}
-	at, length, err := p.text(maxName, checkName)
-	if err != nil {
+	if d.text, err = p.name(); err != nil {
 		return err
 	}
-	d.text, d.length = uint32(at), uint8(length)
 	p.t.nodes[parent].size++
 	if Type(typ) == recordLink {
 		d.node, err = p.link()
@@ -188,7 +211,7 @@ func (p *indexParser) entry() error {
 func (p *indexParser) link() (uint32, error) {
 	n, err := p.earlier(File)
 	if err == nil {
-		p.t.nodes[n].nlink++
+		p.t.addLink(n)
 	}
 	return n, err
 }
@@ -215,11 +238,11 @@ func (p *indexParser) node(typ Type, d dirent) error {
 	switch typ {
 	case Dir:
 		n.nlink = 2
-		p.t.nodes[d.parent].nlink++
+		p.t.addLink(d.parent)
 	case File:
 		err = p.content(&n)
 	case Symlink:
-		n.at, n.size, err = p.text(maxTarget, checkTarget)
+		n.at, n.size, err = p.target()
 	default:
 		err = fmt.Errorf("unknown type %d", typ)
 	}
@@ -271,17 +294,34 @@ func (p *indexParser) number(limit uint64) (uint64, error) {
 	return n, err
 }
 
-// text reads a checked text into texts and returns where it lies.
-func (p *indexParser) text(limit uint64, check func(string) error) (at, length int64, err error) {
-	n, err := p.number(limit)
+// name reads a name into texts, behind its length, and returns where that lies.
+func (p *indexParser) name() (uint32, error) {
+	n, err := p.number(maxName)
+	if err != nil {
+		return 0, err
+	}
+	at := p.texts.Len()
+	p.texts.WriteByte(byte(n))
+	return uint32(at), p.text(n, checkName)
+}
+
+// target reads a symbolic link's target into texts and returns where it lies.
+func (p *indexParser) target() (at, length int64, err error) {
+	n, err := p.number(maxTarget)
 	if err != nil {
 		return 0, 0, err
 	}
+	at = int64(p.texts.Len())
+	return at, int64(n), p.text(n, checkTarget)
+}
+
+// text reads a text of n bytes into texts and checks it.
+func (p *indexParser) text(n uint64, check func(string) error) error {
 	p.buf = slices.Grow(p.buf[:0], int(n))[:n]
 	if _, err := io.ReadFull(p.r, p.buf); err != nil {
-		return 0, 0, err
+		return err
 	}
-	at = int64(p.texts.Len())
+	at := p.texts.Len()
 	p.texts.Write(p.buf)
-	return at, int64(n), check(p.texts.String()[at:])
+	return check(p.texts.String()[at:])
 }

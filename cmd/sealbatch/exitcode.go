@@ -29,6 +29,7 @@ func classOf(err error) fault.Class {
 	}{
 		{volume.ErrIntegrity, fault.Integrity},
 		{volume.ErrNoIdentity, fault.Key},
+		{volume.ErrLimit, fault.Usage},
 		{volume.ErrRoom, fault.Usage},
 		{volume.ErrRecipients, fault.Usage},
 	} {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/text"
@@ -12,7 +16,8 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// inspection is what inspect --json prints. The fields below Digest need an identity.
+// inspection is what inspect prints but for the tree, which follows it in JSON, too. The fields below Digest need an
+// identity.
 type inspection struct {
 	File    string        `json:"file"`
 	ID      volume.ID     `json:"volume_id"`
@@ -20,7 +25,6 @@ type inspection struct {
 	Size    int64         `json:"size"`
 	Entries *int          `json:"entries,omitempty"`
 	Plain   *int64        `json:"plain_bytes,omitempty"`
-	Tree    []treeEntry   `json:"tree,omitempty"`
 }
 
 type treeEntry struct {
@@ -35,9 +39,10 @@ type treeEntry struct {
 func runInspect(_ context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch inspect", "Show what a sealed volume is; with an identity, what it holds.", "FILE", `
 sealbatch inspect genomes.sealed -i ~/.ssh/id_ed25519 --json`)
-	var id string
+	var how opening
 	var asJSON bool
-	f.String(&id, "age identity or SSH private key that opens the volume", []string{"i", "identity"})
+	f.String(&how.identity, "age identity or SSH private key that opens the volume", []string{"i", "identity"})
+	maxIndexFlag(f, &how.maxIndex)
 	f.Bool(&asJSON, "print JSON", []string{"json"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -46,77 +51,113 @@ sealbatch inspect genomes.sealed -i ~/.ssh/id_ed25519 --json`)
 	if err != nil {
 		return err
 	}
-	in, err := inspect(a, path, id)
+	in, r, err := inspect(a, path, how)
 	if err != nil {
 		return fmt.Errorf("inspect %s: %w", path, err)
 	}
-	if asJSON {
-		e := json.NewEncoder(a.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(in)
+	if r != nil {
+		defer r.Close()
 	}
-	printInspection(a, in)
-	return nil
+	w := bufio.NewWriterSize(a.stdout, 64<<10)
+	if asJSON {
+		err = printJSON(w, in, r)
+	} else {
+		err = printInspection(w, in, r)
+	}
+	return errors.Join(err, w.Flush())
 }
 
-func inspect(a *app, path, id string) (inspection, error) {
+// inspect reads what a volume is; r is nil if there is no identity that opens it.
+func inspect(a *app, path string, how opening) (in inspection, r *volume.Reader, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return inspection{}, err
+		return in, nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return inspection{}, err
+		return in, nil, err
 	}
-	in := inspection{File: path, Size: st.Size()}
+	in = inspection{File: path, Size: st.Size()}
 	if !st.IsDir() {
-		if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || id == "" {
-			return in, err
+		if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || how.identity == "" {
+			return in, nil, err
 		}
 	}
-	r, err := openWith(a, path, id)
-	if err != nil {
-		return in, err
+	if r, err = openWith(a, path, how); err != nil {
+		return in, nil, err
 	}
-	defer r.Close()
 	in.ID, in.Digest, in.Size = r.ID(), r.Digest(), r.Size()
 	n, plain := r.Entries(), int64(0)
-	in.Tree = walkTree(r, 0, "", &plain, map[uint32]bool{})
+	for node := range r.Len() {
+		if at := r.Attr(uint32(node)); at.Type == volume.File {
+			plain += at.Size
+		}
+	}
 	in.Entries, in.Plain = &n, &plain
-	return in, nil
+	return in, r, nil
 }
 
-// walkTree lists what lies below a directory, in order; plain sums the sizes
-// of files, hard-linked ones once.
-func walkTree(r *volume.Reader, dir uint32, prefix string, plain *int64, seen map[uint32]bool) []treeEntry {
-	var out []treeEntry
+// maxPath is PATH_MAX: nothing can be opened by a longer path, and paths in a deep tree have quadratic length.
+const maxPath = 4096
+
+// walkTree calls show for what lies below a directory, in order. What has too long a path is left out.
+func walkTree(r *volume.Reader, dir uint32, prefix string, show func(treeEntry) error) error {
 	for _, d := range r.Dirents(dir) {
-		at := r.Attr(d.Node)
-		out = append(out, treeEntry{Path: prefix + d.Name, Type: at.Type.String(), Mode: fmt.Sprintf("%04o", at.Mode),
-			Size: at.Size, Mtime: at.Mtime.UTC(), Target: r.Readlink(d.Node)})
-		if at.Type == volume.File && !seen[d.Node] {
-			seen[d.Node] = true
-			*plain += at.Size
+		path := prefix + d.Name
+		if len(path) > maxPath {
+			continue
 		}
-		if at.Type == volume.Dir {
-			out = append(out, walkTree(r, d.Node, prefix+d.Name+"/", plain, seen)...)
+		at := r.Attr(d.Node)
+		err := show(treeEntry{Path: path, Type: at.Type.String(), Mode: fmt.Sprintf("%04o", at.Mode),
+			Size: at.Size, Mtime: at.Mtime.UTC(), Target: r.Readlink(d.Node)})
+		if err == nil && at.Type == volume.Dir {
+			err = walkTree(r, d.Node, path+"/", show)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return out
+	return nil
 }
 
-func printInspection(a *app, in inspection) {
-	fmt.Fprintf(a.stdout, "volume   %s\ndigest   %s\nsize     %d (%s)\n", in.ID, in.Digest, in.Size, text.Size(in.Size))
-	if in.Entries == nil {
-		return
+// printJSON prints an object with the fields of in, and the tree entry by entry, since it can be large.
+func printJSON(w io.Writer, in inspection, r *volume.Reader) error {
+	head, err := json.MarshalIndent(in, "", "  ")
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(a.stdout, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, text.Size(*in.Plain))
-	for _, e := range in.Tree {
-		name := text.Printable(e.Path)
-		if e.Target != "" {
-			name += " -> " + text.Printable(e.Target)
+	if r == nil || r.Entries() == 0 {
+		_, err = fmt.Fprintf(w, "%s\n", head)
+		return err
+	}
+	before := strings.TrimSuffix(string(head), "\n}") + ",\n  \"tree\": [\n    "
+	err = walkTree(r, 0, "", func(e treeEntry) error {
+		b, err := json.MarshalIndent(e, "    ", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s%s", before, b)
 		}
-		fmt.Fprintf(a.stdout, "%-13s %s %12d %s %s\n", e.Type, e.Mode, e.Size, e.Mtime.Format("2006-01-02 15:04"), name)
+		before = ",\n    "
+		return err
+	})
+	if err == nil {
+		_, err = io.WriteString(w, "\n  ]\n}\n")
 	}
+	return err
+}
+
+func printInspection(w io.Writer, in inspection, r *volume.Reader) error {
+	_, err := fmt.Fprintf(w, "volume   %s\ndigest   %s\nsize     %d (%s)\n", in.ID, in.Digest, in.Size, text.Size(in.Size))
+	if r == nil || err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, text.Size(*in.Plain))
+	return walkTree(r, 0, "", func(e treeEntry) error {
+		fmt.Fprintf(w, "%-13s %s %12d %s %s", e.Type, e.Mode, e.Size, e.Mtime.Format("2006-01-02 15:04"), text.Printable(e.Path))
+		if e.Target != "" {
+			fmt.Fprintf(w, " -> %s", text.Printable(e.Target))
+		}
+		_, err := fmt.Fprintln(w)
+		return err
+	})
 }

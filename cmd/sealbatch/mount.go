@@ -14,8 +14,8 @@ func runMount(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch mount", "Mount a sealed volume read-only, until Ctrl-C or an unmount.", "FILE DIR", `
 sealbatch mount genomes.sealed /mnt/genomes -i ~/.ssh/id_ed25519
 fusermount3 -u /mnt/genomes`)
-	var id string
-	identityFlag(f, &id)
+	var how opening
+	how.add(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -23,7 +23,7 @@ fusermount3 -u /mnt/genomes`)
 		return usageError("sealbatch mount: FILE and DIR are needed", "sealbatch mount --help shows an example")
 	}
 	file, dir := f.Args()[0], f.Args()[1]
-	r, err := openWith(a, file, id)
+	r, err := openWith(a, file, how)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}

@@ -20,13 +20,14 @@ func runOpen(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch open",
 		"Open a sealed volume, or a node's directory whose outputs were indexed, into a new directory.", "FILE", `
 sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
-	var dir, id string
+	var dir string
+	var how opening
 	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)
-	identityFlag(f, &id)
+	how.add(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	r, err := openVolume(a, f, id)
+	r, err := openVolume(a, f, how)
 	if err != nil {
 		return err
 	}
@@ -45,6 +46,22 @@ func identityFlag(f *ui.Flags, dst *string) {
 	f.String(dst, "age identity or SSH private key that opens the volume (default: ~/.ssh/id_ed25519)", []string{"i", "identity"})
 }
 
+// opening says how a volume is opened.
+type opening struct {
+	identity string
+	maxIndex int64
+}
+
+func (o *opening) add(f *ui.Flags) {
+	identityFlag(f, &o.identity)
+	maxIndexFlag(f, &o.maxIndex)
+}
+
+func maxIndexFlag(f *ui.Flags, dst *int64) {
+	f.Size(dst, "how large the list of names may be, which is held in memory: for volumes with millions of files,\n"+
+		"such as 2G (default: 256M, and 200 times what it takes in the file)", []string{"max-index"})
+}
+
 // identities reads an identity file, one's own SSH key if none is named.
 func identities(a *app, id string) ([]age.Identity, error) {
 	if id == "" {
@@ -58,32 +75,40 @@ func identities(a *app, id string) ([]age.Identity, error) {
 }
 
 // openVolume opens the command's FILE with an identity.
-func openVolume(a *app, f *ui.Flags, id string) (*volume.Reader, error) {
+func openVolume(a *app, f *ui.Flags, how opening) (*volume.Reader, error) {
 	path, err := oneArg(f, "FILE")
 	if err != nil {
 		return nil, err
 	}
-	r, err := openWith(a, path, id)
+	r, err := openWith(a, path, how)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return r, nil
 }
 
-func openWith(a *app, path, id string) (*volume.Reader, error) {
-	ids, err := identities(a, id)
+func openWith(a *app, path string, how opening) (*volume.Reader, error) {
+	ids, err := identities(a, how.identity)
 	if err != nil {
 		return nil, err
 	}
+	r, err := openFileOrDir(path, ids, volume.OpenOptions{MaxIndex: how.maxIndex})
+	if errors.Is(err, volume.ErrLimit) {
+		return nil, fault.New(fault.Usage, err, "if you trust its origin, a larger --max-index lets it take more memory")
+	}
+	return r, err
+}
+
+func openFileOrDir(path string, ids []age.Identity, opt volume.OpenOptions) (*volume.Reader, error) {
 	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		return openNodeDir(path, ids)
+		return openNodeDir(path, ids, opt)
 	}
 	key, err := unwrapFile(path, ids)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
-	return volume.OpenFile(path, key)
+	return opt.OpenFile(path, key)
 }
 
 // maxIndex bounds an index, in bytes.
@@ -91,7 +116,7 @@ const maxIndex = 1<<31 + 1<<20
 
 // openNodeDir opens what a job left that indexed its outputs instead of sealing
 // them: a directory with keys.age, the cipher directory and its index.
-func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
+func openNodeDir(dir string, ids []age.Identity, opt volume.OpenOptions) (*volume.Reader, error) {
 	index, err := fsx.ReadRegular(filepath.Join(dir, jobdir.IndexName), maxIndex)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", jobdir.IndexName),
@@ -110,7 +135,7 @@ func openNodeDir(dir string, ids []age.Identity) (*volume.Reader, error) {
 		return nil, err
 	}
 	defer key.Wipe()
-	return volume.OpenIndexed(filepath.Join(dir, jobdir.CipherDirName), index, id, key)
+	return opt.OpenIndexed(filepath.Join(dir, jobdir.CipherDirName), index, id, key)
 }
 
 func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {

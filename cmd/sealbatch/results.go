@@ -28,11 +28,13 @@ sealbatch results 4711 -o results-4711`)
 	var cf clientFlags
 	var out, id string
 	var list, recovering bool
+	var maxIndex int64
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
 	f.String(&id, "age identity or SSH private key that opens them (default: the configuration's)", []string{"i", "identity"})
 	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
 		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
+	maxIndexFlag(f, &maxIndex)
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -55,7 +57,7 @@ sealbatch results 4711 -o results-4711`)
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
 	}
-	how := fetching{identity: id, out: out, recover: recovering}
+	how := fetching{identity: id, out: out, recover: recovering, open: volume.OpenOptions{MaxIndex: maxIndex}}
 	nodes, err := fetchResults(ctx, a, cf, rec, &how)
 	if err != nil {
 		return err
@@ -67,6 +69,7 @@ sealbatch results 4711 -o results-4711`)
 type fetching struct {
 	identity, out string
 	recover       bool
+	open          volume.OpenOptions
 	running       bool // set if the job has not ended
 }
 
@@ -97,7 +100,8 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
 	}
 	nodes, err := results.Fetch(ctx,
-		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover}, rec, how.out)
+		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover,
+			Open: how.open}, rec, how.out)
 	for i := range nodes {
 		c.dropScratch(ctx, rec, &nodes[i], ended)
 	}

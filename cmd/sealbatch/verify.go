@@ -14,8 +14,9 @@ import (
 func runVerify(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch verify", "Read every byte of a sealed volume, or of a node's directory with an index, and check it.", "FILE", `
 sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
-	var id, digest, checksum string
-	identityFlag(f, &id)
+	var how opening
+	var digest, checksum string
+	how.add(f)
 	f.Word(&digest, "the volume digest that it must have, from a signed info file", []string{"digest"})
 	f.Word(&checksum, "the checksum that the whole file must have, from a signed info file", []string{"checksum"})
 	if err := f.Parse(args, a.stdout); err != nil {
@@ -29,7 +30,7 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	if err != nil {
 		return err
 	}
-	r, err := openVolume(a, f, id)
+	r, err := openVolume(a, f, how)
 	if err != nil {
 		return err
 	}

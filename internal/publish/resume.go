@@ -83,7 +83,7 @@ func (p *publishing) resume(c checkpoint) error {
 	if err != nil {
 		return err
 	}
-	if _, err := volume.Open(f, c.Size, key); err != nil { // the key that it wraps is the one that it was sealed with
+	if _, err := (volume.OpenOptions{MaxIndex: volume.AnyIndex, Digest: c.Digest}).Open(f, c.Size, key); err != nil { // the key that it wraps is the one that it was sealed with
 		key.Wipe()
 		return err
 	}

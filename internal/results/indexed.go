@@ -40,7 +40,10 @@ func (f *fetch) openIndexed(tmp, tree string) error {
 	if err := os.Mkdir(cipher, 0o700); err != nil {
 		return err
 	}
-	r, err := volume.OpenIndexed(cipher, index, id, key)
+	r, err := f.Open.OpenIndexed(cipher, index, id, key)
+	if errors.Is(err, volume.ErrLimit) {
+		return tooLarge(err)
+	}
 	if err == nil && manifest.Digest(r.Digest()) != x.Digest {
 		err = errors.Join(volume.ErrIndex, r.Close())
 	}

@@ -31,6 +31,7 @@ import (
 type Deps struct {
 	FS         transfer.FS
 	Identities []age.Identity // one of them opens the results
+	Open       volume.OpenOptions
 	Log        *slog.Logger
 	Progress   progress.Starter
 	// Recover opens whatever can be: of damaged results what is not; where a
@@ -265,6 +266,14 @@ func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
 // isDamage reports whether something is wrong with results, not on the way to them.
 func isDamage(err error) bool {
 	return errors.Is(err, volume.ErrIntegrity) || fault.ClassOf(err) == fault.Integrity
+}
+
+// tooLarge adds what helps to the error of an index that is larger than what the reader bears.
+func tooLarge(err error) error {
+	if !errors.Is(err, volume.ErrLimit) {
+		return err
+	}
+	return fault.New(fault.Usage, err, "results --max-index lets the list of names take more memory")
 }
 
 // isGone reports whether something on the storage is away.

@@ -240,3 +240,29 @@ func flip(t *testing.T, path string, at int) {
 	b[(at+len(b))%len(b)] ^= 1
 	check(t, os.WriteFile(path, b, 0o600))
 }
+
+// TestFetchLargeNames: results whose list of names is larger than the caller bears are refused as such, sealed or indexed, and
+// not called altered.
+func TestFetchLargeNames(t *testing.T) {
+	t.Parallel()
+	for what, leave := range map[string]func(j *job){
+		"sealed":  func(j *job) { j.write(j.newNode("cn1")) },
+		"indexed": func(j *job) { j.indexed(j.newNode("cn1"), nil) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			j := newJob(t)
+			leave(j)
+			d := Deps{FS: transfer.Local{}, Identities: []age.Identity{j.owner}, Open: volume.OpenOptions{MaxIndex: 20}}
+			nodes, err := Fetch(t.Context(), d, j.rec, t.TempDir())
+			n := one(t, nodes, err)
+			if !errors.Is(n.Err, volume.ErrLimit) || fault.ClassOf(n.Err) != fault.Usage || !strings.Contains(fault.Hint(n.Err), "--max-index") {
+				t.Errorf("%v", n.Err)
+			}
+			d.Open.MaxIndex = 1 << 20
+			if nodes, err = Fetch(t.Context(), d, j.rec, t.TempDir()); one(t, nodes, err).Err != nil {
+				t.Errorf("with a larger one: %v", nodes[0].Err)
+			}
+		})
+	}
+}

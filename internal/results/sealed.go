@@ -67,9 +67,9 @@ func (f *fetch) extractSealed(local *os.File, out manifest.Output, tree string) 
 		return err
 	}
 	defer key.Wipe()
-	r, err := volume.Open(local, out.Size, key)
+	r, err := f.Open.Open(local, out.Size, key)
 	if err != nil {
-		return err
+		return tooLarge(err)
 	}
 	opt, collected := f.extractOptions(true)
 	err = r.Extract(f.ctx, tree, opt)

@@ -7,19 +7,29 @@ import (
 
 // Printable escapes everything in s that could steer a terminal, except line ends, which it indents.
 func Printable(s string) string {
+	s = strings.TrimRight(s, "\n")
+	if !strings.ContainsFunc(s, func(r rune) bool { return r == '\n' || r == '\t' || steers(r) }) {
+		return s
+	}
 	var b strings.Builder
-	for _, r := range strings.TrimRight(s, "\n") {
+	for _, r := range s {
 		switch {
 		case r == '\n':
 			b.WriteString("\n  ")
 		case r == '\t':
 			b.WriteByte(' ')
-		case r < 0x20 || (r >= 0x7f && r < 0xa0) || r == 0xfffd ||
-			(r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069):
+		case steers(r):
 			fmt.Fprintf(&b, "\\u%04x", r)
 		default:
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
+}
+
+// steers reports whether a terminal may take r for more than a character: controls, directions of writing, and what is no
+// valid UTF-8.
+func steers(r rune) bool {
+	return r < 0x20 || (r >= 0x7f && r < 0xa0) || r == 0xfffd ||
+		(r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069)
 }

@@ -102,6 +102,11 @@ func (f *Flags) Int(dst *int, low int, usage string, names []string, options ...
 	f.Var(&intValue{dst, low}, usage, names, options...)
 }
 
+// Size adds a flag with a number of bytes, such as 512M.
+func (f *Flags) Size(dst *int64, usage string, names []string, options ...Option) {
+	f.Var(sizeValue{dst}, usage, names, options...)
+}
+
 // Bool adds a switch: --name, or --name=false.
 func (f *Flags) Bool(dst *bool, usage string, names []string, options ...Option) {
 	f.Var((*boolValue)(dst), usage, names, options...)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/shellwords"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 type stringValue string
@@ -57,6 +58,25 @@ func (v *intValue) Set(s string) error {
 	n, err := strconv.Atoi(shellwords.Unquote(s))
 	if err != nil || n < v.low {
 		return fmt.Errorf("is not a whole number from %d on", v.low)
+	}
+	*v.dst = n
+	return nil
+}
+
+// sizeValue is a number of bytes; 0 shows no default.
+type sizeValue struct{ dst *int64 }
+
+func (v sizeValue) String() string {
+	if v.dst == nil || *v.dst == 0 {
+		return ""
+	}
+	return strconv.FormatInt(*v.dst, 10)
+}
+
+func (v sizeValue) Set(s string) error {
+	n, err := text.ParseSize(shellwords.Unquote(s))
+	if err != nil {
+		return errors.New("is not a size such as 512M, 4G or 1000000 (bytes)")
 	}
 	*v.dst = n
 	return nil
