@@ -28,7 +28,9 @@ func TestIndexIsBounded(t *testing.T) {
 	if len(bomb) > 1<<20 {
 		t.Fatalf("the file has %d bytes", len(bomb))
 	}
-	open := func(o OpenOptions, b []byte) (*Reader, error) { return o.Open(bytes.NewReader(b), int64(len(b)), v.key) }
+	open := func(o OpenOptions, b []byte) (*Reader, error) {
+		return o.Open(bytes.NewReader(b), int64(len(b)), v.key)
+	}
 	before := allocated()
 	if _, err := open(OpenOptions{}, bomb); !errors.Is(err, ErrLimit) || errors.Is(err, ErrIntegrity) {
 		t.Errorf("%v", err)
