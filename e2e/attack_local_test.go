@@ -41,7 +41,7 @@ func TestAttackTerminal(t *testing.T) {
 	if strings.Contains(shown, "\x1b") || strings.Contains(shown, "\a") || !strings.Contains(shown, `\u001b]0;THE ATTACKER`) {
 		t.Errorf("shown: %q", shown)
 	}
-	weak := weakened(t, weakness{"internal/text/printable.go", "case r < 0x20 || (r >= 0x7f && r < 0xa0) ||", "case"},
+	weak := weakened(t, weakness{"internal/text/printable.go", "return r < 0x20 || (r >= 0x7f && r < 0xa0) ||", "return"},
 		weakness{"internal/results/results.go", "e.IsDir() && jobdir.IsNodeName(e.Name())", "e.IsDir() || jobdir.IsNodeName(e.Name())"})
 	shown, j := play(installed(t, "laptop", weak) + "/sealbatch")
 	if !strings.Contains(j.log.String(), escape) || strings.Count(shown, escape) < 2 {
