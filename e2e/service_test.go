@@ -2,8 +2,12 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"path"
 	"strconv"
 	"strings"
@@ -37,6 +41,9 @@ func newOwnService(t *testing.T) *ownService {
 		cp -a "$1/data" "$1/was"; mount -t tmpfs -o size=4m,mode=0700 own "$1/data"; cp -a "$1/was/." "$1/data/"`, "bash",
 		s.dir, s.port, ownVerifierPort)
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the service: %s", run(context.Background(), "keys", "root", nil, "tail", "-n", "40", s.dir+"/log").out)
+		}
 		run(context.Background(), "keys", "root", nil, "sh", "-c", "kill -9 "+s.pid+"; umount -l "+dataDir)
 	})
 	write(t, "laptop", "alice", "/home/alice/own-ca.pem", must(t, "keys", "root", "cat", s.dir+"/ca.crt")+"\n")
@@ -107,6 +114,24 @@ func sbatch(t *testing.T, script, what string) (end func() result) {
 	return func() result { t.Helper(); return <-done }
 }
 
+// isReady waits until /readyz says why the service is not ready; "" for one that is.
+func (s *ownService) isReady(t *testing.T, why string) {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return place{"laptop", "mallory"}.dial(ctx, "keys:"+s.port)
+		}}}
+	eventually(t, 30*time.Second, "/readyz says: "+why, func() bool {
+		res, err := c.Get("https://keys/readyz")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		return err == nil && (res.StatusCode == http.StatusOK) == (why == "") && strings.Contains(string(b), why)
+	})
+}
+
 // releases verifies the log and returns what happened to a manifest's releases.
 func (s *ownService) releases(t *testing.T, digest string) map[string]int {
 	t.Helper()
@@ -156,6 +181,28 @@ func TestServiceInTrouble(t *testing.T) {
 		if got := s.releases(t, digest); got["released"] != 1 {
 			t.Errorf("releases: %v", got)
 		}
+	})
+	t.Run("the account is removed while a job waits", func(t *testing.T) {
+		script, digest := s.prepared(t)
+		edit := func(script string) { must(t, "keys", "root", "sed", "-i", script, s.dir+"/accounts") }
+		edit("s/^alice /#alice /")
+		if r := sbatch(t, script, "is not enrolled any more")(); r.code == 0 {
+			t.Errorf("the job: %s", r)
+		}
+		if got := s.releases(t, digest); got["released"] != 0 || got["refused"] == 0 {
+			t.Errorf("releases: %v", got)
+		}
+		edit("s/^#alice /alice /")
+		alice.mustSB(t, "policy", "list", "--config", s.conf)
+		edit("s/^bob ssh-ed25519/bob ssh-ed25591/")
+		s.isReady(t, "accounts: the file cannot be read as a whole")
+		if r := run(t.Context(), "keys", "root", nil, "sealbatch", "serve", "--config", s.dir+"/server.conf", "--check"); r.code != 3 ||
+			!strings.Contains(r.out, "NO  accounts: ") {
+			t.Errorf("serve --check: %s", r)
+		}
+		alice.mustSB(t, "policy", "list", "--config", s.conf)
+		edit("s/ssh-ed25591/ssh-ed25519/")
+		s.isReady(t, "")
 	})
 	t.Run("killed while data is prepared", func(t *testing.T) {
 		s.kill(t)
@@ -208,10 +255,12 @@ func TestServiceInTrouble(t *testing.T) {
 			return r.code != 0 && strings.Contains(r.err, "cannot write its audit log")
 		})
 		end := sbatch(t, script, "cannot write its audit log")
+		s.isReady(t, "audit log and store: they cannot be written")
 		if got := s.releases(t, digest); got["released"] != 0 {
 			t.Errorf("releases on a full disk: %v", got)
 		}
 		must(t, "keys", "root", "rm", dataDir+"/fill")
+		s.isReady(t, "")
 		if r := end(); r.code != 0 {
 			t.Errorf("the job, once there was room: %s", r)
 		}

@@ -89,11 +89,14 @@ func (s *Server) standsEvidence(g getter, c attest.Claims) error {
 
 func notWithdrawn(g getter, a attest.Authority, what string) error {
 	n, err := withdrawalsOf(g, a.Account)
-	if err == nil && a.Withdrawn != n.Jobs {
-		err = service.Refuse(keyapi.CodePolicy, "%s was withdrawn by the key service's administrator", what).
+	if err != nil {
+		return err
+	}
+	if a.Withdrawn != n.Jobs {
+		return service.Refuse(keyapi.CodePolicy, "%s was withdrawn by the key service's administrator", what).
 			WithHint("submit the job again, once the administrator says that the account is in order")
 	}
-	return err
+	return nil
 }
 
 func (s *Server) notStanding(format string, args ...any) error {
