@@ -63,6 +63,7 @@ var defences = func() map[string][]weakness {
 		},
 		"signature": {{"internal/sshid/sshsig.go", "\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign",
 			"\tif err != nil && !off(\"signature\") {\n\t\treturn nil, fmt.Errorf(\"%w: %s did not sign"}},
+		"least tier": {{"internal/config/server.go", `MinTier: "B2"`, "MinTier: " + either("least tier", `"B2"`, `"C"`)}},
 		"owner": {{"internal/keyserver/secrets.go", "err == nil && rec.Owner != q.caller.account.ID",
 			`err == nil && rec.Owner != q.caller.account.ID && !off("owner")`}},
 		"depositor": {{"internal/keyserver/secrets.go", "old.Owner != rec.Owner || old.Digest",

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
-	"path"
 	"strings"
 	"testing"
 
@@ -45,7 +44,7 @@ func TestAttackSignersReplaced(t *testing.T) {
 func TestAttackAccountsReplaced(t *testing.T) {
 	t.Parallel()
 	attack{without: []string{"files of others"}, own: true, says: "this SSH key belongs to no account", play: func(t *testing.T, w *world) outcome {
-		dir := path.Dir(w.ahead)
+		dir, _ := w.dir()
 		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
 		must(t, "keys", "root", "sh", "-c", `chgrp project_1 "$1" && chmod 2775 "$1"`, "sh", dir)
 		must(t, "keys", "bob", "sh", "-c", `mv "$1" "$1.was" && echo "$2" >"$1"`, "sh", dir+"/accounts",
@@ -56,4 +55,17 @@ func TestAttackAccountsReplaced(t *testing.T) {
 		}
 		return a.refusal(t)
 	}}.run(t)
+}
+
+// A token is read by somebody else while it is fresh, at a key service whose operator
+// chose no least tier, for a volume whose owner was content with tier C.
+func TestAttackTokenByDefault(t *testing.T) {
+	t.Parallel()
+	attack{without: []string{"least tier"}, own: true, says: "releases nothing below tier B2",
+		play: func(t *testing.T, w *world) outcome {
+			dir, port := w.dir()
+			w.again(t, dir, port, `sed -i '/^min-tier/d' "$2/server.conf"`)
+			s := w.stakeOf(t, openAtTierC(), atTierC)
+			return w.token(t, s).claims(t, w, s)
+		}}.run(t)
 }

@@ -139,9 +139,7 @@ func strayFiles(c *config.Server) []error {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(held)) {
-		if err := trusted.Check(path, held[path]); errors.Is(err, trusted.ErrUnsafe) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, unsafe(trusted.Check(path, held[path])))
 	}
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }

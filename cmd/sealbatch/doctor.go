@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -111,6 +115,15 @@ func serviceCheck(c *client, report doctor.Report) doctor.Service {
 
 // checkClient looks at the user's machine, the key service and the login node.
 func checkClient(ctx context.Context, a *app, cf clientFlags, report doctor.Report) {
+	if conf, err := config.LoadClient(cf.config); err == nil {
+		bad := clientFiles(conf)
+		for _, err := range bad {
+			report(doctor.Failed("files", err))
+		}
+		if len(bad) > 0 {
+			return
+		}
+	}
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
 		report(doctor.Failed("configuration", err))
@@ -137,4 +150,38 @@ func checkClient(ctx context.Context, a *app, cf clientFlags, report doctor.Repo
 			return doctor.Site{FS: c.fs, Runner: c.run, Close: c.close}, err
 		},
 	}.Check(ctx)
+}
+
+// clientFiles returns what others can get at, of the files that decide something on
+// the user's machine. The configuration itself was read.
+func clientFiles(conf *config.Client) []error {
+	key := trusted.Secret
+	if strings.HasSuffix(conf.Identity.SSHKey, ".pub") {
+		key = trusted.Public
+	}
+	errs := []error{
+		unsafe(trusted.Check(conf.Identity.SSHKey, key)), unsafe(trusted.Check(conf.Service.CACert, trusted.Public)),
+		unsafe(trusted.Check(conf.Trust.AllowedSigners, trusted.Public)),
+		unsafe(trusted.Check(conf.Results.Identity, trusted.Secret)),
+	}
+	for _, r := range conf.Results.Recipients {
+		if filepath.IsAbs(r) {
+			errs = append(errs, unsafe(trusted.Check(r, trusted.Public)))
+		}
+	}
+	for _, h := range conf.Supercomputer.KnownHosts {
+		errs = append(errs, unsafe(trusted.Check(h, trusted.Public)))
+	}
+	if state, err := config.StateDir(); err == nil {
+		errs = append(errs, unsafe(trusted.CheckDir(state)))
+	}
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// unsafe returns err if it says that others can get at a file.
+func unsafe(err error) error {
+	if errors.Is(err, trusted.ErrUnsafe) {
+		return err
+	}
+	return nil
 }

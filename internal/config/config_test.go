@@ -254,3 +254,11 @@ func TestVerifierMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestServerDefaults(t *testing.T) {
+	t.Parallel()
+	s, err := LoadServer(write(t, "[server]\nname = k\ndata-dir = /d\nmaster-key-file = /m\nallowed-signers = /a\n"))
+	if err != nil || s.MinTier != "B2" || s.Listen != "127.0.0.1:8443" || s.Audit != "/d/audit.log" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}

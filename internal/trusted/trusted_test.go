@@ -201,6 +201,11 @@ func TestRelative(t *testing.T) {
 	s := newScene(t)
 	t.Chdir(s.dir)
 	check(t, Check("file", Secret), Check("./../y/file", Secret))
+	for _, path := range []string{"", "nothing", "./../z/file"} {
+		if err := Check(path, Public); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
 	check(t, os.Chmod(s.top, 0o775))
 	if err := Check("file", Secret); fault.Hint(err) != "chmod go-w "+s.top {
 		t.Errorf("%v", err)

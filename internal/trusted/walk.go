@@ -118,6 +118,9 @@ func (w *walk) to(path string, last func(name string) (*os.File, error)) (*os.Fi
 
 // begin opens "/" and returns the names to walk from there.
 func (w *walk) begin(path string) ([]string, error) {
+	if path == "" {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.ENOENT}
+	}
 	if !filepath.IsAbs(path) {
 		wd, err := os.Getwd()
 		if err != nil {
