@@ -193,3 +193,33 @@ func (c cancelling) Create(p string, m fs.FileMode) (transfer.WriteFile, error) 
 	}
 	return c.Local.Create(p, m)
 }
+
+// What is remembered of a sealed file is not believed where others can write it:
+// the data are sealed anew.
+func TestCheckpointOfOthers(t *testing.T) {
+	t.Parallel()
+	for mode, again := range map[os.FileMode]bool{0o770: true, 0o707: true, 0o755: false} {
+		s := newSetting(t)
+		s.withState(t)
+		keys := s.service.Client(t, s.d.Signer)
+		s.d.Keys = awayKeys{keys}
+		if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, keyclient.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		sealed, err := os.ReadFile(s.r.SealedPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.d.Keys = keys
+		if err := os.Chmod(s.d.State, mode); err != nil {
+			t.Fatal(err)
+		}
+		p, err := Run(t.Context(), s.d, s.r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := os.ReadFile(p.Info.PathAtRest); err != nil || bytes.Equal(now, sealed) == again {
+			t.Errorf("mode %o: sealed again: %v; want %v (%v)", mode, !bytes.Equal(now, sealed), again, err)
+		}
+	}
+}

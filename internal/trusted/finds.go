@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -75,29 +76,29 @@ func (w *walk) verdict(path string) error {
 // renaming and removing what is not theirs, and all that follows is held to its
 // owner. Who owns "/" is not asked: this program, too, comes from there, and in
 // a container it often shows as nobody's.
-func (w *walk) pass(path string, fi fs.FileInfo) {
-	if path != "/" {
-		w.own(path, fi)
+func (w *walk) pass(d *os.File, fi fs.FileInfo) {
+	if d.Name() != "/" {
+		w.own(d.Name(), fi)
 	}
 	if fi.Mode()&fs.ModeSticky == 0 {
-		w.writable(path, fi)
+		w.writable(d, fi)
 	}
 }
 
 // look looks at what is opened in the end.
-func (w *walk) look(path string, fi fs.FileInfo) {
-	w.own(path, fi)
-	perm := fi.Mode().Perm()
-	if w.kind == Secret && perm&0o077 != 0 {
-		w.add(path, fmt.Sprintf("(mode %04o) can be read or changed by %s", perm, whom(perm, 7)), "chmod go-rwx")
+func (w *walk) look(f *os.File, fi fs.FileInfo) {
+	w.own(f.Name(), fi)
+	if perm := w.perm(f, fi); w.kind == Secret && perm&0o077 != 0 {
+		what := fmt.Sprintf("(mode %04o) can be read or changed by %s", fi.Mode().Perm(), whom(perm, 7))
+		w.add(f.Name(), what, "chmod go-rwx")
 		return
 	}
-	w.writable(path, fi)
+	w.writable(f, fi)
 }
 
-func (w *walk) writable(path string, fi fs.FileInfo) {
-	if perm := fi.Mode().Perm(); perm&0o022 != 0 {
-		w.add(path, fmt.Sprintf("(mode %04o) can be changed by %s", perm, whom(perm, 2)), "chmod go-w")
+func (w *walk) writable(f *os.File, fi fs.FileInfo) {
+	if perm := w.perm(f, fi); perm&0o022 != 0 {
+		w.add(f.Name(), fmt.Sprintf("(mode %04o) can be changed by %s", fi.Mode().Perm(), whom(perm, 2)), "chmod go-w")
 	}
 }
 

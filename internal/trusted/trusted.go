@@ -11,7 +11,7 @@
 //	                             neither group nor others can write it; a Secret
 //	                             they cannot read, either
 //
-// A POSIX access list shows as the group's bits (its mask), so it is seen, too.
+// Where there is a POSIX access list, what it gives to others counts as the group's.
 // The walk opens each place below the one before and looks at it through its
 // descriptor: what is opened in the end is what was looked at. Everything that
 // is wrong on the way is reported at once, with the commands that mend it.
@@ -106,6 +106,6 @@ func CheckFile(f *os.File, k Kind) error {
 		return err
 	}
 	w := newWalk(k)
-	w.look(f.Name(), fi)
+	w.look(f, fi)
 	return w.verdict(f.Name())
 }

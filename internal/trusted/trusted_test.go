@@ -81,8 +81,8 @@ func TestHintMends(t *testing.T) {
 	if fault.Hint(err) != want {
 		t.Errorf("hint %q, want %q", fault.Hint(err), want)
 	}
-	for _, text := range []string{s.top + " (mode 0775) can be changed by its group", s.dir + " (mode 0777) can be changed by everybody",
-		s.file + " (mode 0664) can be read or changed by everybody"} {
+	for _, text := range []string{s.top + " (mode 0775) can be changed by its group",
+		s.dir + " (mode 0777) can be changed by everybody", s.file + " (mode 0664) can be read or changed by everybody"} {
 		if !strings.Contains(err.Error(), text) {
 			t.Errorf("%q is not in %v", text, err)
 		}
@@ -100,8 +100,8 @@ func TestOwners(t *testing.T) {
 		asRoot(t, os.Chown(path, stranger, -1))
 		check(t, unix.Chmod(s.top, 0o1777))
 		err := Check(s.file, Public)
-		if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), path+" (mode ") || !strings.Contains(err.Error(), "belongs to 54321") ||
-			fault.Hint(err) != "run it as 54321, or: chown -h root "+path {
+		if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), path+" (mode ") ||
+			!strings.Contains(err.Error(), "belongs to 54321") || fault.Hint(err) != "run it as 54321, or: chown -h root "+path {
 			t.Errorf("%s: %v (%s)", path, err, fault.Hint(err))
 		}
 	}

@@ -58,7 +58,7 @@ func (w *walk) file(path string, flag int, perm os.FileMode) (*os.File, error) {
 		err = &fs.PathError{Op: "open", Path: path, Err: fsx.ErrNotRegular}
 	}
 	if err == nil {
-		w.look(f.Name(), fi)
+		w.look(f, fi)
 		err = w.verdict(path)
 	}
 	if err == nil {
@@ -82,7 +82,7 @@ func (w *walk) directory(path string) error {
 	if err != nil {
 		return err
 	}
-	w.look(f.Name(), fi)
+	w.look(f, fi)
 	return w.verdict(path)
 }
 
@@ -162,7 +162,7 @@ func (w *walk) enter(d *os.File) error {
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	w.pass(d.Name(), fi)
+	w.pass(d, fi)
 	w.trail = append(w.trail, d)
 	return nil
 }
