@@ -117,6 +117,7 @@ var defences = func() map[string][]weakness {
 		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},
 		{"memory for bodies", "internal/gate/gate.go", "g.held+n > g.limits.Memory || g.heldBy[p]+n > g.limits.Memory/4"},
 		{"account's requests", "internal/keyserver/replay.go", "len(s.order) >= c.perAccount"},
+		{"records checked", "internal/keyserver/audit/records.go", "s.now != kept"},
 		{"request's time", "internal/keyserver/auth.go", "d > keyapi.MaxSkew || d < -keyapi.MaxSkew"},
 		{"request's time", "internal/keyserver/auth.go", "unix < s.started.Unix()"},
 	} {
