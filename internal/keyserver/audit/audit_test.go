@@ -255,3 +255,35 @@ func TestStartAfterCrash(t *testing.T) {
 		}
 	}
 }
+
+// FuzzVerify reads logs of somebody without the statement key: what holds is a
+// genuine one, or the beginning of it.
+func FuzzVerify(f *testing.F) {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize))
+	pub := key.Public().(ed25519.PublicKey)
+	at := time.Unix(1, 0)
+	first, head, err := render(Genesis(pub), key, at, []*Event{{Event: "segment", Segment: &Segment{Number: 1, Records: store.Digest{1}}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	second, _, err := render(head, key, at, []*Event{{Event: "test"}, {Event: "test", Changes: []store.Change{{Bucket: "b", Key: "k"}}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	genuine := append(append(append(first, '\n'), second...), '\n')
+	for cut := range genuine {
+		if genuine[cut] == '\n' {
+			f.Add(genuine[:cut])
+			f.Add(genuine[:cut+1])
+		}
+	}
+	f.Add(bytes.Replace(genuine, []byte("test"), []byte("more"), 1))
+	f.Fuzz(func(t *testing.T, log []byte) {
+		if _, err := Verify(pub, []io.Reader{bytes.NewReader(log)}); err == nil && !bytes.HasPrefix(genuine, log) {
+			t.Errorf("%q holds", log)
+		}
+		if c, err := check(bytes.NewReader(log), pub, head); err == nil && c.head != head {
+			t.Errorf("%q goes with a store that knows of entry %d", log, head.Seq)
+		}
+	})
+}
