@@ -120,7 +120,7 @@ func BenchmarkKeyService(b *testing.B) {
 func benchNodes(b *testing.B, atOnce, total int) {
 	s := startBenched(b)
 	p := keyservertest.Policy("alice")
-	p.Nodes, p.Releases = []string{"*"}, total
+	p.Nodes, p.Clusters, p.Releases = []string{"*"}, []string{s.Cluster}, total
 	v := s.Deposit(b, s.alice, "data", manifest.KindDataset, p)
 	m, signed := s.Manifest(b, func(m *manifest.Manifest) { m.Nodes = 2 * total }, v)
 	digest := s.Register(b, s.alice, signed)

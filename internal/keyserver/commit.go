@@ -29,7 +29,6 @@ type operation struct {
 	event *audit.Event
 	op    func(store.Writer) error // nil: only the audit entry is made
 	who   string                   // whose budget for lines it takes; "" for the service itself
-	free  bool                     // its changes are bounded otherwise
 	done  chan result
 }
 
@@ -251,17 +250,20 @@ func (c *committer) decide(w store.Writer, o *operation) (refused, err error) {
 	}
 	v := &overlay{Writer: w, writes: map[[2]string][]byte{}}
 	refused = o.op(v)
-	if refused == nil && len(v.order) > 0 && o.who != "" && !o.free {
-		refused = c.lines.change(o.who)
+	_, keeps := errors.AsType[*recorded](refused)
+	keeps = keeps || refused == nil
+	if keeps && len(v.order) > 0 && o.who != "" {
+		if err := c.lines.change(o.who); err != nil {
+			refused, keeps = err, false
+		}
 	}
 	if refused != nil {
 		o.event.Outcome, o.event.Reason = audit.OutcomeRefused, auditReason(refused)
-		if _, ok := errors.AsType[*recorded](refused); !ok {
-			return refused, nil
-		}
-		return refused, v.flush()
 	}
-	return nil, v.flush()
+	if !keeps {
+		return refused, nil
+	}
+	return refused, v.flush()
 }
 
 // overlay holds an operation's writes back until it is known to succeed; a

@@ -64,7 +64,7 @@ func (q *request) commit(ev *audit.Event, op func(store.Writer) error) (string, 
 			return decide(w)
 		}
 	}
-	r := q.srv.commits.decided(&operation{event: ev, op: op, who: q.who(), free: q.caller.account.ID == ""})
+	r := q.srv.commits.decided(&operation{event: ev, op: op, who: q.who()})
 	q.quiet = r.omitted
 	return r.head, r.err
 }

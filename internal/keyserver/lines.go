@@ -18,8 +18,8 @@ const (
 	// Lines of what changed nothing: refusals, readings, repeats. Beyond that they
 	// are counted, and the next line says how many there were.
 	idleLines, idleLinesPerSecond = 300, 1
-	// Lines of what an account changed. Beyond that it is refused. A job on as many
-	// nodes as a manifest can have tokens for is less.
+	// Lines of what was changed, used nonces among it. Beyond that it is refused. A job
+	// on as many nodes as a manifest can have tokens for is less.
 	changeLines, changeLinesPerSecond = 1 << 18, 3
 )
 
@@ -73,7 +73,7 @@ func (l *lines) change(who string) error {
 	if l.budget(who).changes.Allow() {
 		return nil
 	}
-	return service.Refuse(keyapi.CodeTooMany, "too many changes of one account: %d at once, %d a second in the long run",
+	return service.Refuse(keyapi.CodeTooMany, "too many changes by one account or user: %d at once, %d a second in the long run",
 		changeLines, changeLinesPerSecond)
 }
 
