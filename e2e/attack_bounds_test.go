@@ -58,3 +58,31 @@ func TestAttackMadeUpNonce(t *testing.T) {
 		return c.claims(t, s, c.credential(t))
 	}}.run(t)
 }
+
+// mallory says with token after token that her job was started anew, and has the
+// keys of her own volumes released each time: every release is a record.
+func TestAttackReleaseFlood(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"account's records"}, says: "as many as it may", play: func(t *testing.T, w *world) outcome {
+		p := openTo("mallory")
+		p.Tier = manifest.TierC
+		var volumes []keyservertest.Volume
+		for i := range 4 {
+			kind := manifest.KindDataset
+			if i == 0 {
+				kind = manifest.KindImage
+			}
+			volumes = append(volumes, w.deposit(t, mallory, fmt.Sprint("own", i), kind, p))
+		}
+		s := w.register(t, mallory, atTierC, volumes...)
+		for i := range 7 { // of 4 records each, where 20 are permitted
+			c := w.claimant(t, place{"cn2", "mallory"}, s, 4711, "cn2")
+			c.claim.Job.Restart = uint32(i)
+			o := c.opens(t, s, c.releaseWith(t, w.tokenOf(t, mallory, s).evidence(t, c), c.s))
+			if !o.gained {
+				return w.unmoved(t, "%s", o.evidence)
+			}
+		}
+		return gained("28 releases are on record")
+	}}.run(t)
+}

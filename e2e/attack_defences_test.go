@@ -50,6 +50,7 @@ var defences = func() map[string][]weakness {
 			"releaseKey(v.ID, c))\n\tif err == nil && !off(\"one release\") {"}},
 		"submitter's releases": {{"internal/keyserver/release.go", "volume, c.Submitter, jobName",
 			"volume, " + either("submitter's releases", "c.Submitter", `""`) + ", jobName"}},
+		"account's records": {{"internal/keyserver/quota.go", "n+more <= most", `(off("account's records") || n+more <= most)`}},
 		"request's nonce": {{"internal/keyserver/replay.go", "_, ok := s.until[nonce]; ok",
 			`_, ok := s.until[nonce]; ok && !off("request's nonce")`}},
 		"address's rate": {{"internal/gate/addrlimiter.go", "return l.bucket(", "return off(\"address's rate\") || l.bucket("}},
@@ -99,7 +100,7 @@ var defences = func() map[string][]weakness {
 		{"nonce's MAC", "internal/keyserver/nonces.go", "!hmac.Equal(nonce[nonceHead:], n.mac(nonce[:nonceHead]))"},
 		{"policy's size", "internal/manifest/policy.go", "len(b) > MaxPolicy"},
 		{"bound manifest", "internal/keyserver/release.go", "m.Bound != nil && *m.Bound != job"},
-		{"number of nodes", "internal/keyserver/release.go", "m.Served[c.Job.Restart] >= m.Nodes"},
+		{"number of nodes", "internal/keyserver/manifests.go", "m.Served >= m.Nodes"},
 		{"single use at release", "internal/keyserver/release.go", `claims.SingleUse != ""`},
 		{"revoked", "internal/keyserver/policy.go", "case s.Revoked:"},
 		{"destroyed at start", "internal/keyserver/erase.go", "yes && err == nil"},
@@ -163,6 +164,7 @@ func allDefences() []weakness {
 			"\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
 		weakness{"internal/verifier/limits.go", "\treturn l\n",
 			"\tl.Connections, l.PerSecond, l.Burst = fewConnections, 1, fewRequests\n\treturn l\n"},
+		weakness{"internal/keyserver/limits.go", "service.Default(&l.Releases, 500_000)", "service.Default(&l.Releases, fewRequests/5)"},
 		weakness{"internal/keyserver/server.go", "newReplayCache(requestsPerAccount)", "newReplayCache(fewRequests)"},
 	)
 }

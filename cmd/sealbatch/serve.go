@@ -222,7 +222,7 @@ func serverLimits(l config.ServerLimits) keyserver.Limits {
 		Concurrent: l.ConcurrentRequests,
 		PerSecond:  float64(l.RatePerSecond), Burst: l.Burst,
 		Secrets: l.SecretsPerAccount, Manifests: l.ManifestsPerAccount, Tokens: l.TokensPerAccount,
-		Deleted: l.DeletionsPerAccount,
+		Deleted: l.DeletionsPerAccount, Releases: l.ReleasesPerAccount, JobBytes: l.JobBytesPerAccount,
 		Segment: int64(l.AuditSegment),
 	}
 }

@@ -43,6 +43,7 @@ type ServerLimits struct {
 	AuditSegment    int // bytes after which the audit log goes on in a new segment
 	// Volumes, registered jobs, tokens and deleted volumes that the store holds of one account.
 	SecretsPerAccount, ManifestsPerAccount, TokensPerAccount, DeletionsPerAccount int
+	ReleasesPerAccount, JobBytesPerAccount                                        int // released keys; bytes of registered jobs
 }
 
 // KeyStoreConf is [key-store]: where the volumes' keys are kept.
@@ -105,6 +106,8 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				intKey("manifests-per-account", &s.Limits.ManifestsPerAccount, 1, 1<<30),
 				intKey("tokens-per-account", &s.Limits.TokensPerAccount, 1, 1<<30),
 				intKey("deletions-per-account", &s.Limits.DeletionsPerAccount, 1, 1<<30),
+				intKey("releases-per-account", &s.Limits.ReleasesPerAccount, 1, 1<<30),
+				intKey("job-bytes-per-account", &s.Limits.JobBytesPerAccount, 1<<20, 1<<40),
 			),
 			"key-store": {stringKey("type", &s.KeyStore.Type)},
 		},

@@ -34,6 +34,10 @@ type Limits struct {
 	// after they expired, tombstones of deleted volumes for two years.
 	// Defaults 50,000, 50,000, 262,144 and 200,000.
 	Secrets, Manifests, Tokens, Deleted int
+	// Releases bounds the releases of keys to an account's jobs, one for each volume,
+	// node and start, that are recorded: for a month. JobBytes bounds what the account's
+	// registered jobs take in the store, in bytes. Defaults 500,000 and 256 MiB.
+	Releases, JobBytes int
 	// Segment is the size, in bytes, at which a segment of the audit log is closed;
 	// default 64 MiB. All that a segment tells of records is read at the start.
 	Segment int64
@@ -52,6 +56,8 @@ func (l Limits) withDefaults() Limits {
 	service.Default(&l.Manifests, 50_000)
 	service.Default(&l.Tokens, 1<<18)
 	service.Default(&l.Deleted, 200_000)
+	service.Default(&l.Releases, 500_000)
+	service.Default(&l.JobBytes, 256<<20)
 	service.Default(&l.Segment, 64<<20)
 	return l
 }

@@ -1,6 +1,8 @@
 package keyserver
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -26,6 +28,10 @@ const (
 	maxManifestLife = 30 * 24 * time.Hour
 	// maxTokens bounds the tokens of one manifest: one a node and restart.
 	maxTokens = 1 << 17
+	// maxStarts bounds the starts of one job that are given keys: Slurm requeues a
+	// batch job five times by itself (MaxBatchRequeue), and a number of a start may be
+	// no more than its submitter's word.
+	maxStarts = 256
 )
 
 // manifestRecord is what release needs of a registered manifest.
@@ -46,9 +52,40 @@ type manifestRecord struct {
 	Volumes    []volumeUse      `json:"volumes"`
 	// Bound is the first job that was given keys; Restart in it is 0.
 	Bound *manifest.Job `json:"bound,omitempty"`
-	// Served counts the nodes that were given keys, by restart.
-	Served map[uint32]int `json:"served,omitempty"`
-	Tokens int            `json:"tokens"`
+	// Restart is the newest start of the job that was given keys, Served how many
+	// nodes of it were, Starts how many starts there were.
+	Restart uint32 `json:"restart,omitempty"`
+	Served  int    `json:"served,omitempty"`
+	Starts  int    `json:"starts,omitempty"`
+	Tokens  int    `json:"tokens"`
+	Bytes   int    `json:"bytes"` // that the account's jobs have in the store by this record
+}
+
+// servable refuses keys for one more node of a start of the job.
+func (m manifestRecord) servable(restart uint32) error {
+	name := jobName(*cmp.Or(m.Bound, &manifest.Job{}))
+	switch {
+	case m.Starts > 0 && restart < m.Restart:
+		return service.Refuse(keyapi.CodeConflict, "keys were given to a later start of job %s; this is start %d, that was %d",
+			name, restart, m.Restart).WithHint("if the job was not requeued, somebody else claimed in its name: see the audit log")
+	case m.Starts > 0 && restart == m.Restart && m.Served >= m.Nodes:
+		return service.Refuse(keyapi.CodeConflict,
+			"keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, name).
+			WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
+	case (m.Starts == 0 || restart > m.Restart) && m.Starts >= maxStarts:
+		return service.Refuse(keyapi.CodeConflict, "keys were given to %d starts of job %s, which is as many as a job may have",
+			m.Starts, name).WithHint("submit the job again")
+	}
+	return nil
+}
+
+// serve counts one more node of a start.
+func (m *manifestRecord) serve(restart uint32) {
+	if m.Starts == 0 || restart > m.Restart {
+		m.Restart, m.Served = restart, 0
+		m.Starts++
+	}
+	m.Served++
 }
 
 // volumeUse is a volume as the manifest pins it.
@@ -174,8 +211,20 @@ func (s *Server) register(w store.Writer, who caller, rec manifestRecord, privat
 			return err
 		}
 	}
+	return s.storeManifest(w, who.account, rec, private)
+}
+
+func (s *Server) storeManifest(w store.Writer, who account, rec manifestRecord, private []byte) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record in %s: %w", bucketManifests, err)
+	}
+	rec.Bytes = len(b)
+	if err := roomFor(w, who, countBytes, rec.Bytes+len(private), s.limits.JobBytes); err != nil {
+		return err
+	}
 	return errors.Join(w.Put(bucketPrivate, rec.Digest.String(), private), putJSON(w, bucketManifests, rec.Digest.String(), rec),
-		count(w, rec.Account, countManifests, 1))
+		count(w, rec.Account, countManifests, 1), count(w, rec.Account, countBytes, rec.Bytes+len(private)))
 }
 
 func sameDigest(s secretRecord, v volumeUse) error {

@@ -20,21 +20,59 @@ const (
 	// keepManifest is how long an expired manifest is still told from one that
 	// was never registered; its private part goes as soon as no repeat can need it.
 	keepManifest = 30 * 24 * time.Hour
-	// keepRelease is longer than jobs run: a release is recorded so that the
-	// same job cannot claim again. The secret's own count of releases stays for good.
-	keepRelease = 365 * 24 * time.Hour
+	// keepRelease is how long a release is recorded, so that the same job cannot claim
+	// again: until every manifest that was registered by then has expired, and a day
+	// more, for clocks that are set. It is not longer since Slurm gives out a number
+	// again some day. The secret's own count of releases stays.
+	keepRelease = maxManifestLife + 24*time.Hour
+	// keepSingleUse does the same for evidence that is good once and that no record of
+	// its own ends before.
+	keepSingleUse = 365 * 24 * time.Hour
 	// purgeBatch bounds what one transaction removes, since decisions wait for it.
 	purgeBatch = 500
+	// purgeMost bounds those that are looked for at once, in memory.
+	purgeMost = 20_000
 )
 
-// record names a record of the store that goes, and who has one of a kind
-// less when it is gone.
-type record struct{ bucket, key, account, kind string }
+// record names a record of the store that goes, and what its account has less
+// when it is gone.
+type record struct {
+	bucket, key, account string
+	less                 []share
+}
+
+// share is how many of a kind count for a record.
+type share struct {
+	kind string
+	n    int
+}
+
+// remove removes a record, unless somebody else did meanwhile.
+func (o record) remove(w store.Writer) error {
+	_, err := w.Get(o.bucket, o.key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	for _, l := range o.less {
+		err = errors.Join(err, count(w, o.account, l.kind, -l.n))
+	}
+	return errors.Join(err, w.Delete(o.bucket, o.key))
+}
 
 // purge removes records that can no longer change a decision, so that a
 // service that runs for years holds those of its last year at most. It returns
 // how many it removed.
 func (s *Server) purge(ctx context.Context) (int, error) {
+	for sum := 0; ; {
+		n, err := s.purgeSome(ctx)
+		if sum += n; err != nil || n < purgeMost {
+			return sum, err
+		}
+	}
+}
+
+// purgeSome removes as many as are held in memory at once.
+func (s *Server) purgeSome(ctx context.Context) (int, error) {
 	var old []record
 	err := s.store.View(ctx, func(r store.Reader) (err error) {
 		old, err = outdated(r, s.now())
@@ -48,10 +86,7 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 		_, err := s.commits.do(&audit.Event{Event: "purge", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
 			var errs []error
 			for _, o := range some {
-				errs = append(errs, w.Delete(o.bucket, o.key))
-				if o.kind != "" {
-					errs = append(errs, count(w, o.account, o.kind, -1))
-				}
+				errs = append(errs, o.remove(w))
 			}
 			return errors.Join(errs...)
 		})
@@ -62,21 +97,30 @@ func (s *Server) purge(ctx context.Context) (int, error) {
 	return len(old), nil
 }
 
-// outdated lists the records that go. None of them is ever given a later time.
+// errEnough ends a search.
+var errEnough = errors.New("enough")
+
+// outdated lists records that go, purgeMost or a few more. None of them is ever
+// given a later time.
 func outdated(r store.Reader, now time.Time) (old []record, err error) {
 	for _, of := range []struct {
 		bucket string
 		look   func(r store.Reader, now time.Time, key string, b []byte) ([]record, error)
 	}{{token.Bucket, oldToken}, {bucketRepeats, oldRepeat}, {bucketManifests, oldManifest}, {bucketReleases, oldRelease},
-		{bucketDeleted, oldTombstone}, {bucketNonces, oldNonce}} {
+		{bucketDeleted, oldTombstone}, {bucketNonces, oldNonce}, {attest.SingleUses, oldSingleUse}} {
 		e := r.Each(of.bucket, "", func(key string, b []byte) error {
 			found, err := of.look(r, now, key, b)
-			old = append(old, found...)
-			if err != nil {
+			if old = append(old, found...); err != nil {
 				return fmt.Errorf("record in %s: %w", of.bucket, err)
+			}
+			if len(old) >= purgeMost {
+				return errEnough
 			}
 			return nil
 		})
+		if errors.Is(e, errEnough) {
+			return old, err
+		}
 		err = errors.Join(err, e)
 	}
 	return old, err
@@ -89,7 +133,7 @@ func oldToken(_ store.Reader, now time.Time, id string, b []byte) ([]record, err
 	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.Expires) {
 		return nil, err
 	}
-	return []record{{token.Bucket, id, t.Account.ID, countTokens},
+	return []record{{token.Bucket, id, t.Account.ID, []share{{countTokens, 1}}},
 		{bucket: attest.SingleUses, key: attest.SingleUseKey(keyapi.EvidenceToken, id)}}, nil
 }
 
@@ -101,30 +145,42 @@ func oldRepeat(_ store.Reader, now time.Time, name string, b []byte) ([]record, 
 	return []record{{bucket: bucketRepeats, key: name}}, nil
 }
 
-func oldManifest(r store.Reader, now time.Time, digest string, b []byte) ([]record, error) {
+func oldManifest(r store.Reader, now time.Time, digest string, b []byte) (old []record, err error) {
 	var m struct {
 		Expires time.Time
 		Account string
+		Bytes   int
 	}
-	err := json.Unmarshal(b, &m)
-	switch {
-	case err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)):
+	if err := json.Unmarshal(b, &m); err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)) {
 		return nil, err
-	case now.Before(m.Expires.Add(keepManifest)):
-		if _, err := r.Get(bucketPrivate, digest); errors.Is(err, store.ErrNotFound) {
-			return nil, nil
-		}
-		return []record{{bucket: bucketPrivate, key: digest}}, nil
 	}
-	return []record{{bucket: bucketPrivate, key: digest}, {bucketManifests, digest, m.Account, countManifests}}, nil
+	private, err := r.Get(bucketPrivate, digest)
+	switch {
+	case err == nil:
+		old = []record{{bucketPrivate, digest, m.Account, []share{{countBytes, len(private)}}}}
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, err
+	}
+	if now.Before(m.Expires.Add(keepManifest)) {
+		return old, nil
+	}
+	return append(old, record{bucketManifests, digest, m.Account, []share{{countManifests, 1}, {countBytes, m.Bytes}}}), nil
 }
 
 func oldRelease(_ store.Reader, now time.Time, key string, b []byte) ([]record, error) {
-	var at time.Time
-	if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepRelease)) {
+	var t releaseRecord
+	if err := json.Unmarshal(b, &t); err != nil || now.Before(t.At.Add(keepRelease)) {
 		return nil, err
 	}
-	return []record{{bucket: bucketReleases, key: key}}, nil
+	return []record{{bucketReleases, key, t.Account, []share{{countReleases, 1}}}}, nil
+}
+
+func oldSingleUse(_ store.Reader, now time.Time, key string, b []byte) ([]record, error) {
+	var at time.Time
+	if err := json.Unmarshal(b, &at); err != nil || now.Before(at.Add(keepSingleUse)) {
+		return nil, err
+	}
+	return []record{{bucket: attest.SingleUses, key: key}}, nil
 }
 
 // oldTombstone lets a deleted volume's history go, and the tombstone much later.
@@ -140,7 +196,7 @@ func oldTombstone(r store.Reader, now time.Time, volume string, b []byte) (old [
 	if err != nil || now.Before(t.Deleted.Add(keepDeleted)) {
 		return old, err
 	}
-	return append(old, record{bucketDeleted, volume, t.Owner, countDeleted}), nil
+	return append(old, record{bucketDeleted, volume, t.Owner, []share{{countDeleted, 1}}}), nil
 }
 
 // purgeUntil purges at intervals until ctx ends.

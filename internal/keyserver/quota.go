@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -18,6 +19,8 @@ const (
 	countManifests = "manifests-per-account"
 	countTokens    = "tokens-per-account"
 	countDeleted   = "deletions-per-account"
+	countReleases  = "releases-per-account"
+	countBytes     = "job-bytes-per-account"
 )
 
 func countKey(account, kind string) string { return account + "/" + kind }
@@ -31,16 +34,19 @@ func countOf(g getter, account, kind string) (n int, err error) {
 }
 
 // room refuses an account that has as many records of a kind as it may.
-func room(g getter, who account, kind string, most int) error {
+func room(g getter, who account, kind string, most int) error { return roomFor(g, who, kind, 1, most) }
+
+// roomFor refuses an account that would have more of a kind than it may with so many more.
+func roomFor(g getter, who account, kind string, more, most int) error {
 	n, err := countOf(g, who.ID, kind)
-	if err != nil || n < most {
+	if err != nil || n+more <= most {
 		return err
 	}
 	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens",
-		countDeleted: "deleted volumes"}[kind]
-	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", who.Name, n, what).
+		countDeleted: "deleted volumes", countReleases: "released keys", countBytes: "bytes of registered jobs"}[kind]
+	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", cmp.Or(who.Name, who.ID), n, what).
 		WithHint("the key service's administrator raises [limits] %s in server.conf; "+
-			"jobs, tokens and deletions count for some time", kind)
+			"all but volumes count for some time", kind)
 }
 
 // count adds n to an account's records of a kind.

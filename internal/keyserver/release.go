@@ -14,9 +14,14 @@ import (
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
-// bucketReleases holds a record for each (job, restart, node, secret) whose
+// bucketReleases holds a releaseRecord for each (job, restart, node, secret) whose
 // key was released.
 const bucketReleases = "releases"
+
+type releaseRecord struct {
+	At      time.Time `json:"at"`
+	Account string    `json:"account"` // whose manifest it was for
+}
 
 func (s *Server) newNonce(*request) (any, error) {
 	return s.nonces.issue(s.now()), nil
@@ -222,6 +227,12 @@ func (s *Server) decideRelease(r getter, c keyapi.Claim, verdicts *verdicts, aga
 		}
 		g.secrets = append(g.secrets, sec)
 	}
+	if !again {
+		err := roomFor(r, account{ID: g.manifest.Account}, countReleases, len(g.secrets), s.limits.Releases)
+		if err != nil {
+			return g, err
+		}
+	}
 	if g.private, err = r.Get(bucketPrivate, g.manifest.Digest.String()); err != nil {
 		return g, fmt.Errorf("private part of manifest %s: %w", g.manifest.Digest, err)
 	}
@@ -248,12 +259,10 @@ func (s *Server) checkManifest(m manifestRecord, c attest.Claims, again bool) er
 	case m.Bound != nil && *m.Bound != job:
 		return service.Refuse(keyapi.CodeConflict, "the manifest belongs to job %s, not to job %s", jobName(*m.Bound), jobName(job)).
 			WithHint("one manifest is for one job: submit again with job-prep")
-	case !again && m.Served[c.Job.Restart] >= m.Nodes:
-		return service.Refuse(keyapi.CodeConflict,
-			"keys were given to all %d nodes of job %s before; a further claim is refused", m.Nodes, jobName(job)).
-			WithHint("if that was not this job, somebody else claimed in its name: see the audit log")
+	case again:
+		return nil
 	}
-	return nil
+	return m.servable(c.Job.Restart)
 }
 
 // decideSecret looks at one volume. The owner's policy comes before the
@@ -305,10 +314,7 @@ func (g grant) record(w store.Writer, now time.Time) error {
 	job := c.Job
 	job.Restart = 0
 	m.Bound = &job
-	if m.Served == nil {
-		m.Served = map[uint32]int{}
-	}
-	m.Served[c.Job.Restart]++
+	m.serve(c.Job.Restart)
 	if err := putJSON(w, bucketManifests, m.Digest.String(), m); err != nil {
 		return err
 	}
@@ -317,12 +323,15 @@ func (g grant) record(w store.Writer, now time.Time) error {
 			return err
 		}
 	}
+	if err := count(w, m.Account, countReleases, len(g.secrets)); err != nil {
+		return err
+	}
 	for _, sec := range g.secrets {
 		sec.Released++
 		err := errors.Join(
 			putJSON(w, bucketSecrets, sec.VolumeID, sec),
 			addRelease(w, sec, m, c, now),
-			putJSON(w, bucketReleases, releaseKey(sec.VolumeID, c), now.UTC()))
+			putJSON(w, bucketReleases, releaseKey(sec.VolumeID, c), releaseRecord{now.UTC(), m.Account}))
 		if err != nil {
 			return err
 		}
