@@ -38,7 +38,8 @@ func TestDoctorOnNodes(t *testing.T) {
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
 	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ",
 		"ok  container runtime: /usr/bin/apptainer, apptainer version ",
-		"ok  mounts by fusermount" + works, "ok  mounts by runtime" + works, "ok  MUNGE: "}
+		"ok  mounts by fusermount" + works, "ok  mounts by runtime" + works, "ok  MUNGE: ",
+		"ok  no network: containers get none where an owner demands it, mounts by "}
 	for name, c := range map[string]struct {
 		flags []string
 		lines []string
@@ -88,6 +89,11 @@ func TestDoctorOnIllNodes(t *testing.T) {
 			[]string{"--  mounts by namespace: does not work: ", "--  mounts by fusermount: does not work: ",
 				"--  mounts by runtime: does not work: ",
 				"NO  mounts: no mount mode works here", "fix: one of the three above"}},
+		// Where nobody can make one, the container is not started: what demands it does not run.
+		"no network namespaces": {"cn1", "unshare -U --map-users=all --map-groups=all --keep-caps sh -c 'echo 0 >/proc/sys/user/max_net_namespaces; " +
+			asAlice + at + "/sealbatch doctor --node'; exit", 0,
+			[]string{"ok  mounts by namespace", "--  no network, mounts by namespace: does not work: the container ended with exit code ",
+				"network namespace", "fix: the site may allow network namespaces: sysctl user.max_net_namespaces"}},
 		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,
 			[]string{"NO  /dev/fuse: ", "fix: the site has to load the module fuse", "error: 1 thing keeps jobs from running"}},
 	} {

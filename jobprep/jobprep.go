@@ -37,6 +37,7 @@ type Options struct {
 	Args            []string // the application's
 	Flags           []string // the container runtime's
 	Runtime         string   // "" for the first found on the node
+	Network         string   // manifest.NetworkNone, or "" for what the volumes' owners demand
 	Mounts          string   // mount mode on the nodes, as sandbox.ParseMode takes it; "" is auto
 	Tier            manifest.Tier
 	Attest          string        // type of evidence, of Deps.Evidence

@@ -70,6 +70,10 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 			return nil, fault.New(fault.Key, fmt.Errorf("-flags binds paths of the node, which the owner of %s does not permit", i.Name),
 				"leave the bind out, or ask the owner for a policy with host binds")
 		}
+		if i.Policy.Network == manifest.NetworkNone && p.o.Network != manifest.NetworkNone {
+			d.Log.Info("the job runs without a network, as the owner demands", "volume", i.Name)
+			p.o.Network = manifest.NetworkNone
+		}
 	}
 	if p.inputSh, err = p.readScripts(ctx, o.InputScripts); err != nil {
 		return nil, err
@@ -130,7 +134,8 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		Format: manifest.Format, Run: p.run, Created: now, Expires: now.Add(p.o.Valid),
 		Service: manifest.Service{URL: p.d.Service.URL, ID: p.service.ID, CA: p.d.Service.CA, StatementKey: p.service.StatementKey},
 		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
-		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime, Recipients: p.o.Recipients,
+		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime,
+		Network: p.o.Network, Recipients: p.o.Recipients,
 		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
 	}
 	var err error

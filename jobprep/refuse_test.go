@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
@@ -117,6 +119,8 @@ func TestPrepareRefuses(t *testing.T) {
 		"another digest": {fault.Integrity, "not the volume that its owner signed",
 			func(s *site) { s.resign(s.o.DataInfo[0], s.alice, func(i *manifest.Info) { i.Digest[0] ^= 1 }) }},
 		"host binds":         {fault.Key, "does not permit", func(s *site) { s.o.Flags = []string{"--bind", "/proj:/proj"} }},
+		"another network":    {fault.Usage, "network", func(s *site) { s.o.Network = "bridge" }},
+		"network by a flag":  {fault.Usage, "--network none", func(s *site) { s.o.Flags = []string{"--net"} }},
 		"forbidden flag":     {fault.Usage, "-flags", func(s *site) { s.o.Flags = []string{"--keep-privs"} }},
 		"damaged argument":   {fault.Usage, "U+FFFD", func(s *site) { s.o.Args = []string{"gen\ufffdme"} }},
 		"invalid UTF-8":      {fault.Usage, "UTF-8", func(s *site) { s.o.Args = []string{"\x80\xff"} }},
@@ -195,6 +199,31 @@ func TestHostBindsPermitted(t *testing.T) {
 		[]string{s.publish("data2", manifest.KindDataset, permit)}
 	if _, err := Prepare(t.Context(), s.d, s.o); err != nil {
 		t.Errorf("Prepare: %v", err)
+	}
+}
+
+// TestNetworkNone: one owner's demand is the job's, and a submitter may have it without.
+func TestNetworkNone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	demand := func(p *manifest.Policy) { p.Network = manifest.NetworkNone }
+	plain, closed := s.o.DataInfo, append(slices.Clone(s.o.DataInfo), s.publish("data2", manifest.KindDataset, demand))
+	for name, c := range map[string]struct {
+		data        []string
+		asked, want string
+	}{
+		"nobody": {plain, "", ""}, "the submitter": {plain, "none", "none"}, "an owner": {closed, "", "none"},
+	} {
+		s.o.DataInfo, s.o.Network = c.data, c.asked
+		p, err := Prepare(t.Context(), s.d, s.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(p.ScriptPath), jobdir.ManifestName))
+		check(t, err)
+		if m, _, err := manifest.Parse(b); err != nil || m.Network != c.want {
+			t.Errorf("%s demands it: network %q, %v", name, m.Network, err)
+		}
 	}
 }
 

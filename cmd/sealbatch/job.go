@@ -54,6 +54,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 		[]string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
 	f.String(&j.flags, "flags for the container runtime, in one word", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
+	f.Word(&j.o.Network, "none: containers get no network, as they do in any case where an owner demands it", []string{"network"})
 	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
 	f.Bool(&j.follow, "follow the job: its states, its log, and its exit code", []string{"f", "follow"})
 	f.Word(&s.Mem, "memory a node", []string{"mem"})

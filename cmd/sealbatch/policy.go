@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func (c *client) setPolicy(ctx context.Context, s keyapi.SecretInfo, pf policyFl
 	if err != nil {
 		return s, err
 	}
-	if err := c.ofCluster(ctx, &p); err != nil {
+	if err := pf.complete(ctx, c, &p); err != nil {
 		return s, err
 	}
 	return c.keys.SetPolicy(ctx, s.VolumeID, p)
@@ -204,5 +205,6 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	}
 	row("released", "%d of %s", s.Released, limit)
 	row("host binds", "%t", p.HostBinds)
+	row("network", "%s", cmp.Or(p.Network, "any"))
 	return w.Flush()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type policyFlags struct {
 	Tier, Evidence, Expires                              string
 	Releases                                             int
 	HostBinds, Pin                                       bool
+	Network                                              string // none, any or empty for the configuration's
 }
 
 // Defaults of the policy flags.
@@ -44,6 +46,8 @@ func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.List(&p.Accounts, "Slurm accounts whose jobs may open it (default: any)", []string{"accounts"})
 	f.List(&p.Partitions, "Slurm partitions whose jobs may open it (default: any)", []string{"partitions"})
 	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container", []string{"allow-host-binds"})
+	f.Word(&p.Network, "none: only jobs whose containers have no network may open it (default: [policy] network, or any)",
+		[]string{"network"})
 	f.Bool(&p.Pin, "keep this version open to jobs after a newer one was published under its name", []string{"pin-version"})
 }
 
@@ -61,6 +65,9 @@ func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
 		Users: p.Users, Groups: p.Groups, Nodes: p.Nodes, Clusters: p.Clusters, Accounts: p.Accounts, Partitions: p.Partitions,
 		Tier: tier, Evidence: p.Evidence, Expires: expires, Releases: p.Releases, HostBinds: p.HostBinds, PinVersion: p.Pin,
 	}
+	if p.Network != "any" {
+		out.Network = p.Network
+	}
 	if len(p.Users)+len(p.Groups) == 0 {
 		return out, fault.New(fault.Usage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
 	}
@@ -68,6 +75,14 @@ func (p *policyFlags) Policy(now time.Time) (manifest.Policy, error) {
 		return out, fault.New(fault.Usage, err, "")
 	}
 	return out, nil
+}
+
+// complete has a policy say what the flags leave to the configuration.
+func (p *policyFlags) complete(ctx context.Context, c *client, to *manifest.Policy) error {
+	if p.Network == "" && c.conf.Policy.Network == manifest.NetworkNone {
+		to.Network = manifest.NetworkNone
+	}
+	return c.ofCluster(ctx, to)
 }
 
 // parseExpiry reads a span (text.ParseSpan) or "2027-01-31" (the end of that day, UTC).

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -55,11 +56,30 @@ func TestPolicyFlags(t *testing.T) {
 		func(p *policyFlags) { p.Nodes = []string{"cn1;rm"} },
 		func(p *policyFlags) { p.Tier = "D" },
 		func(p *policyFlags) { p.Expires = "never" },
+		func(p *policyFlags) { p.Network = "bridge" },
 	} {
 		q := p
 		bad(&q)
 		if _, err := q.Policy(now); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
+
+// TestPolicyNetwork: a flag goes before the configuration, either way.
+func TestPolicyNetwork(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ flag, conf, want string }{
+		{"", "", ""}, {"", "any", ""}, {"", "none", "none"}, {"none", "any", "none"}, {"none", "", "none"}, {"any", "none", ""},
+	} {
+		p := policyFlags{Users: []string{"alice"}, Nodes: []string{"*"}, Clusters: []string{"c"}, Tier: defaultTier,
+			Expires: defaultExpires, Network: c.flag}
+		got, err := p.Policy(time.Now())
+		if err == nil {
+			err = p.complete(t.Context(), &client{conf: &config.Client{Policy: config.Policy{Network: c.conf}}}, &got)
+		}
+		if err != nil || got.Network != c.want {
+			t.Errorf("flag %q, configuration %q: %q, %v", c.flag, c.conf, got.Network, err)
 		}
 	}
 }

@@ -101,7 +101,7 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 	if t.Readers, t.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
 		return err
 	}
-	if err := c.ofCluster(ctx, &t.Policy); err != nil {
+	if err := p.policy.complete(ctx, c, &t.Policy); err != nil {
 		return err
 	}
 	t.DirAtRest, t.ServiceURL = filepath.Clean(t.DirAtRest), c.conf.Service.URL

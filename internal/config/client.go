@@ -21,6 +21,7 @@ type Client struct {
 	Results       Results
 	Trust         Trust
 	Job           Job
+	Policy        Policy
 }
 
 // Service is [hpcs-server]: the key service.
@@ -74,6 +75,11 @@ type Trust struct {
 type Job struct {
 	Partition, Account, Time, Workdir string
 	SealTime                          time.Duration // time kept at the end of a job for sealing results
+}
+
+// Policy is [policy]: what is demanded of jobs where a flag does not say otherwise.
+type Policy struct {
+	Network string // "none", or "any" or "" for no demand
 }
 
 // DefaultSealTime is how long before its time limit a job stops and seals its results.
@@ -150,6 +156,7 @@ func clientSchema(f *file, c *Client) schema {
 		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
 		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
 			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), durationKey("seal-time", &c.Job.SealTime)},
+		"policy": {oneOfKey("network", &c.Policy.Network, "any", "none")},
 	}}
 }
 

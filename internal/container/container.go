@@ -78,6 +78,7 @@ type Commands struct {
 	Flags   manifest.Flags
 	Environ []string // the job's, of which only allowed variables reach the application
 	Fuse    []string // mode runtime: what the runtime mounts, as --fusemount takes it
+	Network string   // manifest.NetworkNone, or empty
 }
 
 // Run returns the command that runs the image's run script with the application's arguments.
@@ -93,6 +94,7 @@ func (c Commands) command(verb string, args []string) sandbox.Cmd {
 	}
 	argv := append(c.Runtime.Command(verb), "--home", c.home()+":"+Home, "--pwd", pwd)
 	argv = append(argv, c.Flags.Words...)
+	argv = append(argv, Network(c.Network)...)
 	argv = append(argv, c.Space.Path(ImageRel+"/"+manifest.ImageFile))
 	return sandbox.Cmd{Argv: append(argv, args...), Env: c.env()}
 }

@@ -100,6 +100,16 @@ func Lookup(environ []string, name string) string {
 	return ""
 }
 
+// Network returns the runtime's flags for a manifest's network. Both runtimes let
+// every user have none, by user namespaces and set-uid; where the node lets nobody make
+// network namespaces they do not start the container.
+func Network(network string) []string {
+	if network == "" {
+		return nil
+	}
+	return []string{"--net", "--network", network}
+}
+
 // Command returns the beginning of a command line that runs a contained command;
 // verb is "run" or "exec".
 func (r Runtime) Command(verb string) []string {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/nodelocal"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
@@ -34,21 +35,33 @@ func (n Node) checkModes(ctx context.Context, place string, rt container.Runtime
 		return
 	}
 	works := 0
+	var closed []string
 	for _, mode := range []sandbox.Mode{sandbox.Namespace, sandbox.Fusermount, sandbox.Runtime} {
-		if err := n.try(ctx, mode, place, rt); err != nil {
+		if err := n.try(ctx, mode, place, rt, ""); err != nil {
 			n.Report.warn("mounts by "+mode.String(), "does not work: "+err.Error(), modeCures[mode])
 			continue
 		}
 		works++
 		n.Report.ok("mounts by "+mode.String(), "a container wrote to an encrypted volume, and it was read back")
+		if err := n.try(ctx, mode, place, rt, manifest.NetworkNone); err != nil {
+			n.Report.warn("no network, mounts by "+mode.String(), "does not work: "+err.Error(), networkCure)
+			continue
+		}
+		closed = append(closed, mode.String())
+	}
+	if len(closed) > 0 {
+		n.Report.ok("no network", "containers get none where an owner demands it, mounts by %s", strings.Join(closed, ", "))
 	}
 	if works == 0 {
 		n.Report.bad("mounts", "no mount mode works here", "one of the three above has to be made to work")
 	}
 }
 
-// try makes a trial below place and removes it.
-func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt container.Runtime) error {
+const networkCure = "the site may allow network namespaces: sysctl user.max_net_namespaces; " +
+	"not needed for data whose owner does not demand network = none"
+
+// try makes a trial below place and removes it; network is as a manifest's.
+func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt container.Runtime, network string) error {
 	dir, err := os.MkdirTemp(place, "doctor.*")
 	if err != nil {
 		return err
@@ -70,7 +83,7 @@ func (n Node) try(ctx context.Context, mode sandbox.Mode, place string, rt conta
 	if err != nil {
 		return err
 	}
-	t := trial{space: s, dir: dir, runtime: rt, path: n.getenv("PATH"), view: container.OutputRel}
+	t := trial{space: s, dir: dir, runtime: rt, path: n.getenv("PATH"), view: container.OutputRel, network: network}
 	return errors.Join(t.run(), s.Close())
 }
 
@@ -139,6 +152,7 @@ type trial struct {
 	path    string   // PATH
 	view    string   // where the volume is for this process
 	fuse    []string // where the runtime mounts: how it is told to
+	network string   // as a manifest's
 }
 
 // written is what the container makes in the output volume.
@@ -232,7 +246,8 @@ func (t *trial) command(args ...string) sandbox.Cmd {
 	if len(t.fuse) > 0 {
 		env = append(env, p+"_FUSESPEC="+strings.Join(t.fuse, ","))
 	}
-	argv := append(t.runtime.Command("exec"), "--no-home", "--pwd", container.Output, filepath.Join(t.dir, boxName))
+	argv := append(t.runtime.Command("exec"), container.Network(t.network)...)
+	argv = append(argv, "--no-home", "--pwd", container.Output, filepath.Join(t.dir, boxName))
 	log := t.space.Path(t.view + "/" + logFile)
 	return sandbox.Cmd{Argv: append(argv, args...), Env: env, Stdout: log, Stderr: log}
 }

@@ -49,6 +49,7 @@ type manifestRecord struct {
 	User       string           `json:"user"`    // Unix user whose job it is
 	Nodes      int              `json:"nodes"`
 	HostBinds  bool             `json:"host_binds"` // its runtime flags need permission
+	Network    string           `json:"network"`
 	Volumes    []volumeUse      `json:"volumes"`
 	// Bound is the first job that was given keys; Restart in it is 0.
 	Bound *manifest.Job `json:"bound,omitempty"`
@@ -144,7 +145,7 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who ac
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
 		Digest: d, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
-		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds,
+		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
 	}
 	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {

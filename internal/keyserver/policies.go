@@ -23,12 +23,13 @@ type terms struct {
 	Expires    time.Time       `json:"expires"`
 	Releases   int             `json:"releases"`
 	HostBinds  bool            `json:"host_binds"`
+	Network    string          `json:"network"`
 	PinVersion bool            `json:"pin_version"`
 }
 
 func termsOf(p manifest.Policy, digest manifest.Digest) terms {
 	return terms{Digest: digest, Tier: p.Tier, Expires: p.Expires, Releases: p.Releases, HostBinds: p.HostBinds,
-		PinVersion: p.PinVersion}
+		Network: p.Network, PinVersion: p.PinVersion}
 }
 
 // storePolicy stores a volume's policy, returns its terms and has ev say what was set

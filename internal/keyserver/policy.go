@@ -85,6 +85,8 @@ func excessive(s secretRecord, m manifestRecord) string {
 	switch {
 	case m.HostBinds && !p.HostBinds:
 		return "its policy does not permit runtime flags that may bind paths of the node"
+	case p.Network == manifest.NetworkNone && m.Network != manifest.NetworkNone:
+		return "its policy demands a job without a network: job-prep --network none"
 	case p.Releases > 0 && s.Released >= p.Releases:
 		return fmt.Sprintf("its key was released %d times, which is all that its policy permits", s.Released)
 	}

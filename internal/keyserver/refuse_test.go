@@ -90,7 +90,12 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 			a.before = first(func(r *keyclient.ReleaseRequest) { r.Node = "cn2" })
 		}},
 		"binds allowed": {nil, func(a *attempt) { a.policy.HostBinds = true; a.flags = withFlags(t, "--bind", "/x") }},
-		"pinned":        {nil, func(a *attempt) { a.policy.PinVersion = true; a.before = resealed }},
+		"no network": {nil, func(a *attempt) {
+			a.policy.Network = manifest.NetworkNone
+			a.flags = func(m *manifest.Manifest) { m.Network = manifest.NetworkNone }
+		}},
+		"less network": {nil, func(a *attempt) { a.flags = func(m *manifest.Manifest) { m.Network = manifest.NetworkNone } }},
+		"pinned":       {nil, func(a *attempt) { a.policy.PinVersion = true; a.before = resealed }},
 		"account and partition": {nil, func(a *attempt) {
 			a.policy.Accounts, a.policy.Partitions = []string{"project_1"}, []string{"small", "normal"}
 		}},
@@ -112,6 +117,7 @@ func releaseCases(t *testing.T, c *clock) map[string]struct {
 		}},
 		"another cluster": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Clusters = []string{"elsewhere"} }},
 		"other partition": {keyclient.ErrPolicy, func(a *attempt) { a.policy.Partitions = []string{"gpu"} }},
+		"a network":       {keyclient.ErrPolicy, func(a *attempt) { a.policy.Network = manifest.NetworkNone }},
 		"host binds":      {keyclient.ErrPolicy, func(a *attempt) { a.flags = withFlags(t, "--nv", "--bind", "/x") }},
 		"expired policy": {keyclient.ErrPolicy, func(a *attempt) {
 			a.flags = func(m *manifest.Manifest) { m.Expires = m.Expires.Add(time.Hour) }

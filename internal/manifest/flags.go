@@ -62,6 +62,8 @@ var flagHints = map[string]string{
 	"-W":         "/tmp and /var/tmp lie in the encrypted scratch volume already",
 	"--scratch":  "use /sd-container/scratch",
 	"-S":         "use /sd-container/scratch",
+	"--net":      "job-prep --network none runs the job without a network",
+	"--network":  "job-prep --network none runs the job without a network",
 }
 
 var (

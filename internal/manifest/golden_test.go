@@ -27,7 +27,8 @@ func testPolicy() Policy {
 	return Policy{
 		Users: []string{"alice"}, Groups: []string{"project_1"}, Nodes: []string{"cn[1-4]", "gpu7"},
 		Tier: TierB2, Expires: testTime.AddDate(0, 1, 0), Releases: 3,
-		Accounts: []string{"project_1"}, Partitions: []string{"standard"}, HostBinds: true, PinVersion: true,
+		Accounts: []string{"project_1"}, Partitions: []string{"standard"}, HostBinds: true, Network: NetworkNone,
+		PinVersion: true,
 	}
 }
 
@@ -57,7 +58,7 @@ func testManifest() Manifest {
 		OutputScripts: []FileRef{{Name: "10-check.sh", Digest: digest(6), Size: 18}},
 		Binaries:      []FileRef{{Name: "sealbatch", Digest: digest(7), Size: 19}},
 		Private:       digest(8), User: "alice",
-		Runtime: "apptainer", JobDir: "/scratch/project_1/jobs/x", Nodes: 2,
+		Runtime: "apptainer", Network: NetworkNone, JobDir: "/scratch/project_1/jobs/x", Nodes: 2,
 		Recipients: []string{"age1example"}, SealSeconds: 300,
 	}
 }

@@ -118,6 +118,7 @@ func TestPolicyValidate(t *testing.T) {
 		"unknown tier":        func(p *Policy) { p.Tier = TierA + 1 },
 		"no expiry":           func(p *Policy) { p.Expires = time.Time{} },
 		"negative releases":   func(p *Policy) { p.Releases = -1 },
+		"another network":     func(p *Policy) { p.Network = "bridge" },
 		"too many":            func(p *Policy) { p.Users = make([]string, maxPolicyNames+1) },
 	} {
 		p := testPolicy()

@@ -81,6 +81,7 @@ type Manifest struct {
 
 	Private Digest `json:"private"` // of the Private part: arguments and runtime flags
 	Runtime string `json:"runtime"` // name or absolute path; empty: first found
+	Network string `json:"network"` // NetworkNone if containers get no network; empty: the node's
 
 	User       string   `json:"user"`    // Unix user at the site whose job this is
 	JobDir     string   `json:"job_dir"` // absolute, on the site
@@ -89,6 +90,17 @@ type Manifest struct {
 	// SealSeconds is how long before the time limit the application is
 	// stopped so that its outputs can be sealed.
 	SealSeconds int `json:"seal_seconds"`
+}
+
+// NetworkNone, in a policy and a manifest, is a container that has a loopback
+// interface of its own and no other.
+const NetworkNone = "none"
+
+func validNetwork(s string) error {
+	if s != "" && s != NetworkNone {
+		return fmt.Errorf("%w: network %.40q is not %s", ErrInvalid, s, NetworkNone)
+	}
+	return nil
 }
 
 // Parse reads a manifest strictly and returns it with the digest of b.
@@ -134,6 +146,9 @@ func (m Manifest) Validate() error {
 		if err := validate(); err != nil {
 			return err
 		}
+	}
+	if err := validNetwork(m.Network); err != nil {
+		return err
 	}
 	return validWords(m.Recipients, []string{m.Runtime})
 }

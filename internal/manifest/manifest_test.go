@@ -59,6 +59,7 @@ var spoiltManifests = map[string]func(*Manifest){
 	"no node":               func(m *Manifest) { m.Nodes = 0 },
 	"too many nodes":        func(m *Manifest) { m.Nodes = 65537 },
 	"negative seal time":    func(m *Manifest) { m.SealSeconds = -1 },
+	"another network":       func(m *Manifest) { m.Network = "none,bridge" },
 	"seal time over a day":  func(m *Manifest) { m.SealSeconds = 86401 },
 	"too many inputs":       func(m *Manifest) { m.Volumes = append(m.Volumes, make([]VolumeRef, 64)...) },
 	"relative job dir":      func(m *Manifest) { m.JobDir = "jobs/x" },

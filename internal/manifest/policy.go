@@ -43,6 +43,9 @@ type Policy struct {
 	// HostBinds permits runtime flags that bind paths of the node into the
 	// container.
 	HostBinds bool `json:"host_binds,omitempty" yaml:"host_binds,omitempty"`
+	// Network is NetworkNone if no job may have a network that gets the key; empty
+	// for any.
+	Network string `json:"network,omitempty" yaml:"network,omitempty"`
 	// PinVersion keeps this version's key releasable after a newer volume
 	// of the same name has been registered.
 	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
@@ -118,6 +121,9 @@ func (p Policy) Validate() error {
 	}
 	if p.Expires.IsZero() {
 		return fmt.Errorf("%w: policy has no expiry", ErrInvalid)
+	}
+	if err := validNetwork(p.Network); err != nil {
+		return err
 	}
 	if p.Releases < 0 {
 		return fmt.Errorf("%w: number of releases is negative", ErrInvalid)

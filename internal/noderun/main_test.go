@@ -144,10 +144,14 @@ func runtimeMain(args []string) {
 	contain, clean := run.Bool("containall", false, ""), run.Bool("cleanenv", false, "")
 	noMount, home, pwd := run.String("no-mount", "", ""), run.String("home", "", ""), run.String("pwd", "", "")
 	bind := run.String("bind", "", "")
+	net, network := run.Bool("net", false, ""), run.String("network", "", "")
 	must(run.Parse(fs.Args()[1:]))
 	_, homeDir, _ := strings.Cut(*home, ":")
 	if !*quiet || !*contain || !*clean || !strings.Contains(*noMount, "bind-paths") || homeDir != container.Home {
 		must(fmt.Errorf("not contained: %q", args))
+	}
+	if *net != (*network == "none") {
+		must(fmt.Errorf("network: %q", args))
 	}
 	if head, err := os.ReadFile(run.Arg(0)); err != nil || string(head) != fakeImage {
 		must(fmt.Errorf("image: %q, %v", head, err))
@@ -157,7 +161,8 @@ func runtimeMain(args []string) {
 		binds = append(binds, *bind)
 	}
 	cmd := exec.Command("/proc/self/exe", run.Args()[1:]...)
-	cmd.Env = []string{envContainer + "=" + *pwd + "\n" + strings.Join(binds, "\n"), "HOME=" + homeDir, "PATH=/usr/bin:/bin"}
+	cmd.Env = []string{envContainer + "=" + *pwd + "\n" + strings.Join(binds, "\n"), "HOME=" + homeDir, "PATH=/usr/bin:/bin",
+		"NETWORK=" + *network}
 	for _, v := range os.Environ() {
 		if v, ok := strings.CutPrefix(v, "APPTAINERENV_"); ok {
 			cmd.Env = append(cmd.Env, v)

@@ -92,5 +92,6 @@ func (m *mounted) runApplication() (exit int, err error) {
 }
 
 func (m *mounted) commands() container.Commands {
-	return container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse}
+	return container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse,
+		Network: m.manifest.Network}
 }

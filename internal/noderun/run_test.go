@@ -66,6 +66,26 @@ func TestRunSealsTheResults(t *testing.T) {
 	j.leakedNothing(canary, "first file", "a,b:c d", "10-first")
 }
 
+// TestNetworkNone: what the manifest says of the network holds for the application and
+// for what checks it.
+func TestNetworkNone(t *testing.T) {
+	t.Parallel()
+	for _, network := range []string{"", manifest.NetworkNone} {
+		j := newJob(t, nil, "sh", "-c", `echo "application: network $NETWORK"`)
+		j.m.Network = network
+		j.script(jobdir.InputStage, "before", `echo "before: network $NETWORK."`)
+		j.script(jobdir.OutputStage, "after", `echo "after: network $NETWORK."`)
+		if code := j.run(); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		got := j.results()
+		if got["stdout"] != "application: network "+network+"\n" ||
+			!strings.Contains(got[logFile], "before: network "+network+".") || !strings.Contains(got[logFile], "after: network "+network+".") {
+			t.Errorf("network %q: %q, %q", network, got["stdout"], got[logFile])
+		}
+	}
+}
+
 func TestApplicationFailureKeepsItsCode(t *testing.T) {
 	t.Parallel()
 	j := newJob(t, nil, "sh", "-c", "echo partial > result; exit 3")
