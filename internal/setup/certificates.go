@@ -108,15 +108,17 @@ func (c Certificates) caCopy() string {
 	return filepath.Join(filepath.Dir(c.CAKey), filepath.Base(c.CA))
 }
 
-// makeOffline makes the directory of the authority's key, which must not lie in
-// the service's.
-func (c Certificates) makeOffline() error {
-	served, offline := filepath.Dir(c.CA), filepath.Dir(c.CAKey)
-	if path, err := from(served, offline); err != nil || !filepath.IsAbs(path) {
+// checkApart refuses to have the authority's key in the service's directory.
+func (c Certificates) checkApart() error {
+	served := filepath.Dir(c.CA)
+	if path, err := from(served, c.CAKey); err != nil || !filepath.IsAbs(path) {
 		return errors.Join(fmt.Errorf("set up: the authority's key would lie in %s, where the service runs", served), err)
 	}
-	return makeDir(offline, 0o700)
+	return nil
 }
+
+// makeOffline makes the directory of the authority's key.
+func (c Certificates) makeOffline() error { return makeDir(filepath.Dir(c.CAKey), 0o700) }
 
 func newCA(name string, now time.Time) (*ecdsa.PrivateKey, *x509.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -70,6 +70,9 @@ func NewKeyService(o KeyServiceOptions) (KeyService, error) {
 	if err := noneExists(append(l.paths(), l.Config, l.StatementPub, l.MasterKey, l.Store, l.Keys, l.Audit)...); err != nil {
 		return l, err
 	}
+	if err := l.checkApart(); err != nil {
+		return l, err
+	}
 	name := serviceName(o.Hosts[0])
 	who, err := lookUpUser(o.User)
 	if err != nil {

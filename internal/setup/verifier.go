@@ -59,6 +59,9 @@ func NewVerifier(o VerifierOptions) (Verifier, error) {
 	if err := noneExists(append(l.paths(), l.SigningKey, l.Config, l.Enrol, l.Nodes)...); err != nil {
 		return l, err
 	}
+	if err := l.checkApart(); err != nil {
+		return l, err
+	}
 	who, err := o.user()
 	if err != nil {
 		return l, err
