@@ -24,6 +24,7 @@ type CipherDir struct {
 	path    string
 	codec   *codec
 	damaged func(path string, err error)
+	tails   bool // files' last blocks are looked at, and left out if they were not written whole
 }
 
 // OpenCipherDir opens the cipher directory at path. ErrPath if it is none. One in
@@ -293,21 +294,54 @@ func (w *cipherWalk) file(root *os.Root, e cipherEntry, parent uint32, path stri
 			_ = f.Close()
 		}
 	}()
-	if out.Attr.Size, err = plainSize(st.Size); err != nil {
+	id := inode{st.Dev, st.Ino}
+	if st.Nlink > 1 {
+		out.Link, out.IsLink = w.nodes[id]
+	}
+	if out.Attr.Size, err = plainSize(st.Size); err == nil && w.tails && !out.IsLink {
+		err = w.codec.checkTail(f, st.Size)
+	}
+	if err != nil {
 		if err := w.bad(path, err); err != nil {
 			return err
 		}
 		out.Attr.Size = max(0, (st.Size-headerSize)/cipherBlock*plainBlock)
-	}
-	id := inode{st.Dev, st.Ino}
-	if st.Nlink > 1 {
-		out.Link, out.IsLink = w.nodes[id]
 	}
 	node, err := w.emit(out, cipherPlace{file: f, size: st.Size})
 	if st.Nlink > 1 {
 		w.nodes[id] = node
 	}
 	return err
+}
+
+// checkTail opens a file's last block if it is no whole one. A gocryptfs that was killed while it wrote it can have left
+// any length, which then need not show that it is torn. ErrBlock if it does not open.
+func (c *codec) checkTail(f *os.File, size int64) error {
+	full, tail := (size-headerSize)/cipherBlock, (size-headerSize)%cipherBlock
+	if size <= headerSize || tail == 0 {
+		return nil
+	}
+	var head [headerSize]byte
+	block := make([]byte, tail)
+	err := readFullAt(f, head[:], 0)
+	if err == nil {
+		err = readFullAt(f, block, size-tail)
+	}
+	if errors.Is(err, ErrSize) {
+		return ErrChanged
+	}
+	if err != nil {
+		return err
+	}
+	id, err := parseFileHeader(head[:])
+	if err != nil {
+		return fmt.Errorf("%w: its header", ErrBlock)
+	}
+	var aad additional
+	if _, err := c.content.Open(nil, block[:nonceSize], block[nonceSize:], aad.set(uint64(full), id)); err != nil {
+		return fmt.Errorf("%w: block %d, its last", ErrBlock, full)
+	}
+	return nil
 }
 
 func joinPath(dir, name string) string {

@@ -14,8 +14,8 @@ import (
 const segBlocks = 256
 
 // maxExtra is how much ciphertext can follow a file's last whole block or stand
-// in place of one: a bare header, a torn block's nonce and tag.
-const maxExtra = headerSize + overhead
+// in place of one: a bare header, a torn block.
+const maxExtra = headerSize + cipherBlock - 1
 
 // DirIndexOptions says how to index a cipher directory. The zero value will do.
 type DirIndexOptions struct {
@@ -51,7 +51,7 @@ func (c *CipherDir) writeIndex(ctx context.Context, w io.Writer, id ID, random i
 	}
 	x := &dirIndexer{ctx: ctx, index: index, more: opt.More}
 	tolerant := *c
-	tolerant.damaged = opt.Damaged
+	tolerant.damaged, tolerant.tails = opt.Damaged, opt.Damaged != nil
 	if err := tolerant.walk(ctx, x.entry); err != nil {
 		return DirIndex{}, err
 	}
