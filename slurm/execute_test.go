@@ -236,34 +236,61 @@ func TestScriptFindsNoPlace(t *testing.T) {
 // A signal to the batch shell neither ends it nor reaches the supervisor; the supervisor's code counts.
 func TestScriptWaitsOnSignal(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	ready := filepath.Join(b.dir, "ready")
-	cmd := b.command(t, "LINGER="+ready)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	pidOf := func() int { // the batch shell's only child is srun, which became the supervisor
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-			if _, err := os.Stat(ready); err == nil {
-				out, _ := exec.Command("pgrep", "-P", itoa(cmd.Process.Pid)).Output()
-				return atoi(t, strings.TrimSpace(string(out)))
+	for what, input := range map[string][]string{"without input": nil, "with input": {"first", "second"}} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			ready := filepath.Join(b.dir, "ready")
+			if input != nil {
+				b.script.Input = "secrets"
 			}
-		}
-		t.Fatal("the supervisor did not start")
-		return 0
+			cmd := b.command(t, "LINGER="+ready)
+			if input != nil {
+				b.fill(t, input...)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			child := b.childOf(t, cmd.Process.Pid, ready)
+			for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1} {
+				if err := cmd.Process.Signal(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := syscall.Kill(child, syscall.SIGUSR1); err != nil {
+				t.Fatal(err)
+			}
+			if code := exitCode(cmd.Wait()); code != 43 {
+				t.Errorf("exit %d, want the supervisor's 43", code)
+			}
+		})
 	}
-	child := pidOf()
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1} {
-		if err := cmd.Process.Signal(s); err != nil {
-			t.Fatal(err)
+}
+
+// childOf waits for the file ready and returns the batch shell's only child: srun, which became the supervisor.
+func (b *bench) childOf(t *testing.T, shell int, ready string) int {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(ready); err == nil {
+			out, _ := exec.Command("pgrep", "-P", itoa(shell)).Output()
+			return atoi(t, strings.TrimSpace(string(out)))
 		}
 	}
-	if err := syscall.Kill(child, syscall.SIGUSR1); err != nil {
+	t.Fatalf("the supervisor did not start: %s", b.log(t))
+	return 0
+}
+
+// fill puts the nodes' input into the rendered script.
+func (b *bench) fill(t *testing.T, lines ...string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(b.dir, "job.sh"))
+	if err == nil {
+		text, err = WithInput(text, lines)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	if code := exitCode(cmd.Wait()); code != 43 {
-		t.Errorf("exit %d, want the supervisor's 43", code)
-	}
+	b.write(t, "job.sh", string(text))
 }
 
 // A directory that is not the job's, whoever put it there, is left as it is, and there is no log: the
@@ -347,14 +374,7 @@ func TestScriptInput(t *testing.T) {
 	if err := cmd.Run(); exitCode(err) != 240 || !strings.Contains(b.log(t), "not for submission, for want of its secrets") {
 		t.Errorf("without its input: exit %d: %s", exitCode(err), b.log(t))
 	}
-	text, err := b.script.Render()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text, err = WithInput(text, []string{"SECRET-1", "SECRET 2 $HOME '"}); err != nil {
-		t.Fatal(err)
-	}
-	b.write(t, "job.sh", string(text))
+	b.fill(t, "SECRET-1", "SECRET 2 $HOME '")
 	again := exec.Command(cmd.Path, cmd.Args[1:]...)
 	again.Dir, again.Env = cmd.Dir, cmd.Env
 	if err := again.Run(); exitCode(err) != 42 {
