@@ -88,14 +88,37 @@ func taken(t *testing.T, tmpdir string) string {
 	return strings.TrimSpace(string(record))
 }
 
+// place is a directory on the way to a base.
+type place struct {
+	mode fs.FileMode
+	uid  int
+}
+
+// makeWay makes directories below each other and returns the last one, which has a name of its own.
+func makeWay(t *testing.T, way []place, name string) string {
+	t.Helper()
+	dir := open(t)
+	var made []string
+	for i := range way {
+		part := "d"
+		if i == len(way)-1 && name != "" {
+			part = name
+		}
+		dir = filepath.Join(dir, part)
+		check(t, os.Mkdir(dir, 0o755))
+		made = append(made, dir)
+	}
+	for i, p := range way {
+		check(t, os.Chown(made[i], p.uid, p.uid))
+		check(t, os.Chmod(made[i], p.mode))
+	}
+	return dir
+}
+
 // The job script and this package have the same rule: which directories others
 // could exchange.
 func TestBasesAreTheScripts(t *testing.T) {
 	t.Parallel()
-	type place struct {
-		mode fs.FileMode
-		uid  int
-	}
 	const sticky, setgid = fs.ModeSticky, fs.ModeSetgid
 	for name, c := range map[string]struct {
 		way  []place // to the base
@@ -122,21 +145,7 @@ func TestBasesAreTheScripts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := open(t)
-			var made []string
-			for i, p := range c.way {
-				part := "d"
-				if i == len(c.way)-1 && c.name != "" {
-					part = c.name
-				}
-				dir = filepath.Join(dir, part)
-				check(t, os.Mkdir(dir, 0o755))
-				made = append(made, dir)
-				check(t, os.Chown(dir, p.uid, p.uid))
-			}
-			for i, p := range c.way {
-				check(t, os.Chmod(made[i], p.mode))
-			}
+			dir := makeWay(t, c.way, c.name)
 			tmpdir := dir
 			if c.link != "" {
 				shared := open(t)
