@@ -39,11 +39,12 @@ func TestAttackBase(t *testing.T) {
 	play := func(t *testing.T, without func(string) string) (code int, record string) {
 		b := newBench(t)
 		record = filepath.Join(b.dir, "shared", "record")
-		for dir, mode := range map[string]os.FileMode{
-			"": 0o755, "/..": 0o755, "/shared": 0o777, "/shared/project": os.ModeSetgid | 0o770,
-		} {
-			_ = os.Mkdir(b.dir+dir, 0o755)
-			if err := os.Chmod(b.dir+dir, mode); err != nil {
+		for _, d := range []struct {
+			dir  string
+			mode os.FileMode
+		}{{"", 0o755}, {"/..", 0o755}, {"/shared", 0o777}, {"/shared/project", os.ModeSetgid | 0o770}} {
+			_ = os.Mkdir(b.dir+d.dir, 0o755)
+			if err := os.Chmod(b.dir+d.dir, d.mode); err != nil {
 				t.Fatal(err)
 			}
 		}
