@@ -40,9 +40,11 @@ var pathDefences = map[string][]weakness{
 	"entered first": {
 		{"jobprep/submit.go", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n" +
 			"	if off(\"entered first\") {\n		rmErr = transfer.RemoveAll(d.FS, rec.JobDir)\n	}\n"},
-		{"cmd/sealbatch/results.go", "	if err := removal.Do(ctx, c.run); err != nil {\n",
+		{"cmd/sealbatch/removal.go", "	if err := removal.Do(ctx, c.run); err != nil {\n",
 			"	if off(\"entered first\") && transfer.RemoveAll(c.fs, dir) == nil {\n		return\n	}\n" +
 				"	if err := removal.Do(ctx, c.run); err != nil {\n"},
+		{"cmd/sealbatch/removal.go", "internal/submission\"\n",
+			"internal/submission\"\n	\"github.com/sealbatch/sealbatch/internal/transfer\"\n"},
 	},
 	"opened once": {
 		{"internal/noderun/sealed.go", "func (s *sealed) conclude() error {\n", "func (s *sealed) conclude() error {\n" +
@@ -326,6 +328,21 @@ func TestAttackNodesEnd(t *testing.T) {
 		if strings.Contains(left, jobdir.ScratchName) || code != 0 {
 			t.Errorf("exit code %d, left: %s", code, left)
 		}
+		w.removes(t, b.job, work)
 		return keptOut("%s", fmt.Sprint(strings.Fields(left)))
 	}}.run(t)
+}
+
+// removes has results remove the job's directory, once it is where it was.
+func (w *world) removes(t *testing.T, j *job, work string) {
+	t.Helper()
+	must(t, "login", "bob", "sh", "-c", `mv "$1" "$1.bob" && mv "$1.away" "$1"`, "sh", work)
+	out := "/home/alice/results-end" + w.suffix()
+	if r := alice.sb(t, "results", j.id, "-o", out); r.code != 0 {
+		t.Errorf("results: %s", r)
+	}
+	if r := alice.sb(t, "results", j.id, "-o", out, "--remove"); r.code != 0 || !strings.Contains(r.err, "removed at the site") {
+		t.Errorf("results --remove: %s", r)
+	}
+	must(t, "login", "alice", "rmdir", work) // nothing is left in it
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
@@ -27,7 +26,7 @@ func runResults(ctx context.Context, a *app, args []string) error {
 sealbatch results 4711 -o results-4711`)
 	var cf clientFlags
 	var out, id string
-	var list, recovering bool
+	var list, recovering, remove bool
 	var maxIndex int64
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
@@ -35,6 +34,7 @@ sealbatch results 4711 -o results-4711`)
 	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
 		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	maxIndexFlag(f, &maxIndex)
+	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"})
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -57,12 +57,15 @@ sealbatch results 4711 -o results-4711`)
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
 	}
-	how := fetching{identity: id, out: out, recover: recovering, open: volume.OpenOptions{MaxIndex: maxIndex}}
+	how := fetching{identity: id, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
 	nodes, err := fetchResults(ctx, a, cf, rec, &how)
 	if err != nil {
 		return err
 	}
-	return reportNodes(a, rec, nodes, how.running)
+	if err := reportNodes(a, rec, nodes, how.running); err != nil {
+		return err
+	}
+	return how.stays
 }
 
 // fetching says how to fetch results.
@@ -70,7 +73,9 @@ type fetching struct {
 	identity, out string
 	recover       bool
 	open          volume.OpenOptions
-	running       bool // set if the job has not ended
+	remove        bool
+	running       bool  // set if the job has not ended
+	stays         error // set if the job's directory should have been removed, and was not
 }
 
 func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Record, how *fetching) ([]results.Node, error) {
@@ -105,29 +110,10 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	for i := range nodes {
 		c.dropScratch(ctx, rec, &nodes[i], ended)
 	}
+	if how.remove && err == nil {
+		how.stays = c.removeJob(ctx, rec, nodes, ended)
+	}
 	return nodes, err
-}
-
-// dropScratch removes the scratch volume of a node that was killed, or booted
-// anew, before it could do so itself: nobody has its key. Where Slurm does not
-// say that the job is over, that is left to the user.
-func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *results.Node, ended bool) {
-	dir := jobdir.NodePath(rec.JobDir, n.Name, jobdir.ScratchName)
-	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
-		return
-	}
-	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest, Scratch: n.Name}
-	if !ended {
-		n.Notes = append(n.Notes, "once the job is over its scratch volume, whose key is lost, can be removed on the login node by: "+
-			removal.Command())
-		return
-	}
-	if err := removal.Do(ctx, c.run); err != nil {
-		n.Notes = append(n.Notes, fmt.Sprintf("the job could not remove its scratch volume, whose key is lost, and %v; "+
-			"on the login node: %s", err, removal.Command()))
-		return
-	}
-	n.Notes = append(n.Notes, "the job could not remove its scratch volume; that has been done now")
 }
 
 // hasEnded fails while the job waits or runs: what it has not sealed yet would

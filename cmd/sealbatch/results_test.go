@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -26,5 +27,28 @@ func TestVerdictOnTheApplication(t *testing.T) {
 				t.Errorf("got %q, want %q first", got, c.want)
 			}
 		})
+	}
+}
+
+// TestWholeNodes: a job's directory is removed only where nothing more can be had from it.
+func TestWholeNodes(t *testing.T) {
+	t.Parallel()
+	receipt := func(o manifest.Output) *manifest.Receipt { return &manifest.Receipt{Output: o} }
+	sealed := manifest.Output{VolumeID: "v", Sealed: true}
+	for name, c := range map[string]struct {
+		node results.Node
+		want int
+	}{
+		"sealed":     {results.Node{Receipt: receipt(sealed)}, 1},
+		"indexed":    {results.Node{Receipt: receipt(manifest.Output{VolumeID: "v", Index: &manifest.Index{}})}, 1},
+		"none":       {results.Node{Receipt: receipt(manifest.Output{})}, 1},
+		"neither":    {results.Node{Receipt: receipt(manifest.Output{VolumeID: "v"})}, 0},
+		"killed":     {results.Node{}, 0},
+		"damaged":    {results.Node{Receipt: receipt(sealed), Damaged: []results.Damage{{}}}, 0},
+		"not opened": {results.Node{Receipt: receipt(sealed), Err: errors.New("no space")}, 0},
+	} {
+		if got := wholeNodes([]results.Node{c.node}); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
 	}
 }
