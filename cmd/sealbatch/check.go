@@ -92,8 +92,12 @@ func checkKeys(c *config.Server, report doctor.Report) {
 		return
 	}
 	path, err := slotstore.Path(c.DataDir, c.KeyStore.Parameters)
+	var f *os.File
 	if err == nil {
-		_, err = os.Lstat(path)
+		f, err = trusted.Open(path, trusted.Secret)
+	}
+	if err == nil {
+		err = f.Close()
 	}
 	if err != nil {
 		report(doctor.Failed("keys", err))
