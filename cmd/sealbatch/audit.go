@@ -21,7 +21,7 @@ func runAudit(ctx context.Context, a *app, args []string) error {
 	const what = "Check the key service's audit log, or fetch its signed head to keep elsewhere."
 	f := ui.NewFlags("sealbatch audit", what, "verify LOG... | head", `
 sealbatch audit head >kept-head
-sealbatch audit verify /var/lib/sealbatch/audit.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
+sealbatch audit verify /var/lib/sealbatch/audit*.log --key "$(cat /etc/sealbatch/statement.pub)" --head kept-head`)
 	var cf clientFlags
 	var key string
 	var heads []string

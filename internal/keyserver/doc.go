@@ -12,6 +12,15 @@
 // and many requests share one disk write. If the log cannot be written, the
 // transaction is undone: nothing is released and nothing is counted.
 //
+// # How an old record is found
+//
+// Whoever can write the store's file, without its master key, can put sealed values
+// back. So every change stands in the log with the digests of the sealed values, a
+// segment of the log begins with a digest over all, and both are compared at the
+// start and hourly (check.go, audit.Records). That holds only if nothing writes to
+// the store but the committer: everything else is lent a store.Viewer. What comes
+// before the first segment is what the service keeps of itself, bucket meta.
+//
 // # How a key is destroyed
 //
 // Revoking or deleting a volume changes its record first: from that transaction
