@@ -94,7 +94,11 @@ func parseConfig(path string) (*ssh_config.Config, error) {
 	if err := trusted.CheckFile(f, trusted.Public); err != nil { // as ssh does
 		return nil, err
 	}
-	return ssh_config.Decode(f)
+	c, err := ssh_config.Decode(f)
+	if err != nil {
+		return nil, err
+	}
+	return c, checkIncludes(c)
 }
 
 func (c *sshConfig) get(alias, key string) string {
