@@ -30,11 +30,13 @@ func TestDoctorOnNodes(t *testing.T) {
 	must(t, "login", "alice", "sh", "-c", `mkdir -p "$1" && cp /opt/sealbatch/bin/sealbatch /opt/sealbatch/bin/gocryptfs "$1"`, "sh", at)
 	ca := must(t, "laptop", "alice", "cat", "/etc/sealbatch-keys-ca.pem")
 	key := must(t, "laptop", "alice", "cat", ".ssh/id_ed25519")
-	write(t, "login", "alice", at+"/ca.pem", ca+"\n")
-	write(t, "login", "alice", at+"/key", key+"\n")
-	must(t, "login", "alice", "chmod", "600", at+"/key")
-	write(t, "login", "alice", at+"/client.conf", "[hpcs-server]\nurl = https://keys:8443\nca-cert = "+at+"/ca.pem\n"+
-		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+at+"/key\n")
+	const conf = "/home/alice/doctor-node" // not in the project's directory, where bob could exchange it
+	write(t, "login", "alice", conf+"/ca.pem", ca+"\n")
+	write(t, "login", "alice", conf+"/key", key+"\n")
+	must(t, "login", "alice", "chmod", "600", conf+"/key")
+	write(t, "login", "alice", conf+"/client.conf", "[hpcs-server]\nurl = https://keys:8443\nca-cert = "+conf+"/ca.pem\n"+
+		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+conf+"/key\n")
+	must(t, "login", "alice", "cp", "-r", conf, at+"/conf")
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
 	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ",
 		"ok  container runtime: /usr/bin/apptainer, apptainer version ",
@@ -47,9 +49,12 @@ func TestDoctorOnNodes(t *testing.T) {
 		"cn1": {[]string{"-w", "cn1"}, []string{"ok  mounts by namespace" + works, "--  key service: not tried: "}},
 		"cn3": {noUserNS, []string{"--  mounts by namespace: does not work: private namespaces are not available here: ",
 			"fix: the site may allow user namespaces: sysctl user.max_user_namespaces"}},
-		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/client.conf"},
+		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", conf + "/client.conf"},
 			[]string{"ok  key service: https://keys:8443 answers from here",
 				"ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
+		"others' place": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/conf/client.conf"},
+			[]string{"--  key service: not tried: configuration error: " + at + "/conf/client.conf is not to be trusted: ",
+				"fix: chmod go-w /scratch/project_1\n"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

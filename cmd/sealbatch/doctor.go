@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/doctor"
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/harden"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/trusted"
@@ -98,6 +99,10 @@ func checkNode(ctx context.Context, a *app, cf clientFlags, report doctor.Report
 // configuration.
 func checkServiceFromNode(ctx context.Context, a *app, cf clientFlags, report doctor.Report) {
 	c, err := loadClient(ctx, a, cf)
+	if errors.Is(err, trusted.ErrUnsafe) {
+		report(doctor.Finding{What: "key service", Warn: true, Detail: "not tried: " + err.Error(), Fix: fault.Hint(err)})
+		return
+	}
 	if err != nil {
 		report(doctor.Finding{
 			What: "key service", Warn: true,
