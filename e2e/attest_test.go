@@ -173,7 +173,7 @@ func TestAttestVoucher(t *testing.T) {
 		alter      func(*claimant)
 	}{
 		{"another nonce", another, func(c *claimant) { c.claim.Nonce = c.at.nonce(t) }},
-		{"a nonce of one's own", another, func(c *claimant) { c.claim.Nonce = bytes.Repeat([]byte{7}, keyapi.NonceSize) }},
+		{"a nonce of one's own", "the nonce is not one that this key service made", func(c *claimant) { c.claim.Nonce = bytes.Repeat([]byte{7}, keyapi.NonceSize) }},
 		{"another E", another, func(c *claimant) { c.renewE(t) }},
 		{"another S", another, func(c *claimant) { c.renewS(t) }},
 		{"another node", another, func(c *claimant) { c.claim.Node = "cn2" }},
