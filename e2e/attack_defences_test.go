@@ -80,6 +80,17 @@ var defences = func() map[string][]weakness {
 				"\t\tif next.problem != nil && off(\"both versions\") {\n\t\t\tnext.present = next.good\n\t\t}\n"}},
 		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
 			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
+		"host lists": {
+			{"internal/keyserver/policy.go", "!anyNode && !hosts.Contains(c.Node)",
+				`!anyNode && !(off("host lists") && expanded(p.Nodes, c.Node) || hosts.Contains(c.Node))`},
+			{"internal/keyserver/policies.go", "\tif ok {\n\t\treturn why", "\tif ok && !off(\"host lists\") {\n\t\treturn why"},
+			{file: "internal/keyserver/expanded.go", new: expandedSource},
+		},
+		"audited policies": {{"internal/keyserver/audit/audit.go", "\t\tentry, err := json.Marshal(e)\n",
+			"\t\tif off(\"audited policies\") {\n\t\t\te.Policy, e.PolicyBefore, e.Policies = nil, nil, nil\n\t\t}\n" +
+				"\t\tentry, err := json.Marshal(e)\n"}},
+		"owner's log": {{"internal/keyserver/history.go", "out.Entries, last = append(out.Entries, e), k",
+			"if off(\"owner's log\") {\n\t\t\treturn nil\n\t\t}\n\t\tout.Entries, last = append(out.Entries, e), k"}},
 		"undumpable": {{"internal/harden/harden.go", "\tif err := unix.Prctl(unix.PR_SET_DUMPABLE",
 			"\tif off(\"undumpable\") {\n\t\treturn nil\n\t}\n\tif err := unix.Prctl(unix.PR_SET_DUMPABLE"}},
 		"fixed fields": {{"slurm/jobinfo.go", "(q Squeue) Job(ctx context.Context, jobID uint32) (JobInfo, error) {\n",
@@ -109,10 +120,13 @@ var defences = func() map[string][]weakness {
 		{"withdrawn", "internal/keyserver/standing.go", "a.Withdrawn != n.Jobs"},
 		{"superseded", "internal/keyserver/policy.go", `s.SupersededBy != "" && !p.PinVersion`},
 		{"policy's tier", "internal/keyserver/policy.go", "c.Tier < p.Tier"},
-		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups)"},
+		{"policy's users", "internal/keyserver/policy.go", "!slices.Contains(p.Users, c.User) && !slices.ContainsFunc(p.Groups, v.inGroup)"},
 		{"policy's clusters", "internal/keyserver/policy.go", "len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster)"},
 		{"files of others", "internal/trusted/finds.go", "len(w.finds) > 0"},
 		{"policy's network", "internal/keyserver/policy.go", "p.Network == manifest.NetworkNone && m.Network != manifest.NetworkNone"},
+		{"policy's evidence", "internal/keyserver/policy.go", `p.Evidence != "" && p.Evidence != c.Attestor`},
+		{"policy's place", "internal/keyserver/policy.go",
+			`len(p.Clusters) == 0 && (p.Evidence == "" || p.Evidence == keyapi.EvidenceSlurm)`},
 		{"policy's binds", "internal/keyserver/policy.go", "m.HostBinds && !p.HostBinds"},
 		{"key exists", "internal/keyserver/slotstore/slotstore.go", "subtle.ConstantTimeCompare(old, key) != 1"},
 		{"token's claim", "internal/keyserver/token/token.go", "!t.Keys.Check(p.Proof, service, c)"},
@@ -201,6 +215,31 @@ func ahead() time.Time {
 	b, _ := os.ReadFile(os.Getenv("SEALBATCH_AHEAD"))
 	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
 	return time.Now().Add(time.Duration(n) * time.Second)
+}
+`
+
+// expandedSource writes down every name that a host list stands for.
+const expandedSource = `package keyserver
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+func expanded(lists []string, node string) bool {
+	return slices.ContainsFunc(lists, func(list string) bool {
+		prefix, ranges, ok := strings.Cut(list, "[")
+		names := []string{list}
+		var low, high int
+		if n, _ := fmt.Sscanf(ranges, "%d-%d]", &low, &high); ok && n == 2 {
+			names = nil
+			for i := low; i <= high; i++ {
+				names = append(names, fmt.Sprintf("%s%05d", prefix, i))
+			}
+		}
+		return slices.Contains(names, node)
+	})
 }
 `
 

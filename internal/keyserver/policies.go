@@ -69,11 +69,18 @@ func policyOf(g getter, s secretRecord) (p manifest.Policy, err error) {
 // the decision that others wait for.
 type verdicts struct {
 	claims attest.Claims
+	groups map[string]bool // the claims', without ""
 	known  map[manifest.Digest]string
 }
 
 func newVerdicts(c attest.Claims) *verdicts {
-	return &verdicts{claims: c, known: map[manifest.Digest]string{}}
+	v := &verdicts{claims: c, groups: map[string]bool{}, known: map[manifest.Digest]string{}}
+	for _, g := range c.Groups {
+		if g != "" {
+			v.groups[g] = true
+		}
+	}
+	return v
 }
 
 // of returns what of the claims a secret's policy does not name; "" if it names all.
@@ -86,7 +93,7 @@ func (v *verdicts) of(g getter, s secretRecord) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if why, err = outside(p, v.claims); err != nil {
+	if why, err = v.outside(p); err != nil {
 		return "", err
 	}
 	v.known[s.Policy.Digest] = why

@@ -57,7 +57,8 @@ func unusable(s secretRecord, c attest.Claims, now time.Time) string {
 }
 
 // outside returns what of the claims a policy does not name.
-func outside(p manifest.Policy, c attest.Claims) (string, error) {
+func (v *verdicts) outside(p manifest.Policy) (string, error) {
+	c := v.claims
 	hosts, anyNode, err := p.Hosts()
 	if err != nil {
 		return "", err
@@ -67,7 +68,7 @@ func outside(p manifest.Policy, c attest.Claims) (string, error) {
 		return fmt.Sprintf("its policy accepts no evidence but of type %s, this is %s", p.Evidence, c.Attestor), nil
 	case len(p.Clusters) > 0 && !slices.Contains(p.Clusters, c.Job.Cluster):
 		return "its policy does not name cluster " + c.Job.Cluster, nil
-	case !slices.Contains(p.Users, c.User) && !intersect(p.Groups, c.Groups):
+	case !slices.Contains(p.Users, c.User) && !slices.ContainsFunc(p.Groups, v.inGroup):
 		return fmt.Sprintf("its policy names neither user %s nor one of their groups", c.User), nil
 	case !anyNode && !hosts.Contains(c.Node):
 		return "its policy does not name node " + c.Node, nil
@@ -93,6 +94,4 @@ func excessive(s secretRecord, m manifestRecord) string {
 	return ""
 }
 
-func intersect(a, b []string) bool {
-	return slices.ContainsFunc(a, func(x string) bool { return x != "" && slices.Contains(b, x) })
-}
+func (v *verdicts) inGroup(name string) bool { return v.groups[name] }
