@@ -168,12 +168,13 @@ func TestAttestVoucher(t *testing.T) {
 	_, other := registered(t)
 	job, second := running(t, alice, "-w", "cn1"), running(t, alice, "-w", "cn1")
 	const another = "voucher covers another claim"
+	const foreign = "the nonce is not one that this key service made"
 	for _, c := range []struct {
 		name, want string
 		alter      func(*claimant)
 	}{
 		{"another nonce", another, func(c *claimant) { c.claim.Nonce = c.at.nonce(t) }},
-		{"a nonce of one's own", "the nonce is not one that this key service made", func(c *claimant) { c.claim.Nonce = bytes.Repeat([]byte{7}, keyapi.NonceSize) }},
+		{"a nonce of one's own", foreign, func(c *claimant) { c.claim.Nonce = bytes.Repeat([]byte{7}, keyapi.NonceSize) }},
 		{"another E", another, func(c *claimant) { c.renewE(t) }},
 		{"another S", another, func(c *claimant) { c.renewS(t) }},
 		{"another node", another, func(c *claimant) { c.claim.Node = "cn2" }},
