@@ -12,6 +12,17 @@
 // and many requests share one disk write. If the log cannot be written, the
 // transaction is undone: nothing is released and nothing is counted.
 //
+// All decisions wait for one another, so what a caller can make dear is done before:
+// a release reads and decides each policy of its volumes once, on the snapshot
+// (policies.go), and in the transaction only where an owner changed it meanwhile.
+// Policies lie apart from the records that every release rewrites.
+//
+// # What owners read
+//
+// The audit log is for whoever runs the service. A volume's owner reads the part
+// about that volume from records that are written in the same transaction, a bounded
+// number of them for each volume (history.go).
+//
 // # How an old record is found
 //
 // Whoever can write the store's file, without its master key, can put sealed values
