@@ -8,7 +8,7 @@ UNIT := $$($(GO) list ./... | grep -v /e2e)
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --abbrev=12 --dirty=+dirty 2>/dev/null)
 LDFLAGS = -s -w$(if $(VERSION), -X github.com/sealbatch/sealbatch/internal/version.linked=$(VERSION))
 
-.PHONY: all build setup demo demo-down test lint version licenses outdated dist dist-check unit e2e e2e-linuxproc bench fuzz tidy clean
+.PHONY: all build setup demo demo-down test lint version licenses outdated dist dist-check unit e2e e2e-linuxproc bench load fuzz tidy clean
 
 all: build
 
@@ -61,6 +61,7 @@ dist-check:
 
 unit:
 	$(GO) test -race $(UNIT)
+	$(GO) test -count=1 -run '^TestLoad$$' ./cmd/sealbatch
 
 e2e: build
 	$(GO) test -count=1 -timeout 40m -parallel 4 ./e2e/...
@@ -83,6 +84,13 @@ bench: build
 	  /^Benchmark/ { line = sprintf("%-28s", substr($$1, 10)); head = sprintf("%-28s", "what"); \
 	    for (i = 3; i < NF; i += 2) { head = head sprintf("%24s", $$(i+1)); line = line sprintf("%24s", $$i) } \
 	    if (!n++) print head; print line }'
+
+# One honest node after the other beside 20 hostile accounts at 100 addresses, for LOADTIME, and what each of their
+# calls costs the key service (docs/key-service.md, "Floods").
+LOADTIME ?= 60s
+load:
+	$(GO) test -count=1 -run '^TestLoad$$' -v -load $(LOADTIME) ./cmd/sealbatch
+	$(GO) test -run '^$$' -bench Costs -benchtime 1x ./cmd/sealbatch
 
 # Each fuzz target for FUZZTIME.
 FUZZTIME ?= 1m

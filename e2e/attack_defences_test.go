@@ -133,6 +133,7 @@ var defences = func() map[string][]weakness {
 		{"token used", "internal/keyserver/token/token.go", "case used:"},
 		{"token's manifest", "internal/keyserver/token/token.go", "t.Manifest != c.Manifest"},
 		{"number of connections", "internal/gate/conns.go", "share || len(c.open) >= c.most"},
+		{"small bodies apart", "internal/gate/gate.go", "n <= g.limits.Small"},
 		{"memory for bodies", "internal/gate/gate.go", "g.held+n > g.limits.Memory || g.heldBy[p]+n > g.limits.Memory/4"},
 		{"account's requests", "internal/keyserver/replay.go", "len(s.order) >= c.perAccount"},
 		{"records checked", "internal/keyserver/audit/records.go", "s.now != kept"},

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
-	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 )
 
 // Floods. The services of these worlds have small bounds (attack_defences_test.go),
@@ -211,8 +210,7 @@ func TestAttackMemoryFlood(t *testing.T) {
 				t.Cleanup(func() { raw.Close() })
 				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
 				c.SetDeadline(time.Now().Add(25 * time.Second))
-				fmt.Fprintf(c, "PUT /v1/secrets/%s HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
-					keyservertest.RandomHex(16), size)
+				fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", size)
 				line, err := bufio.NewReader(c).ReadString('\n')
 				switch {
 				case err != nil:
@@ -233,5 +231,38 @@ func TestAttackMemoryFlood(t *testing.T) {
 			return gained("%d bodies at once: %d KiB", allowed.Load(), kib)
 		}
 		return w.unmoved(t, "%d bodies at once: %d KiB at most", allowed.Load(), kib)
+	}}.run(t)
+}
+
+// mallory announces large requests from several addresses and sends nothing of
+// them. The nodes' requests are small.
+func TestAttackMemoryHeld(t *testing.T) {
+	t.Parallel()
+	attack{own: true, without: []string{"small bodies apart"}, says: "large requests are waited for", play: func(t *testing.T, w *world) outcome {
+		s := w.stakeOf(t, openTo("alice"), nil)
+		held := 0
+		for _, from := range flooders(t, 5) {
+			for range 4 {
+				raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { raw.Close() })
+				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
+				c.SetDeadline(time.Now().Add(20 * time.Second))
+				fmt.Fprint(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: 4190000\r\nExpect: 100-continue\r\n\r\n")
+				line, err := bufio.NewReader(c).ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				if line == "HTTP/1.1 100 Continue\r\n" {
+					held++
+				}
+			}
+		}
+		if o := w.claimsAlice(t, s); !o.gained {
+			return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
+		}
+		return keptOut("%d large requests are waited for", held)
 	}}.run(t)
 }

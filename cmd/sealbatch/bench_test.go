@@ -30,10 +30,11 @@ import (
 type benched struct {
 	*serviceProcess
 	keyservertest.Service
-	alice ssh.Signer
+	alice    ssh.Signer
+	accounts []ed25519.PrivateKey // of others, mallory0 and on
 }
 
-func startBenched(b *testing.B) *benched {
+func startBenched(b testing.TB, limits string, accounts int) *benched {
 	b.Helper()
 	dir := filepath.Join(b.TempDir(), "keys")
 	run := func(argv ...string) {
@@ -47,17 +48,25 @@ func startBenched(b *testing.B) *benched {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s.VerifierKey, s.Cluster = priv, "bench"
+	s.VerifierKey, s.Cluster = priv, "testcluster"
 	conf := filepath.Join(dir, "server.conf")
 	text, err := os.ReadFile(conf)
 	if err != nil {
 		b.Fatal(err)
 	}
-	text = fmt.Appendf(text, "[limits]\nrate-per-second = 100000\n[cluster bench]\n"+
+	text = fmt.Appendf(text, "[limits]\n"+limits+"[cluster testcluster]\n"+
 		"verifier-url = https://127.0.0.1:1\nverifier-ca = ca.crt\nverifier-key = %s\nmunge-user = slurm\n",
 		base64.StdEncoding.EncodeToString(pub))
-	accounts := "alice " + string(ssh.MarshalAuthorizedKey(s.alice.PublicKey()))
-	err = errors.Join(os.WriteFile(conf, text, 0o600), os.WriteFile(filepath.Join(dir, "accounts"), []byte(accounts), 0o600))
+	lines := "alice " + string(ssh.MarshalAuthorizedKey(s.alice.PublicKey()))
+	for i := range accounts {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.accounts = append(s.accounts, key)
+		lines += fmt.Sprintf("mallory%d %s", i, ssh.MarshalAuthorizedKey(sshSigner(key).PublicKey()))
+	}
+	err = errors.Join(os.WriteFile(conf, text, 0o600), os.WriteFile(filepath.Join(dir, "accounts"), []byte(lines), 0o600))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -84,8 +93,16 @@ func startBenched(b *testing.B) *benched {
 	return s
 }
 
+func sshSigner(key ed25519.PrivateKey) ssh.Signer {
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		panic(err) // not of an Ed25519 key
+	}
+	return s
+}
+
 // cpu returns the time that the service has had of the processors.
-func (s *benched) cpu(b *testing.B) time.Duration {
+func (s *benched) cpu(b testing.TB) time.Duration {
 	b.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
@@ -118,7 +135,7 @@ func BenchmarkKeyService(b *testing.B) {
 }
 
 func benchNodes(b *testing.B, atOnce, total int) {
-	s := startBenched(b)
+	s := startBenched(b, "rate-per-second = 100000\n", 0)
 	p := keyservertest.Policy("alice")
 	p.Nodes, p.Clusters, p.Releases = []string{"*"}, []string{s.Cluster}, total
 	v := s.Deposit(b, s.alice, "data", manifest.KindDataset, p)
@@ -163,7 +180,6 @@ func benchNodes(b *testing.B, atOnce, total int) {
 		b.Errorf("%d lost, %d released past the limit, %d counted of %d, %v", lost.Load(), beyond, info.Released, total, err)
 	}
 	slices.Sort(took)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	b.ReportMetric(0, "ns/op") // of no meaning here
 	b.ReportMetric(float64(total)/wall.Seconds(), "releases/s")
 	b.ReportMetric(ms(took[total/2]), "p50-ms")

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"container/list"
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -10,7 +11,7 @@ import (
 )
 
 // connections are those that are open. The ones that wait, for a handshake to
-// go on or a request to come, stand in a list, the longest first.
+// go on or a request to come as a whole, stand in a list, the longest first.
 type connections struct {
 	most    int
 	mu      sync.Mutex
@@ -41,15 +42,21 @@ func (c *connections) add(n *conn) (instead *conn, ok bool) {
 	return instead, true
 }
 
-// longest returns the connection that has waited for longest, of one address or
-// of all; nil if none waits. The caller holds the lock.
-func (c *connections) longest(p netip.Prefix, ofOne bool) *conn {
+// longest returns the connection that has waited for longest, of one address, or of
+// that which has most, so that no address loses its only one to another's many; nil
+// if none waits. The caller holds the lock.
+func (c *connections) longest(p netip.Prefix, ofOne bool) (found *conn) {
 	for e := c.waiting.Front(); e != nil; e = e.Next() {
-		if n, ok := e.Value.(*conn); ok && (!ofOne || n.prefix == p) {
+		n, ok := e.Value.(*conn)
+		switch {
+		case !ok:
+		case ofOne && n.prefix == p:
 			return n
+		case !ofOne && (found == nil || c.from[n.prefix] > c.from[found.prefix]):
+			found = n
 		}
 	}
-	return nil
+	return found
 }
 
 // forget takes n out of the counts. The caller holds the lock.
@@ -92,21 +99,36 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// ConnState is for http.Server.ConnState: it keeps track of which connections
-// wait and which are at work.
+// ConnState is for http.Server.ConnState: it notes that a connection waits for its
+// next request. It goes on waiting until Body has read that one.
 func (g *Gate) ConnState(c net.Conn, s http.ConnState) {
+	if s == http.StateIdle {
+		g.setWaiting(connOf(c), true)
+	}
+}
+
+type connKey struct{}
+
+// ConnContext is for http.Server.ConnContext: it lets Body know a request's connection.
+func (g *Gate) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, connOf(c))
+}
+
+// connOf returns the gate's own connection, nil if it is another's.
+func connOf(c net.Conn) *conn {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	n, ok := c.(*conn)
-	if !ok || s != http.StateActive && s != http.StateIdle {
-		return
-	}
+	n, _ := c.(*conn)
+	return n
+}
+
+func (g *Gate) setWaiting(n *conn, waits bool) {
 	o := &g.open
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.open[n] {
-		o.rest(n, s == http.StateIdle)
+	if n != nil && o.open[n] {
+		o.rest(n, waits)
 	}
 }
 

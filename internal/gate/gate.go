@@ -23,16 +23,18 @@ var ErrTooLarge = errors.New("body is too large")
 // Limits of a Gate. All are required.
 type Limits struct {
 	// Connections are open at once; one address has half of them at most. The
-	// one too many takes the room of that, of the same address or of all, which
-	// has been idle, or in its handshake, for longest.
+	// one too many takes the room of that, of the same address or of the one that
+	// has most, which has been idle, in its handshake or in a request that is not
+	// there as a whole, for longest.
 	Connections int
 	// PerSecond and Burst bound an address's requests. Of new connections it
 	// may make twice as many, so that whoever makes too many requests can be told so.
 	PerSecond float64
 	Burst     int
 	// Memory bounds the bodies that are held at once, in bytes; one address
-	// has a quarter of it at most.
-	Memory int64
+	// has a quarter of it at most. Bodies of up to Small bytes are bounded by the
+	// connections alone, so that announcing large ones keeps out no small one.
+	Memory, Small int64
 }
 
 // Gate holds the counts of one service.
@@ -55,9 +57,9 @@ func New(l Limits) *Gate {
 // Allow reports whether remote (HOST:PORT) may make a request now.
 func (g *Gate) Allow(remote string) bool { return g.requests.Allow(remote) }
 
-// Times that a body may take: what anybody may send is small.
+// What anybody may send is small: bytes of a body, and the time that it may take.
 const (
-	smallBody     = 64 << 10
+	SmallBody     = 64 << 10
 	smallBodyTime = 10 * time.Second
 )
 
@@ -72,13 +74,20 @@ func (g *Gate) Body(w http.ResponseWriter, r *http.Request, most int64) (body []
 		n = most
 	}
 	p := prefixOf(r.RemoteAddr)
-	if !g.hold(p, n) {
+	switch {
+	case n <= g.limits.Small:
+		done = func() {}
+	case g.hold(p, n):
+		done = func() { g.letGo(p, n) }
+	default:
 		return nil, nil, ErrBusy
 	}
-	done = func() { g.letGo(p, n) }
 	if body, err = readBody(w, r, n, most); err != nil {
 		done()
 		return nil, nil, err
+	}
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+		g.setWaiting(c, false)
 	}
 	return body, done, nil
 }
@@ -88,7 +97,7 @@ func readBody(w http.ResponseWriter, r *http.Request, n, most int64) ([]byte, er
 	// The server's own limit of time is for the largest bodies. A writer that
 	// knows no deadlines has no connection that could be slow.
 	c := http.NewResponseController(w)
-	if n <= smallBody {
+	if n <= SmallBody {
 		_ = c.SetReadDeadline(time.Now().Add(smallBodyTime))
 	}
 	var b bytes.Buffer // grows as bytes come, not as they are promised

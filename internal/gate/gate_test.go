@@ -185,12 +185,12 @@ func TestConnections(t *testing.T) {
 	closed := func(c net.Conn) bool { _, err := c.Read(make([]byte, 1)); return errors.Is(err, io.EOF) }
 	near1, c1 := accept(1)
 	near2, _ := accept(1)
-	g.ConnState(c1, http.StateActive)
+	g.setWaiting(connOf(c1), false)
 	_, c2 := accept(1) // in place of the one that waits, of its own address
 	if !closed(near2) {
 		t.Error("one address has more than half")
 	}
-	g.ConnState(c2, http.StateActive)
+	g.setWaiting(connOf(c2), false)
 	third := knock(1)
 	near3, c3 := accept(2)
 	if !closed(third) {
@@ -198,7 +198,7 @@ func TestConnections(t *testing.T) {
 	}
 	_, c4 := accept(2)
 	g.ConnState(c2, http.StateIdle) // waits, but not for longest
-	_, c5 := accept(3)              // in place of c3
+	_, c5 := accept(3)              // in place of c3, of an address that has as many as the other
 	if !closed(near3) {
 		t.Error("the one that waited for longest was not closed")
 	}
@@ -220,5 +220,60 @@ func TestConnections(t *testing.T) {
 	knock(4)
 	if c, err := ln.Accept(); err != nil || c.RemoteAddr().String() != "10.0.0.4:1" || !closed(last) {
 		t.Errorf("%v, %v", c, err)
+	}
+}
+
+// TestSmallBodies: whoever holds all the memory for large bodies keeps out no small one.
+func TestSmallBodies(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{Connections: 4, PerSecond: 1, Burst: 1, Memory: 40, Small: 5})
+	read := func(host, size int) (func(), error) {
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("x", size)))
+		r.RemoteAddr = fmt.Sprintf("10.0.0.%d:1", host)
+		_, done, err := g.Body(httptest.NewRecorder(), r, 100)
+		return done, err
+	}
+	for host := range 4 {
+		if _, err := read(host, 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := read(5, 6); !errors.Is(err, ErrBusy) {
+		t.Errorf("a large body: %v", err)
+	}
+	for range 20 {
+		if _, err := read(5, 5); err != nil {
+			t.Errorf("a small body: %v", err)
+		}
+	}
+}
+
+// TestMostMakesRoom: where all connections wait, in their handshakes or in requests
+// that do not end, the address that has most makes room.
+func TestMostMakesRoom(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{Connections: 6, PerSecond: 1, Burst: 10, Memory: 1})
+	in := pipes{make(chan net.Conn, 8)}
+	ln := g.Listener(in)
+	accept := func(host byte) (near, c net.Conn) {
+		t.Helper()
+		near, far := net.Pipe()
+		in.incoming <- addressed{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, host), Port: 1}}
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return near, c
+	}
+	_, node := accept(1)
+	for _, host := range []byte{2, 2, 2, 3, 3} {
+		_, c := accept(host)
+		g.ConnState(c, http.StateActive) // its request has begun
+	}
+	for range 3 {
+		accept(4)
+	}
+	if !g.open.open[connOf(node)] || g.open.from[prefixOf("10.0.0.4")] != 3 {
+		t.Errorf("the oldest connection, its address's only one, made room: %v", g.open.from)
 	}
 }

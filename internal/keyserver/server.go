@@ -74,6 +74,7 @@ type Server struct {
 	unwiped         chan struct{} // holds one when a scrub is asked for
 	front           *service.Service
 	queue           *gate.FairQueue // of requests for their turn at work
+	large           *gate.FairQueue // of those with large bodies, before that
 	unauthenticated *unauthenticatedLog
 	limits          Limits
 	minTier         manifest.Tier
@@ -168,9 +169,11 @@ func New(cfg Config) (*Server, error) {
 	s.started = s.now()
 	s.front = service.New(service.Config{
 		Name: "key service", LogHint: logHint, Log: s.log, Times: times, MaxHeader: maxHeader,
-		Limits: gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory},
+		Limits: gate.Limits{Connections: s.limits.Connections, PerSecond: s.limits.PerSecond, Burst: s.limits.Burst, Memory: s.limits.Memory,
+			Small: gate.SmallBody},
 	})
 	s.queue = gate.NewFairQueue(s.limits.Concurrent, 8*s.limits.Concurrent)
+	s.large = gate.NewFairQueue(1, s.limits.Concurrent)
 	s.unauthenticated = newUnauthenticatedLog()
 	var head audit.Head
 	var err error

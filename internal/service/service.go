@@ -104,6 +104,7 @@ func (s *Service) server(cert tls.Certificate, h http.Handler) *http.Server {
 		IdleTimeout:       s.config.Times.Idle,
 		MaxHeaderBytes:    s.config.MaxHeader,
 		ConnState:         s.gate.ConnState,
+		ConnContext:       s.gate.ConnContext,
 		Protocols:         http1,
 		ErrorLog:          slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
 	}

@@ -74,7 +74,8 @@ func New(c Config) (*Verifier, error) {
 	}
 	v := &Verifier{config: c, uid: uint32(os.Geteuid()), front: service.New(service.Config{
 		Name: "verifier", LogHint: logHint, Log: c.Log, Times: times, MaxHeader: maxHeader,
-		Limits: gate.Limits{Connections: c.Limits.Connections, PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Memory: c.Limits.Memory},
+		Limits: gate.Limits{Connections: c.Limits.Connections, PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Memory: c.Limits.Memory,
+			Small: gate.SmallBody},
 	})}
 	return v, v.setUpRelay()
 }
