@@ -250,7 +250,7 @@ func TestAttackMemoryHeld(t *testing.T) {
 				t.Cleanup(func() { raw.Close() })
 				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
 				c.SetDeadline(time.Now().Add(20 * time.Second))
-				fmt.Fprint(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: 4190000\r\nExpect: 100-continue\r\n\r\n")
+				fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyapi.MaxBody)
 				line, err := bufio.NewReader(c).ReadString('\n')
 				if err != nil {
 					t.Fatal(err)
