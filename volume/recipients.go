@@ -149,7 +149,9 @@ func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, err
 // an OpenSSH ed25519 or RSA private key. passphrase is asked for an encrypted private
 // key, and only when the key is needed; nil if there is nobody to ask. Likewise,
 // plugins is how the programs of AGE-PLUGIN-... identities talk to the user; nil
-// if they may not be run. ErrIdentity if the file holds nothing usable; errors
+// if they may not be run. The file and the directories above it must be the user's or
+// root's and nobody else's to write, and the file nobody else's to read: fault.Config,
+// with a hint that mends it. ErrIdentity if the file holds nothing usable; errors
 // do not quote it.
 func ParseIdentityFile(path string, passphrase func() ([]byte, error), plugins *plugin.ClientUI) ([]age.Identity, error) {
 	b, err := trusted.ReadSecret(path, maxKeyFile)
