@@ -58,7 +58,7 @@ func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *resu
 		return
 	}
 	if err := removal.Do(ctx, c.run); err != nil {
-		n.Notes = append(n.Notes, fmt.Sprintf("the job could not remove its scratch volume, whose key is lost, and %v; "+
+		n.Notes = append(n.Notes, fmt.Sprintf("the job could not remove its scratch volume, whose key is lost, and it is %v; "+
 			"on the login node: %s", err, removal.Command()))
 		return
 	}

@@ -63,21 +63,24 @@ func (r Removal) check() string {
 
 func (r Removal) scratch() string {
 	dir := shellwords.QuoteArgs("./" + path.Join(NodesDir, r.Scratch, ScratchName))
-	// Applications make directories read-only.
-	return r.enter() + " && " + r.check() + " && chmod -R u+rwX -- " + dir + " && rm -rf -- " + dir
+	return r.enter() + " && " + r.check() + " && " + writable(dir) + " && rm -rf -- " + dir
 }
 
-// all removes what job-prep makes. The manifest is the first that it writes, and goes last:
-// a directory without one, or with an empty one, has nothing else in it.
+// writable makes directories so that an application has made read-only.
+func writable(dir string) string { return "chmod -R u+rwX -- " + dir }
+
+// all removes what is in a job's directory. The manifest is the first that job-prep writes, and goes
+// last: a directory without one, or with an empty one, has nothing else in it.
 func (r Removal) all() string {
 	var names []string
-	for _, name := range []string{BinDir, ScriptsDir, NodesDir, ScriptName, LogName, SignatureName, ManifestName} {
+	for _, name := range []string{BinDir, ScriptsDir, NodesDir, ScriptName, LogName, SignatureName} {
 		names = append(names, "./"+name)
 	}
-	dir := shellwords.QuoteArgs(r.Dir)
+	dir, nodes := shellwords.QuoteArgs(r.Dir), "./"+NodesDir
 	return "if [ -e " + dir + " ] || [ -L " + dir + " ]; then " + r.enter() + " && " +
-		"if [ -s " + ManifestName + " ]; then " + r.check() + " && rm -rf -- " + shellwords.QuoteArgs(names...) + "; " +
-		"else rm -f -- ./" + ManifestName + "; fi && cd / && rmdir -- " + dir + "; fi"
+		"if [ -s " + ManifestName + " ]; then " + r.check() + " && " +
+		"{ [ ! -d " + nodes + " ] || " + writable(nodes) + "; } && rm -rf -- " + shellwords.QuoteArgs(names...) + "; fi && " +
+		"rm -f -- ./" + ManifestName + " && cd / && rmdir -- " + dir + "; fi"
 }
 
 // Do has the removal done at the site. ErrNotRemoved if something else lies there, or no

@@ -64,8 +64,7 @@ func laidOut(t *testing.T, dir string) Removal {
 		}
 	}
 	m := []byte("manifest of " + dir)
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, ManifestName), m, 0o600),
-		os.Chmod(dir+"/nodes/cn1/scratch/d", 0o500)); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ManifestName), m, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return Removal{Dir: dir, Manifest: manifest.DigestOf(m)}
@@ -75,6 +74,9 @@ func TestRemoval(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/it's $(touch x) a dir"
 	r := laidOut(t, dir)
+	if err := os.Chmod(dir+"/nodes/cn1/scratch/d", 0o500); err != nil { // as applications do
+		t.Fatal(err)
+	}
 	r.Scratch = "cn1"
 	if err := r.Do(t.Context(), shell{r.Command()}); err != nil {
 		t.Fatal(err)
@@ -83,6 +85,10 @@ func TestRemoval(t *testing.T) {
 		"nodes/cn2 nodes/cn2/scratch scripts scripts/input"
 	if got := files(t, dir); got != want {
 		t.Errorf("left\n%s\nwant\n%s", got, want)
+	}
+	readOnly := dir + "/nodes/cn2/output"
+	if err := errors.Join(os.Mkdir(readOnly, 0o700), os.WriteFile(readOnly+"/f", nil, 0o400), os.Chmod(readOnly, 0o500)); err != nil {
+		t.Fatal(err)
 	}
 	r.Scratch = ""
 	for range 2 { // once more is no harm
