@@ -17,7 +17,7 @@ const maxEnviron = 1 << 20
 func jobEnviron(ctx context.Context, setup []string) (getenv func(string) string, err error) {
 	bash := sitecmd.Command{
 		Path: "/bin/bash", Env: os.Environ(), MaxOutput: maxEnviron,
-		Args: []string{"-c", "exec 3>&1 >/dev/null\n" + strings.Join(setup, "\n") + "\nenv -0 >&3"},
+		Args: []string{"-c", "exec 3>&1 >/dev/null\n" + strings.Join(setup, "\n") + "\n/usr/bin/env -0 >&3"},
 	}
 	out, err := bash.Run(ctx)
 	if err == nil && len(out) == 0 {
