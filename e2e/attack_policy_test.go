@@ -25,9 +25,13 @@ func TestAttackHostLists(t *testing.T) {
 	t.Parallel()
 	attack{without: []string{"host lists"}, says: "the release took", play: func(t *testing.T, w *world) outcome {
 		p := openTo("mallory")
-		p.Nodes = []string{strings.Repeat("a", 245) + "[00000-65535]", "cn1"}
+		p.Nodes = nil
+		for _, c := range []string{"a", "b", "c", "d"} {
+			p.Nodes = append(p.Nodes, strings.Repeat(c, 245)+"[00000-65535]")
+		}
+		p.Nodes = append(p.Nodes, "cn1")
 		var volumes []keyservertest.Volume
-		for i := range 40 {
+		for i := range 20 {
 			p.Releases = 100 + i // another policy each
 			volumes = append(volumes, w.deposit(t, mallory, rand.Text(), manifest.KindImage, p))
 		}
