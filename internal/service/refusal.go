@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 )
@@ -19,10 +20,18 @@ type Refusal struct {
 	internal  bool   // err's text is not in Message: it is for the log
 }
 
+// maxMessage bounds a message, in bytes: errors of parsers repeat what was sent, and
+// it goes into the log.
+const maxMessage = 1000
+
 // Refuse returns a refusal; args may hold one error for %w.
 func Refuse(code, format string, args ...any) *Refusal {
 	err := fmt.Errorf(format, args...)
-	return &Refusal{Code: code, Message: err.Error(), err: errors.Unwrap(err)}
+	m := err.Error()
+	if len(m) > maxMessage {
+		m = strings.ToValidUTF8(m[:maxMessage], "") + "..."
+	}
+	return &Refusal{Code: code, Message: m, err: errors.Unwrap(err)}
 }
 
 // WithHint adds what the caller can do about it.

@@ -114,3 +114,12 @@ func TestBounds(t *testing.T) {
 		t.Errorf("while another is at work: %v", err)
 	}
 }
+
+// TestLongMessage: what a caller sent comes back, and into the log, only in part.
+func TestLongMessage(t *testing.T) {
+	t.Parallel()
+	r := Refuse(keyapi.CodeBadRequest, "body: %w", errors.New(strings.Repeat("\u00e9", 1_000_000)))
+	if len(r.Message) > 1010 || !strings.HasPrefix(r.Message, "body: \u00e9") || strings.ToValidUTF8(r.Message, "?") != r.Message || r.Error() != r.Message {
+		t.Errorf("a message of %d bytes", len(r.Message))
+	}
+}
