@@ -98,6 +98,7 @@ var defences = func() map[string][]weakness {
 				"\t\treturn scontrol(jobID)\n\t}\n"}},
 	}
 	maps.Copy(all, pathDefences)
+	maps.Copy(all, scriptDefences)
 	for _, c := range []struct{ name, file, condition string }{
 		{"origin", "internal/verifier/vouch.go", "m.Host != want"},
 		{"credential's claim", "internal/verifier/vouch.go", "!bytes.Equal(m.Payload, keyapi.MungePayload(q.Service, q.Claim))"},

@@ -34,11 +34,15 @@ func TestDoctorOnNodes(t *testing.T) {
 	write(t, "login", "alice", conf+"/ca.pem", ca+"\n")
 	write(t, "login", "alice", conf+"/key", key+"\n")
 	must(t, "login", "alice", "chmod", "600", conf+"/key")
-	write(t, "login", "alice", conf+"/client.conf", "[hpcs-server]\nurl = https://keys:8443\nca-cert = "+conf+"/ca.pem\n"+
-		"[supercomputer]\naddress = login\nusername = alice\n[identity]\nssh-key = "+conf+"/key\n")
+	const plain = "[hpcs-server]\nurl = https://keys:8443\nca-cert = " + conf + "/ca.pem\n[identity]\nssh-key = " + conf + "/key\n" +
+		"[supercomputer]\naddress = login\nusername = alice\n"
+	write(t, "login", "alice", conf+"/client.conf", plain)
 	must(t, "login", "alice", "cp", "-r", conf, at+"/conf")
+	write(t, "login", "alice", conf+"/setup.conf", plain+"setup =\n    export TMPDIR="+at+" SLURM_TMPDIR=/var/tmp\n")
+	write(t, "login", "alice", conf+"/elsewhere.conf", plain+"setup =\n    export TMPDIR="+at+"\n")
 	const works = ": a container wrote to an encrypted volume, and it was read back\n"
-	common := []string{"ok  directory /tmp: programs run there", "ok  /dev/fuse: ",
+	const tmp = "ok  directory /tmp: programs run there"
+	common := []string{"ok  /dev/fuse: ",
 		"ok  container runtime: /usr/bin/apptainer, apptainer version ",
 		"ok  mounts by fusermount" + works, "ok  mounts by runtime" + works, "ok  MUNGE: ",
 		"ok  no network: containers get none where an owner demands it, mounts by "}
@@ -46,15 +50,19 @@ func TestDoctorOnNodes(t *testing.T) {
 		flags []string
 		lines []string
 	}{
-		"cn1": {[]string{"-w", "cn1"}, []string{"ok  mounts by namespace" + works, "--  key service: not tried: "}},
-		"cn3": {noUserNS, []string{"--  mounts by namespace: does not work: private namespaces are not available here: ",
+		"cn1": {[]string{"-w", "cn1"}, []string{tmp, "ok  mounts by namespace" + works, "--  key service: not tried: "}},
+		"cn3": {noUserNS, []string{tmp, "--  mounts by namespace: does not work: private namespaces are not available here: ",
 			"fix: the site may allow user namespaces: sysctl user.max_user_namespaces"}},
 		"configured": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", conf + "/client.conf"},
-			[]string{"ok  key service: https://keys:8443 answers from here",
+			[]string{tmp, "ok  key service: https://keys:8443 answers from here",
 				"ok  verifier of cluster testcluster: answers; its certificate is good until ", "ok  clock: "}},
 		"others' place": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", at + "/conf/client.conf"},
-			[]string{"--  key service: not tried: configuration error: " + at + "/conf/client.conf is not to be trusted: ",
+			[]string{tmp, "--  key service: not tried: configuration error: " + at + "/conf/client.conf is not to be trusted: ",
 				"fix: chmod go-w /scratch/project_1\n"}},
+		"with setup": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", conf + "/setup.conf"},
+			[]string{"ok  directory /var/tmp: programs run there", "--  directory " + at + ": jobs pass it over: others could exchange"}},
+		"with setup that exports scratch": {[]string{"-w", "cn1", at + "/sealbatch", "doctor", "--node", "--config", conf + "/elsewhere.conf"},
+			[]string{"--  directory " + at + ": jobs pass it over: others could exchange", tmp}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

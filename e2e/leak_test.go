@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -272,6 +273,21 @@ func aliceIdentity(t *testing.T) []age.Identity {
 	return ids
 }
 
+// slurmsOwn are the places in which Slurm keeps a job's script, tokens included: its own
+// directories, which other users cannot read (docs/threat-model.md).
+var slurmsOwn = regexp.MustCompile(`^(login|cn[12]):.*/var/lib/slurm/slurm(ctld|d)/`)
+
+const oneTimeToken = "a one-time token"
+
+// tokensOf returns the one-time tokens in the script of a job, which Slurm shows to its user.
+func tokensOf(t *testing.T, j *job) []string {
+	t.Helper()
+	text := must(t, "login", string(j.who), "scontrol", "write", "batch_script", j.id, "-")
+	_, text, _ = strings.Cut(text, "builtin printf '%s\\n' \\\n")
+	text, _, _ = strings.Cut(text, "|")
+	return strings.Fields(strings.ReplaceAll(text, "\\", " "))
+}
+
 func TestNothingLeaks(t *testing.T) {
 	h := &haystack{t: t, since: time.Now().Add(-time.Second)}
 	noise := make([]byte, 256<<10) // whole blocks of a squashfs (128 KiB), which are stored as they are
@@ -280,12 +296,13 @@ func TestNothingLeaks(t *testing.T) {
 	h.needles = append(h.needles, needle{"the dataset's canary", []byte(dataCanary)}, needle{"the input's file name", []byte(name)},
 		needle{"the image's canary", noise[1000:1064]})
 
-	image := alice.image(t, leakImage(t, noise), "leak")
-	data := alice.dataset(t, "leak-data", map[string]string{name: dataCanary + "\n"})
+	policy := []string{"-u", "alice", "-c", "*", "--tier", "C"}
+	image := alice.image(t, leakImage(t, noise), "leak", policy...)
+	data := alice.dataset(t, "leak-data", map[string]string{name: dataCanary + "\n"}, policy...)
 	h.add("the dataset's key", volumeKey(t, "data/leak-data.sealed"))
 	h.add("the image's key", volumeKey(t, "images/leak.sealed"))
 
-	j := alice.submit(t, image, data, "-N", "2", "-args", name, "-flags", "--env SECRET="+dataCanary)
+	j := alice.submit(t, image, data, "-N", "2", "--tier", "C", "-args", name, "-flags", "--env SECRET="+dataCanary)
 	for _, node := range []string{"cn1", "cn2"} {
 		eventually(t, 30*time.Second, "the application waits on "+node, func() bool {
 			return run(t.Context(), node, "root", nil, "pgrep", "-xf", "sleep 7777").code == 0
@@ -302,11 +319,22 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		h.add("the outputs' key on "+node, key.Bytes())
 	}
-	if len(h.needles) != 3+4*5 {
+	for _, token := range tokensOf(t, j) {
+		h.needles = append(h.needles, needle{oneTimeToken, []byte(token)})
+	}
+	if len(h.needles) != 3+4*5+2 {
 		t.Fatalf("%d needles", len(h.needles))
 	}
+	scripts := 0
 	for _, f := range h.search() {
+		if f.what == oneTimeToken && slurmsOwn.MatchString(f.where) {
+			scripts++
+			continue
+		}
 		t.Errorf("while the job runs: %s in %s", f.what, f.where)
+	}
+	if scripts < 2 { // on the host of slurmctld, and on the first node
+		t.Errorf("tokens were found in %d of Slurm's own copies of the script", scripts)
 	}
 	provesToFind(t, j)
 	for _, node := range []string{"cn1", "cn2"} {
@@ -316,7 +344,9 @@ func TestNothingLeaks(t *testing.T) {
 		t.Fatalf("exit code %d", code)
 	}
 	for _, f := range h.search() {
-		t.Errorf("after the job: %s in %s", f.what, f.where)
+		if f.what != oneTimeToken || !slurmsOwn.MatchString(f.where) {
+			t.Errorf("after the job: %s in %s", f.what, f.where)
+		}
 	}
 	nodes, r := j.results()
 	if len(nodes) != 2 {

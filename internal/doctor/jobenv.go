@@ -15,6 +15,9 @@ const maxEnviron = 1 << 20
 // jobEnviron returns the environment that jobs get where this is the one that they
 // begin with: their script runs the lines of [supercomputer] setup before anything else.
 func jobEnviron(ctx context.Context, setup []string) (getenv func(string) string, err error) {
+	if len(setup) == 0 {
+		return os.Getenv, nil
+	}
 	bash := sitecmd.Command{
 		Path: "/bin/bash", Env: os.Environ(), MaxOutput: maxEnviron,
 		Args: []string{"-c", "exec 3>&1 >/dev/null\n" + strings.Join(setup, "\n") + "\n/usr/bin/env -0 >&3"},
