@@ -160,6 +160,9 @@ var calls = []struct {
 	{"a policy of 16 KiB", "an account", func(c *caller, ctx context.Context) (int, error) {
 		return c.signed(ctx, "PUT", "/v1/secrets/"+c.Volume+"/policy", widest("mallory"), nil)
 	}},
+	{"GET /v1/secrets/{volume}/log", "an account", func(c *caller, ctx context.Context) (int, error) {
+		return c.signed(ctx, "GET", "/v1/secrets/"+c.Volume+"/log", nil, nil)
+	}},
 	{"a deposit with a policy of 16 KiB", "an account", (*caller).deposit},
 	{"a job's registration of 2.8 MB", "an account", func(c *caller, ctx context.Context) (int, error) {
 		return c.signed(ctx, "POST", "/v1/manifests", json.RawMessage(c.Large), nil)
