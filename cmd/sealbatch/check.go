@@ -194,3 +194,32 @@ func checkCertificate(files setup.Certificates, report doctor.Report) {
 		report(doctor.Finding{What: "certificate", Detail: "good until " + until.Local().Format(time.DateTime)})
 	}
 }
+
+// checkVerifier reads what the verifier would read, and starts nothing.
+func checkVerifier(a *app, conf string) error {
+	c, err := config.LoadVerifier(conf)
+	if err != nil {
+		return err
+	}
+	return runChecks(a, func(report doctor.Report) {
+		found := func(what, detail string, err error) {
+			if err != nil {
+				report(doctor.Failed(what, err))
+				return
+			}
+			report(doctor.Finding{What: what, Detail: detail})
+		}
+		found("configuration", c.Path, nil)
+		found("user", c.MungeUser, checkMungeUser(c.MungeUser))
+		key, err := ed25519PrivateKey(c.SigningKey)
+		clear(key)
+		found("signing key", c.SigningKey, err)
+		nodes, err := tableOfNodes(c)
+		found("nodes", fmt.Sprint(len(nodes)), err)
+		if c.ServiceURL != "" {
+			_, err := serviceCA(c)
+			found("key service", c.ServiceURL, err)
+		}
+		checkCertificate(setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}, report)
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -27,10 +28,13 @@ func runVerifier(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch verifier", "Run the verifier of a cluster, or set one up with --init.", "", `
 sealbatch verifier --init /etc/sealbatch --cluster puhti --host verifier.puhti.example.org --munge-user slurm \
     --service-url https://keys.example.org:8443 --service-ca keys-ca.pem
+sealbatch verifier --config /etc/sealbatch/verifier.conf --check
 sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 	var conf string
+	var check bool
 	s := setup.VerifierOptions{Listen: "0.0.0.0:8444", MungeUser: "slurm"}
 	f.String(&conf, "configuration file, as in verifier.conf.example", []string{"config"})
+	f.Bool(&check, "say what is wrong with the set-up that --config names, and exit; nothing is started", []string{"check"})
 	f.String(&s.Dir, "make all that a new verifier needs in this directory (DIR), and exit", []string{"init"})
 	f.Word(&s.Cluster, "with --init: name of the cluster, Slurm's ClusterName", []string{"cluster"})
 	f.List(&s.Hosts, "with --init: names and addresses for its certificate; nodes use the first", []string{"host"})
@@ -48,6 +52,8 @@ sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 		return initVerifier(a, s)
 	case conf == "":
 		return usageError("sealbatch verifier: --config or --init is needed", "sealbatch verifier --help shows an example")
+	case check:
+		return checkVerifier(a, conf)
 	}
 	c, err := config.LoadVerifier(conf)
 	if err != nil {
@@ -96,22 +102,13 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	if err != nil {
 		return fault.New(fault.Config, err, "")
 	}
-	nf, err := trusted.Open(c.NodesFile, trusted.Public)
+	nodes, err := tableOfNodes(c)
 	if err != nil {
 		return fault.New(fault.Config, err, "")
 	}
-	defer nf.Close()
-	nodes, err := verifier.ParseNodes(nf)
+	ca, err := serviceCA(c)
 	if err != nil {
 		return fault.New(fault.Config, err, "")
-	}
-	ca := ""
-	if c.ServiceCA != "" {
-		b, err := trusted.ReadFile(c.ServiceCA, maxSmallFile)
-		if err != nil {
-			return fault.New(fault.Config, err, "")
-		}
-		ca = string(b)
 	}
 	v, err := verifier.New(verifier.Config{
 		Cluster: c.Cluster, Key: key, Nodes: nodes, Munge: munge.Commands{Socket: c.MungeSocket},
@@ -128,6 +125,25 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	warnRoot(a.log)
 	a.log.Info("verifier is ready", "version", version.String(), "cluster", c.Cluster, "nodes", len(nodes), "listen", ln.Addr().String())
 	return v.Serve(ctx, ln, cert)
+}
+
+// tableOfNodes reads which address belongs to which node.
+func tableOfNodes(c *config.Verifier) (map[string]netip.Addr, error) {
+	f, err := trusted.Open(c.NodesFile, trusted.Public)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return verifier.ParseNodes(f)
+}
+
+// serviceCA reads whom the verifier trusts for the key service; "" if it relays nothing.
+func serviceCA(c *config.Verifier) (string, error) {
+	if c.ServiceCA == "" {
+		return "", nil
+	}
+	b, err := trusted.ReadFile(c.ServiceCA, maxSmallFile)
+	return string(b), err
 }
 
 func verifierLimits(l config.VerifierLimits) verifier.Limits {

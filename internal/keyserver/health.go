@@ -2,8 +2,6 @@ package keyserver
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"path/filepath"
 	"time"
 
@@ -14,36 +12,18 @@ import (
 
 // Conditions that keep the key service from being ready, beside that of accounts.
 const (
-	conditionWriting     = "audit log and store"
-	conditionRoom        = "disk"
-	conditionCertificate = "certificate"
+	conditionWriting = "audit log and store"
+	conditionRoom    = "disk"
 )
 
 // look finds out whether the service can do its work.
 func (s *Server) look(ctx context.Context) {
 	_ = s.accounts.refresh(ctx) // its error is a condition
-	s.conditions.Set(conditionCertificate, outOfDate(s.cert, time.Now()))
+	s.conditions.SetCertificate(s.cert, time.Now())
 	s.conditions.Set(conditionRoom, noRoom(filepath.Dir(s.auditLog)))
 	if s.conditions.Has(conditionWriting) { // else it would stay until somebody asks for something
 		_, _ = s.commits.do(&audit.Event{Event: "service.writes", Outcome: audit.OutcomeDone}, nil)
 	}
-}
-
-// outOfDate returns what is wrong with a certificate at time now.
-func outOfDate(c tls.Certificate, now time.Time) string {
-	if len(c.Certificate) == 0 {
-		return ""
-	}
-	leaf, err := x509.ParseCertificate(c.Certificate[0])
-	switch {
-	case err != nil:
-		return "it cannot be parsed"
-	case now.Before(leaf.NotBefore):
-		return "it is not valid yet"
-	case now.After(leaf.NotAfter):
-		return "it expired at " + leaf.NotAfter.UTC().Format(time.RFC3339)
-	}
-	return ""
 }
 
 // noRoom returns why nothing can be written into a directory's file system.

@@ -2,6 +2,8 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"maps"
 	"net/http"
 	"slices"
@@ -49,6 +51,28 @@ func (c *Conditions) Reasons() []string {
 		out = append(out, what+": "+c.reasons[what])
 	}
 	return out
+}
+
+// SetCertificate sets the condition of a service's certificate, at time now.
+func (c *Conditions) SetCertificate(cert tls.Certificate, now time.Time) {
+	c.Set("certificate", outOfDate(cert, now))
+}
+
+// outOfDate returns what is wrong with a certificate at time now.
+func outOfDate(c tls.Certificate, now time.Time) string {
+	if len(c.Certificate) == 0 {
+		return ""
+	}
+	leaf, err := x509.ParseCertificate(c.Certificate[0])
+	switch {
+	case err != nil:
+		return "it cannot be parsed"
+	case now.Before(leaf.NotBefore):
+		return "it is not valid yet"
+	case now.After(leaf.NotAfter):
+		return "it expired at " + leaf.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return ""
 }
 
 // lookEvery bounds how often questions for readiness make the service look.

@@ -6,10 +6,30 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 )
+
+// TestCertificateCondition shows an httptest certificate at times of its life.
+func TestCertificateCondition(t *testing.T) {
+	t.Parallel()
+	ts := httptest.NewTLSServer(nil)
+	defer ts.Close()
+	cert := ts.TLS.Certificates[0]
+	leaf := ts.Certificate()
+	for want, at := range map[string]time.Time{
+		"it is not valid yet": leaf.NotBefore.Add(-time.Second), "": leaf.NotBefore.Add(time.Second), "it expired at ": leaf.NotAfter.Add(time.Second),
+	} {
+		var c Conditions
+		c.SetCertificate(cert, at)
+		if got := strings.Join(c.Reasons(), ""); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("at %s: %q, want %q", at, got, want)
+		}
+	}
+}
 
 // TestHealth asks a service that has something wrong with it, and one that is asked
 // too often.

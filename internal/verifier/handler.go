@@ -43,6 +43,7 @@ func (v *Verifier) Handler() http.Handler {
 		mux.Handle("POST /v1/nonces", relay)
 		mux.Handle("POST /v1/release", relay)
 	}
+	v.front.Health(mux, &v.conditions, func(context.Context) { v.conditions.SetCertificate(v.cert, v.config.Now()) })
 	mux.Handle("/", v.front.Handler(func(_ http.ResponseWriter, r *http.Request) error {
 		if err := v.front.Admit(r); err != nil {
 			return err
@@ -55,6 +56,7 @@ func (v *Verifier) Handler() http.Handler {
 
 // Serve answers on ln with TLS 1.3 until ctx ends, then finishes what is under way.
 func (v *Verifier) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
+	v.cert = cert
 	return v.front.Serve(ctx, ln, cert, v.Handler())
 }
 

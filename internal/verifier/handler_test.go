@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -45,6 +46,30 @@ func TestBadRequests(t *testing.T) {
 		var e keyapi.Error
 		if err := manifest.DecodeJSON(w.Body.Bytes(), &e); err != nil || w.Code != c.status || service.StatusOf(e.Code) != c.status {
 			t.Errorf("%s: %d %s, want %d", name, w.Code, w.Body, c.status)
+		}
+	}
+}
+
+// TestReady asks a verifier with an httptest certificate, before and after its end.
+func TestReady(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ts := httptest.NewTLSServer(nil)
+	defer ts.Close()
+	for status, at := range map[int]time.Time{200: ts.Certificate().NotBefore.Add(time.Hour), 503: ts.Certificate().NotAfter.Add(time.Hour)} {
+		c := s.config(t, nil)
+		c.Now = func() time.Time { return at }
+		v, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.cert = ts.TLS.Certificates[0]
+		for path, want := range map[string]int{"/readyz": status, "/healthz": 200} {
+			w := httptest.NewRecorder()
+			v.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			if w.Code != want {
+				t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
+			}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,9 @@ type Verifier struct {
 	uid    uint32 // whom credentials must be restricted to: ourselves
 	front  *service.Service
 	relay  *http.Client // nil: nothing is relayed
+
+	cert       tls.Certificate // that Serve was given
+	conditions service.Conditions
 }
 
 // New checks c and returns a verifier.
