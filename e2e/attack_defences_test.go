@@ -106,7 +106,7 @@ var defences = func() map[string][]weakness {
 		{"job's owner", "internal/verifier/vouch.go", "j.UID != uid"},
 		{"job's nodes", "internal/verifier/vouch.go", "!j.Nodes.Contains(c.Node)"},
 		{"voucher's claim", "internal/keyserver/voucher/voucher.go", "len(w.Claim) != len(digest) || [32]byte(w.Claim) != digest"},
-		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > voucherAge || age < -voucherSkew"},
+		{"voucher's age", "internal/keyserver/voucher/voucher.go", "age > most || age < -voucherSkew"},
 		{"possession of S", "internal/keyserver/release.go", "!ed25519.Verify(c.S, digest[:], body.Proof)"},
 		{"manifest's user", "internal/keyserver/release.go", `c.Submitter == "" && c.User != m.User`},
 		{"nonce used once", "internal/keyserver/nonces.go", "case err == nil:"},

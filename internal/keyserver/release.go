@@ -55,7 +55,11 @@ func (s *Server) release(q *request) (any, error) {
 	}
 	if again {
 		ev.Outcome = audit.OutcomeRepeated
-	} else if claims, err = s.attest(q, body); err != nil {
+		claims, err = s.review(q, body, claims)
+	} else {
+		claims, err = s.attest(q, body)
+	}
+	if err != nil {
 		return nil, err
 	}
 	ev.Attestor, ev.Tier, ev.User, ev.UID = claims.Attestor, claims.Tier.String(), claims.User, &claims.UID
@@ -132,16 +136,43 @@ func (s *Server) attest(q *request, body keyapi.Release) (attest.Claims, error) 
 	}
 	a, ok := s.attestors[body.Evidence.Type]
 	if !ok {
-		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", body.Evidence.Type)
+		return attest.Claims{}, notAccepted(body.Evidence)
 	}
 	claims, err := a.Attest(q.ctx, s.id, c, body.Evidence)
-	if errors.Is(err, attest.ErrEvidence) {
-		return attest.Claims{}, service.Refuse(keyapi.CodeAttestation, "%w", err)
-	}
 	if err != nil {
-		return attest.Claims{}, fmt.Errorf("attestor %s: %w", body.Evidence.Type, err)
+		return attest.Claims{}, evidenceError(body.Evidence, err)
 	}
 	return claims, checkClaims(c, claims)
+}
+
+// review looks at evidence again that was shown before: whoever vouched for it may be
+// believed no more.
+func (s *Server) review(q *request, body keyapi.Release, shown attest.Claims) (attest.Claims, error) {
+	a := s.attestors[body.Evidence.Type]
+	if a == nil {
+		return shown, notAccepted(body.Evidence)
+	}
+	r, ok := a.(attest.Reviewer)
+	if !ok {
+		return shown, nil
+	}
+	claims, err := r.Review(q.ctx, s.id, body.Claim, body.Evidence)
+	if err != nil {
+		return shown, evidenceError(body.Evidence, err)
+	}
+	return claims, checkClaims(body.Claim, claims)
+}
+
+func notAccepted(ev keyapi.Evidence) error {
+	return service.Refuse(keyapi.CodeAttestation, "evidence of type %.40q is not accepted here", ev.Type)
+}
+
+// evidenceError returns an attestor's error as a caller is told of it.
+func evidenceError(ev keyapi.Evidence, err error) error {
+	if errors.Is(err, attest.ErrEvidence) {
+		return service.Refuse(keyapi.CodeAttestation, "%w", err)
+	}
+	return fmt.Errorf("attestor %s: %w", ev.Type, err)
 }
 
 // checkClaims keeps a faulty attestor from saying more than was claimed.

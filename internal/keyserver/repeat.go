@@ -20,7 +20,8 @@ const bucketRepeats = "repeats"
 // repeatRecord lets a node whose answer was lost ask for it again, byte for
 // byte: the keys are sealed anew to the same E, so that only the process that
 // made the claim can read them, and nothing is counted twice. What evidence
-// showed is kept, since it has aged by then; the owner's policy is asked again.
+// showed is kept, since it has aged by then; who vouched for it and the owner's
+// policy are asked again.
 type repeatRecord struct {
 	Until  time.Time     `json:"until"`
 	Claims attest.Claims `json:"claims"`

@@ -124,6 +124,16 @@ func TestRepeat(t *testing.T) {
 			clk.add(keyapi.RepeatTTL - time.Minute)
 		}, ""},
 		"the same, of another run of the service": {func(t *testing.T, c *claimed, _ *clock) { c.Stop(t); c.Run(t) }, ""},
+		"the same, when its verifier is enrolled no more": {func(t *testing.T, c *claimed, _ *clock) {
+			c.Stop(t)
+			c.Cluster = "elsewhere"
+			c.Run(t)
+		}, keyapi.CodeAttestation},
+		"the same, when its verifier has another key": {func(t *testing.T, c *claimed, _ *clock) {
+			c.Stop(t)
+			_, c.VerifierKey, _ = ed25519.GenerateKey(nil)
+			c.Run(t)
+		}, keyapi.CodeAttestation},
 		"the same, too late": {func(_ *testing.T, _ *claimed, clk *clock) {
 			clk.add(keyapi.RepeatTTL + time.Second)
 		}, keyapi.CodeAttestation},

@@ -63,6 +63,13 @@ type Attestor interface {
 	Attest(ctx context.Context, serviceID string, claim keyapi.Claim, ev keyapi.Evidence) (Claims, error)
 }
 
+// Reviewer is an attestor that can look at evidence again which it has judged
+// before, and which has aged since: Review returns what it shows now, or an error that
+// wraps ErrEvidence if whoever vouched for it is believed no more.
+type Reviewer interface {
+	Review(ctx context.Context, serviceID string, claim keyapi.Claim, ev keyapi.Evidence) (Claims, error)
+}
+
 // Describer is an attestor that has something to say to submitters: Describe adds
 // it to the service's description of itself, in which own is the attestor's part.
 type Describer interface {

@@ -67,6 +67,17 @@ func (a *attestor) Describe(s *keyapi.Service, _ *keyapi.Attestor) {
 
 // Attest implements attest.Attestor.
 func (a *attestor) Attest(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (attest.Claims, error) {
+	return a.judge(service, c, ev, voucherAge)
+}
+
+// Review implements attest.Reviewer: the voucher must be by the verifier that is
+// enrolled now.
+func (a *attestor) Review(_ context.Context, service string, c keyapi.Claim, ev keyapi.Evidence) (attest.Claims, error) {
+	return a.judge(service, c, ev, voucherAge+keyapi.RepeatTTL)
+}
+
+// judge takes vouchers that are not older than most.
+func (a *attestor) judge(service string, c keyapi.Claim, ev keyapi.Evidence, most time.Duration) (attest.Claims, error) {
 	v, ok := a.verifiers[c.Job.Cluster]
 	if !ok {
 		return attest.Claims{}, fmt.Errorf("%w: no verifier is enrolled for cluster %.80q", attest.ErrEvidence, c.Job.Cluster)
@@ -79,7 +90,7 @@ func (a *attestor) Attest(_ context.Context, service string, c keyapi.Claim, ev 
 	if err := manifest.VerifyJWS(manifest.TypeVoucher, v.Key, p.Voucher, &w); err != nil {
 		return attest.Claims{}, fmt.Errorf("%w: voucher: %w", attest.ErrEvidence, err)
 	}
-	if err := a.check(service, c, w); err != nil {
+	if err := a.check(service, c, w, most); err != nil {
 		return attest.Claims{}, fmt.Errorf("%w: voucher %w", attest.ErrEvidence, err)
 	}
 	return attest.Claims{
@@ -88,7 +99,7 @@ func (a *attestor) Attest(_ context.Context, service string, c keyapi.Claim, ev 
 	}, nil
 }
 
-func (a *attestor) check(service string, c keyapi.Claim, w keyapi.Voucher) error {
+func (a *attestor) check(service string, c keyapi.Claim, w keyapi.Voucher, most time.Duration) error {
 	digest := keyapi.ClaimDigest(service, c)
 	age := a.now().Sub(w.Issued)
 	switch {
@@ -104,7 +115,7 @@ func (a *attestor) check(service string, c keyapi.Claim, w keyapi.Voucher) error
 		return fmt.Errorf("names user %.80q", w.User)
 	case len(w.Groups) > 4096:
 		return fmt.Errorf("names %d groups", len(w.Groups))
-	case age > voucherAge || age < -voucherSkew:
+	case age > most || age < -voucherSkew:
 		return fmt.Errorf("was issued at %s: by the verifier's clock, which is %s the key service's, or it was used too late (it is good for %s)",
 			w.Issued.UTC().Format(time.RFC3339), text.AheadOf(-age), voucherAge)
 	case w.Node != c.Node:
