@@ -152,6 +152,8 @@ func state(s keyapi.SecretEntry) string {
 	switch {
 	case s.Revoked:
 		return "revoked"
+	case s.PolicyVoid:
+		return "closed: set its policy again"
 	case time.Now().After(s.Expires):
 		return "expired"
 	case s.SupersededBy != "" && s.PinVersion:

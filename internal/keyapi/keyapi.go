@@ -138,13 +138,16 @@ type SecretInfo struct {
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
+	// PolicyVoid says that the policy counts no more: the key that set it is not
+	// enrolled, or the administrator withdrew it. Setting it again mends that.
+	PolicyVoid bool `json:"policy_void,omitempty"`
 }
 
 // Entry returns what a list says of s.
 func (s SecretInfo) Entry() SecretEntry {
 	return SecretEntry{
 		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
-		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
+		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy, PolicyVoid: s.PolicyVoid,
 	}
 }
 
@@ -282,6 +285,7 @@ type SecretEntry struct {
 	Released     int           `json:"released"`
 	Revoked      bool          `json:"revoked"`
 	SupersededBy string        `json:"superseded_by,omitempty"` // volume id
+	PolicyVoid   bool          `json:"policy_void,omitempty"`   // as in SecretInfo
 }
 
 // LogEntry is an entry of a volume's history, for its owner. What it does not have is empty.

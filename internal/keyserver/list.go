@@ -25,7 +25,7 @@ func (s *Server) listSecrets(q *request) (any, error) {
 	}
 	var out keyapi.SecretList
 	err = s.store.View(q.ctx, func(r store.Reader) (err error) {
-		out, err = readPage(r, q.caller.account.ID, after, limit)
+		out, err = s.readPage(r, q.caller.account.ID, after, limit)
 		return err
 	})
 	if err != nil || after != "" {
@@ -62,7 +62,7 @@ func pageOf(query string, isCursor func(string) bool) (after string, limit int, 
 
 // readPage returns an account's secrets with ids beyond after, as many as one
 // answer may hold.
-func readPage(r store.Reader, account, after string, limit int) (keyapi.SecretList, error) {
+func (s *Server) readPage(r store.Reader, account, after string, limit int) (keyapi.SecretList, error) {
 	out := keyapi.SecretList{Secrets: []keyapi.SecretEntry{}}
 	prefix := account + "/"
 	err := r.EachAfter(bucketOwned, prefix, prefix+after, func(k string, _ []byte) error {
@@ -74,8 +74,11 @@ func readPage(r store.Reader, account, after string, limit int) (keyapi.SecretLi
 		if err := getJSON(r, bucketSecrets, strings.TrimPrefix(k, prefix), &rec); err != nil {
 			return err
 		}
-		out.Secrets = append(out.Secrets, rec.entry())
-		return nil
+		void, err := reason(s.standsPolicy(r, rec))
+		entry := rec.entry()
+		entry.PolicyVoid = void != ""
+		out.Secrets = append(out.Secrets, entry)
+		return err
 	})
 	if errors.Is(err, errPageFull) {
 		err = nil

@@ -249,40 +249,46 @@ func ownSecret(g getter, q *request) (secretRecord, error) {
 }
 
 func (s *Server) getSecret(q *request) (any, error) {
-	var rec secretRecord
-	var p manifest.Policy
-	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w store.Writer) (err error) {
-		if rec, err = ownSecretNoted(w, q); err == nil {
-			p, err = policyOf(w, rec)
+	var info keyapi.SecretInfo
+	_, err := q.commit(q.event("secret.get", audit.OutcomeDone), func(w store.Writer) error {
+		rec, err := ownSecretNoted(w, q)
+		if err == nil {
+			info, err = s.infoOf(w, rec)
 		}
 		return err
 	})
+	return info, err
+}
+
+// infoOf returns what the owner sees of a record.
+func (s *Server) infoOf(g getter, rec secretRecord) (keyapi.SecretInfo, error) {
+	p, err := policyOf(g, rec)
 	if err != nil {
-		return nil, err
+		return keyapi.SecretInfo{}, err
 	}
-	return rec.info(p), nil
+	void, err := reason(s.standsPolicy(g, rec))
+	info := rec.info(p)
+	info.PolicyVoid = void != ""
+	return info, err
 }
 
 // changeSecret lets the owner change a secret's record.
 func (s *Server) changeSecret(q *request, event string, change func(store.Writer, *secretRecord) error) (any, error) {
-	var rec secretRecord
-	var p manifest.Policy
-	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w store.Writer) (err error) {
-		if rec, err = ownSecretNoted(w, q); err != nil {
+	var info keyapi.SecretInfo
+	_, err := q.commit(q.event(event, audit.OutcomeDone), func(w store.Writer) error {
+		rec, err := ownSecretNoted(w, q)
+		if err != nil {
 			return err
 		}
 		if err := change(w, &rec); err != nil {
 			return err
 		}
-		if p, err = policyOf(w, rec); err != nil {
+		if info, err = s.infoOf(w, rec); err != nil {
 			return err
 		}
 		return putJSON(w, bucketSecrets, q.volume, rec)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return rec.info(p), nil
+	return info, err
 }
 
 func (s *Server) putPolicy(q *request) (any, error) {

@@ -166,8 +166,19 @@ func TestStandingAgain(t *testing.T) {
 	if got := w.releases(t, w.byVoucher); !strings.Contains(got, "its policy was set with") {
 		t.Errorf("bob has registered it again: %q", got)
 	}
-	if _, err := w.Client(t, w.other).SetPolicy(t.Context(), w.volume.ID, keyservertest.Policy("bob")); err != nil {
-		t.Fatal(err)
+	void := func() bool {
+		t.Helper()
+		info, err := w.Client(t, w.other).GetSecret(t.Context(), w.volume.ID)
+		if err != nil || info.Entry().PolicyVoid != info.PolicyVoid {
+			t.Errorf("%+v, %v", info, err)
+		}
+		return info.PolicyVoid
+	}
+	if !void() {
+		t.Error("alice is not told that her policy counts no more")
+	}
+	if info, err := w.Client(t, w.other).SetPolicy(t.Context(), w.volume.ID, keyservertest.Policy("bob")); err != nil || info.PolicyVoid || void() {
+		t.Fatalf("%+v, %v", info, err)
 	}
 	if got := w.releases(t, w.byVoucher); got != "" {
 		t.Errorf("alice has set the policy again: %q", got)
