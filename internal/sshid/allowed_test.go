@@ -142,6 +142,16 @@ func FuzzParseAllowedSigners(f *testing.F) {
 	f.Add(`"a,b" cert-authority,namespaces="x\"y",valid-after="20260101Z" ` + testKey + "\n#\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		got, err := ParseAllowedSigners(strings.NewReader(text))
+		// Beside an error are the lines that parse by themselves.
+		alone := 0
+		for line := range strings.Lines(text) {
+			if a, err := ParseAllowedSigners(strings.NewReader(line)); err == nil {
+				alone += len(a)
+			}
+		}
+		if len(got) != alone {
+			t.Fatalf("%d lines of %q, %d alone", len(got), text, alone)
+		}
 		if err != nil {
 			return
 		}
