@@ -156,17 +156,19 @@ func (l *Log) Compare(c *Check, r store.Reader) error {
 		return err
 	}
 	// It did not change in this segment. Those before it may name it.
-	last := spans{}
+	all := newRecords(store.Digest{})
 	err = Walk(l.path, l.public(), []byte(`"changes":`), func(e Event) error {
-		if e.Seq <= c.seq {
-			for _, change := range e.Changes {
-				last.note(change)
-			}
+		if e.Seq > c.seq || e.Segment != nil { // what a segment begins with is there twice
+			return nil
 		}
+		if err := all.follows(e.Changes); err != nil {
+			return err
+		}
+		all.note(e.Changes)
 		return nil
 	})
 	if err == nil {
-		_, err = (&Check{changed: last}).compare(r)
+		_, err = (&Check{changed: all.since}).compare(r)
 	}
 	if errors.Is(err, ErrAltered) {
 		return err
