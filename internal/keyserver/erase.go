@@ -129,14 +129,19 @@ func (s *Server) forget(w store.Writer, q *request) error {
 }
 
 // destroyKey destroys the key of the request's volume, which the records have
-// given up, and writes that down.
+// given up, and writes that down, once.
 func (s *Server) destroyKey(q *request) error {
+	key, had := s.keys.Key(q.ctx, q.volume)
+	clear(key)
 	if err := s.keys.DestroyKey(context.WithoutCancel(q.ctx), q.volume); err != nil {
-		s.undestroyed.Store(true)
+		s.undestroyed.Store(&q.volume)
 		s.log.Error("a key was not destroyed yet", "volume", q.volume, "error", err)
 		return service.Refuse(keyapi.CodeUnavailable,
 			"nothing is released of volume %s any more, but its key is not destroyed yet", q.volume).
 			WithHint("ask again; the service tries again by itself, too")
+	}
+	if errors.Is(had, store.ErrNotFound) && s.undestroyed.Load() == nil {
+		return nil
 	}
 	done := *q.ev
 	done.Event, done.Outcome, done.Reason = "key.destroy", audit.OutcomeDone, ""
@@ -148,8 +153,11 @@ func (s *Server) destroyKey(q *request) error {
 // are there all the same: the service died before it came to them, the disk
 // failed, or an older copy of the keys was put back.
 func (s *Server) finishDestructions(ctx context.Context) error {
-	s.undestroyed.Store(false)
 	var condemned []string
+	failed := s.undestroyed.Swap(nil)
+	if failed != nil { // EachKey does not name it if it is half destroyed
+		condemned = append(condemned, *failed)
+	}
 	err := s.store.View(ctx, func(r store.Reader) error {
 		return s.keys.EachKey(ctx, func(volume string) error {
 			yes, err := destroyed(r, volume)
@@ -160,10 +168,12 @@ func (s *Server) finishDestructions(ctx context.Context) error {
 		})
 	})
 	for _, volume := range condemned {
-		err = errors.Join(err, s.keys.DestroyKey(ctx, volume))
+		if e := s.keys.DestroyKey(ctx, volume); e != nil {
+			failed, err = &volume, errors.Join(err, e)
+		}
 	}
 	if err != nil {
-		s.undestroyed.Store(true)
+		s.undestroyed.Store(failed)
 		return fmt.Errorf("finish the destruction of keys: %w", err)
 	}
 	const each = 1000 // volumes that one entry of the log names

@@ -26,13 +26,20 @@ import (
 type lent struct {
 	store.KeyStore
 	broken atomic.Bool
+	half   atomic.Bool // what is destroyed is not given out any more, but not wiped
+	wiped  atomic.Int32
 }
 
 func (l *lent) DestroyKey(ctx context.Context, volume string) error {
 	if l.broken.Load() {
 		return errors.New("the disk is broken")
 	}
-	return l.KeyStore.DestroyKey(ctx, volume)
+	err := l.KeyStore.DestroyKey(ctx, volume)
+	if l.half.Load() {
+		return errors.Join(err, errors.New("the disk does not sync"))
+	}
+	l.wiped.Add(1)
+	return err
 }
 
 // lending has a service's key store be seen by the test.
@@ -126,6 +133,14 @@ func TestErasure(t *testing.T) {
 	_, err := alice.Revoke(t.Context(), revoked.ID)
 	if err := errors.Join(err, alice.Delete(t.Context(), deleted.ID)); err != nil {
 		t.Fatal(err)
+	}
+	for range 5 { // asked again, nothing more is written of it
+		if err := alice.Delete(t.Context(), deleted.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if log, err := os.ReadFile(s.Layout.Audit); err != nil || strings.Count(string(log), `"event":"key.destroy"`) != 2 {
+		t.Errorf("2 keys were destroyed, the log has %d (%v)", strings.Count(string(log), `"event":"key.destroy"`), err)
 	}
 	keyserver.Scrub(t.Context(), s.Server)
 	for _, when := range []string{"at work", "after a restart"} {
@@ -252,6 +267,28 @@ func TestDestroyedLater(t *testing.T) {
 	log, err := os.ReadFile(s.Layout.Audit)
 	if err != nil || strings.Count(string(log), `"event":"key.destroy","outcome":"done"`) != 2 {
 		t.Errorf("the log has %d lines that say so (%v)", strings.Count(string(log), "key.destroy"), err)
+	}
+}
+
+// TestHalfDestroyed has the disk fail when the key is not given out any more: the
+// service comes back to it.
+func TestHalfDestroyed(t *testing.T) {
+	t.Parallel()
+	o, keys := lending(keyservertest.Options{})
+	s := newSite(t, o)
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, keyservertest.Policy("alice"))
+	keys.half.Store(true)
+	if _, err := s.Client(t, s.alice).Revoke(t.Context(), v.ID); !errors.Is(err, keyclient.ErrUnavailable) || keys.has(t, v.ID) {
+		t.Errorf("revoke: %v", err)
+	}
+	if err := keyserver.FinishDestructions(t.Context(), s.Server); err == nil {
+		t.Error("control: the disk works")
+	}
+	keys.half.Store(false)
+	for range 2 {
+		if err := keyserver.FinishDestructions(t.Context(), s.Server); err != nil || keys.wiped.Load() != 1 {
+			t.Errorf("%d keys were destroyed in the end: %v", keys.wiped.Load(), err)
+		}
 	}
 }
 

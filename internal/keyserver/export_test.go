@@ -19,6 +19,10 @@ func AttestorOf(s *Server, typ string) attest.Attestor { return s.attestors[typ]
 // Purge removes outdated records, as the service does at intervals.
 func Purge(ctx context.Context, s *Server) (int, error) { return s.purge(ctx) }
 
+// FinishDestructions destroys what could not be destroyed, as the service does at
+// intervals.
+func FinishDestructions(ctx context.Context, s *Server) error { return s.finishDestructions(ctx) }
+
 // Scrub wipes former records, as the service does soon after a deletion.
 func Scrub(ctx context.Context, s *Server) { s.scrub(ctx) }
 

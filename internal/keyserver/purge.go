@@ -217,7 +217,7 @@ func (s *Server) purgeUntil(ctx context.Context) {
 			s.log.Info("outdated records removed", "records", n)
 			s.scrubSoon()
 		}
-		if s.undestroyed.Load() {
+		if s.undestroyed.Load() != nil {
 			if err := s.finishDestructions(ctx); err != nil && ctx.Err() == nil {
 				s.log.Error("keys were not destroyed yet", "error", err)
 			}

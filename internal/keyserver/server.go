@@ -68,10 +68,10 @@ type Server struct {
 	attestors       map[string]attest.Attestor
 	nonces          nonces
 	replays         *replayCache
-	inFlight        *inFlight     // releases
-	volumes         *inFlight     // volumes whose key comes or goes
-	undestroyed     atomic.Bool   // some key that is to be destroyed is there still
-	unwiped         chan struct{} // holds one when a scrub is asked for
+	inFlight        *inFlight              // releases
+	volumes         *inFlight              // volumes whose key comes or goes
+	undestroyed     atomic.Pointer[string] // a volume whose key could not be destroyed
+	unwiped         chan struct{}          // holds one when a scrub is asked for
 	front           *service.Service
 	queue           *gate.FairQueue // of requests for their turn at work
 	large           *gate.FairQueue // of those with large bodies, before that
