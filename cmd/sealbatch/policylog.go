@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
@@ -27,23 +29,18 @@ type volumeLog struct {
 
 // showLog prints what became of a volume, or of all versions of a name.
 func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
+	versions, err := c.versions(ctx, ref)
+	if err != nil {
+		return err
+	}
 	var logs []volumeLog
-	for s, err := range c.keys.Secrets(ctx) {
-		if err != nil {
-			return err
-		}
-		if s.VolumeID != ref && (names.ID(ref) || s.Name != ref) {
-			continue
-		}
+	for _, s := range versions {
 		l := volumeLog{VolumeID: s.VolumeID, Name: s.Name, State: state(s), Released: s.Released}
 		if l.Entries, err = c.keys.SecretLog(ctx, s.VolumeID); err != nil {
 			return err
 		}
 		slices.SortStableFunc(l.Entries, func(a, b keyapi.LogEntry) int { return a.Time.Compare(b.Time) })
 		logs = append(logs, l)
-	}
-	if len(logs) == 0 {
-		return noVolume(ref)
 	}
 	slices.SortStableFunc(logs, func(a, b volumeLog) int { return a.since().Compare(b.since()) })
 	if asJSON {
@@ -60,6 +57,28 @@ func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
 		}
 	}
 	return nil
+}
+
+// versions returns the volume with an id, or all versions of a name.
+func (c *client) versions(ctx context.Context, ref string) (found []keyapi.SecretEntry, err error) {
+	if names.ID(ref) {
+		s, err := c.keys.GetSecret(ctx, ref)
+		if !errors.Is(err, keyclient.ErrNotFound) {
+			return []keyapi.SecretEntry{s.Entry()}, err
+		}
+	}
+	for s, err := range c.keys.Secrets(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if s.Name == ref {
+			found = append(found, s)
+		}
+	}
+	if found == nil {
+		return nil, noVolume(ref)
+	}
+	return found, nil
 }
 
 func noVolume(ref string) error {
