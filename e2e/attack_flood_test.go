@@ -240,6 +240,7 @@ func TestAttackMemoryHeld(t *testing.T) {
 	t.Parallel()
 	attack{own: true, without: []string{"small bodies apart"}, says: "large requests are waited for", play: func(t *testing.T, w *world) outcome {
 		s := w.stakeOf(t, openTo("alice"), nil)
+		node := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
 		held := 0
 		for _, from := range flooders(t, 5) {
 			for range 4 {
@@ -260,7 +261,7 @@ func TestAttackMemoryHeld(t *testing.T) {
 				}
 			}
 		}
-		if o := w.claimsAlice(t, s); !o.gained {
+		if o := node.claims(t, s, node.credential(t)); !o.gained {
 			return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
 		}
 		return keptOut("%d large requests are waited for", held)
