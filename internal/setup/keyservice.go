@@ -104,7 +104,7 @@ func NewKeyService(o KeyServiceOptions) (KeyService, error) {
 	return l, who.writeAll([]file{{l.Config, conf, forAll}, {l.StatementPub, []byte(l.StatementKey + "\n"), forAll}})
 }
 
-// makeDirs makes the directories, of which the service's user may write none but
+// makeDirs makes the directories, of which the service's user can write none but
 // Data.
 func (l KeyService) makeDirs(who serviceUser) error {
 	if names, err := os.ReadDir(l.Data); err == nil && len(names) > 0 {
