@@ -33,12 +33,14 @@ sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/ser
 	var conf string
 	var policies bool
 	f.String(&conf, "the service's configuration file", []string{"config"})
-	f.Bool(&policies, "with withdraw: nor is any of its volumes released until its owner has set the policy anew", []string{"policies"})
+	f.Bool(&policies, "with withdraw: nor is any of its volumes released until its owner has set the policy anew",
+		[]string{"policies"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
 	words := f.Args()
-	if len(words) == 0 || len(words) > 2 || words[0] != "list" && (words[0] != "withdraw" || len(words) != 2) || conf == "" {
+	list := len(words) > 0 && len(words) <= 2 && words[0] == "list"
+	if withdraw := len(words) == 2 && words[0] == "withdraw"; !list && !withdraw || conf == "" {
 		return usageError("sealbatch serve account: the words are: list, list NAME, withdraw NAME; --config is needed",
 			"sealbatch serve account --help shows an example")
 	}
@@ -149,7 +151,8 @@ func showAccount(a *app, info keyserver.AccountInfo) error {
 		row("volume", v.ID, v.Name, state(v.Withheld))
 	}
 	for _, j := range info.Jobs {
-		row("job", j.Manifest, "user "+j.User, "registered "+date(j.Registered), "with "+j.Key, "until "+date(j.Expires), j.Job, state(j.Withheld))
+		row("job", j.Manifest, "user "+j.User, "registered "+date(j.Registered), "with "+j.Key, "until "+date(j.Expires),
+			j.Job, state(j.Withheld))
 	}
 	for _, t := range info.Tokens {
 		row("token", t.ID, "for "+t.Manifest, "asked for with "+t.Key, "until "+date(t.Expires), state(t.Withheld))

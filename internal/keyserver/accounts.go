@@ -150,7 +150,8 @@ func (a *accounts) read(ctx context.Context, again bool) error {
 func (a *accounts) note(old, next admitted, sum [sha256.Size]byte) {
 	if next.problem != nil {
 		a.conditions.Set("accounts", "the file cannot be read as a whole; only keys that stood in it before count")
-		a.log.Error("accounts hold an error; only keys that count in the last good version, too, are in force", "error", next.problem)
+		a.log.Error("accounts hold an error; only keys that count in the last good version, too, are in force",
+			"error", next.problem)
 		a.write(&audit.Event{Event: "accounts.read", Outcome: audit.OutcomeRefused, Reason: auditReason(next.problem)})
 		return
 	}

@@ -87,7 +87,8 @@ func TestReloadAccounts(t *testing.T) {
 	if err := os.Chtimes(s.Layout.AllowedSigners, st.ModTime(), st.ModTime()); err != nil {
 		t.Fatal(err)
 	}
-	if now, err := os.Stat(s.Layout.AllowedSigners); err != nil || now.Size() != st.Size() || now.ModTime() != st.ModTime() {
+	now, err := os.Stat(s.Layout.AllowedSigners)
+	if err != nil || now.Size() != st.Size() || now.ModTime() != st.ModTime() {
 		t.Fatalf("the change shows in size or time: %v", err)
 	}
 	if ok, _ := s.enrolled(t, second); ok {

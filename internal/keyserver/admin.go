@@ -88,7 +88,8 @@ func (s *Server) localCalls() http.Handler {
 		return s.describeAccount(r.Context(), r.PathValue("name"))
 	}))
 	mux.Handle("POST /accounts/{name}/withdraw", s.local(func(r *http.Request) (any, error) {
-		return s.withdraw(r.Context(), r.PathValue("name"), r.URL.Query().Get("policies") == "yes", service.PeerUID(r.Context()))
+		policies := r.URL.Query().Get("policies") == "yes"
+		return s.withdraw(r.Context(), r.PathValue("name"), policies, service.PeerUID(r.Context()))
 	}))
 	return mux
 }

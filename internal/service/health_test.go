@@ -21,7 +21,9 @@ func TestCertificateCondition(t *testing.T) {
 	cert := ts.TLS.Certificates[0]
 	leaf := ts.Certificate()
 	for want, at := range map[string]time.Time{
-		"it is not valid yet": leaf.NotBefore.Add(-time.Second), "": leaf.NotBefore.Add(time.Second), "it expired at ": leaf.NotAfter.Add(time.Second),
+		"it is not valid yet": leaf.NotBefore.Add(-time.Second),
+		"":                    leaf.NotBefore.Add(time.Second),
+		"it expired at ":      leaf.NotAfter.Add(time.Second),
 	} {
 		var c Conditions
 		c.SetCertificate(cert, at)

@@ -100,7 +100,9 @@ func peerUID(c net.Conn) (int, error) {
 	}
 	var cred *unix.Ucred
 	var sockErr error
-	err = raw.Control(func(fd uintptr) { cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	err = raw.Control(func(fd uintptr) {
+		cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	if err = errors.Join(err, sockErr); err != nil {
 		return 0, err
 	}
