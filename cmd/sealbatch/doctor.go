@@ -88,7 +88,7 @@ func checkNode(ctx context.Context, a *app, cf clientFlags, report doctor.Report
 	} else {
 		report(doctor.Finding{
 			What: "environment", Warn: true,
-			Detail: "as it is here: no configuration says how [supercomputer] setup changes it for jobs",
+			Detail: "as it is here: no configuration that can be read says how [supercomputer] setup changes it for jobs",
 			Fix:    "name one with --config, if it has such lines",
 		})
 	}
