@@ -286,3 +286,32 @@ func TestAlteredWhileRunning(t *testing.T) {
 		t.Errorf("start: %v", err)
 	}
 }
+
+// TestAlteredAndChanged puts an old value back that the service changes before it
+// looks: the change does not hide it.
+func TestAlteredAndChanged(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	p := keyservertest.Policy("alice")
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, p)
+	old := kept(t, s.Layout.Store)["policies"][v.ID]
+	set := func(user string) {
+		p.Users = []string{user}
+		if _, err := s.Client(t, s.alice).SetPolicy(t.Context(), v.ID, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("carol")
+	if err := s.Server.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, s.Layout.Store, kept(t, s.Layout.Store)["policies"][v.ID], old)
+	set("david")
+	if err := s.Server.Rotate(t.Context()); !errors.Is(err, audit.ErrAltered) || !strings.Contains(err.Error(), v.ID) {
+		t.Errorf("check: %v", err)
+	}
+	s.Stop(t)
+	if err := s.TryRun(); !errors.Is(err, audit.ErrAltered) {
+		t.Errorf("start: %v", err)
+	}
+}

@@ -222,13 +222,11 @@ func TestStartAfterCrash(t *testing.T) {
 	}
 	for cut := range len(ahead) {
 		l, dropped, err := start(ahead[:cut])
-		first := bytes.IndexByte(ahead, '\n')
 		want := 0
-		if cut >= first {
-			want = 1
-		}
-		if cut == len(ahead)-1 {
-			want = 2
+		for _, end := range []int{bytes.IndexByte(ahead, '\n'), len(ahead) - 1} {
+			if cut >= end {
+				want++
+			}
 		}
 		if err != nil || dropped != want || l.head != head || len(l.records.since) != 0 || !bytes.Equal(b.read(t), whole) {
 			t.Fatalf("the first %d bytes of a batch: %d dropped, %v", cut, dropped, err)

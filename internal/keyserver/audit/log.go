@@ -40,7 +40,8 @@ type Log struct {
 	f       File  // the segment that is written to; nil before the first
 	size    int64 // of what is kept, without the newline that ends it
 	head    Head
-	number  int // of the segment
+	number  int  // of the segment
+	start   Head // of the segment's beginning
 	began   time.Time
 	records *Records
 
@@ -85,7 +86,7 @@ func (l *Log) resume(stored Head) (dropped int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	l.head, l.size, l.number, l.began, l.records = c.head, c.size, c.segment.Number, c.began, c.records
+	l.head, l.size, l.number, l.start, l.began, l.records = c.head, c.size, c.segment.Number, c.start, c.began, c.records
 	return c.dropped, l.Undo()
 }
 

@@ -142,6 +142,7 @@ func (a *reader) begin(e Event) error {
 type checked struct {
 	head    Head
 	size    int64 // bytes up to head, without the newline
+	start   Head  // of the segment's beginning
 	segment Segment
 	began   time.Time
 	records *Records
@@ -177,6 +178,9 @@ func check(r io.Reader, pub ed25519.PublicKey, stored Head) (c checked, err erro
 		}
 		c.records.note(a.event.Changes)
 		c.head, c.size = a.head, a.read
+		if a.inHead {
+			c.start = a.head
+		}
 		if a.head.Seq == stored.Seq && a.head != stored {
 			return c, fmt.Errorf("%w: entry %d is not the one that the store remembers", ErrRolledBack, stored.Seq)
 		}

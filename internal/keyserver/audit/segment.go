@@ -30,13 +30,16 @@ func (l *Log) Due(most int64, age time.Duration, now time.Time) bool {
 func (l *Log) Size() int64 { return l.size }
 
 // Rotate closes the segment and begins the next one, or the first. records is the
-// digest over the store's records that the last check has found. On failure the
-// segment stays as it is.
+// digest over the store's records that the last check has found. A segment that has
+// nothing but its beginning, and on failure the segment that there is, stays.
 //
 // A crash between any two steps leaves a log that Open takes: the old segment
 // under one name or two, or the new one, which the store need not know of, since
 // it changes no record.
 func (l *Log) Rotate(now time.Time, records store.Digest) error {
+	if l.f != nil && l.head == l.start {
+		return nil // the store need not know of one beginning, but of two it would have to
+	}
 	e := &Event{Event: "segment", Outcome: OutcomeDone, Segment: &Segment{Number: l.number + 1, Records: records}}
 	if l.records != nil {
 		e.Changes = l.records.since.changes()
@@ -60,7 +63,7 @@ func (l *Log) Rotate(now time.Time, records store.Digest) error {
 		return errors.Join(fmt.Errorf("begin a segment of the audit log: %w", err), f.Close(), os.Remove(next))
 	}
 	old := l.f
-	l.f, l.size, l.head, l.number, l.began, l.records = f, int64(len(b)), head, l.number+1, now, since
+	l.f, l.size, l.head, l.start, l.number, l.began, l.records = f, int64(len(b)), head, head, l.number+1, now, since
 	l.unnamed = true
 	if old != nil {
 		_ = old.Close() // it was synced

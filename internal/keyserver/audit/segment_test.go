@@ -117,6 +117,7 @@ func TestRotateCrash(t *testing.T) {
 		b.write(t, 2)
 		head, old := b.l.head, b.read(t)
 		b.rotate(t)
+		b.rotate(t) // asked for twice
 		b.stop(t)
 		if err := crash(b, old); err != nil {
 			t.Fatal(err)
@@ -168,7 +169,8 @@ func TestLongChanges(t *testing.T) {
 	b := newBench(t)
 	var changes []store.Change
 	for i := range 5000 {
-		changes = append(changes, store.Change{Bucket: "bucket", Key: string(bytes.Repeat([]byte{'<'}, 50)) + string(rune('a'+i)), Now: store.Digest{1}})
+		key := string(bytes.Repeat([]byte{'<'}, 50)) + string(rune('a'+i))
+		changes = append(changes, store.Change{Bucket: "bucket", Key: key, Now: store.Digest{1}})
 	}
 	head, err := b.l.Append(time.Now(), []*Event{{Event: "purge", Changes: changes}, {Event: "test"}})
 	if err != nil {
