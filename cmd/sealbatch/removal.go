@@ -20,7 +20,7 @@ func (c *client) removeJob(ctx context.Context, rec submission.Record, nodes []r
 	case whole < rec.Nodes || whole < len(nodes):
 		err = fmt.Errorf("the results of %d of %d nodes are whole and opened", whole, max(rec.Nodes, len(nodes)))
 	case !ended:
-		err = errors.New("Slurm does not say that the job is over")
+		err = errors.New("the job is not over, as far as Slurm says")
 	default:
 		err = removal.Do(ctx, c.run)
 	}
