@@ -3,8 +3,11 @@
 // files by SFTP. Local does the same for sealbatch on the login node itself.
 //
 // Two things differ from ssh on purpose. An unknown or changed host key is always refused, whatever
-// StrictHostKeyChecking says. And remote paths only ever travel inside SFTP packets, never through a
-// shell.
+// StrictHostKeyChecking says. And words of commands are quoted for the login shell, always.
+//
+// Others may exchange directories on the way to what a remote path names. So over SFTP nothing that is
+// there is replaced, cut or given another mode: what is made is new, and has its mode with the request
+// that makes it, though the SFTP library sends none (withMode).
 //
 // Of ssh_config these are used: HostName, User, Port, IdentityFile, CertificateFile, IdentitiesOnly,
 // IdentityAgent, ProxyJump, UserKnownHostsFile, GlobalKnownHostsFile and HostKeyAlias. Match blocks
