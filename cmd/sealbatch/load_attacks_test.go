@@ -31,12 +31,15 @@ import (
 )
 
 // assault is what the attackers, a process of their own, are told on standard
-// input. They go on until it ends, and print how their calls were answered.
+// input. They print a line when they are at it with every call, go on until the
+// input ends, and print how their calls were answered.
 type assault struct {
 	Address   string // of the key service
 	CA        []byte // PEM
 	Service   string // its id
 	Accounts  []hostile
+	Manifest  []byte // of the largest kind, with its private part
+	Private   []byte
 	Addresses int     // from which they come, 127.0.1.1 and on
 	PerSecond float64 // calls of all of them
 }
@@ -47,7 +50,7 @@ type hostile struct {
 	Volume   string // one of its own
 	Manifest manifest.Digest
 	Refused  manifest.Digest // a manifest whose volume its policy gives to nobody here
-	Large    []byte          // a registration of the largest kind
+	Large    string          // the account's signature of the assault's manifest
 }
 
 // attackers is the program.
@@ -71,6 +74,7 @@ func attackers() {
 // run attacks until ctx ends and returns how often each call was answered how.
 func (a *assault) run(ctx context.Context) map[string]map[string]int {
 	counts := map[string]map[string]int{}
+	begun := map[string]bool{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var turn atomic.Int64
@@ -85,6 +89,12 @@ func (a *assault) run(ctx context.Context) map[string]map[string]int {
 				if i%10 == 0 { // the last call, which others would wait for
 					k = calls[len(calls)-1]
 				}
+				mu.Lock()
+				if begun[k.name] = true; len(begun) == len(calls) {
+					begun[""] = true // once
+					fmt.Println("ready")
+				}
+				mu.Unlock()
 				c.as(a.Accounts[n/len(calls)%len(a.Accounts)])
 				status, err := k.make(c, ctx)
 				answer := strconv.Itoa(status)
@@ -165,7 +175,8 @@ var calls = []struct {
 	}},
 	{"a deposit with a policy of 16 KiB", "an account", (*caller).deposit},
 	{"a job's registration of 2.8 MB", "an account", func(c *caller, ctx context.Context) (int, error) {
-		return c.signed(ctx, "POST", "/v1/manifests", json.RawMessage(c.Large), nil)
+		return c.signed(ctx, "POST", "/v1/manifests",
+			keyapi.Manifest{Manifest: c.assault.Manifest, Private: c.Private, Uses: 1, Signature: c.Large}, nil)
 	}},
 }
 
@@ -267,7 +278,7 @@ func (c *caller) slowBody(ctx context.Context) (int, error) {
 }
 
 func (c *caller) newToken(ctx context.Context) (int, error) {
-	return c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.Manifest}, nil)
+	return c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.hostile.Manifest}, nil)
 }
 
 func (c *caller) deposit(ctx context.Context) (int, error) {
@@ -301,7 +312,7 @@ func (c *caller) claim(ctx context.Context, m manifest.Digest, node string, evid
 }
 
 func (c *caller) falseEvidence(ctx context.Context) (int, error) {
-	return c.claim(ctx, c.Manifest, "cn1", func(keyapi.Claim) (keyapi.Evidence, error) {
+	return c.claim(ctx, c.hostile.Manifest, "cn1", func(keyapi.Claim) (keyapi.Evidence, error) {
 		return keyapi.NewEvidence(keyapi.EvidenceSlurm, keyapi.SlurmPayload{Voucher: strings.Repeat("e30.", 15_000)})
 	})
 }
@@ -322,10 +333,10 @@ func (c *caller) refusedClaim(ctx context.Context) (int, error) {
 // claimed has keys released to a node of a name of its own, with a new token.
 func (c *caller) claimed(ctx context.Context) (int, error) {
 	var k keyapi.Token
-	if status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.Manifest}, &k); err != nil || status != http.StatusOK {
+	if status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.hostile.Manifest}, &k); err != nil || status != http.StatusOK {
 		return status, err
 	}
-	return c.claim(ctx, c.Manifest, "cn"+keyservertest.RandomHex(4), func(m keyapi.Claim) (keyapi.Evidence, error) {
+	return c.claim(ctx, c.hostile.Manifest, "cn"+keyservertest.RandomHex(4), func(m keyapi.Claim) (keyapi.Evidence, error) {
 		return keyapi.TokenEvidence(k.Token, c.Service, m)
 	})
 }

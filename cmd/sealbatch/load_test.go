@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os/exec"
@@ -13,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -71,14 +72,24 @@ func TestLoad(t *testing.T) {
 func (s *benched) assault(t testing.TB) *assault {
 	t.Helper()
 	a := &assault{Address: s.address, CA: s.CA, Service: s.ID}
-	private := keyservertest.Private(t, make([]string, 340_000), nil) // a megabyte of words
+	var image keyservertest.Volume
 	for i := range s.accounts {
-		a.Accounts = append(a.Accounts, s.hostile(t, i, private))
+		h, v := s.hostile(t, i)
+		a.Accounts = append(a.Accounts, h)
+		image = v
+	}
+	_, a.Manifest = s.Service.Manifest(t, func(m *manifest.Manifest) { // a megabyte of words, and one of text
+		m.Private = keyservertest.Private(t, make([]string, 340_000), nil)
+		m.Recipients = []string{string(bytes.Repeat([]byte("x"), 1_000_000))}
+	}, image)
+	a.Private = keyservertest.PrivateOf(t, a.Manifest)
+	for i := range a.Accounts {
+		a.Accounts[i].Large = string(keyservertest.Sign(t, sshSigner(s.accounts[i]), manifest.NamespaceManifest, a.Manifest))
 	}
 	return a
 }
 
-func (s *benched) hostile(t testing.TB, i int, private manifest.Digest) hostile {
+func (s *benched) hostile(t testing.TB, i int) (hostile, keyservertest.Volume) {
 	t.Helper()
 	signer := sshSigner(s.accounts[i])
 	h := hostile{Seed: s.accounts[i].Seed()}
@@ -92,17 +103,7 @@ func (s *benched) hostile(t testing.TB, i int, private manifest.Digest) hostile 
 	h.Manifest = s.Register(t, signer, b)
 	_, b = s.Manifest(t, nil, closed)
 	h.Refused = s.Register(t, signer, b)
-	_, b = s.Manifest(t, func(m *manifest.Manifest) {
-		m.Private = private
-		m.Recipients = []string{string(bytes.Repeat([]byte("x"), 1_000_000))}
-	}, v)
-	large, err := json.Marshal(keyapi.Manifest{Manifest: b, Private: keyservertest.PrivateOf(t, b), Uses: 1,
-		Signature: string(keyservertest.Sign(t, signer, manifest.NamespaceManifest, b))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.Large = large
-	return h
+	return h, v
 }
 
 // honestNode returns what asks for the keys of one of alice's nodes, from the start:
@@ -134,8 +135,13 @@ func (a *assault) start(t testing.TB) (stop func() map[string]map[string]int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out, trouble bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &trouble
+	var trouble bytes.Buffer
+	cmd.Stderr = &trouble
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := bufio.NewReader(pipe)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +149,13 @@ func (a *assault) start(t testing.TB) (stop func() map[string]map[string]int) {
 	if err := json.NewEncoder(in).Encode(a); err != nil {
 		t.Fatal(err)
 	}
+	if line, err := out.ReadString('\n'); line != "ready\n" {
+		t.Fatalf("attackers: %q, %v\n%s", line, err, trouble.Bytes())
+	}
 	return func() (answers map[string]map[string]int) {
 		in.Close()
-		if err := cmd.Wait(); err != nil {
+		if err := errors.Join(json.NewDecoder(out).Decode(&answers), cmd.Wait()); err != nil {
 			t.Fatalf("attackers: %v\n%s", err, trouble.Bytes())
-		}
-		if err := json.Unmarshal(out.Bytes(), &answers); err != nil {
-			t.Fatal(err)
 		}
 		return answers
 	}
