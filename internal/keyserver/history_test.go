@@ -143,11 +143,12 @@ func TestHistoryIsBounded(t *testing.T) {
 		!strings.HasSuffix(got[63], "users: +u79 -u78") {
 		t.Errorf("%d entries, from %q, %q to %q", len(got), got[0], got[1], got[63])
 	}
-	page, err := keyserver.HistoryPage(t.Context(), s.Server, v.ID, "", 10)
-	for n := len(page.Entries); page.Next != ""; n += len(page.Entries) {
-		if page, err = keyserver.HistoryPage(t.Context(), s.Server, v.ID, page.Next, 10); err != nil || n > len(got) {
+	for n, after := 0, ""; n == 0 || after != ""; {
+		page, err := keyserver.HistoryPage(t.Context(), s.Server, v.ID, after, 10)
+		if n += len(page.Entries); err != nil || n > len(got) || len(page.Entries) == 0 {
 			t.Fatalf("%d entries, %v", n, err)
 		}
+		after = page.Next
 	}
 	if err := s.Client(t, s.alice).Delete(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
