@@ -63,7 +63,8 @@ func TestAttackRemovedAccount(t *testing.T) {
 // removed; mallory, who has an account of her own, comes for the volume.
 func TestAttackPolicyByRemovedKey(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"enrolled now"}, says: "its policy was set with an SSH key of its owner's that is not enrolled any more",
+	attack{own: true, without: []string{"enrolled now"},
+		says: "its policy was set with an SSH key of its owner's that is not enrolled any more",
 		play: func(t *testing.T, w *world) outcome {
 			v := w.openedBy(t, alice, manifest.TierB2)
 			w.call(t, alice, http.MethodPut, "/v1/secrets/"+v.ID+"/policy", openTo("mallory")).into(t, new(keyapi.SecretInfo))

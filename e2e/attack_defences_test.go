@@ -24,7 +24,8 @@ func either(name, usual, without string) string {
 // which of them to go without.
 var defences = func() map[string][]weakness {
 	all := map[string][]weakness{
-		"evidence before nonce": {{"internal/keyserver/release.go", "\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
+		"evidence before nonce": {{"internal/keyserver/release.go",
+			"\ta, ok := s.attestors[body.Evidence.Type]\n", `	if off("evidence before nonce") {
 		_, err := s.commits.do(&audit.Event{Event: "nonce", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
 			if _, err := w.Get("nonces before", nonceKey(c.Nonce)); err == nil {
 				return refuseNonce("the nonce is used up")

@@ -58,7 +58,8 @@ func TestAttackErasedKey(t *testing.T) {
 			port := strconv.Itoa(9100 + int(lastPort.Add(1)))
 			thief := &world{off: []string{"revoked", "destroyed at start"}, verifier: w.verifier, programs: w.programs,
 				ahead: w.ahead, pids: map[string]string{}}
-			thief.again(t, "/etc/world-"+port, port, fmt.Sprintf(`cp -r %s "$2"; sed -i "s/^listen = .*/listen = 0.0.0.0:$3/" "$2/server.conf"`, from))
+			thief.again(t, "/etc/world-"+port, port,
+				fmt.Sprintf(`cp -r %s "$2"; sed -i "s/^listen = .*/listen = 0.0.0.0:$3/" "$2/server.conf"`, from))
 			o := thief.claimsAlice(t, s)
 			if strings.Contains(o.evidence, "not in the store") {
 				return keptOut("none of the keys is there: %s", o.evidence)

@@ -238,32 +238,33 @@ func TestAttackMemoryFlood(t *testing.T) {
 // them. The nodes' requests are small.
 func TestAttackMemoryHeld(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"small bodies apart"}, says: "large requests are waited for", play: func(t *testing.T, w *world) outcome {
-		s := w.stakeOf(t, openTo("alice"), nil)
-		node := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
-		held := 0
-		for _, from := range flooders(t, 5) {
-			for range 4 {
-				raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { raw.Close() })
-				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
-				c.SetDeadline(time.Now().Add(20 * time.Second))
-				fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyapi.MaxBody)
-				line, err := bufio.NewReader(c).ReadString('\n')
-				if err != nil {
-					t.Fatal(err)
-				}
-				if line == "HTTP/1.1 100 Continue\r\n" {
-					held++
+	attack{own: true, without: []string{"small bodies apart"}, says: "large requests are waited for",
+		play: func(t *testing.T, w *world) outcome {
+			s := w.stakeOf(t, openTo("alice"), nil)
+			node := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
+			held := 0
+			for _, from := range flooders(t, 5) {
+				for range 4 {
+					raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { raw.Close() })
+					c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
+					c.SetDeadline(time.Now().Add(20 * time.Second))
+					fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyapi.MaxBody)
+					line, err := bufio.NewReader(c).ReadString('\n')
+					if err != nil {
+						t.Fatal(err)
+					}
+					if line == "HTTP/1.1 100 Continue\r\n" {
+						held++
+					}
 				}
 			}
-		}
-		if o := node.claims(t, s, node.credential(t)); !o.gained {
-			return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
-		}
-		return keptOut("%d large requests are waited for", held)
-	}}.run(t)
+			if o := node.claims(t, s, node.credential(t)); !o.gained {
+				return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
+			}
+			return keptOut("%d large requests are waited for", held)
+		}}.run(t)
 }

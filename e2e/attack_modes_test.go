@@ -43,18 +43,19 @@ func TestAttackSignersReplaced(t *testing.T) {
 // alice's, and revokes what she deposited.
 func TestAttackAccountsReplaced(t *testing.T) {
 	t.Parallel()
-	attack{without: []string{"files of others"}, own: true, says: "this SSH key belongs to no account", play: func(t *testing.T, w *world) outcome {
-		dir, _ := w.dir()
-		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
-		must(t, "keys", "root", "sh", "-c", `chgrp project_1 "$1" && chmod 2775 "$1"`, "sh", dir)
-		must(t, "keys", "bob", "sh", "-c", `mv "$1" "$1.was" && echo "$2" >"$1"`, "sh", dir+"/accounts",
-			fmt.Sprintf("alice %s", ssh.MarshalAuthorizedKey(keyOf(t, bob).PublicKey())))
-		a := w.call(t, bob, http.MethodPost, "/v1/secrets/"+v.ID+"/revoke", struct{}{})
-		if a.status == http.StatusOK {
-			return gained("bob revoked alice's %s", v.ID)
-		}
-		return a.refusal(t)
-	}}.run(t)
+	attack{without: []string{"files of others"}, own: true, says: "this SSH key belongs to no account",
+		play: func(t *testing.T, w *world) outcome {
+			dir, _ := w.dir()
+			v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
+			must(t, "keys", "root", "sh", "-c", `chgrp project_1 "$1" && chmod 2775 "$1"`, "sh", dir)
+			must(t, "keys", "bob", "sh", "-c", `mv "$1" "$1.was" && echo "$2" >"$1"`, "sh", dir+"/accounts",
+				fmt.Sprintf("alice %s", ssh.MarshalAuthorizedKey(keyOf(t, bob).PublicKey())))
+			a := w.call(t, bob, http.MethodPost, "/v1/secrets/"+v.ID+"/revoke", struct{}{})
+			if a.status == http.StatusOK {
+				return gained("bob revoked alice's %s", v.ID)
+			}
+			return a.refusal(t)
+		}}.run(t)
 }
 
 // A token is read by somebody else while it is fresh, at a key service whose operator

@@ -98,25 +98,26 @@ func TestAttackPolicyOfNoCluster(t *testing.T) {
 // tell which policy was in force then, who got the key by it, and whose hand set it.
 func TestAttackPolicyPutBack(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"audited policies", "owner's log"}, says: "is in both logs", play: func(t *testing.T, w *world) outcome {
-		v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
-		set := func(p manifest.Policy) {
-			w.call(t, alice, http.MethodPut, "/v1/secrets/"+v.ID+"/policy", p).into(t, new(keyapi.SecretInfo))
-		}
-		set(openTo("mallory"))
-		if o := w.claimsAs(t, mallory, v); !o.gained {
-			t.Fatal(o.evidence)
-		}
-		set(openTo("alice"))
-		inAudit, inOwners := w.audited(t, v.ID), w.ownersLog(t, v.ID)
-		if !inAudit && !inOwners {
-			return gained("nothing is left of the policy that let mallory in")
-		}
-		if inAudit && inOwners {
-			return keptOut("what let mallory in is in both logs")
-		}
-		return keptOut("audit log: %t, owner's: %t", inAudit, inOwners)
-	}}.run(t)
+	attack{own: true, without: []string{"audited policies", "owner's log"}, says: "is in both logs",
+		play: func(t *testing.T, w *world) outcome {
+			v := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
+			set := func(p manifest.Policy) {
+				w.call(t, alice, http.MethodPut, "/v1/secrets/"+v.ID+"/policy", p).into(t, new(keyapi.SecretInfo))
+			}
+			set(openTo("mallory"))
+			if o := w.claimsAs(t, mallory, v); !o.gained {
+				t.Fatal(o.evidence)
+			}
+			set(openTo("alice"))
+			inAudit, inOwners := w.audited(t, v.ID), w.ownersLog(t, v.ID)
+			if !inAudit && !inOwners {
+				return gained("nothing is left of the policy that let mallory in")
+			}
+			if inAudit && inOwners {
+				return keptOut("what let mallory in is in both logs")
+			}
+			return keptOut("audit log: %t, owner's: %t", inAudit, inOwners)
+		}}.run(t)
 }
 
 // audited reports whether the audit log tells by which policy mallory got a volume's key.

@@ -190,7 +190,8 @@ func TestAttackJobFiles(t *testing.T) {
 			before: at("bin/sealbatch", true, always(attackersProgram)), gained: attackerRan, code: 0,
 			// It checks what lies on scratch, and copies then.
 			weak: []weakness{
-				{script, `dd if="./$path" of="$dir/$file" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }`, ":"},
+				{script,
+					`dd if="./$path" of="$dir/$file" bs=1M count="$size" iflag=count_bytes,fullblock,nonblock status=none || { at=0; break; }`, ":"},
 				{script, onCopy, strings.Replace(onCopy, "$dir/$file", "$path", 1)},
 				{script, `chmod 500 "$dir/$file"`, `sleep 2; cp -- "$path" "$dir/$file"; chmod 500 "$dir/$file"`},
 			},

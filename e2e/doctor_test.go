@@ -103,8 +103,9 @@ func TestDoctorOnIllNodes(t *testing.T) {
 				"--  mounts by runtime: does not work: ",
 				"NO  mounts: no mount mode works here", "fix: one of the three above"}},
 		// Where nobody can make one, the container is not started: what demands it does not run.
-		"no network namespaces": {"cn1", "unshare -U --map-users=all --map-groups=all --keep-caps sh -c 'echo 0 >/proc/sys/user/max_net_namespaces; " +
-			asAlice + at + "/sealbatch doctor --node'; exit", 0,
+		"no network namespaces": {"cn1",
+			"unshare -U --map-users=all --map-groups=all --keep-caps sh -c 'echo 0 >/proc/sys/user/max_net_namespaces; " +
+				asAlice + at + "/sealbatch doctor --node'; exit", 0,
 			[]string{"ok  mounts by namespace", "--  no network, mounts by namespace: does not work: the container ended with exit code ",
 				"network namespace", "fix: the site may allow network namespaces: sysctl user.max_net_namespaces"}},
 		"no /dev/fuse": {"cn1", "mount --bind /etc/shadow /dev/fuse", 1,

@@ -56,7 +56,8 @@ func TestAttackBase(t *testing.T) {
 		const start = `        exec "$dir/$program"`
 		wait := "        : >" + b.dir + "/shared/checked; until [ -e " + b.dir + "/shared/go ]; do sleep 0.01; done\n"
 		b.write(t, "job.sh", without(strings.Replace(string(text), start, wait+start, 1)))
-		for _, argv := range [][]string{{"chgrp", "23001", b.dir + "/shared/project"}, {"chown", "-R", "22001", b.script.Dir, b.dir + "/bin", b.dir + "/job.sh"},
+		for _, argv := range [][]string{{"chgrp", "23001", b.dir + "/shared/project"},
+			{"chown", "-R", "22001", b.script.Dir, b.dir + "/bin", b.dir + "/job.sh"},
 			{"install", "-d", "-o", "22001", "-g", "23001", "-m", "2770", b.dir + "/shared/project/alice"}} {
 			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 				t.Fatalf("%q: %v\n%s", argv, err, out)

@@ -132,7 +132,8 @@ type caller struct {
 func (a *assault) caller(i int) *caller {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(a.CA)
-	c := &caller{assault: a, tokens: map[manifest.Digest]string{}, tls: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}}
+	c := &caller{assault: a, tokens: map[manifest.Digest]string{},
+		tls: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS13}}
 	if a.Addresses > 0 {
 		c.dial.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%a.Addresses))}
 	}
@@ -283,12 +284,15 @@ func (c *caller) newToken(ctx context.Context) (int, error) {
 
 func (c *caller) deposit(ctx context.Context) (int, error) {
 	digest := manifest.DigestOf([]byte(keyservertest.RandomHex(16)))
-	s := keyapi.Secret{Name: keyservertest.RandomHex(8), Kind: manifest.KindDataset, Digest: digest, Size: 1, Key: digest[:], Policy: widest("mallory")}
+	s := keyapi.Secret{Name: keyservertest.RandomHex(8), Kind: manifest.KindDataset, Digest: digest, Size: 1,
+		Key: digest[:], Policy: widest("mallory")}
 	return c.signed(ctx, "PUT", "/v1/secrets/"+keyservertest.RandomHex(16), s, nil)
 }
 
 // claim makes a claim for a manifest with a nonce that it asks for.
-func (c *caller) claim(ctx context.Context, m manifest.Digest, node string, evidence func(keyapi.Claim) (keyapi.Evidence, error)) (int, error) {
+func (c *caller) claim(
+	ctx context.Context, m manifest.Digest, node string, evidence func(keyapi.Claim) (keyapi.Evidence, error),
+) (int, error) {
 	var n keyapi.Nonce
 	if status, err := c.plain(ctx, "POST", "/v1/nonces", nil, &n); err != nil || status != http.StatusOK {
 		return status, err
@@ -320,7 +324,8 @@ func (c *caller) falseEvidence(ctx context.Context) (int, error) {
 func (c *caller) refusedClaim(ctx context.Context) (int, error) {
 	if c.tokens[c.Refused] == "" {
 		var k keyapi.Token
-		if status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.Refused}, &k); err != nil || status != http.StatusOK {
+		status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.Refused}, &k)
+		if err != nil || status != http.StatusOK {
 			return status, err
 		}
 		c.tokens[c.Refused] = k.Token
@@ -333,7 +338,8 @@ func (c *caller) refusedClaim(ctx context.Context) (int, error) {
 // claimed has keys released to a node of a name of its own, with a new token.
 func (c *caller) claimed(ctx context.Context) (int, error) {
 	var k keyapi.Token
-	if status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.hostile.Manifest}, &k); err != nil || status != http.StatusOK {
+	status, err := c.signed(ctx, "POST", "/v1/tokens", keyapi.TokenRequest{Manifest: c.hostile.Manifest}, &k)
+	if err != nil || status != http.StatusOK {
 		return status, err
 	}
 	return c.claim(ctx, c.hostile.Manifest, "cn"+keyservertest.RandomHex(4), func(m keyapi.Claim) (keyapi.Evidence, error) {

@@ -45,7 +45,8 @@ func BenchmarkCosts(b *testing.B) {
 			}
 			took, cpu, grown := time.Since(start), s.cpu(b)-cpu, s.size(b)
 			per := func(f string) int { return (grown[f] - before[f]) / n }
-			rows = append(rows, fmt.Sprintf("| %s | %s | %.1f ms | %.1f ms | %d KiB | %d | %d |", k.name, k.by, ms(cpu)/float64(n), ms(took)/float64(n),
+			rows = append(rows, fmt.Sprintf("| %s | %s | %.1f ms | %.1f ms | %d KiB | %d | %d |",
+				k.name, k.by, ms(cpu)/float64(n), ms(took)/float64(n),
 				max(0, s.memory(b, "VmHWM")-rss), per("log"), per("store")))
 			for _, conn := range c.slow {
 				conn.Close()
@@ -53,7 +54,8 @@ func BenchmarkCosts(b *testing.B) {
 		}
 	}
 	b.ReportMetric(0, "ns/op") // of no meaning here
-	fmt.Printf("\n| call | by | processor | time | memory | log, bytes | store, bytes |\n|---|---|---|---|---|---|---|\n%s\n", strings.Join(rows, "\n"))
+	fmt.Printf("\n| call | by | processor | time | memory | log, bytes | store, bytes |\n|---|---|---|---|---|---|---|\n%s\n",
+		strings.Join(rows, "\n"))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

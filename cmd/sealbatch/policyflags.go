@@ -39,7 +39,8 @@ func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.List(&p.Groups, "Unix groups at the site whose members may open it", []string{"g", "groups"})
 	f.List(&p.Nodes, "compute nodes on which it may be opened: a host list, or * for any", []string{"c", "compute-nodes"}, nodes...)
 	f.Word(&p.Tier, "weakest evidence that is accepted from a node: A, B1, B2 or C", []string{"tier"})
-	f.Word(&p.Evidence, "type of evidence that alone is accepted, such as slurm or token (default: any that reaches the tier)", []string{"evidence"})
+	f.Word(&p.Evidence, "type of evidence that alone is accepted, such as slurm or token (default: any that reaches the tier)",
+		[]string{"evidence"})
 	f.Word(&p.Expires, "when it stops being released: a number of days (90d) or hours (12h), or a date (2027-01-31)", []string{"expires"})
 	f.Int(&p.Releases, 0, "how often the key is released in all, 0 for no limit", []string{"releases"})
 	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: one's own)", []string{"clusters"})

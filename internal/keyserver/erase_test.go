@@ -214,7 +214,8 @@ func TestDelete(t *testing.T) {
 	if err := alice.Delete(t.Context(), old.ID); err != nil {
 		t.Error(err)
 	}
-	if err := alice.Delete(t.Context(), again.ID); err == nil || !strings.Contains(err.Error(), "2 deleted volumes") || !keys.has(t, again.ID) {
+	err := alice.Delete(t.Context(), again.ID)
+	if err == nil || !strings.Contains(err.Error(), "2 deleted volumes") || !keys.has(t, again.ID) {
 		t.Errorf("more tombstones than an account may have: %v", err)
 	}
 	if _, err := alice.Revoke(t.Context(), again.ID); err != nil || keys.has(t, again.ID) {

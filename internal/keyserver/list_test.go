@@ -61,7 +61,8 @@ func TestListPages(t *testing.T) {
 			t.Errorf("%q: status %d, %d entries, want %+v", query, status, len(page.Secrets), want)
 			continue
 		}
-		if last := want.size == 0 || want.first+want.size > many; last != (page.Next == "") || !last && page.Next != page.Secrets[want.size-1].VolumeID {
+		if last := want.size == 0 || want.first+want.size > many; last != (page.Next == "") ||
+			!last && page.Next != page.Secrets[want.size-1].VolumeID {
 			t.Errorf("%q: the next page is %q", query, page.Next)
 		}
 	}

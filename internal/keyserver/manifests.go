@@ -171,7 +171,8 @@ func (s *Server) checkManifestSignature(q *request, body keyapi.Manifest) (signe
 		return "", s.notEnrolled(keyapi.CodeForbidden, fmt.Errorf("the manifest's signature: %w", err))
 	}
 	if acc.ID != q.caller.account.ID {
-		return "", service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s", acc.Name, q.caller.account.Name)
+		return "", service.Refuse(keyapi.CodeForbidden, "the manifest is signed by account %s, the request by %s",
+			acc.Name, q.caller.account.Name)
 	}
 	return signer, nil
 }

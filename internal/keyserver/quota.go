@@ -44,7 +44,8 @@ func roomFor(g getter, who account, kind string, more, most int) error {
 	}
 	what := map[string]string{countSecrets: "deposited volumes", countManifests: "registered jobs", countTokens: "tokens",
 		countDeleted: "deleted volumes", countReleases: "released keys", countBytes: "bytes of registered jobs"}[kind]
-	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may", cmp.Or(who.Name, who.ID), n, what).
+	return service.Refuse(keyapi.CodeBadRequest, "account %s has %d %s at this key service, as many as it may",
+		cmp.Or(who.Name, who.ID), n, what).
 		WithHint("the key service's administrator raises [limits] %s in server.conf; "+
 			"all but volumes count for some time", kind)
 }

@@ -102,7 +102,8 @@ func TestStanding(t *testing.T) {
 	}{
 		"as it was":                      {func(w *waiting) []string { return w.lines() }, ""},
 		"a key that signed nothing goes": {func(w *waiting) []string { return without(w.lines(), 4) }, ""},
-		"the submitter is removed":       {func(w *waiting) []string { return w.lines()[:2] }, "manifest was registered, is not enrolled any more"},
+		"the submitter is removed": {func(w *waiting) []string { return w.lines()[:2] },
+			"manifest was registered, is not enrolled any more"},
 		"the request's key is removed": {func(w *waiting) []string { return without(w.lines(), 2) },
 			"manifest was registered, is not enrolled any more"},
 		"the manifest's key is removed": {func(w *waiting) []string { return without(w.lines(), 3) },
@@ -177,7 +178,8 @@ func TestStandingAgain(t *testing.T) {
 	if !void() {
 		t.Error("alice is not told that her policy counts no more")
 	}
-	if info, err := w.Client(t, w.other).SetPolicy(t.Context(), w.volume.ID, keyservertest.Policy("bob")); err != nil || info.PolicyVoid || void() {
+	info, err := w.Client(t, w.other).SetPolicy(t.Context(), w.volume.ID, keyservertest.Policy("bob"))
+	if err != nil || info.PolicyVoid || void() {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	if got := w.releases(t, w.byVoucher); got != "" {

@@ -83,7 +83,9 @@ func (p *publishing) resume(c checkpoint) error {
 	if err != nil {
 		return err
 	}
-	if _, err := (volume.OpenOptions{MaxIndex: volume.AnyIndex, Digest: c.Digest}).Open(f, c.Size, key); err != nil { // the key that it wraps is the one that it was sealed with
+	// The key that it wraps is the one that it was sealed with.
+	opt := volume.OpenOptions{MaxIndex: volume.AnyIndex, Digest: c.Digest}
+	if _, err := opt.Open(f, c.Size, key); err != nil {
 		key.Wipe()
 		return err
 	}

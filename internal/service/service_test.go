@@ -119,7 +119,8 @@ func TestBounds(t *testing.T) {
 func TestLongMessage(t *testing.T) {
 	t.Parallel()
 	r := Refuse(keyapi.CodeBadRequest, "body: %w", errors.New(strings.Repeat("\u00e9", 1_000_000)))
-	if len(r.Message) > 1010 || !strings.HasPrefix(r.Message, "body: \u00e9") || strings.ToValidUTF8(r.Message, "?") != r.Message || r.Error() != r.Message {
+	if len(r.Message) > 1010 || !strings.HasPrefix(r.Message, "body: \u00e9") || strings.ToValidUTF8(r.Message, "?") != r.Message ||
+		r.Error() != r.Message {
 		t.Errorf("a message of %d bytes", len(r.Message))
 	}
 }

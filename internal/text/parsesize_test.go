@@ -12,7 +12,8 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("ParseSize(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "0", "0G", "M", "MiB", "-1M", "+1M", "1.5G", "1 G", "1g", "1MB", "1iB", "8388608T", "9223372036854775808", "1GG"} {
+	for _, s := range []string{"", "0", "0G", "M", "MiB", "-1M", "+1M", "1.5G", "1 G",
+		"1g", "1MB", "1iB", "8388608T", "9223372036854775808", "1GG"} {
 		if got, err := ParseSize(s); err == nil {
 			t.Errorf("ParseSize(%q) = %v", s, got)
 		}

@@ -22,12 +22,14 @@ func TestOfBuild(t *testing.T) {
 		info debug.BuildInfo
 		want string
 	}{
-		"a tag":              {debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, "v1.2.3"},
-		"a pseudo-version":   {debug.BuildInfo{Main: debug.Module{Version: "v0.0.0-20261129195500-554c4a7d2f01+dirty"}}, "v0.0.0-20261129195500-554c4a7d2f01+dirty"},
-		"devel":              {debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, ""},
-		"devel and a commit": {debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: set("vcs.revision", "abc", "vcs.modified", "false")}, "abc"},
-		"changed files":      {debug.BuildInfo{Settings: set("vcs.modified", "true", "vcs.revision", "abc")}, "abc+dirty"},
-		"nothing":            {debug.BuildInfo{}, ""},
+		"a tag": {debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, "v1.2.3"},
+		"a pseudo-version": {debug.BuildInfo{Main: debug.Module{Version: "v0.0.0-20261129195500-554c4a7d2f01+dirty"}},
+			"v0.0.0-20261129195500-554c4a7d2f01+dirty"},
+		"devel": {debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, ""},
+		"devel and a commit": {debug.BuildInfo{Main: debug.Module{Version: "(devel)"},
+			Settings: set("vcs.revision", "abc", "vcs.modified", "false")}, "abc"},
+		"changed files": {debug.BuildInfo{Settings: set("vcs.modified", "true", "vcs.revision", "abc")}, "abc+dirty"},
+		"nothing":       {debug.BuildInfo{}, ""},
 	} {
 		if got := ofBuild(&c.info); got != c.want {
 			t.Errorf("%s: %q, not %q", name, got, c.want)

@@ -386,7 +386,9 @@ func TestKeyStore(t *testing.T, open func(t *testing.T, dir string) store.KeySto
 
 // testDestroy puts keys and destroys them: nothing that came into the store's
 // files with them is left there.
-func testDestroy(t *testing.T, s store.KeyStoreCloser, dir string, reopen func(store.KeyStoreCloser) store.KeyStoreCloser) store.KeyStoreCloser {
+func testDestroy(
+	t *testing.T, s store.KeyStoreCloser, dir string, reopen func(store.KeyStoreCloser) store.KeyStoreCloser,
+) store.KeyStoreCloser {
 	t.Helper()
 	ctx := t.Context()
 	before, doomed := contents(t, dir), []string{fmt.Sprintf("%032x", 77), fmt.Sprintf("%032x", 78)}
