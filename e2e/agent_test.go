@@ -137,6 +137,8 @@ func (p place) send(t *testing.T, to endpoint, r plainRequest) answer {
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, to.address) },
 		TLSClientConfig:   &tls.Config{RootCAs: authorities(t), ServerName: to.name, MinVersion: tls.VersionTLS13},
 		DisableKeepAlives: true,
+		// What is refused before its body is read is answered, and the connection closed.
+		ExpectContinueTimeout: 10 * time.Second,
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
@@ -146,6 +148,9 @@ func (p place) send(t *testing.T, to endpoint, r plainRequest) answer {
 	}
 	if r.header != nil {
 		req.Header = r.header.Clone()
+	}
+	if len(r.body) > 64<<10 {
+		req.Header.Set("Expect", "100-continue")
 	}
 	res, err := tr.RoundTrip(req)
 	if err != nil {

@@ -59,8 +59,11 @@ var defences = func() map[string][]weakness {
 			"if network == \"\" || off(\"container without network\") {"}},
 		"slots wiped": {{"internal/keyserver/slotstore/slotstore.go", "if len(s.spoilt) == 0 {",
 			"if len(s.spoilt) == 0 || off(\"slots wiped\") {"}},
-		"signed path":    {signedParts},
-		"signed service": {signedParts},
+		"large bodies' signers": {{"internal/keyserver/large.go", "!rt.signed || size <= gate.SmallBody",
+			`off("large bodies' signers") || !rt.signed || size <= gate.SmallBody`}},
+		"account's large body": {{"internal/keyserver/large.go", "; busy {", `; busy && !off("account's large body") {`}},
+		"signed path":          {signedParts},
+		"signed service":       {signedParts},
 		"namespace": {
 			off("namespace", "internal/sshid/sshsig.go", `namespace == "" || s.Namespace != namespace`),
 			{"internal/sshid/sshsig.go", "s.HashAlgorithm, namespace)", "s.HashAlgorithm, " + either("namespace", "namespace", "s.Namespace") + ")"},

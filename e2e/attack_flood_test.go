@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -12,12 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
 // Floods. The services of these worlds have small bounds (attack_defences_test.go),
@@ -192,35 +195,58 @@ func (w *world) number(t *testing.T, to endpoint, script string) int {
 	return n
 }
 
-// mallory announces large requests and sends each but for its last byte.
+// largeOf is a request of a person's whose body is large, signed as it should be.
+func (w *world) largeOf(t *testing.T, who person, size int, service string) plainRequest {
+	t.Helper()
+	return w.sign(t, who, http.MethodPost, "/v1/manifests", strings.Repeat("x", size-len(`""`)), signing{service: service})
+}
+
+// announce sends a request's headers, asks whether to go on and returns the first line of
+// the answer, and whether the service waits for the body then.
+func (w *world) announce(t *testing.T, from net.Dialer, r plainRequest) (c net.Conn, line string, goOn bool) {
+	t.Helper()
+	raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
+	if err != nil {
+		t.Error(err)
+		return nil, "", false
+	}
+	t.Cleanup(func() { raw.Close() })
+	c = tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
+	c.SetDeadline(time.Now().Add(25 * time.Second))
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n", r.method, r.path, len(r.body))
+	r.header.Write(&b)
+	b.WriteString("\r\n")
+	if _, err := c.Write(b.Bytes()); err != nil {
+		t.Error(err)
+	}
+	if line, err = bufio.NewReader(c).ReadString('\n'); err != nil {
+		t.Error(err)
+	}
+	return c, strings.TrimSpace(line), line == "HTTP/1.1 100 Continue\r\n"
+}
+
+// mallory announces large requests, signed, and sends each but for its last byte.
 func TestAttackMemoryFlood(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"memory for bodies"}, says: "KiB at most", play: func(t *testing.T, w *world) outcome {
+	without := []string{"account's large body", "memory for bodies"}
+	attack{own: true, without: without, says: "1 bodies at once", play: func(t *testing.T, w *world) outcome {
 		from := flooders(t, 1)[0]
-		const size = 4_000_000
+		var s keyapi.Service
+		laptop.ask(t, w.keys, "/v1/service", nil).into(t, &s)
+		r := w.largeOf(t, mallory, 4_000_000, s.ID)
 		var allowed atomic.Int32
 		var wg sync.WaitGroup
 		for range 30 {
 			wg.Go(func() {
-				raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				t.Cleanup(func() { raw.Close() })
-				c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
-				c.SetDeadline(time.Now().Add(25 * time.Second))
-				fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", size)
-				line, err := bufio.NewReader(c).ReadString('\n')
+				c, line, goOn := w.announce(t, from, r)
 				switch {
-				case err != nil:
-					t.Error(err)
-				case line == "HTTP/1.1 100 Continue\r\n":
+				case goOn:
 					allowed.Add(1)
-					if _, err := c.Write(make([]byte, size-1)); err != nil {
+					if _, err := c.Write(r.body[1:]); err != nil {
 						t.Error(err)
 					}
-				case line != "HTTP/1.1 429 Too Many Requests\r\n":
+				case line != "HTTP/1.1 429 Too Many Requests":
 					t.Errorf("answered %q", line)
 				}
 			})
@@ -234,37 +260,69 @@ func TestAttackMemoryFlood(t *testing.T) {
 	}}.run(t)
 }
 
-// mallory announces large requests from several addresses and sends nothing of
-// them. The nodes' requests are small.
+// holdMemory announces large requests of a person's, or of nobody's, from several addresses,
+// sends nothing of them, and returns how many are waited for.
+func (w *world) holdMemory(t *testing.T, who person) (held int) {
+	t.Helper()
+	var s keyapi.Service
+	laptop.ask(t, w.keys, "/v1/service", nil).into(t, &s)
+	r := plainRequest{method: http.MethodPost, path: "/v1/manifests", body: make([]byte, keyapi.MaxBody)}
+	refused := "HTTP/1.1 401 Unauthorized"
+	if who != "" {
+		r = w.largeOf(t, who, keyapi.MaxBody, s.ID)
+		refused = "HTTP/1.1 429 Too Many Requests"
+	}
+	for _, from := range flooders(t, 5) {
+		for range 4 {
+			switch _, line, goOn := w.announce(t, from, r); {
+			case goOn:
+				held++
+			case line != refused && held == 0:
+				t.Errorf("answered %q", line)
+			}
+		}
+	}
+	return held
+}
+
+// Somebody announces large requests from several addresses and sends nothing of them,
+// so that alice cannot register a job that is large: a stranger, or mallory with an account.
 func TestAttackMemoryHeld(t *testing.T) {
 	t.Parallel()
-	attack{own: true, without: []string{"small bodies apart"}, says: "large requests are waited for",
-		play: func(t *testing.T, w *world) outcome {
-			s := w.stakeOf(t, openTo("alice"), nil)
-			node := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
-			held := 0
-			for _, from := range flooders(t, 5) {
-				for range 4 {
-					raw, err := laptop.dialFrom(t.Context(), &from, w.keys.address)
-					if err != nil {
-						t.Fatal(err)
-					}
-					t.Cleanup(func() { raw.Close() })
-					c := tls.Client(raw, &tls.Config{RootCAs: authorities(t), ServerName: w.keys.name})
-					c.SetDeadline(time.Now().Add(20 * time.Second))
-					fmt.Fprintf(c, "POST /v1/manifests HTTP/1.1\r\nHost: keys\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", keyapi.MaxBody)
-					line, err := bufio.NewReader(c).ReadString('\n')
-					if err != nil {
-						t.Fatal(err)
-					}
-					if line == "HTTP/1.1 100 Continue\r\n" {
-						held++
-					}
+	for name, tc := range map[string]struct {
+		who           person
+		without, says string
+	}{
+		"by a stranger": {"", "large bodies' signers", "0 large requests are waited for"},
+		"by an account": {mallory, "account's large body", "1 large requests are waited for"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			attack{own: true, without: []string{tc.without}, says: tc.says, play: func(t *testing.T, w *world) outcome {
+				image := w.deposit(t, alice, rand.Text(), manifest.KindImage, openTo("alice"))
+				s := w.manifest(t, alice, func(m *manifest.Manifest) { m.Recipients = []string{strings.Repeat("x", 100_000)} }, image)
+				r := w.sign(t, alice, http.MethodPost, "/v1/manifests", s.registration(t, keyOf(t, alice)), signing{})
+				held := w.holdMemory(t, tc.who)
+				if a := w.send(t, r); a.status != http.StatusOK {
+					return gained("%d large requests are waited for, and alice registers no job: %s", held, a.refusal(t).evidence)
 				}
-			}
-			if o := node.claims(t, s, node.credential(t)); !o.gained {
-				return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
-			}
-			return keptOut("%d large requests are waited for", held)
-		}}.run(t)
+				return keptOut("%d large requests are waited for", held)
+			}}.run(t)
+		})
+	}
+}
+
+// The same against nodes, whose requests are small.
+func TestAttackMemoryHeldFromNodes(t *testing.T) {
+	t.Parallel()
+	without := []string{"small bodies apart", "account's large body"}
+	attack{own: true, without: without, says: "1 large requests are waited for", play: func(t *testing.T, w *world) outcome {
+		s := w.stakeOf(t, openTo("alice"), nil)
+		node := w.claimant(t, aliceOnCN1, s, sharedJob(t, alice, "-w", "cn1"), "cn1")
+		held := w.holdMemory(t, mallory)
+		if o := node.claims(t, s, node.credential(t)); !o.gained {
+			return gained("%d large requests are waited for, and the honest job gets no keys: %s", held, o.evidence)
+		}
+		return keptOut("%d large requests are waited for", held)
+	}}.run(t)
 }

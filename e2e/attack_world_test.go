@@ -206,7 +206,7 @@ func (w *world) sign(t *testing.T, who person, method, path string, body any, ho
 	n := make([]byte, 16)
 	rand.Read(n) // never fails
 	nonce := hex.EncodeToString(n)
-	msg := keyapi.SigningInput(how.service, method, how.path, b, how.at.Unix(), nonce)
+	msg := keyapi.SigningInput(how.service, method, how.path, manifest.DigestOf(b), how.at.Unix(), nonce)
 	key := keyOf(t, who)
 	hand := key
 	if how.forge != nil {
@@ -221,6 +221,7 @@ func (w *world) sign(t *testing.T, who person, method, path string, body any, ho
 	h.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig.Marshal()))
 	h.Set(keyapi.HeaderTime, strconv.FormatInt(how.at.Unix(), 10))
 	h.Set(keyapi.HeaderNonce, nonce)
+	h.Set(keyapi.HeaderDigest, keyapi.ContentDigest(manifest.DigestOf(b)))
 	return plainRequest{method, path, b, h}
 }
 

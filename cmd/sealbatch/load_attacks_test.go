@@ -233,13 +233,15 @@ func (c *caller) signed(ctx context.Context, method, path string, body, into any
 		return 0, err
 	}
 	now, nonce := time.Now().Unix(), keyservertest.RandomHex(16)
-	sig, err := sshid.SignSSH(c.signer, keyapi.Namespace, keyapi.SigningInput(c.Service, method, path, b, now, nonce))
+	digest := manifest.DigestOf(b)
+	sig, err := sshid.SignSSH(c.signer, keyapi.Namespace, keyapi.SigningInput(c.Service, method, path, digest, now, nonce))
 	if err != nil {
 		return 0, err
 	}
 	r.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
 	r.Header.Set(keyapi.HeaderTime, strconv.FormatInt(now, 10))
 	r.Header.Set(keyapi.HeaderNonce, nonce)
+	r.Header.Set(keyapi.HeaderDigest, keyapi.ContentDigest(digest))
 	return c.do(ctx, r, into)
 }
 

@@ -18,12 +18,11 @@
 //	GET  /healthz, /readyz              whether it runs, and can do its work
 //
 // Requests marked s carry an SSHSIG in HeaderSignature over SigningInput, made
-// in namespace Namespace. Bodies are JSON; unknown fields are refused.
+// in namespace Namespace, and the digest of their body in HeaderDigest, also where
+// there is none. Bodies are JSON; unknown fields are refused.
 package keyapi
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -42,6 +41,9 @@ const (
 	HeaderTime = "Sealbatch-Time"
 	// HeaderNonce is 32 hex digits, random; one use within the accepted time.
 	HeaderNonce = "Sealbatch-Nonce"
+	// HeaderDigest holds the SHA-256 of the body (RFC 9530), as ContentDigest writes it:
+	// who signed a request can be seen before its body is read.
+	HeaderDigest = "Content-Digest"
 	// MaxSkew is how far a request's time may lie from the service's.
 	MaxSkew = 2 * time.Minute
 )
@@ -62,11 +64,10 @@ const (
 
 // SigningInput returns the message that a request signature covers: every
 // field on a line of its own, the path with its query as sent.
-func SigningInput(service, method, path string, body []byte, unix int64, nonce string) []byte {
-	sum := sha256.Sum256(body)
+func SigningInput(service, method, path string, body manifest.Digest, unix int64, nonce string) []byte {
 	return []byte(strings.Join([]string{
 		"sealbatch-request v1", service, method, path,
-		hex.EncodeToString(sum[:]), strconv.FormatInt(unix, 10), nonce, "",
+		body.Hex(), strconv.FormatInt(unix, 10), nonce, "",
 	}, "\n"))
 }
 

@@ -115,21 +115,56 @@ func TestClaimValidate(t *testing.T) {
 
 func TestSigningInput(t *testing.T) {
 	t.Parallel()
-	base := []any{"svc", "PUT", "/v1/secrets/1?x", []byte("body"), int64(5), "00ff"}
+	base := []any{"svc", "PUT", "/v1/secrets/1?x", manifest.DigestOf([]byte("body")), int64(5), "00ff"}
 	input := func(a []any) string {
-		return string(SigningInput(a[0].(string), a[1].(string), a[2].(string), a[3].([]byte), a[4].(int64), a[5].(string)))
+		return string(SigningInput(a[0].(string), a[1].(string), a[2].(string), a[3].(manifest.Digest), a[4].(int64), a[5].(string)))
 	}
 	const want = "sealbatch-request v1\nsvc\nPUT\n/v1/secrets/1?x\n230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5\n5\n00ff\n"
 	if got := input(base); got != want {
 		t.Errorf("input %q, want %q", got, want)
 	}
-	for i, other := range []any{"s", "GET", "/v1", []byte("b"), int64(6), "00fe"} {
+	for i, other := range []any{"s", "GET", "/v1", manifest.DigestOf([]byte("b")), int64(6), "00fe"} {
 		a := append([]any{}, base...)
 		a[i] = other
 		if input(a) == want {
 			t.Errorf("field %d is not covered", i)
 		}
 	}
+}
+
+func TestContentDigest(t *testing.T) {
+	t.Parallel()
+	d := manifest.DigestOf([]byte(`{"hello": "world"}`))
+	const want = "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:" // of RFC 9530, appendix B
+	if got := ContentDigest(d); got != want {
+		t.Errorf("written as %q, want %q", got, want)
+	}
+	if got, err := ParseContentDigest([]string{want}); err != nil || got != d {
+		t.Errorf("read as %v, %v", got, err)
+	}
+	for _, bad := range [][]string{
+		nil, {}, {""}, {want, want}, {want + ", " + want}, {want + ";q=1"}, {" " + want}, {want + "\n"}, {want[:len(want)-1]},
+		{strings.ToUpper(want)}, {"sha-256=:=:"}, {"sha-256=::"}, {"sha-256=:"}, {"sha-512" + want[len("sha-256"):]},
+		{strings.Replace(want, "E=:", "F=:", 1)},     // bits that belong to no byte
+		{strings.Replace(want, "E=:", "E:", 1)},      // no padding
+		{strings.Replace(want, "=:X4", "=:\nX4", 1)}, // base64 decoders pass over newlines
+		{"sha-256=:AAAA:"}, {strings.Replace(want, "=:X48E", "=:X48EX48E", 1)},
+	} {
+		if got, err := ParseContentDigest(bad); !errors.Is(err, ErrInvalid) || !got.IsZero() {
+			t.Errorf("%q is read as %v, %v", bad, got, err)
+		}
+	}
+}
+
+func FuzzContentDigest(f *testing.F) {
+	f.Add(ContentDigest(manifest.DigestOf(nil)))
+	f.Add("sha-256=:AAAA:, sha-512=:AA==:")
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := ParseContentDigest([]string{text})
+		if err == nil && ContentDigest(d) != text {
+			t.Errorf("%q is read as %v, which is written otherwise", text, d)
+		}
+	})
 }
 
 func TestBundle(t *testing.T) {

@@ -67,6 +67,11 @@ const (
 	maxRetryAfter  = 30 * time.Second
 	firstBackoff   = 200 * time.Millisecond
 	longestBackoff = 10 * time.Second
+	// Beyond it, the service decides by the headers whether it reads a body: a
+	// client that sends it all the same may find its connection closed instead of the
+	// reason why.
+	largeBody  = 64 << 10
+	answerTime = 5 * time.Second // how long that is waited for
 )
 
 // New returns a client; it contacts nobody.
@@ -95,6 +100,7 @@ func New(o Options) (*Client, error) {
 			// No proxy: the environment of a job does not decide who sees requests.
 			TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
 			TLSHandshakeTimeout: o.Timeout, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
+			ExpectContinueTimeout: answerTime,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -250,6 +256,9 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	if k.raw != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if len(k.raw) > largeBody {
+		req.Header.Set("Expect", "100-continue")
+	}
 	if !k.signed {
 		return req, nil
 	}
@@ -268,7 +277,8 @@ func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
 	n := make([]byte, 16)
 	rand.Read(n) // never fails
 	nonce, unix := hex.EncodeToString(n), time.Now().Unix()
-	msg := keyapi.SigningInput(s.ID, k.method, k.target(), k.raw, unix, nonce)
+	digest := manifest.DigestOf(k.raw)
+	msg := keyapi.SigningInput(s.ID, k.method, k.target(), digest, unix, nonce)
 	sig, err := sshsig.Sign(bytes.NewReader(msg), c.signer, sshsig.HashSHA512, keyapi.Namespace)
 	if err != nil {
 		return fmt.Errorf("sign the request with %s: %w", ssh.FingerprintSHA256(c.signer.PublicKey()), err)
@@ -276,6 +286,7 @@ func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
 	req.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig.Marshal()))
 	req.Header.Set(keyapi.HeaderTime, strconv.FormatInt(unix, 10))
 	req.Header.Set(keyapi.HeaderNonce, nonce)
+	req.Header.Set(keyapi.HeaderDigest, keyapi.ContentDigest(digest))
 	return nil
 }
 

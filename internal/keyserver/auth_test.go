@@ -23,6 +23,7 @@ import (
 type rawRequest struct {
 	method, path, namespace, service string
 	body                             []byte
+	digest                           []string // values of the header; nil for that of body
 	at                               time.Time
 	nonce                            string
 	signer                           ssh.Signer
@@ -43,12 +44,30 @@ func (s *site) send(t *testing.T, q rawRequest) (int, keyapi.Error) {
 	return status, e
 }
 
-func (s *site) raw(t *testing.T, q rawRequest) (status int, body []byte) {
+// sign signs a request as it is. The headers that it returns are of what was made of
+// it meanwhile.
+func (q *rawRequest) sign(t *testing.T) (header func() http.Header) {
 	t.Helper()
-	sig, err := sshid.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, q.body, q.at.Unix(), q.nonce))
+	digest := manifest.DigestOf(q.body)
+	sig, err := sshid.SignSSH(q.signer, q.namespace, keyapi.SigningInput(q.service, q.method, q.path, digest, q.at.Unix(), q.nonce))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if q.digest == nil {
+		q.digest = []string{keyapi.ContentDigest(digest)}
+	}
+	return func() http.Header {
+		h := http.Header{keyapi.HeaderDigest: q.digest}
+		h.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
+		h.Set(keyapi.HeaderTime, strconv.FormatInt(q.at.Unix(), 10))
+		h.Set(keyapi.HeaderNonce, q.nonce)
+		return h
+	}
+}
+
+func (s *site) raw(t *testing.T, q rawRequest) (status int, body []byte) {
+	t.Helper()
+	header := q.sign(t)
 	if q.after != nil {
 		q.after(&q)
 	}
@@ -57,9 +76,7 @@ func (s *site) raw(t *testing.T, q rawRequest) (status int, body []byte) {
 		t.Fatal(err)
 	}
 	if !q.unsigned {
-		req.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
-		req.Header.Set(keyapi.HeaderTime, strconv.FormatInt(q.at.Unix(), 10))
-		req.Header.Set(keyapi.HeaderNonce, q.nonce)
+		req.Header = header()
 	}
 	res, err := s.rawClient(t).Do(req)
 	if err != nil {
@@ -90,6 +107,7 @@ func TestRequestSignatures(t *testing.T) {
 	elsewhere, narrow, late := keyservertest.NewSigner(t), keyservertest.NewSigner(t), keyservertest.NewSigner(t)
 	s.Enrol(t, "alice", narrow.PublicKey(), `namespaces="sealbatch-manifest,sealbatch-info"`)
 	s.Enrol(t, "alice", late.PublicKey(), `valid-before="20200101"`)
+	none, other := keyapi.ContentDigest(manifest.DigestOf(nil)), keyapi.ContentDigest(manifest.DigestOf([]byte("{}")))
 	used := keyservertest.RandomHex(16)
 	for _, tc := range []struct {
 		name   string
@@ -112,6 +130,13 @@ func TestRequestSignatures(t *testing.T) {
 		{"other path", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path = "/v1/audit/head" } }, 401},
 		{"query added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.path += "?x=1" } }, 401},
 		{"body added", func(q *rawRequest) { q.after = func(q *rawRequest) { q.body = []byte("{}") } }, 401},
+		{"digest altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.digest = []string{other} } }, 401},
+		{"body and digest altered", func(q *rawRequest) {
+			q.after = func(q *rawRequest) { q.body, q.digest = []byte("{}"), []string{other} }
+		}, 401},
+		{"no digest", func(q *rawRequest) { q.digest = []string{} }, 401},
+		{"two digests", func(q *rawRequest) { q.digest = []string{none, none} }, 401},
+		{"digest malformed", func(q *rawRequest) { q.digest = []string{none + ", sha-512=:AA==:"} }, 401},
 		{"time altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.at = q.at.Add(2 * time.Second) } }, 401},
 		{"nonce altered", func(q *rawRequest) { q.after = func(q *rawRequest) { q.nonce = keyservertest.RandomHex(16) } }, 401},
 	} {

@@ -116,7 +116,7 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
-// serve returns the handler of one call: read, wait for a turn, authenticate,
+// serve returns the handler of one call: look at who sends much, read, wait for a turn, authenticate,
 // handle, record, answer. A slow sender or reader keeps no turn from others.
 func (s *Server) serve(rt route) http.Handler {
 	return s.front.Handler(func(w http.ResponseWriter, r *http.Request) error {
@@ -144,6 +144,11 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 	if rt.max > 0 {
 		most = min(most, rt.max)
 	}
+	leaveLarge, err := s.admitLarge(rt, q, w, r, most)
+	if err != nil {
+		return nil, err
+	}
+	defer leaveLarge()
 	body, done, err := s.front.Body(w, r, most)
 	switch {
 	case errors.Is(err, gate.ErrBusy):
@@ -227,10 +232,11 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 		_ = s.accounts.refresh(q.ctx) // its error is a condition: the request is held to what counts then
 	}
 	if rt.signed {
-		var err error
-		if q.caller, err = s.authenticate(r, q.body); err != nil {
+		c, err := s.authenticate(r, q.body)
+		if err != nil {
 			return nil, err
 		}
+		q.caller = c
 		q.event(rt.event, audit.OutcomeRefused)
 	}
 	return rt.handle(s, q)

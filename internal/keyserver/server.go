@@ -75,6 +75,7 @@ type Server struct {
 	front           *service.Service
 	queue           *gate.FairQueue // of requests for their turn at work
 	large           *gate.FairQueue // of those with large bodies, before that
+	largeOf         sync.Map        // accounts whose large body is under way, by id
 	unauthenticated *unauthenticatedLog
 	limits          Limits
 	minTier         manifest.Tier

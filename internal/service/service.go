@@ -123,6 +123,9 @@ func (s *Service) Admit(r *http.Request) error {
 // a refusal, too.
 func (s *Service) Body(w http.ResponseWriter, r *http.Request, most int64) (body []byte, done func(), err error) {
 	body, done, err = s.gate.Body(w, r, most)
+	if err != nil { // else the rest would be waited for
+		w.Header().Set("Connection", "close")
+	}
 	if errors.Is(err, gate.ErrBusy) {
 		err = Refuse(keyapi.CodeTooMany, "the %s is busy with other requests", s.config.Name).WithCause(err)
 	}
