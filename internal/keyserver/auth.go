@@ -33,7 +33,8 @@ func (s *Server) authenticate(r *http.Request, body []byte) (caller, error) {
 		return caller{}, err
 	}
 	if manifest.DigestOf(body) != digest {
-		return caller{}, service.Refuse(keyapi.CodeUnauthorised, "the request's body is not what header %s names", keyapi.HeaderDigest)
+		return caller{}, service.Refuse(keyapi.CodeUnauthorised,
+			"the request's body is not what header %s names", keyapi.HeaderDigest)
 	}
 	if err := s.replays.use(c.account.ID, r.Header.Get(keyapi.HeaderNonce), c.at); err != nil {
 		return caller{}, err

@@ -253,7 +253,7 @@ func (c *committer) decide(w store.Writer, o *operation) (refused, err error) {
 	_, keeps := errors.AsType[*recorded](refused)
 	keeps = keeps || refused == nil
 	if keeps && len(v.order) > 0 && o.who != "" {
-		if err := c.lines.change(o.who); err != nil {
+		if err := c.lines.change(o.who, unitsOf(o.event, v.order)); err != nil {
 			refused, keeps = err, false
 		}
 	}
@@ -261,6 +261,8 @@ func (c *committer) decide(w store.Writer, o *operation) (refused, err error) {
 		o.event.Outcome, o.event.Reason = audit.OutcomeRefused, auditReason(refused)
 	}
 	if !keeps {
+		// Nothing was set, and the line of a refusal is not to be as long as a policy.
+		o.event.Policy, o.event.PolicyBefore = nil, nil
 		return refused, nil
 	}
 	return refused, v.flush()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/time/rate"
+
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
@@ -25,6 +27,14 @@ func FinishDestructions(ctx context.Context, s *Server) error { return s.finishD
 
 // Scrub wipes former records, as the service does soon after a deletion.
 func Scrub(ctx context.Context, s *Server) { s.scrub(ctx) }
+
+// LimitChanges lets an account, whose name is given, change so much from now on.
+func LimitChanges(s *Server, name string, units int) {
+	l := s.commits.lines
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.budget(s.accounts.in.ids[name].ID).changes = rate.NewLimiter(0, units)
+}
 
 // Records counts a server's records by bucket; audit-head and identity aside.
 func Records(ctx context.Context, s *Server) (map[string]int, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -200,4 +201,39 @@ func TestAccountFillsNoLog(t *testing.T) {
 	if !bytes.Contains(log, []byte("readings and repeats before it, too many to write down each")) {
 		t.Error("the audit log does not say how many it has not")
 	}
+}
+
+// TestLargePoliciesFillNoLog sets policies of 16 KiB, each in the place of another one.
+func TestLargePoliciesFillNoLog(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	v := s.Deposit(t, s.alice, "data", manifest.KindDataset, wide(manifest.MaxPolicy))
+	alice, err := keyclient.New(keyclient.Options{URL: s.URL, CA: s.CA, ServiceID: s.ID, Signer: s.alice, Retries: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		st, err := os.Stat(s.Layout.Audit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	const units, most = 100, 100 * 4 << 10
+	keyserver.LimitChanges(s.Server, "alice", units)
+	before, made := size(), 0
+	for n := range units { // and on when it is refused, which makes lines, too
+		p := wide(manifest.MaxPolicy)
+		p.Releases = n + 1
+		switch _, err := alice.SetPolicy(t.Context(), v.ID, p); {
+		case err == nil:
+			made++
+		case !errors.Is(err, keyclient.ErrTooMany):
+			t.Fatal(err)
+		}
+	}
+	if made == 0 || made > units/16 || size()-before > most {
+		t.Errorf("%d policies were set, and %d bytes of the audit log are one account's, want at most %d", made, size()-before, most)
+	}
+	s.Deposit(t, s.bob, "not limited by that", manifest.KindDataset, keyservertest.Policy("bob"))
 }

@@ -153,7 +153,7 @@ func (g grant) addTries(w store.Writer, refused error, now time.Time) error {
 // alone, and returns the refusal. It is a change like any of that account's, of which
 // there may not be too many.
 func (q *request) noteTry(w store.Writer, refused error) error {
-	if q.srv.commits.lines.change(q.who()) != nil {
+	if q.srv.commits.lines.change(q.who(), 1) != nil {
 		return refused
 	}
 	e := q.act(keyapi.LogRefused, q.srv.now())

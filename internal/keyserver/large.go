@@ -13,7 +13,9 @@ import (
 // for which it has little room: only of an enrolled account that signed its digest, one
 // at a time of each. Nothing of it has been read by then. The caller calls leave
 // when the request is done.
-func (s *Server) admitLarge(rt route, q *request, w http.ResponseWriter, r *http.Request, most int64) (leave func(), err error) {
+func (s *Server) admitLarge(
+	rt route, q *request, w http.ResponseWriter, r *http.Request, most int64,
+) (leave func(), err error) {
 	size := r.ContentLength
 	if size < 0 { // it may become as large
 		size = most

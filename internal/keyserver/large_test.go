@@ -138,7 +138,8 @@ func TestLargeBodiesOfStrangers(t *testing.T) {
 	}
 	s.wantAudited(t, `"event":"manifest.register","outcome":"refused"`, "the request is not signed")
 	m := s.large(t, s.alice)
-	if _, err := s.Client(t, elsewhere).RegisterManifest(t.Context(), m.Manifest, []byte(m.Signature), m.Private); !errors.Is(err, keyclient.ErrUnauthorised) {
+	_, err := s.Client(t, elsewhere).RegisterManifest(t.Context(), m.Manifest, []byte(m.Signature), m.Private)
+	if !errors.Is(err, keyclient.ErrUnauthorised) {
 		t.Errorf("a client with a key that is not enrolled: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -18,10 +19,34 @@ const (
 	// Lines of what changed nothing: refusals, readings, repeats. Beyond that they
 	// are counted, and the next line says how many there were.
 	idleLines, idleLinesPerSecond = 300, 1
-	// Lines of what was changed, used nonces among it. Beyond that it is refused. A job
-	// on as many nodes as a manifest can have tokens for is less.
-	changeLines, changeLinesPerSecond = 1 << 18, 3
+	// Units of what was changed, used nonces among it: one for each line and one for
+	// each full 2 KiB of what its caller made it say. Beyond that it is refused. A job on as
+	// many nodes as a manifest can have tokens for is less.
+	changeUnits, changeUnitsPerSecond = 1 << 18, 3
+	unitBytes                         = 2 << 10
+	// changeBytes is what a change of a record takes of a line beside its names: two
+	// digests of 43 letters, and what stands between.
+	changeBytes = 120
 )
+
+// unitsOf returns what of a budget an entry takes that changes some records.
+func unitsOf(e *audit.Event, changed [][2]string) int {
+	bytes := 0
+	for _, p := range []*audit.Policy{e.Policy, e.PolicyBefore} {
+		if p != nil {
+			bytes += len(p.Content)
+		}
+	}
+	for _, names := range [][]string{e.Volumes, e.Policies} {
+		for _, n := range names {
+			bytes += len(n) + len(`"",`)
+		}
+	}
+	for _, c := range changed {
+		bytes += len(c[0]) + len(c[1]) + changeBytes
+	}
+	return 1 + bytes/unitBytes
+}
 
 // lines are the budgets for lines of the audit log.
 type lines struct {
@@ -39,7 +64,8 @@ func newLines() *lines { return &lines{of: map[string]*budget{}} }
 func (l *lines) budget(who string) *budget {
 	b := l.of[who]
 	if b == nil {
-		b = &budget{idle: rate.NewLimiter(idleLinesPerSecond, idleLines), changes: rate.NewLimiter(changeLinesPerSecond, changeLines)}
+		b = &budget{idle: rate.NewLimiter(idleLinesPerSecond, idleLines),
+			changes: rate.NewLimiter(changeUnitsPerSecond, changeUnits)}
 		l.of[who] = b
 	}
 	return b
@@ -66,15 +92,16 @@ func tooMany(n int) string {
 	return fmt.Sprintf("%d refusals, readings and repeats before it, too many to write down each", n)
 }
 
-// change refuses a change of who's that is one too many.
-func (l *lines) change(who string) error {
+// change refuses a change of who's that takes too much of the log.
+func (l *lines) change(who string, units int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.budget(who).changes.Allow() {
+	if l.budget(who).changes.AllowN(time.Now(), units) {
 		return nil
 	}
-	return service.Refuse(keyapi.CodeTooMany, "too many changes by one account or user: %d at once, %d a second in the long run",
-		changeLines, changeLinesPerSecond)
+	return service.Refuse(keyapi.CodeTooMany,
+		"too many changes by one account or user: %d at once, %d a second in the long run; one that takes much "+
+			"of the audit log counts as several, one more for each %d bytes", changeUnits, changeUnitsPerSecond, unitBytes)
 }
 
 // sweep returns entries about what was not written down, and forgets budgets that
@@ -91,7 +118,7 @@ func (l *lines) sweep() (out []*audit.Event) {
 			out = append(out, e)
 			b.omitted = 0
 		}
-		if b.idle.Tokens() >= idleLines && b.changes.Tokens() >= changeLines {
+		if b.idle.Tokens() >= idleLines && b.changes.Tokens() >= changeUnits {
 			delete(l.of, who)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/time/rate"
@@ -11,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/audit"
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
@@ -64,4 +67,50 @@ func TestLinesAreBounded(t *testing.T) {
 		t.Error(err)
 	}
 	b.stop(t)
+}
+
+// TestUnitsOfLines has one account make changes whose entries are large, until its budget
+// is used up: what the log has of it is bounded in bytes, whatever makes the entries so.
+func TestUnitsOfLines(t *testing.T) {
+	t.Parallel()
+	const budget = 100
+	policy := &audit.Policy{Digest: "sha256:", Content: []byte(`"` + strings.Repeat("x", manifest.MaxPolicy-2) + `"`)}
+	names := slices.Repeat([]string{strings.Repeat("f", 32)}, 65)
+	for name, tc := range map[string]struct {
+		event   audit.Event
+		records int
+		most    int // changes until it is refused
+	}{
+		"as of a release":           {audit.Event{Volumes: names[:1], Policies: names[:1]}, 8, budget},
+		"a policy":                  {audit.Event{Policy: policy}, 4, budget / 9},
+		"a policy in one's place":   {audit.Event{Policy: policy, PolicyBefore: policy}, 4, budget / 17},
+		"a job of many volumes":     {audit.Event{Volumes: names, Policies: names}, 3, budget / 3},
+		"many records of the store": {audit.Event{}, 200, budget / 16},
+	} {
+		b := newBench(t)
+		b.c.lines.budget("mallory").changes = rate.NewLimiter(0, budget)
+		made, before := 0, len(b.read(t))
+		for ; made <= budget; made++ {
+			e := tc.event
+			e.Event, e.Outcome = "change", audit.OutcomeDone
+			r := b.c.decided(&operation{event: &e, who: "mallory", op: func(w store.Writer) error {
+				var errs []error
+				for i := range tc.records {
+					errs = append(errs, w.Put("releases", fmt.Sprintf("%064d", i), []byte(fmt.Sprint(made))))
+				}
+				return errors.Join(errs...)
+			}})
+			if refused, ok := errors.AsType[*service.Refusal](r.err); ok && refused.Code == keyapi.CodeTooMany {
+				break
+			}
+			if r.err != nil {
+				t.Fatal(r.err)
+			}
+		}
+		size := len(b.read(t)) - before
+		if made > tc.most || made < tc.most*2/3 || size > budget*(unitBytes+1000) {
+			t.Errorf("%s: %d changes of %d bytes each, want %d", name, made, size/max(1, made), tc.most)
+		}
+		b.stop(t)
+	}
 }
