@@ -20,8 +20,8 @@ const (
 	// are counted, and the next line says how many there were.
 	idleLines, idleLinesPerSecond = 300, 1
 	// Units of what was changed, used nonces among it: one for each line and one for
-	// each full 2 KiB of what its caller made it say. Beyond that it is refused. A job on as
-	// many nodes as a manifest can have tokens for is less.
+	// each full 2 KiB of what its caller made it say. Beyond that it is refused. A job of
+	// four volumes, two units a node, on as many nodes as one can have tokens for is no more.
 	changeUnits, changeUnitsPerSecond = 1 << 18, 3
 	unitBytes                         = 2 << 10
 	// changeBytes is what a change of a record takes of a line beside its names: two
