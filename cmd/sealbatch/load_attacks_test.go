@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -137,7 +139,8 @@ func (a *assault) caller(i int) *caller {
 	if a.Addresses > 0 {
 		c.dial.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%a.Addresses))}
 	}
-	c.http = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DialContext: c.dial.DialContext, TLSClientConfig: c.tls}}
+	c.http = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		DialContext: c.dial.DialContext, TLSClientConfig: c.tls, ExpectContinueTimeout: 20 * time.Second}}
 	return c
 }
 
@@ -158,6 +161,7 @@ var calls = []struct {
 	{"a body that does not end", "anybody", (*caller).slowBody},
 	{"POST /v1/nonces", "anybody", func(c *caller, ctx context.Context) (int, error) { return c.plain(ctx, "POST", "/v1/nonces", nil, nil) }},
 	{"a bad signature", "anybody", (*caller).badSignature},
+	{"a bad signature over 4 MiB, which are announced", "anybody", (*caller).strangersLarge},
 	{"a claim of 60 KiB with false evidence", "anybody", (*caller).falseEvidence},
 	{"a claim that is refused, with a token that is good", "whoever has a token", (*caller).refusedClaim},
 	{"token, nonce and claim: a release", "an account", (*caller).claimed},
@@ -232,28 +236,56 @@ func (c *caller) signed(ctx context.Context, method, path string, body, into any
 	if err != nil {
 		return 0, err
 	}
-	now, nonce := time.Now().Unix(), keyservertest.RandomHex(16)
-	digest := manifest.DigestOf(b)
-	sig, err := sshid.SignSSH(c.signer, keyapi.Namespace, keyapi.SigningInput(c.Service, method, path, digest, now, nonce))
-	if err != nil {
+	if err := c.sign(r, manifest.DigestOf(b)); err != nil {
 		return 0, err
+	}
+	return c.do(ctx, r, into)
+}
+
+// sign signs a request whose body has a digest.
+func (c *caller) sign(r *http.Request, body manifest.Digest) error {
+	now, nonce := time.Now().Unix(), keyservertest.RandomHex(16)
+	input := keyapi.SigningInput(c.Service, r.Method, r.URL.RequestURI(), body, now, nonce)
+	sig, err := sshid.SignSSH(c.signer, keyapi.Namespace, input)
+	if err != nil {
+		return err
 	}
 	r.Header.Set(keyapi.HeaderSignature, base64.StdEncoding.EncodeToString(sig))
 	r.Header.Set(keyapi.HeaderTime, strconv.FormatInt(now, 10))
 	r.Header.Set(keyapi.HeaderNonce, nonce)
-	r.Header.Set(keyapi.HeaderDigest, keyapi.ContentDigest(digest))
-	return c.do(ctx, r, into)
+	r.Header.Set(keyapi.HeaderDigest, keyapi.ContentDigest(body))
+	return nil
+}
+
+// asStranger has the next call be of a key that is not enrolled.
+func (c *caller) asStranger() (err error) {
+	_, stranger, err := ed25519.GenerateKey(nil)
+	if err == nil {
+		c.signer, err = ssh.NewSignerFromKey(stranger)
+	}
+	return err
 }
 
 func (c *caller) badSignature(ctx context.Context) (int, error) {
-	_, stranger, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return 0, err
-	}
-	if c.signer, err = ssh.NewSignerFromKey(stranger); err != nil {
+	if err := c.asStranger(); err != nil {
 		return 0, err
 	}
 	return c.signed(ctx, "GET", "/v1/secrets", nil, nil)
+}
+
+// strangersLarge announces a large body, which it does not have.
+func (c *caller) strangersLarge(ctx context.Context) (int, error) {
+	none := iotest.ErrReader(errors.New("the service asks for a stranger's large body"))
+	r, err := http.NewRequest("POST", "https://"+c.Address+"/v1/manifests", none)
+	if err = errors.Join(err, c.asStranger()); err != nil {
+		return 0, err
+	}
+	r.ContentLength = keyapi.MaxBody
+	r.Header.Set("Expect", "100-continue")
+	if err := c.sign(r, manifest.Digest{1}); err != nil {
+		return 0, err
+	}
+	return c.do(ctx, r, nil)
 }
 
 func (c *caller) handshake(ctx context.Context) (int, error) {
