@@ -32,6 +32,7 @@ func runServe(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch serve", "Run the key service, or set one up with --init.", "", `
 sealbatch serve --init /etc/sealbatch --data /var/lib/sealbatch --user sealbatch --host keys.example.org
 sealbatch serve --config /etc/sealbatch/server.conf --check
+sealbatch serve account list --config /etc/sealbatch/server.conf
 sealbatch serve --config /etc/sealbatch/server.conf`)
 	var conf string
 	var check bool
