@@ -89,7 +89,7 @@ bench: build
 # calls costs the key service (docs/key-service.md, "Floods").
 LOADTIME ?= 60s
 load:
-	$(GO) test -count=1 -run '^TestLoad$$' -v -load $(LOADTIME) ./cmd/sealbatch
+	$(GO) test -count=1 -run '^TestLoad$$' -v ./cmd/sealbatch -load $(LOADTIME)
 	$(GO) test -run '^$$' -bench Costs -benchtime 1x ./cmd/sealbatch
 
 # Each fuzz target for FUZZTIME.
