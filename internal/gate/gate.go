@@ -92,6 +92,14 @@ func (g *Gate) Body(w http.ResponseWriter, r *http.Request, most int64) (body []
 	return body, done, nil
 }
 
+// Answering notes that a request has been worked on, and its answer is to be written: a connection whose peer does not
+// read it may make room for another.
+func (g *Gate) Answering(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+		g.setWaiting(c, true)
+	}
+}
+
 // readBody reads what is said to be n bytes.
 func readBody(w http.ResponseWriter, r *http.Request, n, most int64) ([]byte, error) {
 	// The server's own limit of time is for the largest bodies. A writer that

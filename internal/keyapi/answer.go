@@ -1,6 +1,7 @@
 package keyapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 )
@@ -8,14 +9,18 @@ import (
 // WriteJSON answers a request with v, for key service and verifier alike.
 // Answers hold secrets or what is said once: nobody may cache them.
 func WriteJSON(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil { // no answer type can fail to marshal
-		status, b = http.StatusInternalServerError, []byte(`{"code":"internal","message":"answer cannot be encoded"}`)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)              // names of six times their length
+	if err := e.Encode(v); err != nil { // no answer type can fail to marshal
+		status = http.StatusInternalServerError
+		b.Reset()
+		b.WriteString(`{"code":"internal","message":"answer cannot be encoded"}` + "\n")
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(append(b, '\n')) // a peer that is gone cannot be told
+	w.Write(b.Bytes()) // a peer that is gone cannot be told
 }

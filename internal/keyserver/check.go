@@ -112,10 +112,34 @@ func (s *Server) checkUntil(ctx context.Context) {
 			s.noteOmitted()
 		case <-s.commits.full:
 		}
-		if err := s.commits.check(ctx, false); err != nil && ctx.Err() == nil {
-			s.log.Error("the records were not found to be as the audit log tells, or it has no new segment", "error", err)
+		err := s.commits.check(ctx, false)
+		if ctx.Err() != nil {
+			return
+		}
+		s.conditions.Set(conditionSegment, whyNoSegment(err))
+		if err == nil {
+			continue
+		}
+		s.log.Error("the records were not found to be as the audit log tells, or it has no new segment", "error", err)
+		select { // a segment that cannot be closed stays full: the next line is not to check everything again
+		case <-ctx.Done():
+			return
+		case <-time.After(segmentRetry):
 		}
 	}
+}
+
+// conditionSegment keeps the service from being ready while its log has no new segment though one is due.
+const conditionSegment = "audit log"
+
+// segmentRetry is how long the service waits after a check that failed.
+const segmentRetry = time.Minute
+
+func whyNoSegment(err error) string {
+	if err == nil || errors.Is(err, audit.ErrAltered) {
+		return ""
+	}
+	return "a new segment cannot be begun; is there a file of the closed one's name?"
 }
 
 // noteOmitted writes down how much was not.

@@ -193,6 +193,9 @@ func (s *Server) finishDestructions(ctx context.Context) error {
 // reads all of the store's file that is free.
 const scrubEvery = time.Minute
 
+// lastScrub is how long the last one may wait for readers.
+const lastScrub = 5 * time.Second
+
 // scrubSoon has what the records no longer hold wiped from their file.
 func (s *Server) scrubSoon() {
 	select {
@@ -208,6 +211,17 @@ func (s *Server) scrub(ctx context.Context) {
 	}
 	if err := st.Scrub(ctx); err != nil && ctx.Err() == nil {
 		s.log.Error("former records were not wiped from the store's file", "error", err)
+	}
+}
+
+// scrubIfAsked does what scrubUntil did not come to, at the service's end.
+func (s *Server) scrubIfAsked() {
+	select {
+	case <-s.unwiped:
+		ctx, cancel := context.WithTimeout(context.Background(), lastScrub)
+		defer cancel()
+		s.scrub(ctx)
+	default:
 	}
 }
 

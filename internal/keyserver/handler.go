@@ -130,7 +130,7 @@ func (s *Server) serve(rt route) http.Handler {
 		if err != nil {
 			return s.logRefusal(q, err)
 		}
-		keyapi.WriteJSON(w, http.StatusOK, answer)
+		s.front.Answer(w, r, answer)
 		return nil
 	})
 }

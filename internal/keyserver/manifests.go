@@ -231,8 +231,8 @@ func (s *Server) storeManifest(w store.Writer, who account, rec manifestRecord, 
 
 func sameDigest(s secretRecord, v volumeUse) error {
 	if s.Digest != v.Digest {
-		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): the manifest pins %s, its owner deposited %s", s.Name,
-			s.VolumeID, v.Digest, s.Digest)
+		// Neither its name nor its digest: whoever asks may have guessed the id.
+		return service.Refuse(keyapi.CodePolicy, "volume %s: the manifest pins %s, which is not what its owner deposited", s.VolumeID, v.Digest)
 	}
 	return nil
 }

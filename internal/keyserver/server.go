@@ -226,6 +226,7 @@ func (s *Server) begin(dropped int) error {
 	if err := s.finishDestructions(context.Background()); err != nil {
 		s.log.Error("keys that are to be destroyed are there still; nothing is released of them", "error", err)
 	}
+	s.scrubSoon() // what the service that ran before did not come to
 	return nil
 }
 
@@ -319,5 +320,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	s.noteOmitted()
+	s.scrubIfAsked()
 	return errors.Join(err, s.Close())
 }

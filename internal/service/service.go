@@ -132,6 +132,17 @@ func (s *Service) Body(w http.ResponseWriter, r *http.Request, most int64) (body
 	return body, done, err
 }
 
+// answerTime is how long a peer may take to read an answer.
+const answerTime = 20 * time.Second
+
+// Answer writes an answer. Whoever does not read it is not waited for longer than that, and keeps no place from others.
+func (s *Service) Answer(w http.ResponseWriter, r *http.Request, v any) {
+	s.gate.Answering(r)
+	// A writer that knows no deadlines has no connection that could be slow.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
+	keyapi.WriteJSON(w, http.StatusOK, v)
+}
+
 // Enter waits until q admits a request, at most until ctx ends. The caller
 // calls leave when the request is done. The error is a refusal.
 func (s *Service) Enter(ctx context.Context, q *gate.FairQueue, r *http.Request) (leave func(), err error) {

@@ -5,9 +5,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
+
+// scrubRetry is how often Scrub looks whether nobody reads.
+const scrubRetry = 10 * time.Millisecond
 
 // Scrub overwrites the file's free pages with zeros, and what lies behind the
 // last page that was ever used, so that nothing is left of records that were
@@ -22,7 +26,15 @@ func (s *Store) Scrub(ctx context.Context) error {
 	}
 	// Without readers and with the writer's turn, a free page is nobody's: a reader
 	// of an older state would still have pages that are free in the newest.
-	s.views.Lock()
+	// Its turn is not waited for with the lock's own queue, in which new readers would wait behind it for the longest
+	// that reads.
+	for !s.views.TryLock() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(scrubRetry):
+		}
+	}
 	defer s.views.Unlock()
 	tx, err := s.db.Begin(true)
 	if err != nil {
