@@ -277,3 +277,33 @@ func TestMostMakesRoom(t *testing.T) {
 		t.Errorf("the oldest connection, its address's only one, made room: %v", g.open.from)
 	}
 }
+
+// TestUnreadAnswers: who does not read an answer keeps no place from others.
+func TestUnreadAnswers(t *testing.T) {
+	t.Parallel()
+	g := New(Limits{Connections: 2, PerSecond: 1, Burst: 10, Memory: 1})
+	in := pipes{make(chan net.Conn, 8)}
+	ln := g.Listener(in)
+	accept := func(host byte) net.Conn {
+		t.Helper()
+		_, far := net.Pipe()
+		in.incoming <- addressed{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, host), Port: 1}}
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	a, b := accept(1), accept(2)
+	g.setWaiting(connOf(a), false)
+	g.setWaiting(connOf(b), false)
+	r, err := http.NewRequestWithContext(g.ConnContext(t.Context(), a), http.MethodGet, "https://keys/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Answering(r)
+	accept(3)
+	if g.open.open[connOf(a)] || !g.open.open[connOf(b)] {
+		t.Error("the one that does not read its answer did not make room")
+	}
+}

@@ -2,6 +2,7 @@ package boltstore_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -165,6 +166,32 @@ func TestScrubAtWork(t *testing.T) {
 		return nil
 	})
 	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestScrubKeepsNobodyWaiting: while somebody reads for long, a scrub that wants its turn keeps no other reader or writer waiting.
+func TestScrubKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	s := openBolt(t, t.TempDir())
+	scrubbed := make(chan error, 1)
+	err := s.View(t.Context(), func(store.Reader) error {
+		go func() { scrubbed <- s.Scrub(t.Context()) }()
+		for range 100 { // some of them after the scrub has begun to want its turn
+			err := errors.Join(s.View(t.Context(), func(store.Reader) error { return nil }),
+				s.Update(t.Context(), func(w store.Writer) error { return w.Put("b", "k", []byte("v")) }))
+			if err != nil {
+				return err
+			}
+		}
+		select {
+		case err := <-scrubbed:
+			return fmt.Errorf("scrubbed while somebody reads: %w", err)
+		default:
+			return nil
+		}
+	})
+	if err := errors.Join(err, <-scrubbed); err != nil {
 		t.Error(err)
 	}
 }
