@@ -53,8 +53,8 @@ func (o OpenOptions) OpenIndexed(dir string, index []byte, id ID, key Key) (*Rea
 	sum := newDigest(id)
 	sum.Write(index)
 	digest := Digest(sum.Sum(nil))
-	if o.Digest != (Digest{}) && digest != o.Digest {
-		return nil, fmt.Errorf("%w: it is %s", ErrDigest, digest)
+	if err := o.checkDigest(digest); err != nil {
+		return nil, err
 	}
 	packed, err := c.dir.Open(nil, h.nonce[:], index[indexHeaderSize:], head)
 	if err != nil {

@@ -70,6 +70,14 @@ func (o OpenOptions) checkInflated(h indexHeader) error {
 	return atMost(h.inflated, min(DefaultMaxIndex, indexSlack+indexRatio*int64(h.packed)))
 }
 
+// checkDigest refuses another volume than the expected one.
+func (o OpenOptions) checkDigest(d Digest) error {
+	if o.Digest != (Digest{}) && d != o.Digest {
+		return fmt.Errorf("%w: it is %s", ErrDigest, d)
+	}
+	return nil
+}
+
 func atMost(size uint64, most int64) error {
 	if size > uint64(most) {
 		return fmt.Errorf("%w: %d bytes, it may have %d", ErrLimit, size, most)
@@ -132,8 +140,9 @@ func (o OpenOptions) openIndex(r io.ReaderAt, size int64, key Key) (x openedInde
 	d := newDigest(x.head.id)
 	d.Write(head)
 	d.Write(sealed)
-	if x.digest = Digest(d.Sum(nil)); o.Digest != (Digest{}) && x.digest != o.Digest {
-		return x, fmt.Errorf("%w: it is %s", ErrDigest, x.digest)
+	x.digest = Digest(d.Sum(nil))
+	if err := o.checkDigest(x.digest); err != nil {
+		return x, err
 	}
 	if x.packed, err = x.codec.index.Open(sealed[:0], x.head.nonce[:], sealed, head); err != nil {
 		return x, ErrIndex

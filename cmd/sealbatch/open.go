@@ -111,13 +111,10 @@ func openFileOrDir(path string, ids []age.Identity, opt volume.OpenOptions) (*vo
 	return opt.OpenFile(path, key)
 }
 
-// maxIndex bounds an index, in bytes.
-const maxIndex = 1<<31 + 1<<20
-
 // openNodeDir opens what a job left that indexed its outputs instead of sealing
 // them: a directory with keys.age, the cipher directory and its index.
 func openNodeDir(dir string, ids []age.Identity, opt volume.OpenOptions) (*volume.Reader, error) {
-	index, err := fsx.ReadRegular(filepath.Join(dir, jobdir.IndexName), maxIndex)
+	index, err := fsx.ReadRegular(filepath.Join(dir, jobdir.IndexName), jobdir.MaxIndex)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fault.New(fault.Usage, fmt.Errorf("it is a directory without %s", jobdir.IndexName),
 			"name a sealed volume, or a node's directory whose outputs were indexed; sealbatch results opens what a job left otherwise")

@@ -39,6 +39,9 @@ const (
 	ReserveName   = "reserve"
 )
 
+// MaxIndex bounds the file IndexName, in bytes.
+const MaxIndex = 1<<31 + 1<<20
+
 // PartialSuffix ends the names of files that are being written.
 const PartialSuffix = ".partial"
 

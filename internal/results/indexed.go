@@ -20,7 +20,7 @@ import (
 // and extracts it by the index, which the receipt vouches for.
 func (f *fetch) openIndexed(tmp, tree string) error {
 	x := f.Receipt.Output.Index
-	if !filepath.IsLocal(x.File) || x.Size <= 0 || x.Size > maxIndex {
+	if !filepath.IsLocal(x.File) || x.Size <= 0 || x.Size > jobdir.MaxIndex {
 		return fault.New(fault.Integrity, fmt.Errorf("receipt names the index %.80q of %d bytes", x.File, x.Size), "")
 	}
 	index, err := transfer.ReadFile(f.FS, path.Join(f.remote, x.File), x.Size)

@@ -76,11 +76,8 @@ type Damage struct {
 // ErrNothing says that no node has left anything yet.
 var ErrNothing = errors.New("the job has left nothing yet")
 
-// Bounds of a node's signed files and of an index, in bytes.
-const (
-	maxSmall = 1 << 20
-	maxIndex = 1<<31 + 1<<20
-)
+// maxSmall bounds a node's signed files, in bytes.
+const maxSmall = 1 << 20
 
 // Fetch opens the results of a job below dir, one new directory a node. A node
 // whose results cannot be opened has Err set and does not keep the others from
