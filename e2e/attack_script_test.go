@@ -37,7 +37,7 @@ done
 for fd in "${open[@]}"; do cat <&"$fd"; done`
 
 // tokenIn finds a one-time token in a batch script.
-var tokenIn = regexp.MustCompile(`(?m)^builtin printf .*\n  (\S+) \|$`)
+var tokenIn = regexp.MustCompile(`(?m)^  builtin printf .*\n    (\S+)( \\)?$`)
 
 // TestAttackTokens: bob swaps the work directory while job-prep fills it, reads a one-time token that
 // comes to lie there, and has the dataset's key for it, on his own machine.

@@ -50,7 +50,7 @@ func (q *queue) Run(ctx context.Context, argv []string, stdin io.Reader) ([]byte
 			return nil, nil, 0, err
 		}
 		for _, o := range options {
-			if o.Key == "chdir" {
+			if o.Key == "comment" {
 				q.dirs = append(q.dirs, o.Value)
 			}
 		}

@@ -133,7 +133,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 		return Prepared{}, fault.New(fault.Usage, err, "")
 	}
 	rec := submission.Record{
-		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, LogFile: p.logFile(),
+		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, RealDir: p.realDir(), LogFile: p.logFile(),
 		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, Identity: o.Identity,
 		Submitted: time.Now().UTC(), Stage: submission.Preparing,
 	}

@@ -172,6 +172,15 @@ func (p *planned) sign(m manifest.Manifest) (signedManifest, error) {
 	return signedManifest{b, sig, manifest.DigestOf(b)}, nil
 }
 
+// realDir returns where the job's directory will be without symbolic links; "" if that cannot be told.
+func (p *planned) realDir() string {
+	real, err := p.d.FS.RealPath(path.Dir(p.at()))
+	if err != nil || !path.IsAbs(real) {
+		return ""
+	}
+	return path.Join(real, path.Base(p.at()))
+}
+
 // register registers the manifest.
 func (p *planned) register(ctx context.Context, s signedManifest) error {
 	_, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private)

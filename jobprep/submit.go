@@ -78,7 +78,7 @@ const withdrawTime = time.Minute
 // withdraw removes what was made of a job that Slurm does not have, and returns
 // err. What cannot be removed now stays on record.
 func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) error {
-	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest}
+	removal := jobdir.Removal{Dir: rec.JobDir, Real: rec.RealDir, Manifest: rec.Manifest}
 	rmCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTime)
 	defer cancel()
 	rmErr := removal.Do(rmCtx, d.Slurm.Runner)

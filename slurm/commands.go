@@ -130,11 +130,11 @@ func (c Commands) Submit(ctx context.Context, script []byte) (JobID, error) {
 	return JobID(id), nil
 }
 
-// FindByDir looks among the user's own jobs that Slurm remembers for those whose work directory is dir,
-// a Script's Dir. It has a random name for each run, so that this finds a job whose number got lost.
+// FindByDir looks among the user's own jobs that Slurm remembers for those of dir, a Script's Dir: their comment ends in
+// its name, which is random for each run, so that this finds a job whose number got lost.
 func (c Commands) FindByDir(ctx context.Context, dir string) ([]JobID, error) {
 	const idWidth = 20
-	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,WorkDir:.8200", idWidth))
+	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,Comment:.8200", idWidth))
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (c Commands) FindByDir(ctx context.Context, dir string) ([]JobID, error) {
 	}
 	var found []JobID
 	for _, line := range strings.Split(string(text), "\n") {
-		if len(line) <= idWidth || strings.TrimLeft(line[idWidth:], " ") != dir {
+		if len(line) <= idWidth || !marked(strings.TrimSpace(line[idWidth:]), path.Base(dir)) {
 			continue
 		}
 		id, err := ParseJobID(strings.TrimSpace(line[:idWidth]))
@@ -153,6 +153,11 @@ func (c Commands) FindByDir(ctx context.Context, dir string) ([]JobID, error) {
 		found = append(found, id)
 	}
 	return found, nil
+}
+
+// marked reports whether a comment is a mark, or has one behind the user's own words.
+func marked(comment, mark string) bool {
+	return comment == mark || strings.HasSuffix(comment, " "+mark)
 }
 
 // maxQueue bounds squeue's answer about all of a user's jobs, in bytes.

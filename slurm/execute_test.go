@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 // fakeSrun stands for srun on a one-node job: it drops its own options but --chdir and runs the rest.
@@ -345,9 +347,11 @@ func TestScriptNotInJobDirectory(t *testing.T) {
 	t.Run("on one node", func(t *testing.T) { // the path leads elsewhere when the node's task starts
 		t.Parallel()
 		b := newBench(t)
-		b.write(t, "bin/srun", strings.Replace(fakeSrun, `cd "${1#*=}"`, "cd /tmp", 1))
+		away := shellwords.QuoteArgs(b.script.Dir)
+		b.write(t, "bin/srun", strings.Replace(fakeSrun, "exec", "mv "+away+" "+away+".away && mkdir -m 700 "+away+" && exec", 1))
 		err := b.command(t).Run()
-		if exitCode(err) != ExitNotOurs || !strings.Contains(b.log(t), "/tmp is not the directory of this job") {
+		log, _ := os.ReadFile(b.script.Dir + ".away/job.log")
+		if exitCode(err) != ExitNotOurs || !strings.Contains(string(log), "/job is not the directory of this job") {
 			t.Errorf("exit %d: %s", exitCode(err), b.log(t))
 		}
 	})

@@ -7,12 +7,13 @@ import (
 	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
-// inputPart begins what the nodes get on standard input. Tracing, which the site's lines may have
-// switched on, would write it to the log.
+// inputPart begins what the nodes get on standard input. Tracing and traps, which the site's lines may have
+// switched on, would write it to the log. So would bash, which shows the text of a pipeline of which something died
+// by a signal: but not that of a function in it, which is not exported either (-a).
 const inputPart = `
 # Secret from here on: what the nodes get on standard input, since it must be in no argument, no
 # environment and no file. Only its submitter may read this script.
-{ set +xv; } 2>/dev/null
+{ set +axv; trap - DEBUG ERR; } 2>/dev/null
 `
 
 // leftOut begins the line that stands for the input in a rendered script.
@@ -38,14 +39,14 @@ func WithInput(script []byte, lines []string) ([]byte, error) {
 	_, srun, _ := bytes.Cut(script[at:], []byte("\n"))
 	var b bytes.Buffer
 	b.Write(script[:at])
-	b.WriteString("builtin printf '%s\\n'")
+	b.WriteString("input() {\n  builtin printf '%s\\n'")
 	for i, line := range lines {
 		if line == "" || len(line) > maxInput || checkText("input", line) != nil {
 			return nil, fmt.Errorf("%w: line %d of the nodes' input is not 1 to %d bytes of printable text", ErrScript, i+1, maxInput)
 		}
-		b.WriteString(" \\\n  " + shellwords.QuoteArgs(line))
+		b.WriteString(" \\\n    " + shellwords.QuoteArgs(line))
 	}
-	b.WriteString(" |\n")
+	b.WriteString("\n}\ninput |\n")
 	b.Write(srun)
 	return b.Bytes(), nil
 }

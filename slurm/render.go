@@ -47,9 +47,9 @@ func (s *Script) Render() ([]byte, error) {
 	return []byte(text), nil
 }
 
-// fill puts the names in the job's directory into a part of the script. They need no quotes (fileShape).
+// fill puts the job's directory and the names in it into a part of the script. The names need no quotes (fileShape).
 func (s *Script) fill(part string) string {
-	return strings.NewReplacer("@manifest@", s.Pin.Name, "@digest@", s.Pin.SHA256, "@log@", s.Log,
+	return strings.NewReplacer("@dir@", shellwords.QuoteArgs(s.Dir), "@manifest@", s.Pin.Name, "@digest@", s.Pin.SHA256, "@log@", s.Log,
 		"@not-ours@", strconv.Itoa(ExitNotOurs)).Replace(part)
 }
 
@@ -75,7 +75,7 @@ func (s *Script) command() string {
 	if s.CPUsPerTask > 0 { // srun does not take it over from sbatch since Slurm 22.05
 		fmt.Fprintf(&b, "--cpus-per-task=%d ", s.CPUsPerTask)
 	}
-	b.WriteString("\\\n  --chdir=" + shellwords.QuoteArgs(s.Dir) + " /bin/bash -c \"$(declare -f in_job_directory)$on_each_node\" \\\n" +
+	b.WriteString("\\\n  --chdir=/ /bin/bash -c \"$(declare -f in_job_directory)$on_each_node\" \\\n" +
 		"  sealbatch \"${#programs[@]}\" \"${programs[@]}\" \"${arguments[@]}\" &\n")
 	return b.String()
 }
@@ -87,9 +87,13 @@ const preamble = `
 unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
 umask 077
 
-# Slurm starts this in the job's directory by its path, on which others may have exchanged directories.
-# A directory is the job's if it is private, my own, and has this job's manifest.
+# Enters the job's directory by its path, on which others may have exchanged directories. A directory is the job's if
+# it is private, my own, and has this job's manifest. Until that is sure, nothing is started that an empty or relative
+# entry of a search path could have taken from there: not by another PATH, nor with another library.
 in_job_directory() {
+  builtin cd -P -- @dir@ 2>/dev/null && [ -O . ] || return 1
+  local PATH=/usr/bin:/bin
+  local -x LD_LIBRARY_PATH="" LD_PRELOAD="" LD_AUDIT=""
   case $(stat -c "%u %a" .) in "$EUID 700" | "$EUID 2700") ;; *) return 1 ;; esac
   [ -f @manifest@ ] && [ ! -L @manifest@ ] && echo "@digest@  @manifest@" | sha256sum --check --status --strict
 }
@@ -100,6 +104,7 @@ if ! in_job_directory || [ -L @log@ ] || ! exec >>@log@ 2>&1; then exit @not-our
 // the script as it is. Its arguments: the number of words about programs; for each program its name,
 // SHA-256, size and path; then what the first program gets. It does not touch standard input.
 const nodePart = `
+set +eu # whatever the site's lines have set: a signal that interrupts a wait is no failure
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
 # and become the first of them. A directory in which nothing can be run, that is full, or that others
 # could exchange, is passed over.

@@ -3,6 +3,7 @@ package slurm
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -108,9 +109,28 @@ func (s *Script) options() []KV {
 	if s.Exclusive {
 		out = append(out, KV{"exclusive", ""})
 	}
-	out = append(out, s.Raw...)
-	return append(out, KV{"chdir", s.Dir}, KV{"output", "/dev/null"}, KV{"export", "NONE"}, KV{"no-requeue", ""},
+	raw, comment := splitComment(s.Raw)
+	out = append(out, raw...)
+	// Not the job's directory: Slurm would start bash there, which finds libraries and programs by the user's search
+	// paths, before anything could be looked at.
+	return append(out, KV{"comment", strings.TrimPrefix(comment+" ", " ") + s.mark()}, KV{"chdir", "/"},
+		KV{"output", "/dev/null"}, KV{"export", "NONE"}, KV{"no-requeue", ""},
 		KV{"signal", fmt.Sprintf("USR1@%d", int64(s.SealTime/time.Second))})
+}
+
+// mark is what a job is found by (Commands.FindByDir): the name of its directory, which is random.
+func (s *Script) mark() string { return path.Base(s.Dir) }
+
+// splitComment takes a comment out of options.
+func splitComment(options []KV) (others []KV, comment string) {
+	for _, o := range options {
+		if o.Key == "comment" {
+			comment = o.Value
+		} else {
+			others = append(others, o)
+		}
+	}
+	return others, comment
 }
 
 func positive(n int) string {

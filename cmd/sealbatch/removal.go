@@ -14,7 +14,7 @@ import (
 // removeJob removes the directory of a job that is over, if all of its results are opened, and as it
 // vouched for them: of others, there may be more to recover.
 func (c *client) removeJob(ctx context.Context, rec submission.Record, nodes []results.Node, ended bool) error {
-	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest}
+	removal := jobdir.Removal{Dir: rec.JobDir, Real: rec.RealDir, Manifest: rec.Manifest}
 	var err error
 	switch whole := wholeNodes(nodes); {
 	case whole < rec.Nodes || whole < len(nodes):
@@ -51,7 +51,7 @@ func (c *client) dropScratch(ctx context.Context, rec submission.Record, n *resu
 	if st, err := c.fs.Lstat(dir); err != nil || !st.IsDir() || n.Dir == "" {
 		return
 	}
-	removal := jobdir.Removal{Dir: rec.JobDir, Manifest: rec.Manifest, Scratch: n.Name}
+	removal := jobdir.Removal{Dir: rec.JobDir, Real: rec.RealDir, Manifest: rec.Manifest, Scratch: n.Name}
 	if !ended {
 		n.Notes = append(n.Notes, "once the job is over its scratch volume, whose key is lost, can be removed on the login node by: "+
 			removal.Command())

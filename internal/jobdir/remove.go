@@ -22,6 +22,7 @@ import (
 // exchange. The directory itself goes by rmdir, which removes empty ones only.
 type Removal struct {
 	Dir      string          // path of the job's directory
+	Real     string          // the same without symbolic links, if that is known: nothing is removed elsewhere
 	Manifest manifest.Digest // of what it was submitted with
 	// Scratch names a node's directory of which the scratch volume goes; "" for all
 	// that job-prep makes.
@@ -48,13 +49,19 @@ func (r Removal) Command() string { return shellwords.QuoteArgs(r.argv()...) }
 
 func (r Removal) argv() []string {
 	if r.Scratch != "" {
-		return []string{"sh", "-c", r.scratch() + " && echo " + shellwords.QuoteArgs(done)}
+		return []string{"sh", "-c", shellwords.CleanSearch + r.scratch() + " && echo " + shellwords.QuoteArgs(done)}
 	}
-	return []string{"sh", "-c", r.all() + " && echo " + shellwords.QuoteArgs(done)}
+	return []string{"sh", "-c", shellwords.CleanSearch + r.all() + " && echo " + shellwords.QuoteArgs(done)}
 }
 
 // enter enters the directory.
-func (r Removal) enter() string { return "cd -- " + shellwords.QuoteArgs(r.Dir) + " && " + own }
+func (r Removal) enter() string {
+	enter := "cd -P -- " + shellwords.QuoteArgs(r.Dir) + " && "
+	if r.Real != "" { // a copy of it elsewhere has the same manifest
+		enter += `[ "$(pwd -P)" = ` + shellwords.QuoteArgs(r.Real) + " ] && "
+	}
+	return enter + own
+}
 
 // check compares the manifest there.
 func (r Removal) check() string {

@@ -65,7 +65,7 @@ func (a *announcement) replace(staged, final, info string) string {
 	if final == info+SigSuffix {
 		look = "{ [ ! -e " + here(info) + " ] || " + look + "; }"
 	}
-	return "cd -- " + shellwords.QuoteArgs(path.Dir(final)) + " && " + look +
+	return shellwords.CleanSearch + "cd -- " + shellwords.QuoteArgs(path.Dir(final)) + " && " + look +
 		" && mv -fT -- " + here(staged) + " " + here(final) + " && echo " + shellwords.QuoteArgs(replaced)
 }
 

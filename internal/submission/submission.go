@@ -35,6 +35,7 @@ type Record struct {
 	Name      string           `json:"name"`     // Slurm's job name
 	JobID     string           `json:"job_id"`   // Slurm's; empty until submitted
 	JobDir    string           `json:"job_dir"`  // absolute, on the site
+	RealDir   string           `json:"real_dir"` // the same without symbolic links, as it was when the job was prepared
 	LogFile   string           `json:"log_file"` // absolute, on the site
 	Address   string           `json:"address"`  // login node; empty when used on it
 	Service   manifest.Service `json:"service"`

@@ -17,10 +17,10 @@
 #SBATCH --mail-type=END,FAIL
 #SBATCH --mail-user=a.b+c@example.org
 #SBATCH --exclusive
-#SBATCH --comment="it's # not a comment"
 #SBATCH --contiguous
 #SBATCH --exclude=cn9
-#SBATCH --chdir="/scratch/p/100% 'sure\\/job"
+#SBATCH --comment="it's # not a comment job"
+#SBATCH --chdir=/
 #SBATCH --output=/dev/null
 #SBATCH --export=NONE
 #SBATCH --no-requeue
@@ -30,9 +30,13 @@
 unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
 umask 077
 
-# Slurm starts this in the job's directory by its path, on which others may have exchanged directories.
-# A directory is the job's if it is private, my own, and has this job's manifest.
+# Enters the job's directory by its path, on which others may have exchanged directories. A directory is the job's if
+# it is private, my own, and has this job's manifest. Until that is sure, nothing is started that an empty or relative
+# entry of a search path could have taken from there: not by another PATH, nor with another library.
 in_job_directory() {
+  builtin cd -P -- '/scratch/p/100% '\''sure\/job' 2>/dev/null && [ -O . ] || return 1
+  local PATH=/usr/bin:/bin
+  local -x LD_LIBRARY_PATH="" LD_PRELOAD="" LD_AUDIT=""
   case $(stat -c "%u %a" .) in "$EUID 700" | "$EUID 2700") ;; *) return 1 ;; esac
   [ -f manifest.json ] && [ ! -L manifest.json ] && echo "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef  manifest.json" | sha256sum --check --status --strict
 }
@@ -42,6 +46,7 @@ if ! in_job_directory || [ -L job.log ] || ! exec >>job.log 2>&1; then exit 239;
 module purge
 export SITE="a b"; module load apptainer # this one
 
+set +eu # whatever the site's lines have set: a signal that interrupts a wait is no failure
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
 # and become the first of them. A directory in which nothing can be run, that is full, or that others
 # could exchange, is passed over.
@@ -120,12 +125,15 @@ trap "signalled=yes" TERM USR1
 
 # Secret from here on: what the nodes get on standard input, since it must be in no argument, no
 # environment and no file. Only its submitter may read this script.
-{ set +xv; } 2>/dev/null
-builtin printf '%s\n' \
-  first \
-  'it'\''s second' |
+{ set +axv; trap - DEBUG ERR; } 2>/dev/null
+input() {
+  builtin printf '%s\n' \
+    first \
+    'it'\''s second'
+}
+input |
 srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --input=all --cpus-per-task=8 \
-  --chdir='/scratch/p/100% '\''sure\/job' /bin/bash -c "$(declare -f in_job_directory)$on_each_node" \
+  --chdir=/ /bin/bash -c "$(declare -f in_job_directory)$on_each_node" \
   sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
 step=$!
 while :; do

@@ -2,7 +2,8 @@
 #SBATCH --job-name=jp2a
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --chdir=/scratch/p/job
+#SBATCH --comment=job
+#SBATCH --chdir=/
 #SBATCH --output=/dev/null
 #SBATCH --export=NONE
 #SBATCH --no-requeue
@@ -12,14 +13,19 @@
 unset SLURM_EXPORT_ENV # so that srun hands the environment of this script on
 umask 077
 
-# Slurm starts this in the job's directory by its path, on which others may have exchanged directories.
-# A directory is the job's if it is private, my own, and has this job's manifest.
+# Enters the job's directory by its path, on which others may have exchanged directories. A directory is the job's if
+# it is private, my own, and has this job's manifest. Until that is sure, nothing is started that an empty or relative
+# entry of a search path could have taken from there: not by another PATH, nor with another library.
 in_job_directory() {
+  builtin cd -P -- /scratch/p/job 2>/dev/null && [ -O . ] || return 1
+  local PATH=/usr/bin:/bin
+  local -x LD_LIBRARY_PATH="" LD_PRELOAD="" LD_AUDIT=""
   case $(stat -c "%u %a" .) in "$EUID 700" | "$EUID 2700") ;; *) return 1 ;; esac
   [ -f manifest.json ] && [ ! -L manifest.json ] && echo "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef  manifest.json" | sha256sum --check --status --strict
 }
 if ! in_job_directory || [ -L job.log ] || ! exec >>job.log 2>&1; then exit 239; fi
 
+set +eu # whatever the site's lines have set: a signal that interrupts a wait is no failure
 # What every node runs: copy the programs into a fresh directory of the node's own, check the copies,
 # and become the first of them. A directory in which nothing can be run, that is full, or that others
 # could exchange, is passed over.
@@ -91,7 +97,7 @@ arguments=(
 
 trap "signalled=yes" TERM USR1
 srun --overlap --export=ALL --kill-on-bad-exit=0 --wait=0 --ntasks-per-node=1 --input=none \
-  --chdir=/scratch/p/job /bin/bash -c "$(declare -f in_job_directory)$on_each_node" \
+  --chdir=/ /bin/bash -c "$(declare -f in_job_directory)$on_each_node" \
   sealbatch "${#programs[@]}" "${programs[@]}" "${arguments[@]}" &
 step=$!
 while :; do
