@@ -49,6 +49,7 @@ func copyOf(t *testing.T, j *job, name string) *copied {
 		t.Fatal(err)
 	}
 	c.rec.JobDir = j.who.scratch() + "/attacked-" + name
+	c.rec.RealDir = c.rec.JobDir
 	must(t, "login", "root", "cp", "-a", j.dir, c.rec.JobDir)
 	c.dir = onDisk(t, "login", c.rec.JobDir)
 	must(t, "laptop", string(j.who), "mkdir", "-p", c.state)

@@ -115,7 +115,8 @@ func (s *site) checkScript(p Prepared) {
 	text := string(p.Script)
 	for _, want := range []string{"#SBATCH --nodes=2\n", p.Record.Manifest.String(), "--job-dir\n  " + p.Record.JobDir + "\n", "node-run",
 		" bin/sealbatch\n", manifest.DigestOf([]byte("program gocryptfs")).Hex(),
-		"#SBATCH --comment=" + filepath.Base(p.Record.JobDir) + "\n", "#SBATCH --chdir=/\n", "#SBATCH --output=/dev/null\n", ">>job.log ", p.Record.Manifest.Hex() + "  manifest.json"} {
+		"#SBATCH --comment=" + filepath.Base(p.Record.JobDir) + "\n", "#SBATCH --chdir=/\n", "#SBATCH --output=/dev/null\n",
+		">>job.log ", p.Record.Manifest.Hex() + "  manifest.json"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the script does not hold %q:\n%s", want, text)
 		}

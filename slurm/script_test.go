@@ -153,7 +153,8 @@ func TestWithInput(t *testing.T) {
 		t.Fatalf("needs input: %v, %v", NeedsInput(without), err)
 	}
 	with, err := WithInput(without, []string{"SECRET", "$(x)"})
-	if err != nil || NeedsInput(with) || !strings.Contains(string(with), "input() {\n  builtin printf '%s\\n' \\\n    SECRET \\\n    '$(x)'\n}\ninput |\nsrun ") ||
+	if err != nil || NeedsInput(with) ||
+		!strings.Contains(string(with), "input() {\n  builtin printf '%s\\n' \\\n    SECRET \\\n    '$(x)'\n}\ninput |\nsrun ") ||
 		strings.Count(string(with), "SECRET") != 1 || strings.Contains(strings.SplitAfter(string(with), "arguments=(")[1], leftOut) {
 		t.Errorf("%v\n%s", err, with)
 	}
