@@ -161,3 +161,32 @@ func TestRemovalNeedsAShell(t *testing.T) {
 		t.Errorf("climbs: %v", err)
 	}
 }
+
+// TestRemovalOfACopy: a copy of the directory elsewhere, to which the path leads now, has its manifest, too, and stays.
+func TestRemovalOfACopy(t *testing.T) {
+	t.Parallel()
+	dir, kept := t.TempDir()+"/project/job", t.TempDir()
+	r := laidOut(t, dir)
+	r.Real = dir
+	copied := kept + "/job"
+	if out, err := exec.Command("cp", "-a", dir, copied).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	before := files(t, copied)
+	project := filepath.Dir(dir)
+	if err := errors.Join(os.Rename(project, project+".away"), os.Symlink(kept, project)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Do(t.Context(), shell{r.Command()}); !errors.Is(err, ErrNotRemoved) {
+		t.Errorf("%v", err)
+	}
+	if after := files(t, copied); after != before {
+		t.Errorf("left of the copy: %s", after)
+	}
+	if err := errors.Join(os.Remove(project), os.Rename(project+".away", project), r.Do(t.Context(), shell{r.Command()})); err != nil {
+		t.Error(err)
+	}
+	if left := files(t, project); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
