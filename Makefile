@@ -6,7 +6,7 @@ STATIC := CGO_ENABLED=0 $(if $(GOARCH),GOOS=linux GOARCH=$(GOARCH))
 UNIT := $$($(GO) list ./... | grep -v /e2e)
 # What the programs say they are: the tag, the tag and the commit after it, or the commit. To be given where there is no repository.
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --abbrev=12 --dirty=+dirty 2>/dev/null)
-LDFLAGS = -s -w$(if $(VERSION), -X github.com/sealbatch/sealbatch/internal/version.linked=$(VERSION))
+LDFLAGS = -s -w$(if $(VERSION), -X github.com/sealbatch/sealbatch/internal/version.linked=$(VERSION)) -E main.start
 
 .PHONY: all build setup demo demo-down test lint version licenses outdated dist dist-check unit e2e e2e-linuxproc bench load fuzz tidy clean
 

@@ -49,12 +49,16 @@ func main() {
 }
 
 func realMain(args []string) int {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	out := ui.NewOutput(os.Stdout, stdoutClosed())
+	a := &app{stdin: os.Stdin, stdout: out, stderr: os.Stderr}
 	a.log = slog.New(ui.NewLogHandler(a.stderr))
 	err := dispatch(a, args)
+	if unwritten := out.Close(); err == nil || errors.Is(err, flag.ErrHelp) || errors.Is(err, unwritten) {
+		err = unwritten
+	}
 	var status exitStatus
 	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
+	case err == nil:
 		return 0
 	case errors.As(err, &status):
 		return int(status)
@@ -76,8 +80,11 @@ func dispatch(a *app, args []string) error {
 	}
 	switch args[0] {
 	case "help", "--help", "-h", "-help":
-		usage(a.stdout)
-		return nil
+		if len(args) == 1 || strings.HasPrefix(args[1], "-") {
+			usage(a.stdout)
+			return nil
+		}
+		args = append(args[1:], "--help")
 	case "--version", "-version":
 		args = []string{"version"}
 	}
@@ -150,7 +157,7 @@ Usage: sealbatch COMMAND [flags]
 		}
 	}
 	fmt.Fprint(w, `
-sealbatch COMMAND --help shows a command's flags and an example.
+sealbatch help COMMAND shows a command's flags and an example.
 
 Exit codes: 2 usage, 3 configuration, 4 SSH or host key, 5 attestation refused, 6 key refused,
 7 integrity, 8 Slurm, 9 job failed, 130 interrupted, 1 anything else.
