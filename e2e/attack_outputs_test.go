@@ -240,9 +240,36 @@ func TestAttackWorkDirectory(t *testing.T) {
 	if gained || code != exitDirectory || file != "mine" {
 		t.Errorf("gained: %v, exit code %d, alice's own file holds %q", gained, code, file)
 	}
-	program := installed(t, "laptop", weakened(t, weakness{script, onLog, "if ! exec"}, weakness{script, onNode, "true || { echo"},
+	program := installed(t, "laptop", weakened(t, weakness{script, onLog, "if ! cd @dir@ || ! exec"},
+		weakness{script, onNode, "cd @dir@ || { echo"},
 		weakness{script, onCopy, "if false; then"})) + "/sealbatch"
 	if gained, code, file := play(program, "work-control"); !gained || !strings.HasPrefix(file, "mine\nTHE ATTACKER RUNS") {
 		t.Errorf("without the defence the attack fails, too: gained: %v, exit code %d, alice's own file holds %q", gained, code, file)
+	}
+}
+
+// TestAttackSearchPath: alice's login files have left an empty entry in PATH, which means whatever directory one is in. bob has
+// put a directory of hers in which the group writes in the place of the job's, with a program in it that is named like
+// one by which a script looks around.
+func TestAttackSearchPath(t *testing.T) {
+	t.Parallel()
+	data := sensitiveData(t, "search-path")
+	play := func(name string, weak ...weakness) (ran, code int) {
+		work := project + "/" + name
+		must(t, "login", "alice", "sh", "-c", `mkdir "$1" "$1.shared" && chmod 2770 "$1.shared"`, "sh", work)
+		login := weakness{script, "umask 077\n\n# Enters", "umask 077\nPATH=:$PATH\n\n# Enters"}
+		j := held(t, installed(t, "laptop", weakened(t, append(weak, login)...))+"/sealbatch", data, "--workdir", work)
+		must(t, "login", "bob", "sh", "-c", `printf '#!/bin/sh\nid -un >>"%s"\n' "$1.ran" >"$1.shared/stat" && chmod 755 "$1.shared/stat" &&
+			mv "$1" "$1.away" && mkdir -m 777 "$1" && mv "$1.shared" "$2"`, "sh", work, j.dir)
+		j.release()
+		code = j.wait()
+		r := run(t.Context(), "login", "alice", nil, "cat", work+".ran")
+		return strings.Count(r.out, "alice"), code
+	}
+	if ran, code := play("search"); ran != 0 || code != exitDirectory {
+		t.Errorf("bob's program ran %d times as alice, exit code %d", ran, code)
+	}
+	if ran, code := play("search-control", weakness{script, "  local PATH=/usr/bin:/bin\n", ""}); ran == 0 {
+		t.Errorf("without the defence the attack fails, too: exit code %d", code)
 	}
 }

@@ -228,7 +228,7 @@ func TestAttackClearing(t *testing.T) {
 		if what := lost(t, thesis); what != "" {
 			return gained("%s", what)
 		}
-		if r.code == 0 || !strings.Contains(r.err, "sh -c 'if [ -e ") {
+		if r.code == 0 || !strings.Contains(r.err, "; if [ -e ") {
 			t.Errorf("no command is shown: %s", r)
 		}
 		must(t, "login", "bob", "sh", "-c", `rm "$2" && rmdir "$1" && mv "$1.away" "$1"`, "sh", work, dir)

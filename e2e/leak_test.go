@@ -284,7 +284,7 @@ func tokensOf(t *testing.T, j *job) []string {
 	t.Helper()
 	text := must(t, "login", string(j.who), "scontrol", "write", "batch_script", j.id, "-")
 	_, text, _ = strings.Cut(text, "builtin printf '%s\\n' \\\n")
-	text, _, _ = strings.Cut(text, "|")
+	text, _, _ = strings.Cut(text, "\n}\n")
 	return strings.Fields(strings.ReplaceAll(text, "\\", " "))
 }
 
