@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/source"
@@ -190,7 +192,12 @@ func (b *bench) publish(tree string, port int) func(context.Context) (time.Durat
 // noKeys is a key service that forgets: its figures are another table's.
 type noKeys struct{}
 
-func (noKeys) Enrolled(context.Context) error { return nil }
+func (noKeys) Secrets(context.Context) iter.Seq2[keyapi.SecretEntry, error] {
+	return func(func(keyapi.SecretEntry, error) bool) {}
+}
+func (noKeys) GetSecret(context.Context, string) (keyapi.SecretInfo, error) {
+	return keyapi.SecretInfo{}, keyclient.ErrNotFound
+}
 func (noKeys) PutSecret(context.Context, string, keyapi.Secret) (keyapi.SecretInfo, error) {
 	return keyapi.SecretInfo{}, nil
 }

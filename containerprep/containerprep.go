@@ -27,6 +27,9 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	if err != nil {
 		return publish.Published{}, err
 	}
+	if o.Image, err = filepath.Abs(o.Image); err != nil {
+		return publish.Published{}, err
+	}
 	if d.Log != nil {
 		d.Log.Info("image", "format", info.Format, "architecture", info.Arch)
 	}

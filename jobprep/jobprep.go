@@ -104,6 +104,13 @@ func (p Prepared) Close() {
 	}
 }
 
+func volumeIDs(refs []manifest.VolumeRef) (ids []string) {
+	for _, r := range refs {
+		ids = append(ids, r.VolumeID)
+	}
+	return ids
+}
+
 // NewRun returns a random name for a submission.
 func NewRun() string {
 	b := make([]byte, 16)
@@ -135,6 +142,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, RealDir: p.realDir(), LogFile: p.logFile(),
 		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, Identity: o.Identity,
+		Volumes:   volumeIDs(m.Volumes),
 		Submitted: time.Now().UTC(), Stage: submission.Preparing,
 	}
 	unlock, err := d.Store.Lock(rec.Run)

@@ -13,8 +13,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/jobprep"
 )
 
 // prepFlags are what data-prep and container-prep have in common.
@@ -79,6 +81,16 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return containerprep.Run(ctx, d, o) })
 }
 
+// waiting names the jobs submitted from here that wait for a volume's key.
+func (c *client) waiting(ctx context.Context, volumeID string) ([]string, error) {
+	store, err := submission.Open("")
+	if err != nil {
+		return nil, err
+	}
+	d := jobprep.Deps{FS: c.fs, Slurm: c.slurm(), Store: store, Address: c.conf.Supercomputer.Address}
+	return jobprep.Waiting(ctx, d, volumeID)
+}
+
 // publish completes t from the flags and the configuration, connects, runs one of
 // the two and says what came of it.
 func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(publish.Deps) (publish.Published, error)) error {
@@ -104,15 +116,20 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 	if err := p.policy.complete(ctx, c, &t.Policy); err != nil {
 		return err
 	}
-	t.DirAtRest, t.ServiceURL = filepath.Clean(t.DirAtRest), c.conf.Service.URL
+	t.DirAtRest, t.ServiceURL, t.Expiry = filepath.Clean(t.DirAtRest), c.conf.Service.URL, p.policy.Expires
 	out, err := run(publish.Deps{
 		FS: c.fs, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
 		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFile()) },
+		Waiting:    c.waiting,
 	})
 	if err != nil {
 		return err
 	}
-	a.log.Info("sealed and shipped", "volume", out.Info.VolumeID, "size", text.Size(out.Info.Size),
+	what := "sealed and shipped"
+	if out.Already {
+		what = "already there, unchanged: nothing is sealed or shipped"
+	}
+	a.log.Info(what, "volume", out.Info.VolumeID, "size", text.Size(out.Info.Size),
 		"expires", out.Info.Policy.Expires.Format(time.DateOnly))
 	fmt.Fprintln(a.stdout, out.InfoPath)
 	return nil

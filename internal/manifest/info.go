@@ -48,6 +48,10 @@ type Info struct {
 	Policy   Policy    `yaml:"policy"`
 }
 
+// KeptPath returns where a volume lies, beside the newer version that got its place
+// path, if its owner pinned it.
+func KeptPath(path, volumeID string) string { return path + "." + volumeID[:min(12, len(volumeID))] }
+
 type infoFile struct {
 	Info Info `yaml:"info"`
 }

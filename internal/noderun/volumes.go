@@ -44,10 +44,22 @@ func (m *mounted) openVolumes(context.Context) error {
 	return checkImage(m.volumes[0].Reader)
 }
 
-// openPinned opens a volume and compares it with what the manifest pins and
+// openPinned opens a volume, at its place or where it is kept beside a newer version.
+func openPinned(ref manifest.VolumeRef, released keyapi.BundleKey) (*volume.Reader, *os.File, error) {
+	r, f, err := openPinnedAt(ref.Path, ref, released)
+	if err == nil {
+		return r, f, nil
+	}
+	if r, f, kept := openPinnedAt(manifest.KeptPath(ref.Path, ref.VolumeID), ref, released); kept == nil {
+		return r, f, nil
+	}
+	return nil, nil, err
+}
+
+// openPinnedAt opens a volume and compares it with what the manifest pins and
 // with what the key service released the key for.
-func openPinned(ref manifest.VolumeRef, released keyapi.BundleKey) (r *volume.Reader, f *os.File, err error) {
-	if f, err = fsx.OpenRegular(ref.Path); err != nil {
+func openPinnedAt(path string, ref manifest.VolumeRef, released keyapi.BundleKey) (r *volume.Reader, f *os.File, err error) {
+	if f, err = fsx.OpenRegular(path); err != nil {
 		return nil, nil, err
 	}
 	defer func() {

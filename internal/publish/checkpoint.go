@@ -107,6 +107,14 @@ func (p *publishing) readCheckpoint() (*checkpoint, error) {
 	return &c, nil
 }
 
+// checkpoint returns what is kept of the sealed file by now.
+func (p *publishing) checkpoint() checkpoint {
+	return checkpoint{
+		Format: checkpointFormat, Sealed: p.r.SealedPath, Input: p.input.fingerprint, Request: p.r.request(),
+		VolumeID: p.s.ID.String(), Digest: p.s.Digest, Size: p.s.Size, Segments: p.s.Segments, Partial: p.partial(),
+	}
+}
+
 // writeCheckpoint writes the checkpoint in one step. Without it the sealed file serves this run only.
 func (p *publishing) writeCheckpoint() error {
 	if p.State == "" {
@@ -116,10 +124,7 @@ func (p *publishing) writeCheckpoint() error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(checkpoint{
-		Format: checkpointFormat, Sealed: p.r.SealedPath, Input: p.input.fingerprint, Request: p.r.request(),
-		VolumeID: p.s.ID.String(), Digest: p.s.Digest, Size: p.s.Size, Segments: p.s.Segments, Partial: p.partial(),
-	})
+	b, err := json.Marshal(p.checkpoint())
 	if err != nil {
 		return err
 	}

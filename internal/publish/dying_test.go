@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -66,9 +67,14 @@ func (d *dying) Lstat(p string) (i fs.FileInfo, err error) {
 	return i, err
 }
 
-func (d *dying) Enrolled(ctx context.Context) (err error) {
-	d.act(func() { err = d.keys.Enrolled(ctx) })
-	return err
+func (d *dying) Secrets(ctx context.Context) (all iter.Seq2[keyapi.SecretEntry, error]) {
+	d.act(func() { all = d.keys.Secrets(ctx) })
+	return all
+}
+
+func (d *dying) GetSecret(ctx context.Context, id string) (i keyapi.SecretInfo, err error) {
+	d.act(func() { i, err = d.keys.GetSecret(ctx, id) })
+	return i, err
 }
 
 func (d *dying) PutSecret(ctx context.Context, id string, s keyapi.Secret) (i keyapi.SecretInfo, err error) {

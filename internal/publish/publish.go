@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path"
@@ -58,12 +59,14 @@ type Target struct {
 	Policy     manifest.Policy
 	Recipients []age.Recipient // who can open the volume without the key service
 	Readers    []string        // the recipients as text, by which another run's are recognised
+	Expiry     string          // the policy's expiry as it was asked for, by which another run's is recognised
 	ServiceURL string
 }
 
 // Keys is what the key service does for a volume's owner.
 type Keys interface {
-	Enrolled(ctx context.Context) error
+	Secrets(ctx context.Context) iter.Seq2[keyapi.SecretEntry, error]
+	GetSecret(ctx context.Context, volume string) (keyapi.SecretInfo, error)
 	PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error)
 }
 
@@ -77,8 +80,11 @@ type Deps struct {
 	// FirstWait is how long to wait before that; it doubles each time. 0 is a second.
 	FirstWait time.Duration
 	// State is a local directory that keeps a checkpoint of a sealed file until it
-	// is published, so that a later run can go on with it; "" for none.
+	// is published, so that a later run can go on with it, and then what the same again
+	// is recognised by; "" for none.
 	State string
+	// Waiting names the jobs that are known to wait for a volume's key; nil if none can be.
+	Waiting func(ctx context.Context, volumeID string) ([]string, error)
 	// Identities open the user's own sealed files, for that.
 	Identities func() ([]age.Identity, error)
 	Log        *slog.Logger
@@ -89,6 +95,7 @@ type Deps struct {
 type Published struct {
 	Info     manifest.Info
 	InfoPath string // on the site
+	Already  bool   // it was there; nothing was sealed or shipped
 }
 
 // Run publishes one volume. The order is what keeps a reader from being misled,
@@ -96,8 +103,9 @@ type Published struct {
 // key and policy (from here on the older version is superseded), the file's
 // final name, the signature, and the info file.
 //
-// Running it again goes on if the input has not changed since, and else seals
-// afresh under a new key. A volume that was published whole is sealed afresh.
+// Running it again goes on if the input has not changed since, and else seals afresh
+// under a new key. What was published whole, and is what would be published now, stays.
+// What a new version supersedes is said before anything is sealed.
 func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
@@ -118,15 +126,30 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, err
 	}
 	defer unlock()
-	if err := p.ensureSealed(ctx); err != nil {
-		return Published{}, interrupted(ctx, err, hintAfresh)
+	if !p.takeUp() {
+		out, there, why, err := p.again(ctx)
+		if err != nil || there {
+			return out, interrupted(ctx, err, hintAfresh)
+		}
+		if err := p.sealNew(ctx, why); err != nil {
+			return Published{}, interrupted(ctx, err, hintAfresh)
+		}
 	}
+	return p.finish(ctx)
+}
+
+// finish publishes the sealed file.
+func (p *publishing) finish(ctx context.Context) (Published, error) {
 	defer p.s.Key.Wipe()
-	if err := p.publish(ctx); err != nil {
+	info := p.r.info(p.s)
+	if err := p.publish(ctx, info); err != nil {
 		return Published{}, interrupted(ctx, err, p.input.hintGoOn())
 	}
+	if err := p.writeRecord(info); err != nil {
+		p.Log.Warn("the same command again will seal again: what was published cannot be remembered", "error", err)
+	}
 	p.removeCheckpoint()
-	return Published{Info: r.info(p.s), InfoPath: r.pathAtRest() + InfoSuffix}, nil
+	return Published{Info: info, InfoPath: p.r.pathAtRest() + InfoSuffix}, nil
 }
 
 const (
@@ -146,14 +169,18 @@ func interrupted(ctx context.Context, err error, hint string) error {
 // publishing is one volume on its way.
 type publishing struct {
 	Deps
-	r     Request
-	input scanned
-	s     volume.Sealed
-	sent  *upload    // nil until it has begun
-	mu    sync.Mutex // for Deps.FS, which is replaced when a connection breaks
+	r       Request
+	input   scanned
+	current *keyapi.SecretEntry // the version that is published; nil if there is none
+	s       volume.Sealed
+	sent    *upload    // nil until it has begun
+	mu      sync.Mutex // for Deps.FS, which is replaced when a connection breaks
 }
 
-func (r Request) pathAtRest() string { return path.Join(r.DirAtRest, filepath.Base(r.SealedPath)) }
+func (r Request) pathAtRest() string { return path.Join(r.DirAtRest, r.volumeName()) }
+
+// volumeName is what the key service calls the volume: versions have the same.
+func (r Request) volumeName() string { return filepath.Base(r.SealedPath) }
 
 func (r Request) info(s volume.Sealed) manifest.Info {
 	return manifest.Info{
@@ -176,7 +203,7 @@ func (r Request) check() error {
 
 // reachable reports early, before hours of sealing, why the end cannot be reached.
 func (p *publishing) reachable(ctx context.Context) error {
-	if err := p.Keys.Enrolled(ctx); err != nil {
+	if err := p.findCurrent(ctx); err != nil {
 		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
 	}
 	notes, err := transfer.CheckAncestors(p.FS, p.r.DirAtRest)

@@ -66,7 +66,16 @@ func (a *announcement) replace(staged, final, info string) string {
 		look = "{ [ ! -e " + here(info) + " ] || " + look + "; }"
 	}
 	return shellwords.CleanSearch + "cd -- " + shellwords.QuoteArgs(path.Dir(final)) + " && " + look +
-		" && mv -fT -- " + here(staged) + " " + here(final) + " && echo " + shellwords.QuoteArgs(replaced)
+		a.keep(final, info) + " && mv -fT -- " + here(staged) + " " + here(final) + " && echo " + shellwords.QuoteArgs(replaced)
+}
+
+// keep returns what gives the sealed file before another name, too, if it is kept.
+func (a *announcement) keep(final, info string) string {
+	if a.kept == "" || final+InfoSuffix != info {
+		return ""
+	}
+	was, kept := shellwords.QuoteArgs("./"+path.Base(final)), shellwords.QuoteArgs("./"+path.Base(a.kept))
+	return " && { ln -T -- " + was + " " + kept + " || [ " + was + " -ef " + kept + " ]; }"
 }
 
 // where returns the info file's line that says where the volume lies.

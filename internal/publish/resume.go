@@ -9,9 +9,9 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// ensureSealed sets p.s to the sealed file: that of an earlier run, if it was made
-// from just this and can still be opened, or a new one.
-func (p *publishing) ensureSealed(ctx context.Context) error {
+// takeUp sets p.s to the sealed file of an earlier run that was broken off, if it was made
+// from just this and can still be opened, and reports whether it did.
+func (p *publishing) takeUp() bool {
 	c, err := p.readCheckpoint()
 	if err == nil && c != nil {
 		err = p.resume(*c)
@@ -21,7 +21,7 @@ func (p *publishing) ensureSealed(ctx context.Context) error {
 	}
 	if err == nil && c != nil {
 		p.Log.Info("going on with the sealed file of an earlier run", "file", p.r.SealedPath)
-		return nil
+		return true
 	}
 	if err != nil {
 		p.Log.Info("sealing again: the sealed file of an earlier run cannot be used", "reason", err)
@@ -29,11 +29,19 @@ func (p *publishing) ensureSealed(ctx context.Context) error {
 	if c != nil {
 		p.removeCheckpoint()
 	}
-	s, err := p.seal(ctx)
-	if err != nil {
+	return false
+}
+
+// sealNew sets p.s to a new sealed file, unless it is one that was published, which is
+// only to be shipped again. why says what is new in it, if there was one before.
+func (p *publishing) sealNew(ctx context.Context, why string) (err error) {
+	if p.s.Size > 0 {
+		return nil
+	}
+	p.sayWhatEnds(ctx, why)
+	if p.s, err = p.seal(ctx); err != nil {
 		return err
 	}
-	p.s = s
 	return p.writeCheckpoint()
 }
 

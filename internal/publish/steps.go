@@ -21,9 +21,9 @@ import (
 
 // publish brings the sealed file to the site and makes it known, in Run's
 // order. Each step finds out whether it was done before.
-func (p *publishing) publish(ctx context.Context) error {
+func (p *publishing) publish(ctx context.Context, info manifest.Info) error {
 	remote := p.r.pathAtRest()
-	a, err := p.announcement()
+	a, err := p.sign(info)
 	if err != nil {
 		return fmt.Errorf("sign the info file: %w", err)
 	}
@@ -44,7 +44,7 @@ func (p *publishing) publish(ctx context.Context) error {
 		return err
 	}
 	if !there {
-		err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.name(ctx, fsys, p.partial(), remote, remote) })
+		err := p.nameSealed(ctx, a, remote)
 		// A rename whose answer was lost is not there to be done again.
 		if err != nil && !p.arrived(p.site(), remote) {
 			return fmt.Errorf("name the sealed file: %w", err)
@@ -55,6 +55,17 @@ func (p *publishing) publish(ctx context.Context) error {
 		return fmt.Errorf("write the info file: %w", err)
 	}
 	return nil
+}
+
+// nameSealed gives the sealed file its final name. A pinned version that has it stays beside it.
+func (p *publishing) nameSealed(ctx context.Context, a *announcement, remote string) (err error) {
+	if a.kept, err = p.keptName(ctx, remote); err != nil {
+		return err
+	}
+	if a.kept != "" {
+		p.Log.Info("the pinned version stays on the site", "file", a.kept)
+	}
+	return p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.name(ctx, fsys, p.partial(), remote, remote) })
 }
 
 // partial is the remote name of the file until it is whole. No other volume
@@ -160,7 +171,7 @@ func (p *publishing) deposit(ctx context.Context) error {
 	key := p.s.Key.Bytes()
 	defer clear(key)
 	_, err := p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
-		Name: filepath.Base(p.r.SealedPath), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
+		Name: p.r.volumeName(), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
 		Size: p.s.Size, Key: key, Policy: p.r.Policy,
 	})
 	return err
@@ -169,11 +180,12 @@ func (p *publishing) deposit(ctx context.Context) error {
 // announcement is the info file and its signature.
 type announcement struct {
 	info, sig []byte
-	staged    bool // both lie on the site under their partial names
+	staged    bool   // both lie on the site under their partial names
+	kept      string // name on the site that the sealed file before gets; "" for none
 }
 
-func (p *publishing) announcement() (*announcement, error) {
-	b, err := p.r.info(p.s).Encode()
+func (p *publishing) sign(info manifest.Info) (*announcement, error) {
+	b, err := info.Encode()
 	if err != nil {
 		return nil, err
 	}

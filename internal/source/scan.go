@@ -48,6 +48,9 @@ func Scan(ctx context.Context, input string, exclude ...Pattern) (volume.Usage, 
 			w.unreadable.err(ErrUnreadable, "make them readable for yourself (chmod u+rX), or move them out of the input"))
 	}
 	w.usage.SealedBytes += fixed
+	if err == nil {
+		err = w.settle(ctx)
+	}
 	return w.usage, volume.Digest(w.hash.Sum(nil)), err
 }
 
@@ -61,6 +64,9 @@ type scan struct {
 	hash  hash.Hash
 	usage volume.Usage
 	seen  map[inode]bool
+
+	newest unix.Timespec // change time
+	fine   bool          // change times have parts of seconds
 
 	special, unreadable obstacle
 }
@@ -116,8 +122,37 @@ func (w *scan) readable(path, name string, isDir bool) error {
 	return nil
 }
 
+// Change times are as coarse as the kernel's tick, 10 ms at most, or whole seconds.
+const (
+	tick       = 20 * time.Millisecond
+	coarseTick = 2 * time.Second // as FAT counts
+)
+
+// settle waits until a change from now on gets another change time than the newest, so
+// that the fingerprint tells of it.
+func (w *scan) settle(ctx context.Context) error {
+	step := coarseTick
+	if w.fine {
+		step = tick
+	}
+	wait := step - time.Since(time.Unix(w.newest.Unix()))
+	if wait <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(min(wait, step)): // a file server's clock may be ahead
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // stamp puts an entry into the fingerprint.
 func (w *scan) stamp(rel string, s stamp) {
+	if s.ctime.Nano() > w.newest.Nano() {
+		w.newest = unix.Timespec(s.ctime)
+	}
+	w.fine = w.fine || s.ctime.Nsec != 0
 	b := binary.LittleEndian.AppendUint64(nil, uint64(len(rel)))
 	b = append(b, rel...)
 	for _, v := range []uint64{

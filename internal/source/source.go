@@ -181,7 +181,11 @@ func (in Input) Scan(ctx context.Context) (volume.Usage, volume.Digest, error) {
 		all.Entries += u.Entries
 		all.PlainBytes += u.PlainBytes
 		all.SealedBytes += u.SealedBytes
-		fmt.Fprintf(h, "%q %s\n", p, fingerprint)
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return u, fingerprint, err
+		}
+		fmt.Fprintf(h, "%q %s\n", filepath.Base(abs), fingerprint) // however the path is spelled
 	}
 	return all, volume.Digest(h.Sum(nil)), nil
 }

@@ -42,7 +42,8 @@ type Record struct {
 	Tier      manifest.Tier    `json:"tier"`
 	Attest    string           `json:"attest"` // type of evidence
 	Nodes     int              `json:"nodes"`
-	Identity  string           `json:"identity"` // file that opens the results; may be empty
+	Volumes   []string         `json:"volumes,omitempty"` // ids of those that the manifest pins
+	Identity  string           `json:"identity"`          // file that opens the results; may be empty
 	Submitted time.Time        `json:"submitted"`
 	Stage     Stage            `json:"stage,omitempty"`
 	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script on the site

@@ -1,0 +1,313 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/sshid"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+)
+
+// What can happen between two runs of one command.
+type ending int
+
+const (
+	there    ending = iota // recognised
+	shipped                // the same volume is shipped again
+	newer                  // a new version
+	refusing               // an error
+)
+
+type between struct {
+	change func(t *testing.T, s *setting, p Published) error
+	want   ending
+	says   string // in the log, or in the error and its hint
+}
+
+func (s *setting) policySet(t *testing.T, p Published, change func(*manifest.Policy)) error {
+	q := p.Info.Policy
+	change(&q)
+	_, err := s.service.Client(t, s.d.Signer).SetPolicy(t.Context(), p.Info.VolumeID, q)
+	return err
+}
+
+// betweenPublished are what concerns the site and the input.
+var betweenPublished = map[string]between{
+	"nothing":             {func(*testing.T, *setting, Published) error { return nil }, there, ""},
+	"sealed file removed": {func(_ *testing.T, s *setting, _ Published) error { return os.Remove(s.r.SealedPath) }, there, ""},
+	"info file removed": {func(_ *testing.T, _ *setting, p Published) error { return os.Remove(p.InfoPath) },
+		there, "writing the info file"},
+	"signature removed": {func(_ *testing.T, _ *setting, p Published) error { return os.Remove(p.InfoPath + SigSuffix) },
+		there, "writing the info file"},
+	"signature of another": {func(_ *testing.T, _ *setting, p Published) error {
+		return os.WriteFile(p.InfoPath+SigSuffix, []byte("x"), 0o600)
+	}, there, "writing the info file"},
+	"purged from the site": {func(_ *testing.T, _ *setting, p Published) error { return os.Remove(p.Info.PathAtRest) },
+		shipped, "does not lie on the site any more"},
+	"damaged at its end": {func(_ *testing.T, _ *setting, p Published) error {
+		return os.Truncate(p.Info.PathAtRest, p.Info.Size-1)
+	}, shipped, "does not lie on the site any more"},
+	"gone here and there": {func(_ *testing.T, s *setting, p Published) error {
+		return errors.Join(os.Remove(p.Info.PathAtRest), os.Remove(s.r.SealedPath))
+	}, newer, "does not lie on the site any more"},
+	"other content of the same size": {func(_ *testing.T, s *setting, _ Published) error {
+		st, err := os.Stat(s.file)
+		return errors.Join(err, os.WriteFile(s.file, bytes.Repeat([]byte("GENOME"), 5000), 0o600),
+			os.Chtimes(s.file, st.ModTime(), st.ModTime()))
+	}, newer, "the input has changed"},
+	"a record that others can write": {func(_ *testing.T, s *setting, _ Published) error { return os.Chmod(s.d.State, 0o777) },
+		newer, "cannot be compared"},
+	"a damaged record": {func(_ *testing.T, s *setting, _ Published) error {
+		all, err := filepath.Glob(s.d.State + "/published/*.json")
+		if err != nil || len(all) != 1 {
+			return errors.Join(err, errors.New("no record"))
+		}
+		return os.Truncate(all[0], 30)
+	}, newer, "cannot be compared"},
+}
+
+// betweenTerms are what concerns options and the key service.
+var betweenTerms = map[string]between{
+	"later, with the same span": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Policy.Expires = s.r.Policy.Expires.Add(time.Hour)
+		return nil
+	}, there, ""},
+	"the same users in another order": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Policy.Users = []string{"bob", "alice"}
+		return nil
+	}, there, ""},
+	"other recipients": {func(_ *testing.T, s *setting, _ Published) error { s.r.Readers = []string{"age1other"}; return nil },
+		newer, "other recipients"},
+	"another name": {func(_ *testing.T, s *setting, _ Published) error { s.r.Name = "x"; return nil }, newer, "it was the dataset data"},
+	"another policy": {func(_ *testing.T, s *setting, _ Published) error { s.r.Policy.Releases = 7; return nil },
+		refusing, "releases: 7: policy set"},
+	"another expiry": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Expiry, s.r.Policy.Expires = "2d", time.Now().Add(48*time.Hour)
+		return nil
+	}, refusing, "expires: : policy set"},
+	"its policy was set": {func(t *testing.T, s *setting, p Published) error {
+		return s.policySet(t, p, func(q *manifest.Policy) { q.Users = []string{"carol"} })
+	}, there, "its policy was set anew"},
+	"its policy was set to what is asked for now": {func(t *testing.T, s *setting, p Published) error {
+		s.r.Policy.Releases = 7
+		return s.policySet(t, p, func(q *manifest.Policy) { q.Releases = 7 })
+	}, there, "writing the info file"},
+	"revoked": {func(t *testing.T, s *setting, p Published) error {
+		_, err := s.service.Client(t, s.d.Signer).Revoke(t.Context(), p.Info.VolumeID)
+		return err
+	}, newer, ""},
+	"deleted": {func(t *testing.T, s *setting, p Published) error {
+		return s.service.Client(t, s.d.Signer).Delete(t.Context(), p.Info.VolumeID)
+	}, newer, ""},
+	"superseded from elsewhere": {func(t *testing.T, s *setting, _ Published) error {
+		d, r := s.d, s.r
+		d.State, r.DirAtRest, r.SealedPath = t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "d.sealed")
+		_, err := Run(t.Context(), d, r)
+		return err
+	}, newer, "it was superseded"},
+}
+
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	for _, all := range []map[string]between{betweenPublished, betweenTerms} {
+		for name, c := range all {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				c.play(t)
+			})
+		}
+	}
+}
+
+func (c between) play(t *testing.T) {
+	s := newSetting(t)
+	s.withState(t)
+	s.r.Readers, s.r.Expiry, s.r.Policy.Users = []string{"age1me"}, "365d", []string{"alice", "bob"}
+	first, err := Run(t.Context(), s.d, s.r)
+	if err != nil || first.Already {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	if err := c.change(t, s, first); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s.d.Log = slog.New(slog.NewTextHandler(&log, nil))
+	p, err := Run(t.Context(), s.d, s.r)
+	said := log.String()
+	if c.want == refusing {
+		said = err.Error() + ": " + fault.Hint(err)
+	}
+	for _, w := range strings.Split(c.says, ": ") {
+		if !strings.Contains(said, w) {
+			t.Errorf("it says %q, not %q", said, w)
+		}
+	}
+	if (err != nil) != (c.want == refusing) {
+		t.Fatal(err)
+	}
+	if c.want == refusing {
+		return
+	}
+	if same := p.Info.VolumeID == first.Info.VolumeID; p.Already != (c.want == there) || same != (c.want != newer) {
+		t.Errorf("already %v, the same volume %v; %s", p.Already, same, said)
+	}
+	s.checkAnnounced(t, p)
+}
+
+// checkAnnounced: the info file on the site is signed and says what Run returned.
+func (s *setting) checkAnnounced(t *testing.T, p Published) {
+	t.Helper()
+	b, sig := readFile(t, p.InfoPath), readFile(t, p.InfoPath+SigSuffix)
+	key, err := sshid.VerifySSH(manifest.NamespaceInfo, []byte(b), []byte(sig))
+	if err != nil || sshid.Fingerprint(key) != sshid.Fingerprint(s.d.Signer.PublicKey()) {
+		t.Errorf("signature: %v", err)
+	}
+	info, err := manifest.ParseInfo([]byte(b))
+	if err != nil || info.VolumeID != p.Info.VolumeID || info.Digest != p.Info.Digest {
+		t.Errorf("info file: %+v, %v", info, err)
+	}
+	secret, err := s.service.Client(t, s.d.Signer).GetSecret(t.Context(), info.VolumeID)
+	if err != nil || len(changes(secret.Policy, info.Policy)) > 0 {
+		t.Errorf("the policy in the info file is not the one in force: %v", err)
+	}
+	if there, err := liesAt(s.d.FS, p.Info.PathAtRest, checkpoint{Size: info.Size, VolumeID: info.VolumeID,
+		Digest: [32]byte(info.Digest)}); err != nil || !there {
+		t.Errorf("it does not lie there: %v", err)
+	}
+}
+
+// readOnly is a site on which nothing may be made.
+type readOnly struct{ transfer.Local }
+
+func (readOnly) Create(p string, _ fs.FileMode) (transfer.WriteFile, error) {
+	return nil, &fs.PathError{Op: "create", Path: p, Err: fs.ErrPermission}
+}
+
+// TestNothingTwice: what is there is neither sealed nor shipped, nor is its local file touched.
+func TestNothingTwice(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(s.r.SealedPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.d.FS = readOnly{}
+	if p, err := Run(t.Context(), s.d, s.r); err != nil || !p.Already {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if now, err := os.Stat(s.r.SealedPath); err != nil || !os.SameFile(before, now) || now.ModTime() != before.ModTime() {
+		t.Errorf("the sealed file was made again: %v", err)
+	}
+	if all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer)); len(all) != 1 {
+		t.Errorf("deposited: %+v", all)
+	}
+}
+
+// gone is a site whose connection breaks when the sealed file is looked at.
+type gone struct{ transfer.Local }
+
+func (g gone) Open(p string) (transfer.File, error) {
+	if strings.HasSuffix(p, "d.sealed") {
+		return nil, transfer.ErrConnect
+	}
+	return g.Local.Open(p)
+}
+
+// TestUnseenIsNotGone: that the volume could not be looked at is no reason to seal again.
+func TestUnseenIsNotGone(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Fatal(err)
+	}
+	s.d.FS = gone{}
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, transfer.ErrConnect) {
+		t.Errorf("%v", err)
+	}
+	if all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer)); len(all) != 1 {
+		t.Errorf("deposited: %+v", all)
+	}
+}
+
+// TestSaidBefore: what a new version supersedes, and what waits for it, is said before anything is sealed.
+func TestSaidBefore(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	first, err := Run(t.Context(), s.d, s.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(s.file, []byte("new"), 0o600), os.Remove(s.r.SealedPath)); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s.d.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s.d.Waiting = func(_ context.Context, id string) ([]string, error) {
+		if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it was sealed before: %v", err)
+		}
+		if id != first.Info.VolumeID {
+			t.Errorf("asked for %s", id)
+		}
+		return []string{"job 4711 (PENDING)"}, nil
+	}
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"supersedes the one that is published", first.Info.VolumeID, "the input has changed",
+		"waiting for the older version: job 4711 (PENDING)", "sealbatch policy set " + first.Info.VolumeID + " --pin-version"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("it does not say %q: %s", want, log.String())
+		}
+	}
+}
+
+// TestPinnedStays: a version that was pinned keeps its key, and its file lies beside the newer one's.
+func TestPinnedStays(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	first, err := Run(t.Context(), s.d, s.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := readFile(t, first.Info.PathAtRest)
+	if err := errors.Join(os.WriteFile(s.file, []byte("new"), 0o600),
+		s.policySet(t, first, func(q *manifest.Policy) { q.PinVersion = true })); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Run(t.Context(), s.d, s.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if readFile(t, manifest.KeptPath(first.Info.PathAtRest, first.Info.VolumeID)) != sealed {
+		t.Error("the pinned version was altered")
+	}
+	s.checkAnnounced(t, second)
+	if err := os.WriteFile(s.file, []byte("newest"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(s.r.DirAtRest + "/*"); len(left) != 4 { // the second was not pinned
+		t.Errorf("on the site: %q", left)
+	}
+}

@@ -1,0 +1,90 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+)
+
+// findCurrent looks for the version that is published now under the volume's name. It is
+// the first call to the key service, and finds out whether one is enrolled there.
+func (p *publishing) findCurrent(ctx context.Context) error {
+	for s, err := range p.Keys.Secrets(ctx) {
+		if err != nil {
+			return err
+		}
+		if s.Name == p.r.volumeName() && s.Kind == p.r.Kind && s.SupersededBy == "" {
+			p.current = &s
+		}
+	}
+	return nil
+}
+
+// sayWhatEnds tells, before anything is sealed or shipped, which version the new one
+// supersedes, why there is a new one, and what waits for the old one.
+func (p *publishing) sayWhatEnds(ctx context.Context, why string) {
+	old := p.current
+	if old == nil || old.VolumeID == p.s.ID.String() || old.Revoked {
+		return
+	}
+	args := []any{"volume", old.VolumeID, "published", old.Created.Local().Format(time.DateTime)}
+	if why != "" {
+		args = append(args, "why", why)
+	}
+	if old.PinVersion {
+		p.Log.Warn("this is a new version; the one that is published stays open to jobs, as --pin-version says", args...)
+		return
+	}
+	p.Log.Warn("this is a new version, which supersedes the one that is published: jobs that still wait for that one will not get its key",
+		args...)
+	p.sayWhatWaits(ctx, *old)
+}
+
+func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
+	keep := "to keep it open to them, now or before they start: sealbatch policy set " + old.VolumeID + " --pin-version"
+	if p.Waiting == nil {
+		p.Log.Info(keep)
+		return
+	}
+	jobs, err := p.Waiting(ctx, old.VolumeID)
+	if err != nil {
+		p.Log.Warn("which jobs wait for it cannot be found out", "error", err)
+	}
+	switch {
+	case len(jobs) > 0:
+		p.Log.Warn("waiting for the older version: " + strings.Join(jobs, ", "))
+	case err == nil:
+		p.Log.Info("no job that was submitted from here waits for it")
+	}
+	p.Log.Info(keep)
+}
+
+// keptName returns under which name the sealed file at remote stays on the site when
+// another gets its name: "" unless it is a version that is pinned.
+func (p *publishing) keptName(ctx context.Context, remote string) (string, error) {
+	var kept string
+	err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
+		id, _, _, err := idAt(fsys, remote)
+		if errors.Is(err, transfer.ErrConnect) {
+			return err
+		}
+		if err == nil && id != p.s.ID {
+			kept = id.String()
+		}
+		return nil
+	})
+	if err != nil || kept == "" {
+		return "", err
+	}
+	s, err := p.Keys.GetSecret(ctx, kept)
+	if errors.Is(err, keyclient.ErrNotFound) || err == nil && (!s.Policy.PinVersion || s.Revoked) {
+		return "", nil
+	}
+	return manifest.KeptPath(remote, kept), err
+}
