@@ -7,13 +7,14 @@
 //	GET  /v1/secrets?after=&limit= s    a page of one's own secrets, without keys and policies
 //	GET  /v1/secrets/{volume}     s     one secret, without its key
 //	GET  /v1/secrets/{volume}/log?after=&limit= s    a page of what became of it
-//	PUT  /v1/secrets/{volume}/policy s  replace the policy
+//	PUT  /v1/secrets/{volume}/policy?if=DIGEST s  replace the policy, if it still is that one
 //	POST /v1/secrets/{volume}/revoke s  never release it again, destroy its key
 //	DELETE /v1/secrets/{volume}   s     the same, and forget the volume
 //	POST /v1/manifests            s     register a signed job manifest
 //	POST /v1/tokens               s     a one-time token for a manifest (tier C)
 //	POST /v1/nonces                     a nonce for one attestation
 //	POST /v1/release                    evidence in, sealed keys and a statement out
+//	GET  /v1/account              s     one's own account, with the keys that are enrolled for it
 //	GET  /v1/audit/head           s     the signed head of the audit log
 //	GET  /healthz, /readyz              whether it runs, and can do its work
 //
@@ -136,6 +137,8 @@ type SecretInfo struct {
 	Path         string          `json:"path"`  // the info file's secret_path
 	Created      time.Time       `json:"created"`
 	Policy       manifest.Policy `json:"policy"`
+	PolicyDigest manifest.Digest `json:"policy_digest"` // of the policy as the service keeps it
+	PolicyKey    string          `json:"policy_key"`    // fingerprint of the owner's SSH key that set it
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
@@ -149,6 +152,7 @@ func (s SecretInfo) Entry() SecretEntry {
 	return SecretEntry{
 		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
 		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy, PolicyVoid: s.PolicyVoid,
+		PolicyKey: s.PolicyKey,
 	}
 }
 
@@ -269,6 +273,21 @@ type SignedHead struct {
 	Head string `json:"head"` // JWS
 }
 
+// Account answers GET /v1/account: who the caller is to the service.
+type Account struct {
+	Name string       `json:"name"`
+	Keys []AccountKey `json:"keys"` // by fingerprint
+}
+
+// AccountKey is an SSH key that is enrolled for an account. A key may be enrolled
+// several times, for different namespaces and times.
+type AccountKey struct {
+	Key         string    `json:"key"`                   // as in authorized_keys
+	Namespaces  []string  `json:"namespaces,omitempty"`  // of SSHSIG, patterns; absent for all
+	ValidAfter  time.Time `json:"valid_after,omitzero"`  // absent: from ever
+	ValidBefore time.Time `json:"valid_before,omitzero"` // absent: without end
+}
+
 // Deleted answers DELETE /v1/secrets/{volume}.
 type Deleted struct {
 	VolumeID string `json:"volume_id"`
@@ -287,6 +306,7 @@ type SecretEntry struct {
 	Revoked      bool          `json:"revoked"`
 	SupersededBy string        `json:"superseded_by,omitempty"` // volume id
 	PolicyVoid   bool          `json:"policy_void,omitempty"`   // as in SecretInfo
+	PolicyKey    string        `json:"policy_key"`              // likewise
 }
 
 // LogEntry is an entry of a volume's history, for its owner. What it does not have is empty.
@@ -353,6 +373,7 @@ const (
 	CodePolicy       = "policy"       // 403: evidence holds, the policy says no
 	CodeNotFound     = "not_found"    // 404
 	CodeConflict     = "conflict"     // 409: exists, bound or already claimed
+	CodeChanged      = "changed"      // 412: it is not any more what the caller has seen
 	CodeTooMany      = "too_many"     // 429, with Retry-After
 	CodeInternal     = "internal"     // 500
 	CodeUnavailable  = "unavailable"  // 503: the audit log cannot be written, say

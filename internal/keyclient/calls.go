@@ -108,14 +108,25 @@ func (c *Client) SecretLog(ctx context.Context, volume string) (all []keyapi.Log
 	}
 }
 
-// SetPolicy replaces the policy of one's own secret.
+// SetPolicy replaces the policy of one's own secret, whatever it is.
 func (c *Client) SetPolicy(ctx context.Context, volume string, p manifest.Policy) (keyapi.SecretInfo, error) {
+	return c.putPolicy(ctx, volume, "", p)
+}
+
+// ReplacePolicy is SetPolicy if the policy in force still is the one with digest was;
+// ErrChanged if somebody has changed it meanwhile.
+func (c *Client) ReplacePolicy(ctx context.Context, volume string, was manifest.Digest, p manifest.Policy) (keyapi.SecretInfo, error) {
+	return c.putPolicy(ctx, volume, url.Values{"if": {was.String()}}.Encode(), p)
+}
+
+func (c *Client) putPolicy(ctx context.Context, volume, query string, p manifest.Policy) (keyapi.SecretInfo, error) {
 	var out keyapi.SecretInfo
 	b, err := json.Marshal(p)
 	if err != nil {
 		return out, fmt.Errorf("policy: %w", err)
 	}
-	err = c.do(ctx, call{method: http.MethodPut, path: secretPath(volume) + "/policy", raw: b, signed: true}, &out)
+	path := secretPath(volume) + "/policy"
+	err = c.do(ctx, call{method: http.MethodPut, path: path, query: query, raw: b, signed: true}, &out)
 	return out, err
 }
 
@@ -161,6 +172,13 @@ func (c *Client) NewToken(ctx context.Context, digest manifest.Digest, node stri
 func (c *Client) Nonce(ctx context.Context) (keyapi.Nonce, error) {
 	var out keyapi.Nonce
 	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/nonces"}, &out)
+	return out, err
+}
+
+// Account returns one's own account, with the keys that are enrolled for it.
+func (c *Client) Account(ctx context.Context) (keyapi.Account, error) {
+	var out keyapi.Account
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/account", signed: true}, &out)
 	return out, err
 }
 

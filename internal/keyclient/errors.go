@@ -18,6 +18,7 @@ var (
 	ErrPolicy       = fault.Sentinel(fault.Key, "key refused")
 	ErrNotFound     = errors.New("not at the key service")
 	ErrConflict     = errors.New("exists, bound or claimed already")
+	ErrChanged      = errors.New("nothing was done")
 	ErrTooMany      = errors.New("key service is too busy")
 	ErrUnavailable  = errors.New("key service is not available")
 	// ErrService says that who answered is not the expected key service.
@@ -30,8 +31,8 @@ var (
 var byCode = map[string]error{
 	keyapi.CodeBadRequest: ErrBadRequest, keyapi.CodeUnauthorised: ErrUnauthorised, keyapi.CodeForbidden: ErrForbidden,
 	keyapi.CodeAttestation: ErrAttestation, keyapi.CodePolicy: ErrPolicy, keyapi.CodeNotFound: ErrNotFound,
-	keyapi.CodeConflict: ErrConflict, keyapi.CodeTooMany: ErrTooMany, keyapi.CodeInternal: ErrUnavailable,
-	keyapi.CodeUnavailable: ErrUnavailable,
+	keyapi.CodeConflict: ErrConflict, keyapi.CodeChanged: ErrChanged, keyapi.CodeTooMany: ErrTooMany,
+	keyapi.CodeInternal: ErrUnavailable, keyapi.CodeUnavailable: ErrUnavailable,
 }
 
 // APIError is a refusal as the service worded it. It wraps one of the errors above.

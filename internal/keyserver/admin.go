@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/keyserver/token"
 	"github.com/sealbatch/sealbatch/internal/service"
+	"github.com/sealbatch/sealbatch/internal/sshid"
 )
 
 // What the administrator may ask on the local socket (service.ServeLocal):
@@ -124,15 +123,9 @@ func (s *Server) allAccounts(ctx context.Context) (AccountList, error) {
 
 // keysOf returns the keys that count for a name now.
 func (a *accounts) keysOf(of string) []AccountKey {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
 	var out []AccountKey
-	for _, k := range slices.Sorted(maps.Keys(a.in.good)) {
-		for _, l := range a.in.good[k] {
-			if p := a.in.present[k]; name(l) == of && len(p) > 0 && name(p[0]) == of {
-				out = append(out, AccountKey{k, l.ValidBefore})
-			}
-		}
+	for _, l := range a.linesOf(of) {
+		out = append(out, AccountKey{sshid.Fingerprint(l.Key), l.ValidBefore})
 	}
 	return out
 }

@@ -102,6 +102,7 @@ func (s *Server) routes() http.Handler {
 		{"POST /v1/tokens", "token.new", true, maxSmallBody, (*Server).newToken},
 		{"POST /v1/nonces", "", false, maxSmallBody, (*Server).newNonce},
 		{"POST /v1/release", "release", false, maxReleaseBody, (*Server).release},
+		{"GET /v1/account", "account.get", true, maxSmallBody, (*Server).getAccount},
 		{"GET /v1/audit/head", "audit.head", true, maxSmallBody, (*Server).auditHead},
 	} {
 		mux.Handle(r.pattern, s.serve(r))

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"net/url"
 	"strings"
 	"time"
 
@@ -45,8 +46,8 @@ type secretRecord struct {
 func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
 	return keyapi.SecretInfo{
 		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
-		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, Released: s.Released,
-		Revoked: s.Revoked, SupersededBy: s.SupersededBy,
+		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, PolicyDigest: s.Policy.Digest,
+		PolicyKey: s.PolicySet.Key, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
 	}
 }
 
@@ -291,6 +292,8 @@ func (s *Server) changeSecret(q *request, event string, change func(store.Writer
 	return info, err
 }
 
+// putPolicy answers PUT /v1/secrets/{volume}/policy. With a query if=DIGEST it is
+// refused where another policy is in force: somebody has changed it meanwhile.
 func (s *Server) putPolicy(q *request) (any, error) {
 	var p manifest.Policy
 	if err := q.decode(&p); err != nil {
@@ -299,7 +302,18 @@ func (s *Server) putPolicy(q *request) (any, error) {
 	if err := checkPolicy(p); err != nil {
 		return nil, err
 	}
+	expected, err := expectedPolicy(q.query)
+	if err != nil {
+		return nil, err
+	}
+	_, digest, err := p.Encode()
+	if err != nil {
+		return nil, err
+	}
 	return s.changeSecret(q, "secret.policy", func(w store.Writer, r *secretRecord) (err error) {
+		if err := mayChangePolicy(*r, expected, digest); err != nil {
+			return err
+		}
 		if r.Policy, err = storePolicy(w, q.ev, r.VolumeID, p); err != nil {
 			return err
 		}
@@ -312,4 +326,33 @@ func (s *Server) putPolicy(q *request) (any, error) {
 		}
 		return addAct(w, r, act)
 	})
+}
+
+// expectedPolicy reads the query of putPolicy; the zero digest is any policy.
+func expectedPolicy(query string) (d manifest.Digest, err error) {
+	if query == "" {
+		return d, nil
+	}
+	values, err := url.ParseQuery(query)
+	if err == nil && len(values) == 1 && len(values["if"]) == 1 {
+		d, err = manifest.ParseDigest(values["if"][0])
+	}
+	if err != nil || d.IsZero() {
+		return d, service.Refuse(keyapi.CodeBadRequest, "query %.80q is not if=DIGEST, a policy's", query)
+	}
+	return d, nil
+}
+
+// mayChangePolicy refuses to change what is final, or is not what the owner has seen;
+// where next is in force already, the owner may have lost the answer.
+func mayChangePolicy(r secretRecord, expected, next manifest.Digest) error {
+	switch {
+	case r.Revoked:
+		return service.Refuse(keyapi.CodePolicy, "volume %s was revoked: its key is destroyed, and no policy opens it again", r.VolumeID).
+			WithHint("seal the data again: a new volume gets an id of its own")
+	case !expected.IsZero() && expected != r.Policy.Digest && next != r.Policy.Digest:
+		return service.Refuse(keyapi.CodeChanged, "the policy of volume %s was changed meanwhile, and stays as it is now", r.VolumeID).
+			WithHint("look at it (sealbatch policy show), and change it again if that is still wanted")
+	}
+	return nil
 }

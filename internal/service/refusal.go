@@ -72,6 +72,7 @@ var statusOf = map[string]int{
 	keyapi.CodePolicy:       http.StatusForbidden,
 	keyapi.CodeNotFound:     http.StatusNotFound,
 	keyapi.CodeConflict:     http.StatusConflict,
+	keyapi.CodeChanged:      http.StatusPreconditionFailed,
 	keyapi.CodeTooMany:      http.StatusTooManyRequests,
 	keyapi.CodeInternal:     http.StatusInternalServerError,
 	keyapi.CodeUnavailable:  http.StatusServiceUnavailable,
