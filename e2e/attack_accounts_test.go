@@ -95,7 +95,7 @@ func TestAttackWithdrawn(t *testing.T) {
 	attack{own: true, without: []string{"withdrawn"}, says: "was withdrawn by the key service's administrator",
 		play: func(t *testing.T, w *world) outcome {
 			job, token := w.waitingJob(t), w.waitingToken(t)
-			must(t, "keys", "root", w.programs+"/sealbatch", "serve", "account", "withdraw", "mallory",
+			must(t, "keys", "root", w.programs+"/sealbatch", "serve", "account", "withdraw", "--yes", "mallory",
 				"--config", path.Dir(w.ahead)+"/server.conf")
 			if o := job(); o.gained != w.without("withdrawn") {
 				return o

@@ -31,10 +31,11 @@ sealbatch serve account list --config /etc/sealbatch/server.conf
 sealbatch serve account list etellier --config /etc/sealbatch/server.conf
 sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/server.conf`)
 	var conf string
-	var policies bool
+	var policies, yes bool
 	f.String(&conf, "the service's configuration file", []string{"config"})
 	f.Bool(&policies, "with withdraw: nor is any of its volumes released until its owner has set the policy anew",
 		[]string{"policies"})
+	f.Bool(&yes, "with withdraw: do not ask", []string{"y", "yes"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -43,6 +44,9 @@ sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/ser
 	if withdraw := len(words) == 2 && words[0] == "withdraw"; !list && !withdraw || conf == "" {
 		return usageError("sealbatch serve account: the words are: list, list NAME, withdraw NAME; --config is needed",
 			"sealbatch serve account --help shows an example")
+	}
+	if list && (policies || yes) {
+		return usageError("sealbatch serve account: --policies and --yes go with withdraw", "sealbatch serve account --help shows an example")
 	}
 	c, err := config.LoadServer(conf)
 	if err != nil {
@@ -56,21 +60,35 @@ sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/ser
 		}
 		return listAccounts(a, all.Accounts)
 	}
-	method, path := http.MethodGet, "/accounts/"+url.PathEscape(words[1])
-	if words[0] == "withdraw" {
-		method, path = http.MethodPost, path+"/withdraw"
-		if policies {
-			path += "?policies=yes"
-		}
-	}
+	path := "/accounts/" + url.PathEscape(words[1])
 	var info keyserver.AccountInfo
-	if err := local.call(ctx, method, path, &info); err != nil {
+	if err := local.call(ctx, http.MethodGet, path, &info); err != nil {
 		return err
 	}
 	if words[0] == "withdraw" {
+		if err := a.confirmFinal(ctx, yes, withdrawal(info, policies)); err != nil {
+			return err
+		}
+		path += "/withdraw"
+		if policies {
+			path += "?policies=yes"
+		}
+		if err := local.call(ctx, http.MethodPost, path, &info); err != nil {
+			return err
+		}
 		fmt.Fprintf(a.stderr, "withdrawn: what %s had until now\n", text.Printable(info.Name))
 	}
 	return showAccount(a, info)
+}
+
+// withdrawal says what it would end.
+func withdrawal(info keyserver.AccountInfo, policies bool) string {
+	what := fmt.Sprintf("No key is released any more to the %d jobs and %d tokens that account %s has now", len(info.Jobs), len(info.Tokens),
+		text.Printable(info.Name))
+	if policies {
+		what += fmt.Sprintf(",\nnor of its %d volumes, until their owner has set each policy anew", len(info.Volumes))
+	}
+	return what + ".\n"
 }
 
 // localService is the service that runs on a directory of this machine.

@@ -43,7 +43,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.JobName, "name of the job (default: sealbatch)", []string{"J", "job-name"})
 	f.Int(&j.nodes, 1, "number of nodes; each runs the application once", []string{"N", "nodes"})
 	f.Word(&s.Partition, "partition", []string{"p", "partition"})
-	f.Word(&s.Time, "time limit, as sbatch takes it", []string{"t", "time"})
+	f.Word(&s.Time, "time limit, as sbatch takes it: minutes (90), MM:SS, HH:MM:SS, DAYS-HH, DAYS-HH:MM or DAYS-HH:MM:SS", []string{"t", "time"})
 	f.Word(&s.Account, "account to bill", []string{"A", "account"})
 	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
 	f.String(&j.o.Workdir, "directory at the site below which the job's own is made", []string{"s", "workdir"})
@@ -57,7 +57,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&j.o.Network, "none: containers get no network, as they do in any case where an owner demands it", []string{"network"})
 	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
 	f.Bool(&j.follow, "follow the job: its states, its log, and its exit code", []string{"f", "follow"})
-	f.Word(&s.Mem, "memory a node", []string{"mem"})
+	f.Word(&s.Mem, "memory a node: in megabytes (4096), or with K, M, G or T (4G)", []string{"mem"})
 	f.Int(&s.CPUsPerTask, 1, "CPUs a node", []string{"cpus-per-task"})
 	f.Word(&s.Gres, "generic resources a node", []string{"gres"})
 	f.Word(&s.GPUs, "GPUs", []string{"gpus"})
@@ -69,10 +69,10 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.MailType, "when Slurm sends mail, such as END,FAIL", []string{"mail-type"})
 	f.Word(&s.MailUser, "to whom", []string{"mail-user"})
 	f.Strings(&j.raw, "any other sbatch option, as KEY or KEY=VALUE", []string{"sbatch"})
-	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds, or 5m (default 300)", []string{"seal-time"})
+	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds (300), or with a unit (300s, 5m) (default 300)", []string{"seal-time"})
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.o.Attest, "how nodes prove who they are: "+builtin.Names()+" (default: token at tier C, else slurm)", []string{"attest"})
-	f.Word(&j.valid, "how long the job may wait in the queue: 14d, 12h", []string{"valid"})
+	f.Word(&j.valid, "how long the job may wait in the queue: days (14d), hours (12h), minutes (90m) or seconds (90s), 30 days at most", []string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
 	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
 		[]string{"continue"})
@@ -110,7 +110,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	}
 	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
 	if j.sealTime != "" {
-		if o.Script.SealTime, err = text.ParseSpan(j.sealTime); err != nil {
+		if o.Script.SealTime, err = text.ParseSeconds(j.sealTime); err != nil {
 			return o, fault.New(fault.Usage, wrap("--seal-time", err), "")
 		}
 	}

@@ -59,7 +59,7 @@ func (o *opening) add(f *ui.Flags) {
 
 func maxIndexFlag(f *ui.Flags, dst *int64) {
 	f.Size(dst, "how large the list of names may be, which is held in memory: for volumes with millions of files,\n"+
-		"such as 2G (default: 256M, and 200 times what it takes in the file)", []string{"max-index"})
+		"in bytes, or with K, M, G or T (2G) (default: 256M, and 200 times what it takes in the file)", []string{"max-index"})
 }
 
 // identities reads an identity file, one's own SSH key if none is named.

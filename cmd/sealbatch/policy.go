@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,73 +21,126 @@ import (
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
+// policyWord is what sealbatch policy does by one word.
+type policyWord struct {
+	flags []string // that go with it, by their longest names
+	many  bool     // any number of volumes may follow, or a flag stands for them
+	run   func(ctx context.Context, c *client, args []string, o policyOptions) error
+}
+
+// policyOptions are the flags of sealbatch policy.
+type policyOptions struct {
+	policyFlags
+	endFlags
+	named  []string // the flags that were given, by their longest names
+	asJSON bool
+}
+
+// given reports whether a flag was.
+func (o policyOptions) given(flag string) bool { return slices.Contains(o.named, flag) }
+
+var policyWords = map[string]policyWord{
+	"list": {many: true, run: func(ctx context.Context, c *client, _ []string, _ policyOptions) error {
+		return listSecrets(c.a, c.keys.Secrets(ctx))
+	}},
+	"show": {run: onSecret(func(_ *client, _ context.Context, s keyapi.SecretInfo, _ policyOptions) (keyapi.SecretInfo, error) {
+		return s, nil
+	})},
+	"log": {flags: []string{"json"}, run: func(ctx context.Context, c *client, args []string, o policyOptions) error {
+		return c.showLog(ctx, args[0], o.asJSON)
+	}},
+	"set":    {flags: append(settable, "yes"), run: onSecret((*client).setPolicy)},
+	"add":    {flags: append(listFlags(), "yes"), run: onSecret((*client).addToPolicy)},
+	"remove": {flags: append(listFlags(), "yes"), run: onSecret((*client).removeFromPolicy)},
+	"revoke": {flags: []string{"yes"}, run: onSecret((*client).revoke)},
+	"delete": {flags: []string{"yes", "superseded"}, run: func(ctx context.Context, c *client, args []string, o policyOptions) error {
+		return c.remove(ctx, args[0], o.endFlags)
+	}},
+}
+
+// settable are the flags of a policy's parts.
+var settable = slices.Concat(listFlags(), []string{"tier", "evidence", "expires", "releases", "allow-host-binds", "network", "pin-version"})
+
+// listFlags returns the flags of a policy's lists.
+func listFlags() (names []string) {
+	for _, l := range policyLists {
+		names = append(names, l.flag)
+	}
+	return names
+}
+
+// onSecret returns a word's work on one volume, which is shown as it is afterwards.
+func onSecret(do func(*client, context.Context, keyapi.SecretInfo, policyOptions) (keyapi.SecretInfo, error),
+) func(context.Context, *client, []string, policyOptions) error {
+	return func(ctx context.Context, c *client, args []string, o policyOptions) error {
+		s, err := c.findSecret(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if s, err = do(c, ctx, s, o); err != nil {
+			return err
+		}
+		return showSecret(c.a, s)
+	}
+}
+
 func runPolicy(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch policy", "Show, replace or revoke who may open your volumes, and see who did.",
-		"list | show VOLUME | log VOLUME | set VOLUME | revoke VOLUME | delete VOLUME", `
+	const what = `Show, change or revoke who may open your volumes, and see who did.
+set changes what is named and nothing else; add and remove change lists: users, groups, nodes, clusters, accounts, partitions.
+What was changed is printed, old -> new.`
+	f := ui.NewFlags("sealbatch policy", what,
+		"list | show VOLUME | log VOLUME | set VOLUME | add VOLUME | remove VOLUME | revoke VOLUME | delete VOLUME", `
 sealbatch policy list
 sealbatch policy show encrypted_jp2a_input.tgz
 sealbatch policy log encrypted_jp2a_input.tgz
-sealbatch policy set 9c1f... -u etellier,colleague -c nid003044 --expires 30d
+sealbatch policy set 9c1f... --expires 30d --releases 0
+sealbatch policy add encrypted_jp2a_input.tgz -u colleague
+sealbatch policy remove encrypted_jp2a_input.tgz -c nid003044
 sealbatch policy revoke 9c1f...
 sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	var cf clientFlags
-	var pf policyFlags
-	var end endFlags
-	var asJSON bool
+	var o policyOptions
 	cf.add(f)
-	end.add(f)
-	pf.addOptional(f)
-	f.Bool(&asJSON, "with log: print JSON", []string{"json"})
+	o.endFlags.add(f)
+	o.policyFlags.addOptional(f)
+	f.Bool(&o.asJSON, "with log: print JSON", []string{"json"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	words := f.Args()
-	if len(words) == 0 || (len(words) == 1) != (words[0] == "list") || len(words) > 2 {
-		return usageError("sealbatch policy: the words are: list, and with a VOLUME show, log, set, revoke, delete",
-			"sealbatch policy --help shows an example")
+	o.named = f.Given()
+	word, err := policyWordOf(f.Args(), o.named)
+	if err != nil {
+		return err
 	}
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
 		return err
 	}
-	if words[0] == "list" {
-		return listSecrets(a, c.keys.Secrets(ctx))
-	}
-	if words[0] == "delete" {
-		return c.remove(ctx, a, words[1], end)
-	}
-	if words[0] == "log" {
-		return c.showLog(ctx, words[1], asJSON)
-	}
-	s, err := c.findSecret(ctx, words[1])
-	if err != nil {
-		return err
-	}
-	switch words[0] {
-	case "show":
-	case "set":
-		s, err = c.setPolicy(ctx, s, pf)
-	case "revoke":
-		s, err = c.revoke(ctx, a, s, end)
-	default:
-		err = usageError("sealbatch policy: unknown word "+words[0], "it is one of list, show, log, set, revoke, delete")
-	}
-	if err != nil {
-		return err
-	}
-	return showSecret(a, s)
+	return word.run(ctx, c, f.Args()[1:], o)
 }
 
-// setPolicy replaces a volume's policy by what the flags say.
-func (c *client) setPolicy(ctx context.Context, s keyapi.SecretInfo, pf policyFlags) (keyapi.SecretInfo, error) {
-	p, err := pf.Policy(time.Now())
-	if err != nil {
-		return s, err
+// policyWordOf returns what words ask for, with the flags that were given beside them.
+func policyWordOf(words, named []string) (policyWord, error) {
+	known := strings.Join(slices.Sorted(maps.Keys(policyWords)), ", ")
+	const hint = "sealbatch policy --help shows an example"
+	if len(words) == 0 {
+		return policyWord{}, usageError("sealbatch policy: what is to be done? It is one of "+known, hint)
 	}
-	if err := pf.complete(ctx, c, &p); err != nil {
-		return s, err
+	word, ok := policyWords[words[0]]
+	switch {
+	case !ok:
+		return word, usageError(fmt.Sprintf("sealbatch policy: unknown word %.40q: it is one of %s", words[0], known), hint)
+	case words[0] == "list" && len(words) > 1:
+		return word, usageError("sealbatch policy list takes no VOLUME", "sealbatch policy show shows one")
+	case !word.many && len(words) != 2:
+		return word, usageError("sealbatch policy "+words[0]+" takes one VOLUME, by its id or name", "sealbatch policy list shows them")
 	}
-	return c.keys.SetPolicy(ctx, s.VolumeID, p)
+	for _, flag := range named {
+		if flag != "config" && flag != "username" && !slices.Contains(word.flags, flag) {
+			return word, usageError("--"+flag+" does not go with sealbatch policy "+words[0], hint)
+		}
+	}
+	return word, nil
 }
 
 // ofCluster has a policy say whose users and nodes it names, if it does not: on
@@ -137,15 +192,23 @@ func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo,
 			return s, err
 		}
 	}
+	var found []string
 	for s, err := range c.keys.Secrets(ctx) {
 		if err != nil {
 			return keyapi.SecretInfo{}, err
 		}
 		if s.Name == ref && s.SupersededBy == "" {
-			return c.keys.GetSecret(ctx, s.VolumeID)
+			found = append(found, s.VolumeID)
 		}
 	}
-	return keyapi.SecretInfo{}, noVolume(ref)
+	switch len(found) {
+	case 0:
+		return keyapi.SecretInfo{}, noVolume(ref)
+	case 1:
+		return c.keys.GetSecret(ctx, found[0])
+	}
+	return keyapi.SecretInfo{}, usageError(fmt.Sprintf("you have %d volumes of the name %.80q", len(found), ref),
+		"give the id of one: "+strings.Join(found, ", "))
 }
 
 func state(s keyapi.SecretEntry) string {
@@ -177,36 +240,55 @@ func listSecrets(a *app, all iter.Seq2[keyapi.SecretEntry, error]) error {
 	return w.Flush()
 }
 
+// policyField is a part of a policy in words. An empty value is the default, which
+// without names in full.
+type policyField struct{ name, value, without string }
+
+func policyFields(p manifest.Policy) []policyField {
+	yes := func(b bool) string {
+		if b {
+			return "yes"
+		}
+		return ""
+	}
+	var fields []policyField
+	for _, l := range policyLists {
+		without := "none"
+		if l.open {
+			without = "any"
+		}
+		fields = append(fields, policyField{l.what, strings.Join(*l.of(&p), ", "), without})
+	}
+	evidence, releases, expires := "", "", p.Expires.Local().Format(time.DateTime)
+	if p.Evidence != "" {
+		evidence = p.Evidence + " only"
+	}
+	if p.Releases > 0 {
+		releases = fmt.Sprint(p.Releases)
+	}
+	if p.Expires.Equal(manifest.Never) {
+		expires = "never"
+	}
+	return append(fields, policyField{"least tier", p.Tier.String(), ""}, policyField{"evidence", evidence, "any"},
+		policyField{"expires", expires, ""}, policyField{"releases", releases, "no limit"},
+		policyField{"host binds", yes(p.HostBinds), "no"}, policyField{"network", p.Network, "any"},
+		policyField{"pinned", yes(p.PinVersion), "no"})
+}
+
 func showSecret(a *app, s keyapi.SecretInfo) error {
-	p := s.Policy
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	row := func(name, format string, v ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, v...)) }
-	list := func(name string, l []string) {
-		if len(l) > 0 {
-			row(name, "%s", strings.Join(l, ", "))
+	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, value) }
+	row("volume", s.VolumeID)
+	row("name", text.Printable(s.Name))
+	row("digest", s.Digest.String())
+	row("state", state(s.Entry()))
+	for _, f := range policyFields(s.Policy) {
+		switch {
+		case f.name == "releases":
+			row("released", fmt.Sprintf("%d of %s", s.Released, cmp.Or(f.value, f.without)))
+		case f.value != "" || f.name == "host binds" || f.name == "network":
+			row(f.name, cmp.Or(f.value, f.without))
 		}
 	}
-	row("volume", "%s", s.VolumeID)
-	row("name", "%s", text.Printable(s.Name))
-	row("digest", "%s", s.Digest)
-	row("state", "%s", state(s.Entry()))
-	list("users", p.Users)
-	list("groups", p.Groups)
-	list("compute nodes", p.Nodes)
-	list("clusters", p.Clusters)
-	list("accounts", p.Accounts)
-	list("partitions", p.Partitions)
-	row("least tier", "%s", p.Tier)
-	if p.Evidence != "" {
-		row("evidence", "%s only", p.Evidence)
-	}
-	row("expires", "%s", p.Expires.Local().Format(time.DateTime))
-	limit := "no limit"
-	if p.Releases > 0 {
-		limit = fmt.Sprint(p.Releases)
-	}
-	row("released", "%d of %s", s.Released, limit)
-	row("host binds", "%t", p.HostBinds)
-	row("network", "%s", cmp.Or(p.Network, "any"))
 	return w.Flush()
 }

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-
-	"golang.org/x/term"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -21,7 +18,7 @@ type endFlags struct {
 }
 
 func (e *endFlags) add(f *ui.Flags) {
-	f.Bool(&e.yes, "with revoke and delete: do not ask", []string{"y", "yes"})
+	f.Bool(&e.yes, "do not ask: with revoke and delete, and with set, add and remove where the policy counts no more", []string{"y", "yes"})
 	f.Bool(&e.superseded, "with delete: the older versions of the name, except for those that were published with --pin-version",
 		[]string{"superseded"})
 }
@@ -30,8 +27,8 @@ func (e *endFlags) add(f *ui.Flags) {
 const stillOpens = "The sealed file itself stays, and opens to the age identities that it was sealed to (sealbatch open)."
 
 // revoke ends the release of a volume's key for good.
-func (c *client) revoke(ctx context.Context, a *app, s keyapi.SecretInfo, e endFlags) (keyapi.SecretInfo, error) {
-	err := a.confirm(e.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s\n",
+func (c *client) revoke(ctx context.Context, s keyapi.SecretInfo, o policyOptions) (keyapi.SecretInfo, error) {
+	err := c.a.confirmFinal(ctx, o.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s\n",
 		text.Printable(s.Name), s.VolumeID, stillOpens))
 	if err != nil {
 		return s, err
@@ -41,7 +38,7 @@ func (c *client) revoke(ctx context.Context, a *app, s keyapi.SecretInfo, e endF
 
 // remove has the key service forget volumes: the one that ref names, or the
 // superseded versions of that name.
-func (c *client) remove(ctx context.Context, a *app, ref string, e endFlags) error {
+func (c *client) remove(ctx context.Context, ref string, e endFlags) error {
 	doomed, err := c.doomed(ctx, ref, e.superseded)
 	if err != nil {
 		return err
@@ -50,7 +47,7 @@ func (c *client) remove(ctx context.Context, a *app, ref string, e endFlags) err
 	for _, s := range doomed {
 		fmt.Fprintf(&list, "  %s  %s\n", s.VolumeID, text.Printable(s.Name))
 	}
-	err = a.confirm(e.yes, fmt.Sprintf("The key service destroys its copies of these keys, and forgets the volumes:\n%s"+
+	err = c.a.confirmFinal(ctx, e.yes, fmt.Sprintf("The key service destroys its copies of these keys, and forgets the volumes:\n%s"+
 		"No job gets them ever again, and they cannot be deposited again.\n%s\n", &list, stillOpens))
 	if err != nil {
 		return err
@@ -59,7 +56,7 @@ func (c *client) remove(ctx context.Context, a *app, ref string, e endFlags) err
 		if err := c.keys.Delete(ctx, s.VolumeID); err != nil {
 			return fmt.Errorf("delete volume %s: %w", s.VolumeID, err)
 		}
-		fmt.Fprintln(a.stdout, s.VolumeID)
+		fmt.Fprintln(c.a.stdout, s.VolumeID)
 	}
 	return nil
 }
@@ -83,20 +80,4 @@ func (c *client) doomed(ctx context.Context, ref string, superseded bool) ([]key
 			"sealbatch policy list shows them")
 	}
 	return found, nil
-}
-
-// confirm says what is going to happen and asks on the terminal whether it should.
-func (a *app) confirm(yes bool, what string) error {
-	if yes {
-		return nil
-	}
-	if !term.IsTerminal(int(a.stdin.Fd())) {
-		return usageError("this is final, and there is no terminal to ask on", "--yes does without a question")
-	}
-	fmt.Fprint(a.stderr, what, "Go on? [y/N] ")
-	var answer string
-	if _, err := fmt.Fscanln(a.stdin, &answer); err != nil || !strings.HasPrefix(strings.ToLower(answer), "y") {
-		return fault.New(fault.Usage, errors.New("nothing was done"), "")
-	}
-	return nil
 }

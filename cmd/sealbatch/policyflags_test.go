@@ -19,13 +19,14 @@ func TestParseExpiry(t *testing.T) {
 		"12h":        now.Add(12 * time.Hour),
 		"2027-01-31": time.Date(2027, 1, 31, 23, 59, 59, 0, time.UTC),
 		"2026-11-22": time.Date(2026, 11, 22, 23, 59, 59, 0, time.UTC),
+		"never":      manifest.Never,
 	} {
 		got, err := parseExpiry(s, now)
 		if err != nil || !got.Equal(want) {
 			t.Errorf("parseExpiry(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "d", "0d", "-1d", "1.5d", "99999d", "2026-11-21", "31.1.2027", "2027-02-30"} {
+	for _, s := range []string{"", "d", "0d", "-1d", "90", "1.5d", "99999d", "2026-11-21", "31.1.2027", "2027-02-30"} {
 		if got, err := parseExpiry(s, now); err == nil {
 			t.Errorf("parseExpiry(%q) = %v", s, got)
 		}
@@ -55,7 +56,7 @@ func TestPolicyFlags(t *testing.T) {
 		func(p *policyFlags) { p.Users = []string{"a b"} },
 		func(p *policyFlags) { p.Nodes = []string{"cn1;rm"} },
 		func(p *policyFlags) { p.Tier = "D" },
-		func(p *policyFlags) { p.Expires = "never" },
+		func(p *policyFlags) { p.Expires = "90" },
 		func(p *policyFlags) { p.Network = "bridge" },
 	} {
 		q := p

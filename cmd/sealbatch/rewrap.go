@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 
+	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -24,12 +27,14 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	var id, info string
 	var cf clientFlags
 	var recipients []string
+	var yes bool
 	identityFlag(f, &id)
 	f.Strings(&recipients, "who can open it from now on: all of them, yourself included;\n"+
 		"age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them",
 		[]string{"r", "recipient"}, ui.Required)
 	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew, with the account key",
 		[]string{"info"})
+	f.Bool(&yes, "do not ask, if you are not among them", []string{"y", "yes"})
 	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
 		[]string{"config"})
 	if err := f.Parse(args, a.stdout); err != nil {
@@ -53,6 +58,9 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 			return err
 		}
 	}
+	if err := a.confirmWithout(ctx, yes, path, ids, rcpts); err != nil {
+		return err
+	}
 	volumeID, digest, err := volume.Rewrap(ctx, path, ids, rcpts)
 	if err != nil {
 		return fmt.Errorf("rewrap %s: %w", path, err)
@@ -70,6 +78,36 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 		"%s in the place of the old ones (%s); %s\n",
 		info, publish.SigSuffix, text.Printable(r.info.PathAtRest), kept)
 	return nil
+}
+
+// confirmWithout asks before a volume is wrapped to recipients of whom none is the
+// user: nobody here could open it, or bring the user back.
+func (a *app) confirmWithout(ctx context.Context, yes bool, path string, ids []age.Identity, rcpts []age.Recipient) error {
+	if yes {
+		return nil
+	}
+	var probe bytes.Buffer
+	w, err := age.Encrypt(&probe, rcpts...)
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return fault.New(fault.Usage, fmt.Errorf("recipients: %w", err), "")
+	}
+	if home, err := identities(a, ""); err == nil {
+		ids = append(slices.Clone(ids), home...)
+	}
+	_, err = age.Decrypt(&probe, ids...)
+	if !errors.Is(err, age.ErrIncorrectIdentity) {
+		return err // nil: the user is among them
+	}
+	key, err := unwrapFile(path, ids)
+	if err != nil {
+		return fmt.Errorf("rewrap %s: %w", path, err)
+	}
+	key.Wipe()
+	return a.confirm(ctx, false, fmt.Sprintf("Neither the identity that opens %s now nor your own SSH key is among the %d recipients: "+
+		"you could not open it any more.\n", path, len(rcpts)), "add yourself with -r; --yes does without")
 }
 
 // reinfo is an info file that is to describe the rewrapped volume.

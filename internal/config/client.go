@@ -155,7 +155,7 @@ func clientSchema(f *file, c *Client) schema {
 		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},
 		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
 		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
-			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), durationKey("seal-time", &c.Job.SealTime)},
+			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), secondsKey("seal-time", &c.Job.SealTime)},
 		"policy": {oneOfKey("network", &c.Policy.Network, "any", "none")},
 	}}
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 func stringKey(name string, dst *string) key {
@@ -82,19 +84,11 @@ func boolKey(name string, dst *bool) key {
 	}}
 }
 
-// durationKey takes whole seconds ("300") or Go's notation ("5m", "1h30m").
-func durationKey(name string, dst *time.Duration) key {
-	return key{name: name, set: func(v []string) error {
-		if n, err := strconv.ParseUint(v[0], 10, 31); err == nil {
-			*dst = time.Duration(n) * time.Second
-			return nil
-		}
-		d, err := time.ParseDuration(v[0])
-		if err != nil || d < 0 {
-			return fmt.Errorf("%q is not a length of time; write seconds or, for example, 5m", v[0])
-		}
-		*dst = d
-		return nil
+// secondsKey takes seconds ("300"), or a number with a unit ("5m").
+func secondsKey(name string, dst *time.Duration) key {
+	return key{name: name, set: func(v []string) (err error) {
+		*dst, err = text.ParseSeconds(v[0])
+		return err
 	}}
 }
 

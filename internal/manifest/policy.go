@@ -26,7 +26,7 @@ type Policy struct {
 	Nodes []string `json:"compute_nodes" yaml:"compute_nodes"`
 	// Tier is the weakest evidence that is accepted.
 	Tier Tier `json:"tier" yaml:"tier"`
-	// Expires is the moment from which nothing is released.
+	// Expires is the moment from which nothing is released; Never for none.
 	Expires time.Time `json:"expires" yaml:"expires"`
 	// Releases limits how often the key is released in all; 0 is no limit.
 	Releases int `json:"releases,omitempty" yaml:"releases,omitempty"`
@@ -50,6 +50,9 @@ type Policy struct {
 	// of the same name has been registered.
 	PinVersion bool `json:"pin_version,omitempty" yaml:"pin_version,omitempty"`
 }
+
+// Never is the Expires of a policy without an end: the last second that RFC 3339 can name.
+var Never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // MaxPolicy bounds a policy as JSON, in bytes. The key service reads those of a
 // release's volumes for each node, so that their size is a cost to others. It has

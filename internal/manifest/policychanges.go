@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxChange bounds what PolicyChanges says of one field, in bytes.
@@ -85,5 +86,9 @@ func plain(b json.RawMessage) string {
 	if b == nil {
 		return "not set"
 	}
-	return strings.Trim(string(b), `"`)
+	s := strings.Trim(string(b), `"`)
+	if s == Never.Format(time.RFC3339) {
+		return "never"
+	}
+	return s
 }

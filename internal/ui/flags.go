@@ -127,6 +127,16 @@ func repeated(d *def) { d.repeated = true }
 // Args returns the arguments that are not flags.
 func (f *Flags) Args() []string { return f.args }
 
+// Given returns the flags that Parse has met, by their longest names, in the order in which they were added.
+func (f *Flags) Given() (names []string) {
+	for _, d := range f.defs {
+		if d.given {
+			names = append(names, d.longest())
+		}
+	}
+	return names
+}
+
 // Parse reads the arguments (without the command's name). For --help and -h it writes the usage to
 // help and returns flag.ErrHelp: the caller exits with 0. Other errors wrap ErrUsage, carry exit code
 // 2 and a hint. All flags that are missing are named at once.

@@ -68,12 +68,13 @@ func (d *def) dash(name string) string {
 }
 
 // dashed returns the name that messages use: the longest.
-func (d *def) dashed() string {
-	longest := ""
+func (d *def) dashed() string { return d.dash(d.longest()) }
+
+func (d *def) longest() (name string) {
 	for _, n := range d.names {
-		if len(n) > len(longest) {
-			longest = n
+		if len(n) > len(name) {
+			name = n
 		}
 	}
-	return d.dash(longest)
+	return name
 }
