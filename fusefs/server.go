@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -25,61 +24,65 @@ type MountOptions struct {
 
 // Server serves one mounted Tree.
 type Server struct {
-	unmount func() error // undoes what Mount did; nil if it did nothing
+	unmount func(path string, detach bool) error // undoes what Mount did; nil if it did nothing
+	device  uint64                               // what Mount mounted
 	done    chan struct{}
 }
 
-// Mount mounts t at the directory dir: directly where the caller may, otherwise
-// by fusermount3.
+// Mount mounts t at the directory that dir leads to: directly where the caller may, otherwise by fusermount3. That
+// directory must be empty; its errors are usage errors with a hint.
 func Mount(dir string, t Tree, opt MountOptions) (*Server, error) {
-	dir, err := filepath.Abs(dir)
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, beneath, err := claimMountPoint(dir, opt.Log)
 	if err != nil {
 		return nil, err
 	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("mount point: %w", err)
-	}
-	if !fi.IsDir() {
-		return nil, fmt.Errorf("the mount point %s is not a directory", dir)
-	}
-	undo := func(detach bool) error { return fusemount.Unmount(dir, detach) }
-	fd, err := fusemount.Connect(dir, "sealbatch", true)
+	undo := fusemount.Unmount
+	fd, err := fusemount.Connect(dir, subtype, true)
 	if err != nil {
 		direct := err
 		if fd, undo, err = connectByHelper(dir); err != nil {
+			beneath.Close()
 			return nil, fmt.Errorf("%w; with fusermount3: %w", direct, err)
 		}
 	}
 	s, err := Serve(fd, t, opt)
 	if err != nil {
-		return nil, errors.Join(err, undo(true))
+		beneath.Close()
+		return nil, errors.Join(err, undo(dir, true))
 	}
-	s.unmount = func() error { return undo(false) }
-	if err := fusemount.Settle(dir); err != nil {
-		return nil, errors.Join(err, s.Unmount())
+	s.unmount = undo
+	go func() {
+		<-s.done
+		beneath.Close()
+	}()
+	var root unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &root), fusemount.Settle(dir)); err != nil {
+		return nil, errors.Join(err, undo(dir, true))
 	}
+	s.device = root.Dev
 	return s, nil
 }
 
 // connectByHelper mounts FUSE at dir where only fusermount3 may, and returns the
 // connection and how to unmount it.
-func connectByHelper(dir string) (fd int, undo func(detach bool) error, err error) {
+func connectByHelper(dir string) (fd int, undo func(path string, detach bool) error, err error) {
 	helper, err := fusemount.FindHelper()
 	if err != nil {
 		return -1, nil, err
 	}
-	undo = func(detach bool) error { return helper.Unmount(dir, detach) }
-	file, err := helper.Mount(dir, "sealbatch", true)
+	file, err := helper.Mount(dir, subtype, true)
 	if err != nil {
 		return -1, nil, err
 	}
 	defer file.Close()
 	fd, err = unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return -1, nil, errors.Join(err, undo(true))
+		return -1, nil, errors.Join(err, helper.Unmount(dir, true))
 	}
-	return fd, undo, nil
+	return fd, helper.Unmount, nil
 }
 
 // Serve serves t on fuseFD, a descriptor of /dev/fuse that is mounted already,
@@ -117,16 +120,31 @@ func (s *Server) Wait() error {
 // Unmount unmounts what Mount mounted and waits for the server. It fails while
 // the mount is in use.
 func (s *Server) Unmount() error {
+	if err := s.undo(false); err != nil {
+		return err
+	}
+	return s.Wait()
+}
+
+// Detach takes away what Mount mounted even while it is in use, and does not wait: those who use it are served until
+// they let go.
+func (s *Server) Detach() error { return s.undo(true) }
+
+func (s *Server) undo(detach bool) error {
 	if !s.running() {
 		return nil // somebody else unmounted it
 	}
 	if s.unmount == nil {
 		return errors.New("whoever mounted it has to unmount it")
 	}
-	if err := s.unmount(); err != nil {
-		return err
+	path, covered := fusemount.Where(s.device)
+	if path == "" {
+		return nil // detached by somebody else, and still in use
 	}
-	return s.Wait()
+	if covered {
+		return fmt.Errorf("something else is mounted over %s", path)
+	}
+	return s.unmount(path, detach)
 }
 
 // Done returns a channel that is closed when the mount is gone and nothing is

@@ -34,7 +34,7 @@ func commands() []command {
 		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
 		{name: "rewrap", summary: "change who can open a sealed volume", run: runRewrap},
 		{summary: "\nServices:"},
-		{name: "serve", summary: "the key service", run: runServe},
+		{name: "serve", summary: "the key service", hangUp: true, run: runServe},
 		{name: "serve account", summary: "show or end what an account has at the key service", run: runServeAccount},
 		{name: "verifier", summary: "vouch for jobs inside a cluster", run: runVerifier},
 		{name: "audit", summary: "check the key service's audit log", run: runAudit},

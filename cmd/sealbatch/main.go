@@ -35,6 +35,7 @@ type command struct {
 	// hardens says that the command makes the process undumpable by itself, before
 	// it reads a key: it makes namespaces first, which an undumpable one cannot.
 	hardens bool
+	hangUp  bool // SIGHUP means something else than the end: its files are read anew
 	run     func(ctx context.Context, a *app, args []string) error
 }
 
@@ -115,9 +116,9 @@ func findCommand(words []string) (found command, rest []string, ok bool) {
 	return found, rest, ok
 }
 
-// runCommand cancels the context at the first Ctrl-C or SIGTERM, so that the
-// command can clean up; a second one ends the process at once. Hidden commands
-// see to their signals, and to keys in their memory, themselves.
+// runCommand cancels the context at the first Ctrl-C, SIGTERM or, but for nohup's,
+// SIGHUP, so that the command can clean up; a second one ends the process at once.
+// Hidden commands see to their signals, and to keys in their memory, themselves.
 func runCommand(a *app, c command, args []string) error {
 	if c.hidden {
 		return c.run(context.Background(), a, args)
@@ -127,7 +128,11 @@ func runCommand(a *app, c command, args []string) error {
 			return err
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !c.hangUp && !signal.Ignored(syscall.SIGHUP) {
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	err := c.run(ctx, a, args)

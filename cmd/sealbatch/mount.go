@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -23,6 +26,8 @@ fusermount3 -u /mnt/genomes`)
 		return usageError("sealbatch mount: FILE and DIR are needed", "sealbatch mount --help shows an example")
 	}
 	file, dir := f.Args()[0], f.Args()[1]
+	// A reader of the notices that goes away must not end this by a signal, which would leave a dead mount.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	r, err := openWith(a, file, how)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
@@ -30,8 +35,8 @@ fusermount3 -u /mnt/genomes`)
 	defer r.Close()
 	s, err := fusefs.Mount(dir, r, fusefs.MountOptions{Log: a.log})
 	if err != nil {
-		return fault.New(fault.Other, fmt.Errorf("mount on %s: %w", dir, err),
-			"as an ordinary user this needs fusermount3 (package fuse3) and an empty directory of your own")
+		return fault.New(fault.Other, fmt.Errorf("mount %s: %w", file, err), orHint(err,
+			"as an ordinary user this needs /dev/fuse, fusermount3 (package fuse3) and a directory of your own"))
 	}
 	fmt.Fprintf(a.stderr, "%s is mounted on %s; Ctrl-C unmounts it\n", file, dir)
 	ended := make(chan error, 1)
@@ -42,7 +47,11 @@ fusermount3 -u /mnt/genomes`)
 	case <-ctx.Done():
 	}
 	if err := s.Unmount(); err != nil {
-		return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), ctx.Err())
+		a.log.Warn(dir + " is still in use: it is no longer mounted there, and served until the last program has let go of it; " +
+			"Ctrl-C ends that at once")
+		if detaching := s.Detach(); detaching != nil {
+			return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), detaching, ctx.Err())
+		}
 	}
 	return <-ended
 }

@@ -92,6 +92,7 @@ func TestMount(t *testing.T) {
 	for name, unmount := range map[string]func(cmd *exec.Cmd, target string) error{
 		"Ctrl-C":      func(cmd *exec.Cmd, _ string) error { return cmd.Process.Signal(os.Interrupt) },
 		"SIGTERM":     func(cmd *exec.Cmd, _ string) error { return cmd.Process.Signal(syscall.SIGTERM) },
+		"no terminal": func(cmd *exec.Cmd, _ string) error { return cmd.Process.Signal(syscall.SIGHUP) },
 		"fusermount3": func(_ *exec.Cmd, target string) error { return exec.Command("fusermount3", "-u", target).Run() },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,13 +125,21 @@ func TestMountRefuses(t *testing.T) {
 	dir := sealTree(t)
 	newIdentity(t, filepath.Join(dir, "other"))
 	target := t.TempDir()
+	run(t, exec.Command("ln", "-s", filepath.Join(target, "nowhere"), filepath.Join(dir, "leads-nowhere")))
+	run(t, exec.Command("ln", "-s", "loop", filepath.Join(dir, "loop")))
 	for _, c := range []struct {
 		file, target, id string
 		code             int
 		want             string
 	}{
 		{"v.sealed", target, "other", 6, "none of the identities"},
-		{"v.sealed", filepath.Join(target, "nowhere"), "id", 1, "fusermount3"},
+		{"v.sealed", filepath.Join(target, "nowhere"), "id", 2, "hint: make one: mkdir " + target},
+		{"v.sealed", filepath.Join(dir, "leads-nowhere"), "id", 2, "there is no directory"},
+		{"v.sealed", filepath.Join(dir, "loop"), "id", 1, "too many links"},
+		{"v.sealed", filepath.Join(dir, "tree"), "id", 2, "is not empty"},
+		{"v.sealed", dir, "id", 2, "is not empty"}, // the volume itself is in it
+		{"v.sealed", filepath.Join(dir, "v.sealed"), "id", 2, "is not a directory"},
+		{"v.sealed", "/dev/null", "id", 2, "is not a directory"},
 		{"id", target, "id", 7, "not a sealed volume"},
 		{"nowhere", target, "id", 1, "no such file"},
 	} {
@@ -207,4 +216,139 @@ func untilGrown(t *testing.T, path string) {
 		}
 	}
 	t.Fatalf("%s is not being written", path)
+}
+
+// TestMountTwice: a directory takes one volume. By whatever name it was mounted, and wherever the directory is moved
+// meanwhile, it is unmounted in the end.
+func TestMountTwice(t *testing.T) {
+	t.Parallel()
+	dir := sealTree(t)
+	target, link := filepath.Join(dir, "above", "point"), filepath.Join(dir, "link")
+	if err := errors.Join(os.MkdirAll(target, 0o755), os.Symlink(target, link)); err != nil {
+		t.Fatal(err)
+	}
+	cmd, ended := mounted(t, dir, link)
+	for _, name := range []string{target, link} {
+		again := exec.Command("sealbatch", "mount", filepath.Join(dir, "v.sealed"), name, "-i", filepath.Join(dir, "id"))
+		out, err := again.CombinedOutput()
+		if again.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "is mounted on "+target+" already\nhint: ") {
+			t.Errorf("%s, a second time: %v\n%s", name, err, out)
+		}
+	}
+	if err := os.Rename(filepath.Join(dir, "above"), filepath.Join(dir, "renamed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cmd.Process.Signal(os.Interrupt), wait(t, ended)); err != nil {
+		t.Error(err)
+	}
+	if renamed := filepath.Join(dir, "renamed", "point"); isMounted(t, target) || isMounted(t, renamed) {
+		t.Error("it is still mounted")
+	}
+}
+
+// TestMountAfterKill: what a killed server left mounted is cleared away by the next one, by whatever name.
+func TestMountAfterKill(t *testing.T) {
+	t.Parallel()
+	dir := sealTree(t)
+	target, link := t.TempDir(), filepath.Join(dir, "link")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{target, link} {
+		cmd, ended := mounted(t, dir, target)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = wait(t, ended)
+		t.Cleanup(func() { _ = syscall.Unmount(target, syscall.MNT_DETACH) })
+		if _, err := os.ReadDir(target); !isMounted(t, target) || !errors.Is(err, syscall.ENOTCONN) {
+			t.Fatalf("killing its server leaves no dead mount: %v", err)
+		}
+		next := exec.Command("sealbatch", "mount", filepath.Join(dir, "v.sealed"), name, "-i", filepath.Join(dir, "id"))
+		said := startMount(t, next)
+		if line := said(); !strings.Contains(line, "cleared away") {
+			t.Errorf("it says %q", line)
+		}
+		if line := said(); !strings.Contains(line, "is mounted on "+name) {
+			t.Errorf("it says %q", line)
+		}
+		if err := errors.Join(next.Process.Signal(os.Interrupt), next.Wait()); err != nil || isMounted(t, target) {
+			t.Errorf("the next one ended with %v", err)
+		}
+	}
+}
+
+// startMount starts a command and returns how to read the next line of its standard error.
+func startMount(t *testing.T, cmd *exec.Cmd) (next func() string) {
+	t.Helper()
+	pipe, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	lines := bufio.NewReader(pipe)
+	return func() string {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("after %q: %v", line, err)
+		}
+		return line
+	}
+}
+
+// TestUnmountInUse: what is in use is taken out of the way at once, and served until it is let go.
+func TestUnmountInUse(t *testing.T) {
+	t.Parallel()
+	dir, target := sealTree(t), t.TempDir()
+	cmd := exec.Command("sealbatch", "mount", filepath.Join(dir, "v.sealed"), target, "-i", filepath.Join(dir, "id"))
+	said := startMount(t, cmd)
+	said()
+	f, err := os.Open(filepath.Join(target, "genome"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if line := said(); !strings.Contains(line, "is still in use") {
+		t.Errorf("it says %q", line)
+	}
+	got, err := io.ReadAll(f)
+	if err != nil || !bytes.Equal(got, bytes.Repeat([]byte("ACGT"), 50_000)) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	f.Close()
+	if err := cmd.Wait(); err != nil || isMounted(t, target) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// TestMountUnheard: that nobody reads its notices any more ends no mount.
+func TestMountUnheard(t *testing.T) {
+	t.Parallel()
+	dir, target := sealTree(t), t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command("sealbatch", "mount", filepath.Join(dir, "v.sealed"), target, "-i", filepath.Join(dir, "id"))
+	cmd.Stderr = w
+	if err := errors.Join(cmd.Start(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && !isMounted(t, target); {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := os.ReadFile(filepath.Join(target, "genome")); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait()); err != nil || isMounted(t, target) {
+		t.Errorf("it ended with %v", err)
+	}
 }
