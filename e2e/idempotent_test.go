@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -82,6 +83,7 @@ func TestKilledPrep(t *testing.T) {
 	alice.mustSB(t, args...)
 	killed := 0
 	for wait := 20 * time.Millisecond; wait < 700*time.Millisecond; wait = wait * 3 / 2 {
+		write(t, "laptop", "alice", "data/killed-prep/x", strings.Repeat("x", 1<<20+killed)) // else it is there already
 		b := launch(t, args...)
 		// What is spread are the times of the kill, so this is a sleep on purpose.
 		run(t.Context(), "laptop", "alice", nil, "sh", "-c", `sleep "$1"; for p in $(pgrep -u alice -x sealbatch); do
@@ -178,5 +180,42 @@ func TestRefusedJob(t *testing.T) {
 	}
 	if list := alice.mustSB(t, "results", "--list"); strings.Contains(list, "refused-job") {
 		t.Errorf("on record: %s", list)
+	}
+}
+
+// TestPublishedAgain runs data-prep again while a job waits: unchanged, nothing happens to it. Changed, what waits is
+// named beforehand, and gets its key if its version is pinned then.
+func TestPublishedAgain(t *testing.T) {
+	t.Parallel()
+	data := alice.dataset(t, "again", simple)
+	queue := func() string {
+		return alice.mustSB(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(),
+			"-args", "/sd-container/input/run.sh", "--sbatch", "--hold")
+	}
+	first, second := queue(), queue()
+	sealed := must(t, "login", "alice", "sha256sum", alice.scratch()+"/again.sealed")
+	r := alice.prep(t, "again", alice.scratch())
+	if r.code != 0 || strings.TrimSpace(r.out) != data || !strings.Contains(r.err, "already there, unchanged") ||
+		strings.Contains(r.err, "supersedes") || must(t, "login", "alice", "sha256sum", alice.scratch()+"/again.sealed") != sealed {
+		t.Errorf("unchanged: %s", r)
+	}
+	follow := func(id string) int {
+		must(t, "login", "alice", "scontrol", "release", id)
+		return alice.sb(t, "job-prep", "--continue", id, "-f").code
+	}
+	if code := follow(first); code != 0 {
+		t.Errorf("the job that waited meanwhile ended with %d", code)
+	}
+	write(t, "laptop", "alice", "data/again/new", "n")
+	r = alice.prep(t, "again", alice.scratch())
+	before, _, _ := strings.Cut(r.err, "sealed and shipped")
+	old := regexp.MustCompile(`sealbatch policy set ([0-9a-f]{32}) --pin-version`).FindStringSubmatch(before)
+	if r.code != 0 || old == nil || !strings.Contains(before, "waiting for the older version: job "+second+" (PENDING)") ||
+		strings.Contains(before, "job "+first) {
+		t.Fatalf("changed: %s", r)
+	}
+	alice.mustSB(t, "policy", "set", old[1], "-u", "alice", "-c", "*", "--pin-version")
+	if code := follow(second); code != 0 {
+		t.Errorf("the job whose version was pinned ended with %d", code)
 	}
 }

@@ -41,38 +41,35 @@ func Waiting(ctx context.Context, d Deps, volumeID string) (names []string, err 
 
 // readyJob names a run that is not known to be submitted, or puts the job that somebody
 // made of it into byID.
-func (d Deps) readyJob(ctx context.Context, rec submission.Record, byID map[slurm.JobID]bool) ([]string, error) {
+func (d Deps) readyJob(ctx context.Context, rec submission.Record, byID map[slurm.JobID]bool) (names []string, err error) {
 	if rec.Address == d.Address {
-		ids, err := d.find(ctx, rec)
+		var ids []slurm.JobID
+		ids, err = d.find(ctx, rec)
 		for _, id := range ids {
 			byID[id] = true
 		}
-		if err != nil || len(ids) > 0 {
+		if len(ids) > 0 || fault.ClassOf(d.started(rec)) == fault.Job {
 			return nil, err
 		}
-		if fault.ClassOf(d.started(rec)) == fault.Job {
-			return nil, nil
-		}
 	}
-	return []string{fmt.Sprintf("run %s (ready to be submitted)", rec.Run[:12])}, nil
+	return []string{fmt.Sprintf("run %s (ready to be submitted)", rec.Run[:12])}, err
 }
 
 // queued names those of the jobs that have not begun.
-func (d Deps) queued(ctx context.Context, byID map[slurm.JobID]bool) (names []string, err error) {
+func (d Deps) queued(ctx context.Context, byID map[slurm.JobID]bool) (names []string, unasked error) {
 	for ids := range slices.Chunk(slices.Sorted(maps.Keys(byID)), 100) {
 		status, err := d.Slurm.Status(ctx, ids)
-		if err != nil {
-			return names, err
-		}
+		unasked = errors.Join(unasked, err)
 		for _, id := range ids {
-			switch s := status[id].State; s {
-			case slurm.Unknown, slurm.Running, slurm.Completing: // forgotten, or has its keys
+			s := status[id].State
+			switch {
+			case err != nil:
+				names = append(names, fmt.Sprintf("job %s (Slurm does not say)", id))
+			case s == slurm.Unknown, s == slurm.Running, s == slurm.Completing, s.Ended(): // forgotten, or has its keys
 			default:
-				if !s.Ended() {
-					names = append(names, fmt.Sprintf("job %s (%s)", id, s))
-				}
+				names = append(names, fmt.Sprintf("job %s (%s)", id, s))
 			}
 		}
 	}
-	return names, nil
+	return names, unasked
 }

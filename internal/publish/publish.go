@@ -172,6 +172,7 @@ type publishing struct {
 	r       Request
 	input   scanned
 	current *keyapi.SecretEntry // the version that is published; nil if there is none
+	awaited bool                // jobs are known to wait for it
 	s       volume.Sealed
 	sent    *upload    // nil until it has begun
 	mu      sync.Mutex // for Deps.FS, which is replaced when a connection breaks

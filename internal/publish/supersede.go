@@ -58,6 +58,7 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 	}
 	switch {
 	case len(jobs) > 0:
+		p.awaited = true
 		p.Log.Warn("waiting for the older version: " + strings.Join(jobs, ", "))
 	case err == nil:
 		p.Log.Info("no job that was submitted from here waits for it")
@@ -66,7 +67,8 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 }
 
 // keptName returns under which name the sealed file at remote stays on the site when
-// another gets its name: "" unless it is a version that is pinned.
+// another gets its name: "" unless it is a version that is pinned, or may still be since
+// jobs wait for it.
 func (p *publishing) keptName(ctx context.Context, remote string) (string, error) {
 	var kept string
 	err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
@@ -81,6 +83,9 @@ func (p *publishing) keptName(ctx context.Context, remote string) (string, error
 	})
 	if err != nil || kept == "" {
 		return "", err
+	}
+	if p.awaited && p.current.VolumeID == kept {
+		return manifest.KeptPath(remote, kept), nil
 	}
 	s, err := p.Keys.GetSecret(ctx, kept)
 	if errors.Is(err, keyclient.ErrNotFound) || err == nil && (!s.Policy.PinVersion || s.Revoked) {
