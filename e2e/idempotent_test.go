@@ -211,7 +211,7 @@ func TestPublishedAgain(t *testing.T) {
 	before, _, _ := strings.Cut(r.err, "sealed and shipped")
 	old := regexp.MustCompile(`sealbatch policy set ([0-9a-f]{32}) --pin-version`).FindStringSubmatch(before)
 	if r.code != 0 || old == nil || !strings.Contains(before, "waiting for the older version: job "+second+" (PENDING)") ||
-		strings.Contains(before, "job "+first) {
+		strings.Contains(before, "job "+first+" (") {
 		t.Fatalf("changed: %s", r)
 	}
 	alice.mustSB(t, "policy", "set", old[1], "-u", "alice", "-c", "*", "--pin-version")

@@ -271,6 +271,9 @@ func TestSaidBefore(t *testing.T) {
 	if _, err := Run(t.Context(), s.d, s.r); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Lstat(manifest.KeptPath(first.Info.PathAtRest, first.Info.VolumeID)); err != nil {
+		t.Errorf("what a job waits for may still be pinned, but: %v", err)
+	}
 	for _, want := range []string{"supersedes the one that is published", first.Info.VolumeID, "the input has changed",
 		"waiting for the older version: job 4711 (PENDING)", "sealbatch policy set " + first.Info.VolumeID + " --pin-version"} {
 		if !strings.Contains(log.String(), want) {
