@@ -214,7 +214,7 @@ func TestPublishedAgain(t *testing.T) {
 		strings.Contains(before, "job "+first+" (") {
 		t.Fatalf("changed: %s", r)
 	}
-	alice.mustSB(t, "policy", "set", old[1], "-u", "alice", "-c", "*", "--pin-version")
+	alice.mustSB(t, "policy", "set", old[1], "--pin-version")
 	if code := follow(second); code != 0 {
 		t.Errorf("the job whose version was pinned ended with %d", code)
 	}

@@ -112,3 +112,28 @@ func TestScanFindsTrouble(t *testing.T) {
 		t.Errorf("%v\n%s\nwant %s", err, out, want)
 	}
 }
+
+// TestChangeWithinATick: what is changed right after a scan, to the same size and time, has another fingerprint.
+func TestChangeWithinATick(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "f")
+	for n := range 20 {
+		if err := os.WriteFile(file, []byte{byte(n), 0}, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, before, err := Scan(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.WriteFile(file, []byte{byte(n), 1}, 0o600), os.Chtimes(file, st.ModTime(), st.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+		if _, after, err := Scan(t.Context(), file); err != nil || before == after {
+			t.Fatalf("round %d: the change is not seen, %v", n, err)
+		}
+	}
+}
