@@ -28,7 +28,7 @@ type Options struct {
 
 	// Prompt asks the person at the terminal; nil if there is nobody.
 	Prompt func(context.Context, Prompt) (string, error)
-	// Timeout is for each host's connection up to authentication; 0 means 30 seconds. Time that a
+	// Timeout is for each host's connection up to authentication; 0 means ssh_config's ConnectTimeout, or 30 seconds. Time that a
 	// person takes to answer a Prompt does not count.
 	Timeout time.Duration
 	// Stall is how long the SFTP server may leave requests unanswered, with nothing moving, until the
@@ -63,11 +63,7 @@ type Client struct {
 // Dial connects, through jump hosts if there are any, and logs in. Errors are *Error of the kinds
 // ErrConfig, ErrConnect, ErrHostKeyUnknown, ErrHostKeyChanged and ErrAuth, or ctx's.
 func Dial(ctx context.Context, o Options) (*Client, error) {
-	cfg, err := loadConfig(o.ConfigFile)
-	if err != nil {
-		return nil, err
-	}
-	route, err := o.route(cfg)
+	route, err := o.route(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -99,65 +95,15 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// route lists the hosts to go through, the login node last.
-func (o *Options) route(cfg *sshConfig) ([]*target, error) {
-	last, err := o.resolve(cfg, o.Host, o.User, o.Port)
-	if err != nil {
-		return nil, err
-	}
-	last.keys = append(append([]string(nil), o.Keys...), last.keys...)
-	switch {
-	case o.ProxyJump == "none":
-		last.jumps = nil
-	case o.ProxyJump != "":
-		last.jumps = strings.Split(o.ProxyJump, ",")
-	}
-	route, jumps := []*target{last}, last.jumps
-	for len(jumps) > 0 {
-		if len(route) > maxHops {
-			return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("more than %d jump hosts; does ProxyJump lead in a circle?", maxHops)})
-		}
-		login, host, port, err := splitHop(jumps[len(jumps)-1])
-		if err != nil {
-			return nil, err
-		}
-		t, err := o.resolve(cfg, host, login, port)
-		if err != nil {
-			return nil, err
-		}
-		t.keys = append(append([]string(nil), o.Keys...), t.keys...)
-		route = append([]*target{t}, route...)
-		if jumps = jumps[:len(jumps)-1]; len(jumps) == 0 {
-			jumps = t.jumps // only the first of the chain uses its own ProxyJump, as with ssh
-		}
-	}
-	return route, nil
-}
-
-func (o *Options) resolve(cfg *sshConfig, host, login string, port int) (*target, error) {
-	if host == "" || strings.HasPrefix(host, "-") {
-		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", host), Next: "set [supercomputer] address"})
-	}
-	t, err := cfg.resolve(host, login, port)
-	if err == nil && len(o.KnownHosts) > 0 {
-		t.knownHosts = o.KnownHosts
-	}
-	return t, err
-}
-
 // hop connects to t, through the host before it if there is one, and logs in.
 func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.Client, error) {
 	keys, err := newHostKeys(t)
 	if err != nil {
 		return nil, err
 	}
-	timeout := o.Timeout
-	if timeout <= 0 {
-		timeout = defaultTimeout
-	}
-	deadline := newDeadline(ctx, timeout)
+	deadline := newDeadline(ctx, cmp.Or(max(o.Timeout, 0), t.connectTimeout, defaultTimeout))
 	defer deadline.stop()
-	conn, err := dialTCP(deadline.ctx, before, t.address())
+	conn, err := t.dial(deadline.ctx, before)
 	if err != nil {
 		return nil, fail(Error{Kind: ErrConnect, What: "cannot connect to " + t.address(), Err: deadline.explain(err),
 			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"})
@@ -177,16 +123,13 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 	})
 	if err != nil {
 		_ = conn.Close()
-		return nil, creds.explain(deadline.explain(err), keys.passed)
+		err = deadline.explain(err)
+		if p, ok := conn.(*piped); ok && !keys.passed {
+			err = p.explain(err)
+		}
+		return nil, creds.explain(err, keys.passed)
 	}
 	return ssh.NewClient(c, channels, requests), nil
-}
-
-func dialTCP(ctx context.Context, before *ssh.Client, address string) (net.Conn, error) {
-	if before != nil {
-		return before.DialContext(ctx, "tcp", address)
-	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 }
 
 // explain turns an error of the handshake into one of this package's. Once the host's key is

@@ -48,7 +48,8 @@ func TestHostKeyErrors(t *testing.T) {
 			[]string{"known_hosts:2", "someone may be in between"}, "ssh-keygen -f"},
 		"revoked": {knownHosts(t, "@revoked "+s.line(t, "ed25519"), "@revoked "+s.line(t, "ecdsa")), ErrHostKeyChanged,
 			[]string{"revoked"}, "do not log in"},
-		"nonsense": {knownHosts(t, "x y z"), ErrConfig, []string{"known_hosts"}, ""},
+		"unreadable": {knownHosts(t, "x y z", s.name()+" ssh-ed25519 AAAA"), ErrHostKeyUnknown,
+			[]string{"passed over, since it cannot be read: ", "known_hosts:2"}, "ssh-keyscan -p"},
 	} {
 		_, err := Dial(t.Context(), s.login(t, c.known))
 		var own *Error
@@ -228,10 +229,13 @@ func TestConfigErrors(t *testing.T) {
 	t.Parallel()
 	config := filepath.Join(t.TempDir(), "config")
 	for text, want := range map[string]string{
-		"Match exec true\nUser x\n":   "cannot use",
-		"Host x\nProxyCommand nc a b": "ProxyCommand",
-		"Host x\nPort many":           "not a port",
-		"Host x\nProxyJump -oX=y":     "not a host",
+		"Match of\nUser x\n":                                   "Match",
+		"Host x\nProxyCommand nc a b\nProxyUseFdpass yes":      "ProxyUseFdpass",
+		"Host x\nHostName a;b\nProxyCommand nc %h":             "not a name for the ProxyCommand",
+		"Host x\nPort many":                                    "many",
+		"Host x\nProxyJump -oX=y":                              "-oX=y",
+		"Host x\nIdentityFile ${SEALBATCH_NO_SUCH_VARIABLE}/k": "SEALBATCH_NO_SUCH_VARIABLE",
+		"Host x\nHostKeyAlgorithms ssh-dss":                    "no algorithm for the host key of x",
 	} {
 		writeFile(t, config, text)
 		if _, err := Dial(t.Context(), Options{Host: "x", ConfigFile: config}); !errors.Is(err, ErrConfig) ||

@@ -9,8 +9,9 @@
 // there is replaced, cut or given another mode: what is made is new, and has its mode with the request
 // that makes it, though the SFTP library sends none (withMode).
 //
-// Of ssh_config these are used: HostName, User, Port, IdentityFile, CertificateFile, IdentitiesOnly,
-// IdentityAgent, ProxyJump, UserKnownHostsFile, GlobalKnownHostsFile and HostKeyAlias. Match blocks
-// other than `Match all` and `Match host` make a user's file unreadable, and the system's ignored;
-// ProxyCommand is refused.
+// Of ssh_config these are used (package sshconfig, which asks ssh itself where it is installed): HostName,
+// User, Port, IdentityFile, CertificateFile, IdentitiesOnly, IdentityAgent, ProxyJump, ProxyCommand,
+// UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, HostKeyAlgorithms, AddressFamily, BindAddress,
+// ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, and what selects them: Host, Match, Include,
+// CanonicalizeHostname.
 package transfer

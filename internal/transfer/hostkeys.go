@@ -2,107 +2,77 @@ package transfer
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strings"
 
-	"github.com/kevinburke/ssh_config"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
-
-	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
 // hostKeys checks one host's key against known_hosts files.
 type hostKeys struct {
 	target *target
-	known  ssh.HostKeyCallback
-	isCA   map[string]bool // marshalled keys on @cert-authority lines that match the host
-	passed bool            // the host's key was accepted
+	known  []knownKey
+	bad    []string // lines that could not be read
+	passed bool     // the host's key was accepted
 }
 
 func newHostKeys(t *target) (*hostKeys, error) {
-	var files []string
-	for _, f := range t.knownHosts {
-		switch err := trusted.Check(f, trusted.Public); {
-		case err == nil:
-			files = append(files, f)
-		case errors.Is(err, trusted.ErrUnsafe):
-			return nil, fail(Error{Kind: ErrConfig, What: "known_hosts", Err: err, Next: fault.Hint(err)})
-		}
-	}
-	known, err := knownhosts.New(files...)
+	known, bad, err := knownKeys(t.knownHosts, t.hostKeyAddress())
 	if err != nil {
-		return nil, fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
+		return nil, err
 	}
-	h := &hostKeys{target: t, known: known, isCA: map[string]bool{}}
-	for _, f := range files {
-		if err := h.findCAs(f); err != nil {
-			return nil, err
-		}
+	h := &hostKeys{target: t, known: known, bad: bad}
+	if len(h.algorithms()) == 0 {
+		return nil, fail(Error{Kind: ErrConfig,
+			What: fmt.Sprintf("ssh_config allows no algorithm for the host key of %s that sealbatch has: HostKeyAlgorithms %s",
+				t.alias, strings.Join(t.hostKeyAlgorithms, ",")),
+			Next: "allow one of " + strings.Join(ssh.SupportedAlgorithms().HostKeys, ",")})
 	}
 	return h, nil
 }
 
-// maxKnownHosts bounds a known_hosts file, in bytes.
-const maxKnownHosts = 64 << 20
-
-// findCAs remembers the authorities that a file names for the host: the known_hosts package does not
-// tell them from the host's own keys.
-func (h *hostKeys) findCAs(file string) error {
-	data, err := trusted.ReadFile(file, maxKnownHosts)
-	if err != nil {
-		return fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
+// name is how known_hosts calls the host.
+func (h *hostKeys) name() string {
+	host, port, err := net.SplitHostPort(h.target.hostKeyAddress())
+	if err != nil || port == "22" {
+		return strings.ToLower(host)
 	}
-	name := knownhosts.Normalize(h.target.hostKeyAddress())
-	for {
-		marker, patterns, key, _, rest, err := ssh.ParseKnownHosts(data)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fail(Error{Kind: ErrConfig, What: "cannot read " + file, Err: err})
-		}
-		data = rest
-		if marker == "cert-authority" && matches(patterns, name) {
-			h.isCA[string(key.Marshal())] = true
-		}
-	}
+	return "[" + strings.ToLower(host) + "]:" + port
 }
 
-func matches(patterns []string, name string) bool {
-	var host ssh_config.Host
-	for _, p := range patterns {
-		if pattern, err := ssh_config.NewPattern(p); err == nil {
-			host.Patterns = append(host.Patterns, pattern)
+// having returns the lines with a marker, and with the key unless it is nil.
+func (h *hostKeys) having(marker string, key ssh.PublicKey) (out []knownKey) {
+	for _, k := range h.known {
+		if k.marker == marker && (key == nil || bytes.Equal(k.key.Marshal(), key.Marshal())) {
+			out = append(out, k)
 		}
 	}
-	return host.Matches(name)
+	return out
 }
 
-// ownKeys returns the host's own known keys.
-func (h *hostKeys) ownKeys(want []knownhosts.KnownKey) []knownhosts.KnownKey {
-	return slices.DeleteFunc(slices.Clone(want), func(k knownhosts.KnownKey) bool { return h.isCA[string(k.Key.Marshal())] })
+// own returns the host's own known keys: where lines name it with its port, those.
+func (h *hostKeys) own() []knownKey {
+	all := h.having("", nil)
+	if full := slices.DeleteFunc(slices.Clone(all), func(k knownKey) bool { return k.bare }); len(full) > 0 {
+		return full
+	}
+	return all
 }
 
-// algorithms orders what the client offers so that the server presents a key that is known, if it has
-// one: certificates if an authority is known, then the types of known keys, then the others.
+// algorithms orders what the client offers, of what ssh_config allows, so that the server presents a key
+// that is known, if it has one: certificates if an authority is known, then the types of known keys, then
+// the others.
 func (h *hostKeys) algorithms() []string {
-	supported := ssh.SupportedAlgorithms().HostKeys
 	var certs, first, rest []string
 	wanted := map[string]bool{}
-	var keyErr *knownhosts.KeyError
-	if err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, probe{}); errors.As(err, &keyErr) {
-		for _, k := range h.ownKeys(keyErr.Want) {
-			wanted[k.Key.Type()] = true
-		}
+	for _, k := range h.own() {
+		wanted[k.key.Type()] = true
 	}
-	for _, a := range supported {
+	for _, a := range ssh.SupportedAlgorithms().HostKeys {
 		switch {
+		case h.target.hostKeyAlgorithms != nil && !slices.Contains(h.target.hostKeyAlgorithms, a):
 		case strings.Contains(a, "-cert-"):
 			certs = append(certs, a)
 		case wanted[a] || (strings.HasPrefix(a, "rsa-sha2-") && wanted[ssh.KeyAlgoRSA]):
@@ -112,40 +82,61 @@ func (h *hostKeys) algorithms() []string {
 		}
 	}
 	plain := append(first, rest...)
-	if len(h.isCA) > 0 {
+	if len(h.having("cert-authority", nil)) > 0 {
 		return append(certs, plain...)
 	}
 	return plain // a certificate of an unknown authority is worth nothing, and hides the key beneath
 }
 
-// probe is a key that no host has.
-type probe struct{}
-
-func (probe) Type() string                        { return "probe" }
-func (probe) Marshal() []byte                     { return []byte("probe") }
-func (probe) Verify([]byte, *ssh.Signature) error { return errors.New("not a key") }
-
 // check is the ssh.HostKeyCallback.
 func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
-	err := h.known(h.target.hostKeyAddress(), &net.TCPAddr{}, key)
-	var keyErr *knownhosts.KeyError
-	var revoked *knownhosts.RevokedError
+	if cert, ok := key.(*ssh.Certificate); ok {
+		return h.checkCertificate(cert)
+	}
+	if err := h.checkRevoked(key); err != nil {
+		return err
+	}
+	own := h.own()
 	switch {
-	case err == nil:
+	case len(h.having("", key)) > 0:
 		h.passed = true
 		return nil
-	case errors.As(err, &revoked):
-		return fail(Error{Kind: ErrHostKeyChanged, What: fmt.Sprintf("%s presented a host key that %s:%d marks as revoked",
-			h.target.host, revoked.Revoked.Filename, revoked.Revoked.Line),
-			Next: "do not log in; ask the site's support"})
-	case !errors.As(err, &keyErr):
-		return fail(Error{Kind: ErrHostKeyChanged, What: h.target.host + " presented a host certificate that is not valid", Err: err,
-			Next: "ask the site's support"})
-	}
-	if own := h.ownKeys(keyErr.Want); len(own) > 0 {
+	case len(own) > 0 && !own[0].bare:
 		return h.changed(key, own)
 	}
 	return h.unknown(key)
+}
+
+// checkRevoked refuses a key that a line marks.
+func (h *hostKeys) checkRevoked(key ssh.PublicKey) error {
+	revoked := h.having("revoked", key)
+	if len(revoked) == 0 {
+		return nil
+	}
+	return fail(Error{Kind: ErrHostKeyChanged,
+		What: fmt.Sprintf("%s presented a host key that %s marks as revoked", h.target.host, revoked[0].at()),
+		Next: "do not log in; ask the site's support"})
+}
+
+// checkCertificate accepts a certificate of a known authority for the host.
+func (h *hostKeys) checkCertificate(cert *ssh.Certificate) error {
+	for _, key := range []ssh.PublicKey{cert, cert.Key, cert.SignatureKey} {
+		if err := h.checkRevoked(key); err != nil {
+			return err
+		}
+	}
+	checker := ssh.CertChecker{
+		IsHostAuthority: func(key ssh.PublicKey, _ string) bool { return len(h.having("cert-authority", key)) > 0 },
+	}
+	if !checker.IsHostAuthority(cert.SignatureKey, "") {
+		return h.check("", nil, cert.Key)
+	}
+	if err := checker.CheckHostKey(h.target.hostKeyAddress(), nil, cert); err != nil {
+		return fail(Error{Kind: ErrHostKeyChanged, What: h.target.host + " presented a host certificate that is not valid", Err: err,
+			Next: "ask the site's support"})
+	}
+	h.passed = true
+	return nil
 }
 
 func (h *hostKeys) unknown(key ssh.PublicKey) error {
@@ -154,24 +145,31 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 	if len(t.knownHosts) > 0 {
 		file = t.knownHosts[0]
 	}
-	return fail(Error{Kind: ErrHostKeyUnknown,
-		What: fmt.Sprintf("the host key of %s is unknown (%s %s)", knownhosts.Normalize(t.hostKeyAddress()), key.Type(),
-			ssh.FingerprintSHA256(key)),
-		Next: fmt.Sprintf("compare the fingerprint with the one that the site publishes; "+
-			"if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)})
+	what := fmt.Sprintf("the host key of %s is unknown (%s %s)", h.name(), key.Type(), ssh.FingerprintSHA256(key))
+	if len(h.bad) > 0 {
+		what += "; passed over, since it cannot be read: " + strings.Join(h.bad[:min(len(h.bad), maxBadLines)], ", ")
+	}
+	next := fmt.Sprintf("compare the fingerprint with the one that the site publishes; "+
+		"if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)
+	if t.strict == "false" || t.strict == "accept-new" {
+		next += "; StrictHostKeyChecking in ssh_config does not change this: sealbatch takes no key that nobody compared"
+	}
+	return fail(Error{Kind: ErrHostKeyUnknown, What: what, Next: next})
 }
 
-func (h *hostKeys) changed(key ssh.PublicKey, own []knownhosts.KnownKey) error {
+// maxBadLines bounds the lines that an error names.
+const maxBadLines = 3
+
+func (h *hostKeys) changed(key ssh.PublicKey, own []knownKey) error {
 	at := own[0]
 	for _, k := range own {
-		if k.Key.Type() == key.Type() && !bytes.Equal(k.Key.Marshal(), key.Marshal()) {
+		if k.key.Type() == key.Type() {
 			at = k
 		}
 	}
-	name := knownhosts.Normalize(h.target.hostKeyAddress())
 	return fail(Error{Kind: ErrHostKeyChanged,
-		What: fmt.Sprintf("the host key of %s is not the one in %s:%d: it presented %s %s, known is %s %s; someone may be in between",
-			name, at.Filename, at.Line, key.Type(), ssh.FingerprintSHA256(key), at.Key.Type(), ssh.FingerprintSHA256(at.Key)),
+		What: fmt.Sprintf("the host key of %s is not the one in %s: it presented %s %s, known is %s %s; someone may be in between",
+			h.name(), at.at(), key.Type(), ssh.FingerprintSHA256(key), at.key.Type(), ssh.FingerprintSHA256(at.key)),
 		Next: fmt.Sprintf("only if the site announced new keys: ssh-keygen -f %s -R '%s', then take the new one from the site",
-			at.Filename, name)})
+			at.file, h.name())})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/sshconfig"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
@@ -29,7 +30,10 @@ func TestFilesOfOthers(t *testing.T) {
 		}
 	}
 	read := map[string]func() error{
-		"config": func() error { _, err := loadConfig(at("config")); return err },
+		"config": func() error {
+			_, err := resolve(t.Context(), sshconfig.Query{Host: "b", File: at("config")})
+			return err
+		},
 		"known_hosts": func() error {
 			_, err := newHostKeys(&target{host: "h", port: 22, knownHosts: []string{at("known_hosts")}})
 			return err
