@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -29,6 +28,14 @@ type ExtractOptions struct {
 	// LeaveOut removes files that Damaged is told of, under all of their names,
 	// instead of keeping what comes before the failure.
 	LeaveOut bool
+	// Missing, if set, is told of what the file system cannot hold, such as a
+	// name, a link or a size that it does not know, and extraction goes on without
+	// it. Without Missing the first such thing ends it.
+	Missing func(path string, err error)
+	// Altered, if set, is told of what came out otherwise than it was sealed: a
+	// time that the file system cannot hold, a mode, or a copy for a hard link. Both
+	// are called from several goroutines.
+	Altered func(path string, err error)
 	// Progress, if set, is called often, from several goroutines, with the
 	// number of bytes extracted and their total (0 if it is not known).
 	Progress func(bytesDone, bytesTotal int64)
@@ -39,7 +46,8 @@ type ExtractOptions struct {
 // Extract writes the volume's tree to dir, which must be new or empty. It is
 // written as dir.partial and renamed when it is complete; if it fails,
 // dir.partial is removed. Nothing is written outside it, whatever names and
-// links the volume holds. Owners and ACLs are not part of a volume.
+// links the volume holds. Owners and ACLs are not part of a volume; setuid and
+// setgid bits are, and do not come out.
 func (r *Reader) Extract(ctx context.Context, dir string, opt ExtractOptions) error {
 	var total int64
 	for i := range r.t.nodes {
@@ -131,6 +139,8 @@ type extraction struct {
 	total  int64
 
 	further map[string][]string // by a file's first path: its further ones
+	dropped map[uint32]bool     // directories and files that the file system did not take
+	copies  []copiedLink        // to be made last
 	mu      sync.Mutex
 	left    []string // first paths of files to be left out
 }
@@ -155,6 +165,7 @@ func extractInto(ctx context.Context, src Source, dir string, total int64, opt E
 	x := &extraction{
 		root: root, opt: opt, group: group, ctx: ctx, total: total,
 		dirs: map[uint32]string{}, linked: map[uint32]string{}, further: map[string][]string{},
+		dropped: map[uint32]bool{},
 	}
 	err = src.Walk(ctx, x.entry)
 	if gerr := group.Wait(); gerr != nil {
@@ -185,43 +196,57 @@ func (x *extraction) entry(e Entry) (uint32, error) {
 		path = parent + "/" + e.Name
 	}
 	if e.IsLink {
-		first := x.linked[e.Link]
-		x.further[first] = append(x.further[first], path)
-		return e.Link, x.root.Link(first, path)
+		return e.Link, x.link(e, path)
 	}
 	node := x.nodes
 	x.nodes++
+	if e.Attr.Type == Dir {
+		x.dirs[node] = path
+	}
+	if x.dropped[e.Parent] {
+		x.dropped[node] = true
+		x.opt.Missing(path, errNoDir)
+		return node, nil
+	}
+	return node, x.make(node, e, path)
+}
+
+// make makes a directory, a symbolic link or a file.
+func (x *extraction) make(node uint32, e Entry, path string) error {
+	var err error
 	switch e.Attr.Type {
 	case Dir:
-		x.dirs[node] = path
-		x.attrs = append(x.attrs, dirAttr{path, e.Attr})
-		return node, x.root.Mkdir(path, 0o700)
+		if err = x.root.Mkdir(path, 0o700); err == nil {
+			x.attrs = append(x.attrs, dirAttr{path, e.Attr})
+		}
 	case Symlink:
-		return node, x.symlink(e, path)
+		err = x.symlink(e, path)
 	case File:
 		if e.Attr.Nlink > 1 {
 			x.linked[node] = path
 		}
-		return node, x.file(e, path)
+		err = x.file(e, path)
+	default:
+		return fmt.Errorf("%w: %q", ErrSpecial, path)
 	}
-	return 0, fmt.Errorf("%w: %q", ErrSpecial, path)
+	if err != nil {
+		x.dropped[node] = true
+	}
+	return x.missing(path, err)
 }
 
 func (x *extraction) symlink(e Entry, path string) error {
 	if err := x.root.Symlink(e.Target, path); err != nil {
 		return err
 	}
-	dir, err := x.root.Open(filepath.Dir(path))
-	if err != nil {
-		return err
+	err := x.setTime(path, e.Attr.Mtime)
+	if err == nil && x.opt.Altered != nil {
+		var fi fs.FileInfo
+		if fi, err = x.root.Lstat(path); err == nil {
+			err = x.lookAtTime(path, fi, e.Attr)
+		}
 	}
-	defer dir.Close()
-	mtime := unix.Timespec{Sec: e.Attr.Mtime.Unix(), Nsec: int64(e.Attr.Mtime.Nanosecond())}
-	err = unix.UtimesNanoAt(int(dir.Fd()), e.Name, []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}, unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return &fs.PathError{Op: "set times of", Path: path, Err: err}
-	}
-	return nil
+	return x.altered(path, err)
 }
 
 // file creates a file at once, so that links to it can follow, and leaves large
@@ -259,6 +284,9 @@ func (x *extraction) content(e Entry, r io.ReadCloser, f *os.File, path string) 
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
+	}
+	if errors.Is(err, unix.EFBIG) {
+		err = x.missing(path, errors.Join(err, x.root.Remove(path)))
 	}
 	if err != nil {
 		return fmt.Errorf("extract %q: %w", path, err)
@@ -320,16 +348,6 @@ func (x *extraction) leaveOut(path string) {
 // damage marks an integrity failure that does not end the extraction.
 type damage struct{ error }
 
-func (x *extraction) setAttr(f *os.File, path string, a Attr) error {
-	// Setuid and setgid bits are dropped: nobody gains rights by what comes out.
-	if err := unix.Fchmod(int(f.Fd()), a.Mode&0o1777); err != nil {
-		return fmt.Errorf("set its mode: %w", err)
-	}
-	// By path, since older kernels cannot set times by descriptor. The zero time
-	// leaves the access time alone.
-	return x.root.Chtimes(path, time.Time{}, a.Mtime)
-}
-
 // finish sets the directories' attributes, the innermost first: creating a file
 // changes its directory's time, and a read-only one could not be filled.
 func (x *extraction) finish() error {
@@ -339,6 +357,9 @@ func (x *extraction) finish() error {
 				return err
 			}
 		}
+	}
+	if err := x.copyLinks(); err != nil {
+		return err
 	}
 	for i := len(x.attrs) - 1; i >= 0; i-- {
 		f, err := x.root.Open(x.attrs[i].path)

@@ -34,7 +34,9 @@ var codeMeanings = []struct {
 	{exitCodes[fault.Key], "key refused: by a policy, by the key service, or because no identity opens the volume"},
 	{exitCodes[fault.Integrity], "integrity: a signature, digest or authentication tag is wrong"},
 	{exitCodes[fault.Slurm], "Slurm: one of its commands failed"},
-	{exitCodes[fault.Job], "the job failed, or has left nothing yet"},
+	{exitCodes[fault.Job], "the job failed, or has not ended yet"},
+	{exitCodes[fault.Incomplete], "not all: what could be kept is there, and what could not is named"},
+	{exitCodes[fault.Empty], "the job has ended, and left nothing to open"},
 	{exitCodes[fault.Interrupted], "interrupted: Ctrl-C or SIGTERM"},
 }
 

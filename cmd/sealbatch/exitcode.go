@@ -11,7 +11,8 @@ import (
 // others (noderun.ExitMeanings), and job-prep -f ends with its job's.
 var exitCodes = map[fault.Class]int{
 	fault.None: 0, fault.Other: 1, fault.Usage: 2, fault.Config: 3, fault.SSH: 4, fault.Attestation: 5,
-	fault.Key: 6, fault.Integrity: 7, fault.Slurm: 8, fault.Job: 9, fault.Interrupted: 130,
+	fault.Key: 6, fault.Integrity: 7, fault.Slurm: 8, fault.Job: 9,
+	fault.Incomplete: 10, fault.Empty: 11, fault.Interrupted: 130,
 }
 
 // exitCode returns the documented exit code of an error.

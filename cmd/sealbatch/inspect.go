@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -28,12 +29,15 @@ type inspection struct {
 }
 
 type treeEntry struct {
-	Path   string    `json:"path"`
-	Type   string    `json:"type"`
-	Mode   string    `json:"mode"`
-	Size   int64     `json:"size"`
-	Mtime  time.Time `json:"mtime"`
-	Target string    `json:"target,omitempty"`
+	Path string `json:"path"`
+	// Raw is the path itself where it is no UTF-8, which JSON cannot hold.
+	Raw    []byte `json:"path_base64,omitempty"`
+	Type   string `json:"type"`
+	Mode   string `json:"mode"`
+	Size   int64  `json:"size"`
+	Mtime  string `json:"mtime"` // RFC 3339, or @SECONDS since 1970 if the year has not four digits
+	Target string `json:"target,omitempty"`
+	mtime  time.Time
 }
 
 func runInspect(_ context.Context, a *app, args []string) error {
@@ -101,24 +105,32 @@ func inspect(a *app, path string, how opening) (in inspection, r *volume.Reader,
 // maxPath is PATH_MAX: nothing can be opened by a longer path, and paths in a deep tree have quadratic length.
 const maxPath = 4096
 
-// walkTree calls show for what lies below a directory, in order. What has too long a path is left out.
-func walkTree(r *volume.Reader, dir uint32, prefix string, show func(treeEntry) error) error {
+// walkTree calls show for what lies below a directory, in order. It returns the number of names that have too
+// long a path, and are not shown.
+func walkTree(r *volume.Reader, dir uint32, prefix string, show func(treeEntry) error) (hidden int, err error) {
 	for _, d := range r.Dirents(dir) {
 		path := prefix + d.Name
 		if len(path) > maxPath {
+			hidden++
 			continue
 		}
 		at := r.Attr(d.Node)
-		err := show(treeEntry{Path: path, Type: at.Type.String(), Mode: fmt.Sprintf("%04o", at.Mode),
-			Size: at.Size, Mtime: at.Mtime.UTC(), Target: r.Readlink(d.Node)})
+		e := treeEntry{Path: path, Type: at.Type.String(), Mode: fmt.Sprintf("%04o", at.Mode), mtime: at.Mtime,
+			Size: at.Size, Mtime: text.Time(at.Mtime, time.RFC3339Nano), Target: r.Readlink(d.Node)}
+		if !utf8.ValidString(path) {
+			e.Raw = []byte(path)
+		}
+		err := show(e)
 		if err == nil && at.Type == volume.Dir {
-			err = walkTree(r, d.Node, path+"/", show)
+			var more int
+			more, err = walkTree(r, d.Node, path+"/", show)
+			hidden += more
 		}
 		if err != nil {
-			return err
+			return hidden, err
 		}
 	}
-	return nil
+	return hidden, nil
 }
 
 // printJSON prints an object with the fields of in, and the tree entry by entry, since it can be large.
@@ -132,7 +144,7 @@ func printJSON(w io.Writer, in inspection, r *volume.Reader) error {
 		return err
 	}
 	before := strings.TrimSuffix(string(head), "\n}") + ",\n  \"tree\": [\n    "
-	err = walkTree(r, 0, "", func(e treeEntry) error {
+	hidden, err := walkTree(r, 0, "", func(e treeEntry) error {
 		b, err := json.MarshalIndent(e, "    ", "  ")
 		if err == nil {
 			_, err = fmt.Fprintf(w, "%s%s", before, b)
@@ -140,8 +152,12 @@ func printJSON(w io.Writer, in inspection, r *volume.Reader) error {
 		before = ",\n    "
 		return err
 	})
+	end := "\n  ]\n}\n"
+	if hidden > 0 {
+		end = fmt.Sprintf("\n  ],\n  \"not_shown\": %d\n}\n", hidden)
+	}
 	if err == nil {
-		_, err = io.WriteString(w, "\n  ]\n}\n")
+		_, err = io.WriteString(w, end)
 	}
 	return err
 }
@@ -152,12 +168,16 @@ func printInspection(w io.Writer, in inspection, r *volume.Reader) error {
 		return err
 	}
 	fmt.Fprintf(w, "entries  %d\nholds    %d (%s)\n\n", *in.Entries, *in.Plain, text.Size(*in.Plain))
-	return walkTree(r, 0, "", func(e treeEntry) error {
-		fmt.Fprintf(w, "%-13s %s %12d %s %s", e.Type, e.Mode, e.Size, e.Mtime.Format("2006-01-02 15:04"), text.Printable(e.Path))
+	hidden, err := walkTree(r, 0, "", func(e treeEntry) error {
+		fmt.Fprintf(w, "%-13s %s %12d %s %s", e.Type, e.Mode, e.Size, text.Time(e.mtime, "2006-01-02 15:04"), text.Printable(e.Path))
 		if e.Target != "" {
 			fmt.Fprintf(w, " -> %s", text.Printable(e.Target))
 		}
 		_, err := fmt.Fprintln(w)
 		return err
 	})
+	if err == nil && hidden > 0 {
+		_, err = fmt.Fprintf(w, "not shown: %d names whose path is longer than %d bytes, and what lies in them\n", hidden, maxPath)
+	}
+	return err
 }

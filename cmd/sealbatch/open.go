@@ -34,12 +34,13 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	defer r.Close()
 	p := ui.NewProgress(a.stderr, "opening "+filepath.Base(f.Args()[0]), 0, 0)
 	defer p.End(false)
-	if err := r.Extract(ctx, dir, volume.ExtractOptions{Progress: p.Update}); err != nil {
+	var kept unkept
+	if err := r.Extract(ctx, dir, kept.options(volume.ExtractOptions{Progress: p.Update})); err != nil {
 		return fmt.Errorf("open %s: %w", f.Args()[0], err)
 	}
 	p.End(true)
 	fmt.Fprintln(a.stdout, dir)
-	return nil
+	return kept.report(a.stderr, "")
 }
 
 func identityFlag(f *ui.Flags, dst *string) {

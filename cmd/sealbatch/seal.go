@@ -60,6 +60,9 @@ func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts
 	if err := input.Check(); errors.Is(err, source.ErrInput) {
 		return volume.Sealed{}, fault.New(fault.Usage, err, "")
 	}
+	if _, _, err := input.Scan(ctx); err != nil { // what cannot be sealed is named at once, all of it
+		return volume.Sealed{}, fmt.Errorf("seal %s: %w", input, err)
+	}
 	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0, 0)
 	defer p.End(false)
 	s, err := volume.SealFile(ctx, out, input, volume.SealOptions{Recipients: rcpts, Progress: p.Update})

@@ -23,11 +23,13 @@ const (
 	Integrity         // a signature, digest or authentication tag is wrong
 	Slurm             // a Slurm command failed
 	Job               // the job itself failed
+	Incomplete        // what could be kept is there, and not all could
+	Empty             // the job has ended, and there is nothing of it to open
 	Interrupted       // Ctrl-C or SIGTERM
 )
 
 var classNames = [...]string{"none", "other", "usage", "configuration", "SSH", "attestation", "key", "integrity",
-	"Slurm", "job", "interrupted"}
+	"Slurm", "job", "incomplete", "empty", "interrupted"}
 
 // String returns the class's name.
 func (c Class) String() string { return classNames[c] }

@@ -231,48 +231,30 @@ func (c *dirFile) Close() error {
 func (d dir) Measure(ctx context.Context) (volume.Usage, error) {
 	var u volume.Usage
 	seen := map[inode]bool{}
-	root := d.input + "/"
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	err := walk(ctx, d.input, func(e visited) error {
+		if e.rel != "" && Excluded(d.exclude, e.rel, e.isDir) {
+			return fs.SkipDir
 		}
-		if err != nil || path == root {
-			return nil
+		if fi, err := e.info(); err == nil && (e.rel != "" || fi.Mode().IsRegular()) {
+			count(&u, fi, seen)
 		}
-		if rel, err := filepath.Rel(root, path); err == nil && Excluded(d.exclude, rel, e.IsDir()) {
-			return left(e)
+		if e.isDir && !e.readable() {
+			return fs.SkipDir
 		}
-		count(&u, e, seen)
 		return nil
 	})
-	if fi, serr := os.Stat(d.input); err == nil && serr == nil && fi.Mode().IsRegular() {
-		u = volume.Usage{}
-		u.Add(volume.File, fi.Size(), true)
-	}
 	u.SealedBytes += fixed
 	return u, err
 }
 
-// left passes over an entry that is left out.
-func left(e fs.DirEntry) error {
-	if e.IsDir() {
-		return fs.SkipDir
-	}
-	return nil
-}
-
 // count adds an entry to u.
-func count(u *volume.Usage, e fs.DirEntry, seen map[inode]bool) {
-	switch e.Type() {
+func count(u *volume.Usage, fi fs.FileInfo, seen map[inode]bool) {
+	switch fi.Mode().Type() {
 	case fs.ModeDir:
 		u.Add(volume.Dir, 0, true)
 	case fs.ModeSymlink:
 		u.Add(volume.Symlink, 0, true)
 	case 0:
-		fi, err := e.Info()
-		if err != nil {
-			return
-		}
 		st := statOf(fi)
 		id := inode{st.Dev, st.Ino}
 		u.Add(volume.File, st.Size, !seen[id])

@@ -21,31 +21,27 @@ import (
 // ErrUnreadable: files or directories of the input that may not be read.
 var ErrUnreadable = errors.New("not allowed to read")
 
+// ErrTarget: symbolic links whose target is too long for a volume.
+var ErrTarget = errors.New("symbolic links with too long a target")
+
 // namedFiles is how many files an error names before it only counts.
 const namedFiles = 3
 
 // Scan looks at what Dir(input, exclude...) would seal, before hours are spent on
 // that: how much it is, and a fingerprint that differs whenever anything in it did,
 // since it covers every path with its size, permissions, times and inode, but no
-// content. ErrUnreadable and ErrSpecial, each with the first paths and their number,
+// content. ErrUnreadable, ErrSpecial and ErrTarget, each with the first paths and their number,
 // for what could not be sealed.
 func Scan(ctx context.Context, input string, exclude ...Pattern) (volume.Usage, volume.Digest, error) {
 	w := &scan{input: input, skip: exclude, hash: sha256.New(), seen: map[inode]bool{}}
-	root, err := filepath.EvalSymlinks(input)
-	if err != nil {
-		return volume.Usage{}, volume.Digest{}, err
-	}
-	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		rel := strings.TrimPrefix(strings.TrimPrefix(path, root), "/")
-		return w.entry(rel, path, e, err)
-	})
+	err := walk(ctx, input, w.entry)
 	if err == nil {
 		err = errors.Join(
-			w.special.err(volume.ErrSpecial, "only files, directories and symbolic links can be sealed: move the others out of the input"),
-			w.unreadable.err(ErrUnreadable, "make them readable for yourself (chmod u+rX), or move them out of the input"))
+			w.special.err(volume.ErrSpecial, "only files, directories and symbolic links can be sealed: "+
+				"move the others out of the input, or leave them out with --exclude"),
+			w.tooLong.err(ErrTarget, fmt.Sprintf("a target may have %d bytes, as encrypted ones have to fit Linux's limit: "+
+				"shorten them, or leave them out with --exclude", maxTarget)),
+			w.unreadable.err(ErrUnreadable, "make them readable for yourself (chmod u+rX), or leave them out with --exclude"))
 	}
 	w.usage.SealedBytes += fixed
 	if err == nil {
@@ -68,58 +64,43 @@ type scan struct {
 	newest unix.Timespec // change time
 	fine   bool          // change times have parts of seconds
 
-	special, unreadable obstacle
+	special, unreadable, tooLong obstacle
 }
 
-// entry looks at one entry; rel is its path from the top, "" for the top itself.
-func (w *scan) entry(rel, path string, e fs.DirEntry, err error) error {
-	name := filepath.Join(w.input, rel)
-	if rel != "" && e != nil && Excluded(w.skip, rel, e.IsDir()) {
-		return left(e)
+// entry looks at one entry; its path is "" for the top itself.
+func (w *scan) entry(e visited) error {
+	name := filepath.Join(w.input, e.rel)
+	if e.rel != "" && Excluded(w.skip, e.rel, e.isDir) {
+		return fs.SkipDir
 	}
-	if errors.Is(err, fs.ErrPermission) {
-		return nil // its directory entry was noted when it was met
-	}
-	var fi fs.FileInfo
-	if err == nil {
-		fi, err = e.Info()
-	}
-	if err != nil && rel == "" {
+	fi, err := e.info()
+	if err != nil && e.rel == "" {
 		return inPath(name, err)
 	}
 	if err != nil {
 		return gone(name, err)
 	}
-	w.stamp(rel, stampOf(statOf(fi)))
+	w.stamp(e.rel, stampOf(statOf(fi)))
 	switch fi.Mode().Type() {
 	case fs.ModeDir, 0:
 	case fs.ModeSymlink:
-		count(&w.usage, e, w.seen)
+		count(&w.usage, fi, w.seen)
+		if fi.Size() > maxTarget {
+			w.tooLong.add(name)
+		}
 		return nil
 	default:
 		w.special.add(name)
 		return nil
 	}
-	if rel != "" || fi.Mode().IsRegular() {
-		count(&w.usage, e, w.seen)
+	if e.rel != "" || fi.Mode().IsRegular() {
+		count(&w.usage, fi, w.seen)
 	}
-	return w.readable(path, name, fi.IsDir())
-}
-
-// readable notes the file or directory at path if it may not be read.
-func (w *scan) readable(path, name string, isDir bool) error {
-	mode := uint32(unix.R_OK)
-	if isDir {
-		mode |= unix.X_OK
-	}
-	if unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) == nil {
+	if e.readable() {
 		return nil
 	}
 	w.unreadable.add(name)
-	if isDir {
-		return fs.SkipDir
-	}
-	return nil
+	return fs.SkipDir
 }
 
 // Change times are as coarse as the kernel's tick, 10 ms at most, or whole seconds.
@@ -193,22 +174,15 @@ func (o *obstacle) err(reason error, hint string) error {
 // rather than a directory; "" if none can be told by its change time.
 func ChangedSince(ctx context.Context, input string, since time.Time, exclude ...Pattern) string {
 	found := ""
-	root, err := filepath.EvalSymlinks(input)
-	if err != nil {
-		return ""
-	}
-	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || ctx.Err() != nil {
-			return fs.SkipAll
+	_ = walk(ctx, input, func(e visited) error {
+		if e.rel != "" && Excluded(exclude, e.rel, e.isDir) {
+			return fs.SkipDir
 		}
-		if path != root && Excluded(exclude, strings.TrimPrefix(path, root+"/"), e.IsDir()) {
-			return left(e)
-		}
-		fi, err := e.Info()
+		fi, err := e.info()
 		if err != nil || time.Unix(statOf(fi).Ctim.Unix()).Before(since) {
 			return nil
 		}
-		if found = path; !fi.IsDir() {
+		if found = filepath.Join(input, e.rel); !fi.IsDir() {
 			return fs.SkipAll
 		}
 		return nil

@@ -137,3 +137,36 @@ func TestChangeWithinATick(t *testing.T) {
 		}
 	}
 }
+
+// TestScanOfDeepAndLong: a path that is longer than the system takes is no obstacle; a target that no volume can
+// hold is found before anything is sealed.
+func TestScanOfDeepAndLong(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at, err := os.OpenRoot(dir)
+	must(t, err)
+	for range 25 {
+		name := strings.Repeat("d", 200)
+		must(t, at.Mkdir(name, 0o700))
+		below, err := at.OpenRoot(name)
+		must(t, errors.Join(err, at.Close()))
+		at = below
+	}
+	must(t, at.WriteFile("leaf", []byte("12345"), 0o600))
+	must(t, at.Close())
+	usage, _, err := Scan(t.Context(), dir)
+	if n, merr := Dir(dir).(volume.Measurer).Measure(t.Context()); err != nil || merr != nil || n != usage || usage.PlainBytes != 5 {
+		t.Errorf("%+v, %v; measured %+v, %v", usage, err, n, merr)
+	}
+	if got := ChangedSince(t.Context(), dir, time.Now().Add(-time.Hour)); !strings.HasSuffix(got, "/leaf") {
+		t.Errorf("changed since: %q", got)
+	}
+	must(t, os.Symlink(strings.Repeat("x", 3039), filepath.Join(dir, "fits")))
+	if _, _, err = Scan(t.Context(), dir); err != nil {
+		t.Error(err)
+	}
+	must(t, os.Symlink(strings.Repeat("x", 4095), filepath.Join(dir, "long")))
+	if _, _, err = Scan(t.Context(), dir); !errors.Is(err, ErrTarget) || !strings.Contains(err.Error(), `/long"`) {
+		t.Errorf("a target of 4095 bytes: %v", err)
+	}
+}
