@@ -165,6 +165,7 @@ Usage: sealbatch COMMAND [flags]
 sealbatch help COMMAND shows a command's flags and an example.
 
 Exit codes: 2 usage, 3 configuration, 4 SSH or host key, 5 attestation refused, 6 key refused,
-7 integrity, 8 Slurm, 9 job failed, 130 interrupted, 1 anything else.
+7 integrity, 8 Slurm, 9 job failed, 10 not all of it is there, 11 the job ended and left nothing,
+130 interrupted, 1 anything else.
 `)
 }
