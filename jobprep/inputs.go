@@ -82,12 +82,13 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 	if err != nil {
 		return manifest.Info{}, err
 	}
-	who, err := p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())
+	info, bad := manifest.ParseInfo(b) // says when it was made
+	who, err := p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now(), info.Created)
 	if err != nil {
 		return manifest.Info{}, fault.New(fault.Integrity, err, trustHint(err))
 	}
 	p.d.Log.Info("info file is signed", "file", path.Base(file), "by", who)
-	return manifest.ParseInfo(b)
+	return info, bad
 }
 
 func trustHint(err error) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -119,9 +120,11 @@ func (c *client) slurm() slurm.Commands {
 	return slurm.Commands{Runner: c.run, BinDir: c.conf.Supercomputer.SlurmBin, Notices: c.a.stderr}
 }
 
-// trust returns whose info files count: one's own, and those of the configured signers.
-func (c *client) trust() (sshid.Trust, error) {
-	t := sshid.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners}
+// trust returns whose info files count: one's own, which those of the account's other
+// keys are, and those of the configured signers.
+func (c *client) trust(ctx context.Context) (sshid.Trust, error) {
+	t := sshid.Trust{Own: []ssh.PublicKey{c.signer.PublicKey()}, File: c.conf.Trust.AllowedSigners,
+		Others: sync.OnceValues(func() ([]sshid.AllowedSigner, error) { return c.accountKeys(ctx) })}
 	if t.File == "" {
 		return t, nil
 	}
@@ -131,6 +134,23 @@ func (c *client) trust() (sshid.Trust, error) {
 		t.Allowed, err = sshid.ParseAllowedSigners(f)
 	}
 	return t, fault.New(fault.Config, wrap("[trust] allowed-signers", err), "")
+}
+
+// accountKeys returns the keys of the user's account, as the key service has them.
+func (c *client) accountKeys(ctx context.Context) (keys []sshid.AllowedSigner, err error) {
+	account, err := c.keys.Account(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the account's keys: %w", err)
+	}
+	for _, k := range account.Keys {
+		pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(k.Key))
+		if err != nil {
+			return nil, fmt.Errorf("the account's keys: %w: %w", keyclient.ErrAnswer, err)
+		}
+		keys = append(keys, sshid.AllowedSigner{Principals: []string{account.Name}, Namespaces: k.Namespaces,
+			ValidAfter: k.ValidAfter, ValidBefore: k.ValidBefore, Key: pub})
+	}
+	return keys, nil
 }
 
 // orHint returns the hint that err has, else another.

@@ -147,7 +147,7 @@ func checkClient(ctx context.Context, a *app, cf clientFlags, report doctor.Repo
 			return len(r), err
 		},
 		Trust: func() error {
-			_, err := c.trust()
+			_, err := c.trust(ctx)
 			return err
 		},
 		Connect: func(ctx context.Context) (doctor.Site, error) {

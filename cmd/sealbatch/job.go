@@ -162,7 +162,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err != nil {
 		return err
 	}
-	d, err := c.jobDeps()
+	d, err := c.jobDeps(ctx)
 	if err != nil {
 		return err
 	}
@@ -267,8 +267,8 @@ func meaningOf(code int) string {
 }
 
 // jobDeps are job-prep's parties but for the site.
-func (c *client) jobDeps() (jobprep.Deps, error) {
-	trust, err := c.trust()
+func (c *client) jobDeps(ctx context.Context) (jobprep.Deps, error) {
+	trust, err := c.trust(ctx)
 	if err != nil {
 		return jobprep.Deps{}, err
 	}

@@ -32,6 +32,7 @@ type policyWord struct {
 type policyOptions struct {
 	policyFlags
 	endFlags
+	all    bool     // renew the policies of all volumes
 	named  []string // the flags that were given, by their longest names
 	asJSON bool
 }
@@ -52,6 +53,9 @@ var policyWords = map[string]policyWord{
 	"set":    {flags: append(settable, "yes"), run: onSecret((*client).setPolicy)},
 	"add":    {flags: append(listFlags(), "yes"), run: onSecret((*client).addToPolicy)},
 	"remove": {flags: append(listFlags(), "yes"), run: onSecret((*client).removeFromPolicy)},
+	"renew": {flags: []string{"all", "yes"}, many: true, run: func(ctx context.Context, c *client, args []string, o policyOptions) error {
+		return c.renew(ctx, args, o)
+	}},
 	"revoke": {flags: []string{"yes"}, run: onSecret((*client).revoke)},
 	"delete": {flags: []string{"yes", "superseded"}, run: func(ctx context.Context, c *client, args []string, o policyOptions) error {
 		return c.remove(ctx, args[0], o.endFlags)
@@ -87,15 +91,19 @@ func onSecret(do func(*client, context.Context, keyapi.SecretInfo, policyOptions
 func runPolicy(ctx context.Context, a *app, args []string) error {
 	const what = `Show, change or revoke who may open your volumes, and see who did.
 set changes what is named and nothing else; add and remove change lists: users, groups, nodes, clusters, accounts, partitions.
-What was changed is printed, old -> new.`
+What was changed is printed, old -> new. renew is for a new SSH key of yours: it sets policies again as they are, and
+signs info files at the site anew, so that nothing rests on the old key.`
 	f := ui.NewFlags("sealbatch policy", what,
-		"list | show VOLUME | log VOLUME | set VOLUME | add VOLUME | remove VOLUME | revoke VOLUME | delete VOLUME", `
+		"list | show VOLUME | log VOLUME | set VOLUME | add VOLUME | remove VOLUME |\n"+
+			"       renew VOLUME|INFO-FILE... | revoke VOLUME | delete VOLUME", `
 sealbatch policy list
 sealbatch policy show encrypted_jp2a_input.tgz
 sealbatch policy log encrypted_jp2a_input.tgz
 sealbatch policy set 9c1f... --expires 30d --releases 0
 sealbatch policy add encrypted_jp2a_input.tgz -u colleague
 sealbatch policy remove encrypted_jp2a_input.tgz -c nid003044
+sealbatch policy renew --all
+sealbatch policy renew /scratch/project_1/etellier/encrypted_jp2a_input.tgz.info.yaml
 sealbatch policy revoke 9c1f...
 sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	var cf clientFlags
@@ -103,6 +111,7 @@ sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	cf.add(f)
 	o.endFlags.add(f)
 	o.policyFlags.addOptional(f)
+	f.Bool(&o.all, "with renew: the policies of all your volumes", []string{"all"})
 	f.Bool(&o.asJSON, "with log: print JSON", []string{"json"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -216,7 +225,7 @@ func state(s keyapi.SecretEntry) string {
 	case s.Revoked:
 		return "revoked"
 	case s.PolicyVoid:
-		return "closed: set its policy again"
+		return "closed: renew its policy"
 	case time.Now().After(s.Expires):
 		return "expired"
 	case s.SupersededBy != "" && s.PinVersion:

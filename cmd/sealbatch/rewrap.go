@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
@@ -32,7 +34,7 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 	f.Strings(&recipients, "who can open it from now on: all of them, yourself included;\n"+
 		"age1..., ssh-ed25519 ..., ssh-rsa ..., or a file of them",
 		[]string{"r", "recipient"}, ui.Required)
-	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew, with the account key",
+	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew",
 		[]string{"info"})
 	f.Bool(&yes, "do not ask, if you are not among them", []string{"y", "yes"})
 	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
@@ -133,17 +135,9 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 	if err != nil {
 		return nil, fault.New(fault.Usage, err, "fetch the signature, too")
 	}
-	key, err := sshid.VerifySSH(manifest.NamespaceInfo, b, sig)
-	if err != nil {
-		return nil, fmt.Errorf("info file %s: %w", path, err)
-	}
-	if !bytes.Equal(key.Marshal(), c.signer.PublicKey().Marshal()) {
-		return nil, fault.New(fault.Integrity,
-			fmt.Errorf("info file %s: it is signed by another than the account key", path), "only its owner can sign it anew")
-	}
-	info, err := manifest.ParseInfo(b)
-	if err != nil {
-		return nil, fmt.Errorf("info file %s: %w", path, err)
+	info, bad := manifest.ParseInfo(b)
+	if err := c.checkOwnInfo(ctx, b, sig, info.Created); err != nil || bad != nil {
+		return nil, fmt.Errorf("info file %s: %w", path, cmp.Or(err, bad))
 	}
 	sum, err := fileChecksum(ctx, sealed)
 	if err != nil {
@@ -154,6 +148,31 @@ func readReinfo(ctx context.Context, a *app, cf clientFlags, path, sealed string
 			"fetch both anew, or seal the data anew")
 	}
 	return &reinfo{path, info, c.signer}, nil
+}
+
+// checkOwnInfo fails unless an info file is signed by one of the account's keys.
+func (c *client) checkOwnInfo(ctx context.Context, info, sig []byte, made time.Time) error {
+	key, own, err := c.infoSigner(ctx, info, sig, made)
+	if err != nil || own {
+		return err
+	}
+	return fault.New(fault.Integrity, fmt.Errorf("it is signed by %s, which is none of your account's keys", key),
+		"only its owner can sign it anew: for a key that was yours, sealbatch policy renew does, where it lies at the site")
+}
+
+// infoSigner returns the fingerprint of the key that signed an info file, and whether
+// it is one of the account's.
+func (c *client) infoSigner(ctx context.Context, info, sig []byte, made time.Time) (key string, own bool, err error) {
+	trust, err := c.trust(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	k, err := sshid.VerifySSH(manifest.NamespaceInfo, info, sig)
+	if err != nil {
+		return "", false, err
+	}
+	own, err = trust.IsOwn(k, manifest.NamespaceInfo, made)
+	return sshid.Fingerprint(k), own, err
 }
 
 // write puts the checksum of the rewrapped volume into the info file, the

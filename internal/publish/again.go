@@ -110,7 +110,8 @@ func (p *publishing) keepPolicy(st *standing) error {
 	set := "sealbatch policy set " + st.VolumeID + " "
 	switch {
 	case st.secret.PolicyVoid:
-		return refuse("its policy counts no more", set+"sets it again, which takes no sealing")
+		return refuse("its policy counts no more",
+			"sealbatch policy renew "+st.VolumeID+" sets it again, which takes no sealing")
 	case len(other) > 0 && len(news(st.info.Policy)) > 0:
 		return refuse("the policy that is asked for is not the one in force: "+strings.Join(other, "; "),
 			set+"changes a policy and takes no sealing; the same command again then renews the info file")

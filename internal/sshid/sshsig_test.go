@@ -272,7 +272,7 @@ func TestTrust(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := trust.Check(c.namespace, message, sig, c.at)
+		got, err := trust.Check(c.namespace, message, sig, c.at, c.at)
 		if got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%s: got %q, %v", c.name, got, err)
 		}
@@ -282,9 +282,68 @@ func TestTrust(t *testing.T) {
 		if s := err.Error(); !strings.Contains(s, Fingerprint(c.signer.PublicKey())) || !strings.Contains(s, "/etc/signers") {
 			t.Errorf("%s: error names neither key nor file: %v", c.name, err)
 		}
-		if _, err := trust.Check(c.namespace, []byte("forged"), sig, c.at); !errors.Is(err, ErrBadSignature) || errors.Is(err, ErrUntrusted) {
+		if _, err := trust.Check(c.namespace, []byte("forged"), sig, c.at, c.at); !errors.Is(err, ErrBadSignature) || errors.Is(err, ErrUntrusted) {
 			t.Errorf("%s: forged message: %v", c.name, err)
 		}
+	}
+}
+
+// TestTrustOtherKeys: another key of one's own counts for what it signed while it
+// did, and is asked for only where nobody else is known.
+func TestTrustOtherKeys(t *testing.T) {
+	t.Parallel()
+	own, old, stranger := newEd25519(t), newEd25519(t), newEd25519(t)
+	retired := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	others, err := ParseAllowedSigners(strings.NewReader(`alice namespaces="` + testNamespace + `",valid-before="20260301120000Z" ` +
+		authorizedLine(old.PublicKey())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	answer := error(nil)
+	trust := Trust{Own: []ssh.PublicKey{own.PublicKey()}, Others: func() ([]AllowedSigner, error) {
+		asked++
+		if answer != nil {
+			return nil, answer
+		}
+		return others, nil
+	}}
+	for _, c := range []struct {
+		name, namespace string
+		signer          ssh.Signer
+		made            time.Time
+		want            string
+	}{
+		{"own", testNamespace, own, retired, OwnPrincipal},
+		{"signed before it was retired", testNamespace, old, retired.Add(-time.Hour), OtherPrincipal},
+		{"signed later", testNamespace, old, retired.Add(time.Hour), ""},
+		{"another namespace", "file", old, retired.Add(-time.Hour), ""},
+		{"stranger", testNamespace, stranger, retired, ""},
+	} {
+		sig, err := SignSSH(c.signer, c.namespace, message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked = 0
+		got, err := trust.Check(c.namespace, message, sig, retired.AddDate(1, 0, 0), c.made)
+		if got != c.want || (c.want == "") != errors.Is(err, ErrUntrusted) || (asked > 0) == (c.want == OwnPrincipal) {
+			t.Errorf("%s: %q, %v, asked %d times", c.name, got, err, asked)
+		}
+		if own, err := trust.IsOwn(c.signer.PublicKey(), c.namespace, c.made); own != (c.want != "") || err != nil {
+			t.Errorf("%s: own: %v, %v", c.name, own, err)
+		}
+	}
+	sig, err := SignSSH(old, testNamespace, message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer = errors.New("nobody answers")
+	if _, err := trust.Check(testNamespace, message, sig, retired, retired); !errors.Is(err, ErrUntrusted) || !errors.Is(err, answer) {
+		t.Errorf("others could not be asked: %v", err)
+	}
+	listed := Trust{Allowed: others, File: "x"}
+	if own, err := listed.IsOwn(old.PublicKey(), testNamespace, retired.Add(-time.Hour)); own || err != nil {
+		t.Errorf("an allowed signer is oneself: %v, %v", own, err)
 	}
 }
 
@@ -321,7 +380,7 @@ func TestTrustCertificate(t *testing.T) {
 	}
 	trust := Trust{Allowed: allowed}
 	now := time.Now()
-	got, err := trust.Check(testNamespace, message, sign("-n", "mallory@elsewhere,alice@example.org"), now)
+	got, err := trust.Check(testNamespace, message, sign("-n", "mallory@elsewhere,alice@example.org"), now, now)
 	if err != nil || got != "alice@example.org" {
 		t.Errorf("certificate of a listed domain: %q, %v", got, err)
 	}
@@ -331,13 +390,13 @@ func TestTrustCertificate(t *testing.T) {
 		"host":           {"-h", "-n", "alice@example.org"},
 		"expired":        {"-n", "alice@example.org", "-V", "20200101:20200201"},
 	} {
-		if _, err := trust.Check(testNamespace, message, sign(args...), now); !errors.Is(err, ErrUntrusted) {
+		if _, err := trust.Check(testNamespace, message, sign(args...), now, now); !errors.Is(err, ErrUntrusted) {
 			t.Errorf("%s: got %v, want ErrUntrusted", name, err)
 		}
 	}
 	// The authority's own signature is not what the line admits.
 	sig := run(t, message, "ssh-keygen", "-Y", "sign", "-f", ca, "-n", testNamespace)
-	if _, err := trust.Check(testNamespace, message, sig, now); !errors.Is(err, ErrUntrusted) {
+	if _, err := trust.Check(testNamespace, message, sig, now, now); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("the authority itself: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,28 +18,35 @@ var ErrUntrusted = errors.New("signed by a key that is not trusted")
 type Trust struct {
 	// Own are one's own keys, trusted for every namespace.
 	Own []ssh.PublicKey
+	// Others returns further keys of one's own, such as earlier ones, with what they may
+	// sign and when; nil for none. It is asked only of signatures by a key that is
+	// neither own nor allowed.
+	Others func() ([]AllowedSigner, error)
 	// Allowed are the lines of an allowed_signers file.
 	Allowed []AllowedSigner
 	// File names that file in errors; empty if there is none.
 	File string
 }
 
-// OwnPrincipal is the principal that Check returns for one's own keys.
-const OwnPrincipal = "own key"
+// OwnPrincipal and OtherPrincipal are the principals that Check returns for one's own keys.
+const (
+	OwnPrincipal   = "own key"
+	OtherPrincipal = "another key of your own"
+)
 
 // Check verifies sig over message in namespace and returns the principals of
-// the first trusted line, or OwnPrincipal. It fails with ErrBadSignature or,
-// if the signature holds but its key does not count at time at, ErrUntrusted.
-func (t Trust) Check(namespace string, message, sig []byte, at time.Time) (principal string, err error) {
+// the first trusted line, or OwnPrincipal, or OtherPrincipal. It fails with
+// ErrBadSignature or, if the signature holds but its key does not count, ErrUntrusted:
+// an allowed one has to at time at, another of one's own at the time when the message
+// says that it was made.
+func (t Trust) Check(namespace string, message, sig []byte, at, made time.Time) (principal string, err error) {
 	key, err := VerifySSH(namespace, message, sig)
 	if err != nil {
 		return "", err
 	}
 	cert, certified := key.(*ssh.Certificate)
-	for _, k := range t.Own {
-		if sameKey(k, plainKey(key)) {
-			return OwnPrincipal, nil
-		}
+	if t.isOwn(key) {
+		return OwnPrincipal, nil
 	}
 	listed := false
 	for _, a := range t.Allowed {
@@ -58,7 +66,39 @@ func (t Trust) Check(namespace string, message, sig []byte, at time.Time) (princ
 			return p, nil
 		}
 	}
+	other, err := t.isOther(namespace, key, made)
+	switch {
+	case other:
+		return OtherPrincipal, nil
+	case err != nil:
+		return "", fmt.Errorf("%w\nwhether it is another key of your own could not be found out: %w",
+			t.untrusted(namespace, key, listed), err)
+	}
 	return "", t.untrusted(namespace, key, listed)
+}
+
+// IsOwn reports whether key is one of one's own, as far as it counts for what was
+// signed in namespace at time made.
+func (t Trust) IsOwn(key ssh.PublicKey, namespace string, made time.Time) (bool, error) {
+	if t.isOwn(key) {
+		return true, nil
+	}
+	return t.isOther(namespace, key, made)
+}
+
+func (t Trust) isOwn(key ssh.PublicKey) bool {
+	return slices.ContainsFunc(t.Own, func(k ssh.PublicKey) bool { return sameKey(k, plainKey(key)) })
+}
+
+// isOther reports whether key is one of one's own that counted in namespace at time made.
+func (t Trust) isOther(namespace string, key ssh.PublicKey, made time.Time) (bool, error) {
+	if t.Others == nil {
+		return false, nil
+	}
+	others, err := t.Others()
+	return slices.ContainsFunc(others, func(a AllowedSigner) bool {
+		return !a.CertAuthority && sameKey(a.Key, plainKey(key)) && a.Allows(namespace, made)
+	}), err
 }
 
 func (t Trust) untrusted(namespace string, key ssh.PublicKey, listed bool) error {
