@@ -82,8 +82,8 @@ var defences = func() map[string][]weakness {
 		"both versions": {{"internal/keyserver/accounts.go", "next.present, next.problem = f.keys, errors.Join(f.bad...)\n",
 			"next.present, next.problem = f.keys, errors.Join(f.bad...)\n" +
 				"\t\tif next.problem != nil && off(\"both versions\") {\n\t\t\tnext.present = next.good\n\t\t}\n"}},
-		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil {",
-			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now())\n\tif err != nil && !off(\"trust\") {"}},
+		"trust": {{"jobprep/inputs.go", "p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now(), info.Created)\n\tif err != nil {",
+			"p.d.Trust.Check(manifest.NamespaceInfo, b, sig, time.Now(), info.Created)\n\tif err != nil && !off(\"trust\") {"}},
 		"host lists": {
 			{"internal/keyserver/policy.go", "!anyNode && !hosts.Contains(c.Node)",
 				`!anyNode && !(off("host lists") && expanded(p.Nodes, c.Node) || hosts.Contains(c.Node))`},
