@@ -29,6 +29,8 @@ type prepFlags struct {
 func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
 	f.String(&t.SealedPath, "local path of the sealed volume", []string{"data-path"})
 	f.String(&t.DirAtRest, "directory at the site", []string{"data-path-at-rest"}, ui.Required)
+	f.Bool(&t.Checksum, "find out by reading all of it whether the input is published already, not by names, sizes, times and inodes:\n"+
+		"the same content with other times counts as there", []string{"checksum"})
 }
 
 func runDataPrep(ctx context.Context, a *app, args []string) error {

@@ -43,18 +43,29 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 	if why, err = p.differs(ctx, st); err != nil || why != "" {
 		return out, false, why, err
 	}
-	if err := p.keepPolicy(st); err != nil {
-		return out, false, "", err
-	}
-	if there, err = p.lies(ctx, *r); err != nil {
+	if there, err = p.lies(ctx, st); err != nil {
 		return out, false, "", fmt.Errorf("look for %s: %w", p.r.pathAtRest(), err)
 	}
 	if !there {
 		return out, false, p.takeUpPublished(st), nil
 	}
+	if p.r.Checksum {
+		if why, err = p.sameContent(ctx, st); err != nil || why != "" {
+			return out, false, why, err
+		}
+	}
+	if err := p.keepPolicy(st); err != nil {
+		return out, false, "", err
+	}
 	st.info.Policy = st.secret.Policy
 	if err := p.ensureInfo(ctx, st.info); err != nil {
 		return out, false, "", fmt.Errorf("write the info file: %w", err)
+	}
+	if st.Input != p.input.fingerprint { // its content is the same
+		st.Input = p.input.fingerprint
+		if err := p.saveRecord(st.record); err != nil {
+			p.Log.Warn("the input as it is now cannot be remembered", "error", err)
+		}
 	}
 	return Published{Info: st.info, InfoPath: p.r.pathAtRest() + InfoSuffix, Already: true}, true, "", nil
 }
@@ -72,7 +83,7 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 		return fmt.Sprintf("it was the %s %s", st.info.Kind, st.info.Name), nil
 	case !p.input.resumable():
 		return fmt.Sprintf("%s cannot be compared with what it was", p.input), nil
-	case st.Input != p.input.fingerprint:
+	case st.Input != p.input.fingerprint && !p.r.Checksum:
 		return "the input has changed", nil
 	}
 	st.secret, err = p.Keys.GetSecret(ctx, st.VolumeID)
@@ -149,39 +160,53 @@ func (p *publishing) takeUpPublished(st *standing) (why string) {
 	if err := p.resume(st.checkpoint); err != nil {
 		return why
 	}
+	if err := p.keepPolicy(st); err != nil {
+		p.Log.Info("the policy that is asked for is set anew")
+	}
 	p.Log.Info(why+": shipping the same volume again", "file", p.r.SealedPath)
 	return ""
 }
 
-// lies reports whether the published volume is what lies at rest, by its length, id and digest.
-func (p *publishing) lies(ctx context.Context, r record) (there bool, err error) {
+// lies reports whether the published volume is what lies at rest, by its length, id and
+// digest. A volume that was rewrapped since has another length and checksum, which our
+// own info file there says.
+func (p *publishing) lies(ctx context.Context, st *standing) (there bool, err error) {
 	err = p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
+		if b, ours := p.ourInfo(fsys, p.r.pathAtRest()+InfoSuffix); ours {
+			i, err := manifest.ParseInfo(b)
+			if err == nil && i.VolumeID == st.info.VolumeID && i.Digest == st.info.Digest {
+				st.info.Size, st.info.Checksum = i.Size, i.Checksum
+			}
+		}
 		var err error
-		there, err = liesAt(fsys, p.r.pathAtRest(), r.checkpoint)
+		there, err = liesAt(fsys, p.r.pathAtRest(), st.info)
 		return err
 	})
 	return there, err
 }
 
-func liesAt(fsys transfer.FS, remote string, c checkpoint) (bool, error) {
-	id, digest, size, err := idAt(fsys, remote)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoVolume) {
+func liesAt(fsys transfer.FS, remote string, want manifest.Info) (bool, error) {
+	f, err := fsys.Open(remote)
+	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && size == c.Size && id.String() == c.VolumeID && digest == c.Digest, err
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	id, digest, size, err := idOf(f)
+	if errors.Is(err, errNoVolume) {
+		return false, nil
+	}
+	return err == nil && size == want.Size && id.String() == want.VolumeID && manifest.Digest(digest) == want.Digest, err
 }
 
 // errNoVolume: what lies there is no sealed volume.
 var errNoVolume = errors.New("not a sealed volume")
 
-// idAt returns which volume lies at remote. Errors of the connection are as they are;
-// errNoVolume is wrapped by the others.
-func idAt(fsys transfer.FS, remote string) (id volume.ID, d volume.Digest, size int64, err error) {
-	f, err := fsys.Open(remote)
-	if err != nil {
-		return id, d, 0, err
-	}
-	defer f.Close()
+// idOf returns which volume f is, and how long. Errors of the connection are as they
+// are; others are errNoVolume.
+func idOf(f transfer.File) (id volume.ID, d volume.Digest, size int64, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return id, d, 0, err
@@ -211,20 +236,23 @@ func (p *publishing) ensureInfo(ctx context.Context, info manifest.Info) error {
 }
 
 func (p *publishing) infoStands(fsys transfer.FS, remote string, want manifest.Info) bool {
+	b, ours := p.ourInfo(fsys, remote)
+	encoded, err := want.Encode()
+	return ours && err == nil && string(encoded) == string(b)
+}
+
+// ourInfo returns the info file at remote if we have signed it.
+func (p *publishing) ourInfo(fsys transfer.FS, remote string) ([]byte, bool) {
 	b, err := transfer.ReadFile(fsys, remote, maxInfo)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	sig, err := transfer.ReadFile(fsys, remote+SigSuffix, maxInfo)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	key, err := sshid.VerifySSH(manifest.NamespaceInfo, b, sig)
-	if err != nil || sshid.Fingerprint(key) != sshid.Fingerprint(p.Signer.PublicKey()) {
-		return false
-	}
-	encoded, err := want.Encode()
-	return err == nil && string(encoded) == string(b)
+	return b, err == nil && sshid.Fingerprint(key) == sshid.Fingerprint(p.Signer.PublicKey())
 }
 
 // maxInfo bounds an info file and its signature, in bytes.

@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 // What can happen between two runs of one command.
@@ -58,6 +61,22 @@ var betweenPublished = map[string]between{
 	"damaged at its end": {func(_ *testing.T, _ *setting, p Published) error {
 		return os.Truncate(p.Info.PathAtRest, p.Info.Size-1)
 	}, shipped, "does not lie on the site any more"},
+	"rewrapped since": {func(t *testing.T, s *setting, p Published) error {
+		friend, err := age.GenerateX25519Identity()
+		if err != nil {
+			return err
+		}
+		_, _, err = volume.Rewrap(t.Context(), p.Info.PathAtRest, []age.Identity{s.owner},
+			[]age.Recipient{s.owner.Recipient(), friend.Recipient()})
+		st, serr := os.Stat(p.Info.PathAtRest)
+		if err := errors.Join(err, serr); err != nil {
+			return err
+		}
+		p.Info.Size, p.Info.Checksum = st.Size(), volume.Digest{1}.String()
+		b, err := p.Info.Encode()
+		sig, serr := sshid.SignSSH(s.d.Signer, manifest.NamespaceInfo, b)
+		return errors.Join(err, serr, os.WriteFile(p.InfoPath, b, 0o600), os.WriteFile(p.InfoPath+SigSuffix, sig, 0o600))
+	}, there, ""},
 	"gone here and there": {func(_ *testing.T, s *setting, p Published) error {
 		return errors.Join(os.Remove(p.Info.PathAtRest), os.Remove(s.r.SealedPath))
 	}, newer, "does not lie on the site any more"},
@@ -66,6 +85,25 @@ var betweenPublished = map[string]between{
 		return errors.Join(err, os.WriteFile(s.file, bytes.Repeat([]byte("GENOME"), 5000), 0o600),
 			os.Chtimes(s.file, st.ModTime(), st.ModTime()))
 	}, newer, "the input has changed"},
+	"copied, and compared by its content": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Checksum = true
+		b, err := os.ReadFile(s.file)
+		return errors.Join(err, os.Remove(s.file), os.WriteFile(s.file, b, 0o600))
+	}, there, ""},
+	"the same, its local file gone": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Checksum = true
+		return errors.Join(os.Chtimes(s.file, time.Now(), time.Now()), os.Remove(s.r.SealedPath))
+	}, there, ""},
+	"one byte differs": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Checksum = true
+		b, err := os.ReadFile(s.file)
+		b[20_000] ^= 1
+		return errors.Join(err, os.WriteFile(s.file, b, 0o600))
+	}, newer, "renamed: differs"},
+	"its mode differs": {func(_ *testing.T, s *setting, _ Published) error {
+		s.r.Checksum = true
+		return os.Chmod(s.file, 0o700)
+	}, newer, "renamed: differs"},
 	"a record that others can write": {func(_ *testing.T, s *setting, _ Published) error { return os.Chmod(s.d.State, 0o777) },
 		newer, "cannot be compared"},
 	"a damaged record": {func(_ *testing.T, s *setting, _ Published) error {
@@ -181,8 +219,7 @@ func (s *setting) checkAnnounced(t *testing.T, p Published) {
 	if err != nil || len(changes(secret.Policy, info.Policy)) > 0 {
 		t.Errorf("the policy in the info file is not the one in force: %v", err)
 	}
-	if there, err := liesAt(s.d.FS, p.Info.PathAtRest, checkpoint{Size: info.Size, VolumeID: info.VolumeID,
-		Digest: [32]byte(info.Digest)}); err != nil || !there {
+	if there, err := liesAt(s.d.FS, p.Info.PathAtRest, info); err != nil || !there {
 		t.Errorf("it does not lie there: %v", err)
 	}
 }

@@ -61,6 +61,9 @@ type Target struct {
 	Readers    []string        // the recipients as text, by which another run's are recognised
 	Expiry     string          // the policy's expiry as it was asked for, by which another run's is recognised
 	ServiceURL string
+	// Checksum compares the input with what is published byte by byte, times left out,
+	// instead of by its fingerprint.
+	Checksum bool
 }
 
 // Keys is what the key service does for a volume's owner.
@@ -116,6 +119,10 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	input, err := scan(ctx, r.Input)
 	if err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	if r.Checksum && !input.resumable() {
+		return Published{}, fault.New(fault.Usage, fmt.Errorf("%s can be read only once, so that it cannot be compared", input),
+			"leave --checksum out: it becomes a new version")
 	}
 	p := &publishing{Deps: d, r: r, input: input}
 	if err := p.reachable(ctx); err != nil {

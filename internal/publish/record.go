@@ -61,7 +61,10 @@ func (p *publishing) writeRecord(info manifest.Info) error {
 	if err != nil {
 		return err
 	}
-	r := record{checkpoint: p.checkpoint(), Expiry: p.r.Expiry, Info: string(encoded)}
+	return p.saveRecord(record{checkpoint: p.checkpoint(), Expiry: p.r.Expiry, Info: string(encoded)})
+}
+
+func (p *publishing) saveRecord(r record) error {
 	r.Format = recordFormat
 	b, err := json.Marshal(r)
 	if err != nil {

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -72,7 +73,15 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 func (p *publishing) keptName(ctx context.Context, remote string) (string, error) {
 	var kept string
 	err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
-		id, _, _, err := idAt(fsys, remote)
+		f, err := fsys.Open(remote)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		id, _, _, err := idOf(f)
 		if errors.Is(err, transfer.ErrConnect) {
 			return err
 		}

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
@@ -47,7 +48,8 @@ const (
 func noneExists(paths ...string) error {
 	for _, p := range paths {
 		if _, err := os.Lstat(p); err == nil {
-			return fmt.Errorf("%s exists: something was set up here before; nothing was changed", p)
+			return fault.New(fault.Other, fmt.Errorf("%s exists: something was set up here before; nothing was changed", p),
+				"start what is set up here, or name another directory; to begin anew, move all of it away, its keys too")
 		}
 	}
 	return nil
