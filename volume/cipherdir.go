@@ -24,7 +24,23 @@ type CipherDir struct {
 	path    string
 	codec   *codec
 	damaged func(path string, err error)
+	special func(path string, err error)
 	tails   bool // files' last blocks are looked at, and left out if they were not written whole
+}
+
+// maxDepth is how deeply directories may be nested. Each takes a descriptor while
+// what lies in it is read, and the paths of all of them take memory, by the square.
+const maxDepth = 2048
+
+// errDepth: directories that are nested more deeply.
+var errDepth = fmt.Errorf("%w: directories are nested more than %d deep", ErrPath, maxDepth)
+
+// WithoutSpecial returns c as a Source that leaves out sockets, pipes and devices, and
+// tells left of them.
+func (c *CipherDir) WithoutSpecial(left func(path string, err error)) *CipherDir {
+	out := *c
+	out.special = left
+	return &out
 }
 
 // OpenCipherDir opens the cipher directory at path. ErrPath if it is none. One in
@@ -73,6 +89,7 @@ type cipherPlace struct {
 	iv   []byte   // Dir: its diriv; nil if that is missing or damaged
 	file *os.File // File: the ciphertext, open
 	size int64    // File: its length
+	path string   // File: its path
 }
 
 // Walk implements Source. Entries come sorted by plaintext name.
@@ -87,19 +104,27 @@ func (c *CipherDir) walk(ctx context.Context, emit func(Entry, cipherPlace) (uin
 	}
 	defer root.Close()
 	w := &cipherWalk{CipherDir: c, ctx: ctx, emit: emit, nodes: map[inode]uint32{}}
-	return w.dir(root, "", 0, "")
+	return w.dir(root, "", 0, "", 0)
 }
 
 // cipherEntry is a directory entry with both of its names.
 type cipherEntry struct{ cipher, plain string }
 
-// bad passes a failure to the damage report, if there is one.
+// bad passes a failure to the damage report, if there is one: one entry that cannot be read
+// is no reason to lose the others.
 func (w *cipherWalk) bad(path string, err error) error {
+	if w.ctx.Err() != nil {
+		return context.Cause(w.ctx)
+	}
 	err = fmt.Errorf("cipher directory: %q: %w", path, err)
-	if w.damaged == nil || !(errors.Is(err, ErrIntegrity) || errors.Is(err, ErrSpecial)) {
+	switch {
+	case w.special != nil && errors.Is(err, ErrSpecial):
+		w.special(path, err)
+	case w.damaged != nil:
+		w.damaged(path, err)
+	default:
 		return err
 	}
-	w.damaged(path, err)
 	return nil
 }
 
@@ -114,10 +139,10 @@ func cipherNames(root *os.Root) ([]string, error) {
 	return slices.DeleteFunc(names, IsInternalName), err
 }
 
-func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string) error {
+func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string, depth int) error {
 	fi, err := root.Stat(".")
 	if err != nil {
-		return err
+		return w.bad(path, err)
 	}
 	iv, ivErr := readDirIV(root)
 	if ivErr != nil {
@@ -128,6 +153,9 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 		return err
 	}
 	names, err := cipherNames(root)
+	if err != nil {
+		err = w.bad(path, err)
+	}
 	if err != nil || len(names) == 0 && (ivErr == nil || errors.Is(ivErr, errNoDirIV)) {
 		return err
 	}
@@ -142,7 +170,7 @@ func (w *cipherWalk) dir(root *os.Root, name string, parent uint32, path string)
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)
 		}
-		if err := w.entry(root, e, self, joinPath(path, e.plain)); err != nil {
+		if err := w.entry(root, e, self, joinPath(path, e.plain), depth); err != nil {
 			return err
 		}
 	}
@@ -241,19 +269,22 @@ func openRegular(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	return f, fi, nil
 }
 
-func (w *cipherWalk) entry(root *os.Root, e cipherEntry, parent uint32, path string) error {
+func (w *cipherWalk) entry(root *os.Root, e cipherEntry, parent uint32, path string, depth int) error {
 	fi, err := root.Lstat(e.cipher)
 	if err != nil {
-		return err
+		return w.bad(path, err)
 	}
 	switch fi.Mode().Type() {
 	case fs.ModeDir:
+		if depth >= maxDepth {
+			return w.bad(path, errDepth)
+		}
 		sub, err := root.OpenRoot(e.cipher)
 		if err != nil {
-			return err
+			return w.bad(path, err)
 		}
 		defer sub.Close()
-		return w.dir(sub, e.plain, parent, path)
+		return w.dir(sub, e.plain, parent, path, depth+1)
 	case fs.ModeSymlink:
 		return w.symlink(root, e, fi, parent, path)
 	case 0:
@@ -265,7 +296,7 @@ func (w *cipherWalk) entry(root *os.Root, e cipherEntry, parent uint32, path str
 func (w *cipherWalk) symlink(root *os.Root, e cipherEntry, fi fs.FileInfo, parent uint32, path string) error {
 	sealed, err := root.Readlink(e.cipher)
 	if err != nil {
-		return err
+		return w.bad(path, err)
 	}
 	target, err := w.codec.plainTarget(sealed)
 	if err != nil {
@@ -279,11 +310,8 @@ func (w *cipherWalk) symlink(root *os.Root, e cipherEntry, fi fs.FileInfo, paren
 
 func (w *cipherWalk) file(root *os.Root, e cipherEntry, parent uint32, path string) error {
 	f, fi, err := openRegular(root, e.cipher)
-	if errors.Is(err, ErrSpecial) {
-		return w.bad(path, err)
-	}
 	if err != nil {
-		return err
+		return w.bad(path, err)
 	}
 	st := statOf(fi)
 	c := &cipherFile{f: f, codec: w.codec}
@@ -307,7 +335,7 @@ func (w *cipherWalk) file(root *os.Root, e cipherEntry, parent uint32, path stri
 		}
 		out.Attr.Size = max(0, (st.Size-headerSize)/cipherBlock*plainBlock)
 	}
-	node, err := w.emit(out, cipherPlace{file: f, size: st.Size})
+	node, err := w.emit(out, cipherPlace{file: f, size: st.Size, path: path})
 	if st.Nlink > 1 {
 		w.nodes[id] = node
 	}

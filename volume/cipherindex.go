@@ -49,7 +49,7 @@ func (c *CipherDir) writeIndex(ctx context.Context, w io.Writer, id ID, random i
 	if err != nil {
 		return DirIndex{}, err
 	}
-	x := &dirIndexer{ctx: ctx, index: index, more: opt.More}
+	x := &dirIndexer{ctx: ctx, index: index, more: opt.More, damaged: opt.Damaged}
 	tolerant := *c
 	tolerant.damaged, tolerant.tails = opt.Damaged, opt.Damaged != nil
 	if err := tolerant.walk(ctx, x.entry); err != nil {
@@ -81,9 +81,11 @@ type dirIndexer struct {
 	ctx   context.Context
 	index *indexWriter
 	more  func() bool
-	over  bool // more has said no
-	out   DirIndex
-	buf   []byte
+	// damaged is told of files that cannot be read.
+	damaged func(path string, err error)
+	over    bool // more has said no
+	out     DirIndex
+	buf     []byte
 }
 
 func (x *dirIndexer) entry(e Entry, at cipherPlace) (uint32, error) {
@@ -97,6 +99,11 @@ func (x *dirIndexer) entry(e Entry, at cipherPlace) (uint32, error) {
 	}
 	x.out.Files++
 	id, digests, err := x.content(e, at)
+	if err != nil && x.damaged != nil && x.ctx.Err() == nil {
+		x.damaged(at.path, err)
+		x.out.Unread++
+		digests, err = nil, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%q: %w", e.Name, err)
 	}

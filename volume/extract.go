@@ -108,6 +108,7 @@ func checkTargetDir(dir string) error {
 // RemoveTree removes what was extracted, read-only directories included. That
 // dir does not exist is no error.
 func RemoveTree(dir string) error {
+	_ = os.Chmod(dir, 0o700)
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -116,13 +117,29 @@ func RemoveTree(dir string) error {
 		return err
 	}
 	defer root.Close()
-	_ = fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() {
-			return root.Chmod(path, 0o700)
-		}
-		return nil
-	})
+	makeWritable(root)
 	return os.RemoveAll(dir)
+}
+
+// makeWritable makes the directories of a tree so that they can be emptied. What it cannot open
+// is found by who removes it.
+func makeWritable(root *os.Root) {
+	f, err := root.Open(".")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	entries, _ := f.ReadDir(-1)
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		_ = root.Chmod(e.Name(), 0o700)
+		if sub, err := root.OpenRoot(e.Name()); err == nil {
+			makeWritable(sub)
+			_ = sub.Close()
+		}
+	}
 }
 
 // extraction is one Extract under way.

@@ -27,6 +27,7 @@
 //	        ├── scratch/       0700  gocryptfs: a volume whose key dies with the job
 //	        ├── reserve        0600  room for the index and the receipt, until they are written
 //	        ├── results.sealed 0600  the outputs as a sealed volume
+//	        ├── left.age       0600  what could not be kept of the outputs, by name, encrypted to the recipients
 //	        └── receipt.jws    0600  S's account of the run; the last thing that is written
 //
 // Files that are being written have the suffix .partial. Where the directory

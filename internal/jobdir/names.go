@@ -36,6 +36,7 @@ const (
 	ScratchName   = "scratch"                // cipher directory whose key nobody keeps
 	IndexName     = CipherDirName + ".index" // of a cipher directory that was not sealed
 	SealedName    = "results.sealed"
+	LeftName      = "left.age" // names what of the outputs could not be kept
 	ReserveName   = "reserve"
 )
 

@@ -76,6 +76,20 @@ type Output struct {
 	// MountLost says that the mount through which the application wrote ended
 	// before the application did: what it wrote last may be missing.
 	MountLost bool `json:"mount_lost,omitempty"`
+	// Left says what of the outputs is neither in the sealed volume nor in the
+	// index, or not as a whole there; nil if everything is.
+	Left *Left `json:"left,omitempty"`
+}
+
+// Left is what of a node's outputs could not be kept.
+type Left struct {
+	Entries int `json:"entries"`
+	// Special entries, which are counted in Entries, are sockets, pipes and
+	// devices: they hold nothing, and nothing is lost with them.
+	Special int `json:"special,omitempty"`
+	// Names is the digest of the file that names them, encrypted to the recipients
+	// (jobdir.LeftName); zero if that could not be written.
+	Names Digest `json:"names,omitzero"`
 }
 
 // Index is a sealed index over a cipher directory (volume.OpenIndexed).

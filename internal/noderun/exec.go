@@ -3,6 +3,7 @@ package noderun
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -76,7 +77,8 @@ func (m *mounted) mountDied() error {
 		return m.mountFailed(err)
 	default:
 	}
-	if _, err := m.results.root.Stat("."); err != nil {
+	// The application may have closed the directory to itself, which shows that the mount lives.
+	if _, err := m.results.root.Stat("."); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return errMountDied
 	}
 	return nil

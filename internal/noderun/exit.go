@@ -52,8 +52,8 @@ func ExitMeanings() []ExitMeaning {
 			"mounting failed, a mount died, the storage below it could not be read, or the container runtime did not start"},
 		{ExitInput, jobdir.ReasonInputCheck, "an input check or input verification script failed"},
 		{ExitOutput, jobdir.ReasonOutputScript, "an output verification script failed; the results are sealed all the same"},
-		{ExitSeal, jobdir.ReasonSealing, "the results could be neither sealed nor indexed, or not all of them in time: " +
-			"what there is, stays as a cipher directory"},
+		{ExitSeal, jobdir.ReasonSealing, "the results could be neither sealed nor indexed, or not all of them: " +
+			"what there is, stays as a cipher directory, and sealbatch results names what is missing"},
 		{ExitTimeLimit, jobdir.ReasonTimeLimit, "stopped before the time limit so that the results could be sealed"},
 		{ExitCancelled, jobdir.ReasonCancelled, "cancelled"},
 	}

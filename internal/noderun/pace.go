@@ -4,17 +4,15 @@ import (
 	"context"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 )
 
 // usage is what an output volume holds, and what was done to make it sealable.
 type usage struct {
-	bytes   int64
-	files   int
-	removed int // sockets and pipes
-	opened  int // entries that their own owner could not read
+	bytes  int64
+	files  int
+	opened int // entries that their own owner could not read
 }
 
 // Speeds that are counted on beforehand: a busy parallel file system, read and
@@ -40,42 +38,49 @@ func (u usage) walkTime() time.Duration  { return time.Duration(u.files)*perFile
 // padding and the index come on top of the content.
 func (u usage) sealedBytes() int64 { return u.bytes + int64(u.files)*2048 + 256<<10 }
 
-// tidy measures a tree of one's own in which nobody writes any more, removes
-// what no volume can hold, and makes readable what its owner made unreadable:
-// an application's odd umask is no reason to lose its results.
-func tidy(dir string) (usage, error) {
-	var u usage
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		u.files++
-		switch t := d.Type(); {
-		case t.IsDir():
-			return u.open(path, d, 0o500)
-		case t.IsRegular():
-			if fi, err := d.Info(); err == nil {
-				u.bytes += fi.Size()
-			}
-			return u.open(path, d, 0o400)
-		case t&(fs.ModeSocket|fs.ModeNamedPipe) != 0:
-			u.removed++
-			return os.Remove(path)
-		}
-		return nil
-	})
-	return u, err
+// tidy measures a tree of one's own in which nobody writes any more, and makes readable
+// what its owner made unreadable: an application's odd umask is no reason to lose its
+// results. It goes by descriptors, since encrypted paths can be longer than the system
+// takes. What it cannot look at is found, and named, by who reads the tree afterwards.
+func tidy(root *os.Root) (u usage) {
+	u.tidy(root)
+	return u
 }
 
-// open adds the bits that reading an entry needs. WalkDir calls it before it
-// reads a directory.
-func (u *usage) open(path string, d fs.DirEntry, need fs.FileMode) error {
-	fi, err := d.Info()
-	if err != nil || fi.Mode().Perm()&need == need {
-		return err
+func (u *usage) tidy(root *os.Root) {
+	u.files++
+	f, err := root.Open(".")
+	if err != nil {
+		return
 	}
-	u.opened++
-	return os.Chmod(path, fi.Mode()|need)
+	defer f.Close()
+	entries, _ := f.ReadDir(-1)
+	for _, e := range entries {
+		fi, err := root.Lstat(e.Name())
+		switch {
+		case err != nil:
+			u.files++
+		case fi.IsDir():
+			u.open(root, fi, 0o500)
+			if sub, err := root.OpenRoot(e.Name()); err == nil {
+				u.tidy(sub)
+				_ = sub.Close()
+			}
+		case fi.Mode().IsRegular():
+			u.files++
+			u.bytes += fi.Size()
+			u.open(root, fi, 0o400)
+		default:
+			u.files++
+		}
+	}
+}
+
+// open adds the bits that reading an entry needs.
+func (u *usage) open(in *os.Root, fi fs.FileInfo, need fs.FileMode) {
+	if fi.Mode().Perm()&need != need && in.Chmod(fi.Name(), fi.Mode()|need) == nil {
+		u.opened++
+	}
 }
 
 // pace is how sealing gets on.

@@ -86,6 +86,7 @@ func (m *mounted) runApplication() (exit int, err error) {
 		m.log.Info("the application was not started, or left no exit code")
 		return neverRan, err
 	}
+	m.ended = end.Code
 	m.results.write(exitCodeFile, strconv.Itoa(end.Code)+"\n", os.O_TRUNC)
 	m.log.Info("application ended", "exit", end.Code)
 	return end.Code, err

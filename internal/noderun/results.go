@@ -67,7 +67,7 @@ func terse(err error) error {
 		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
 		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
 		sandbox.ErrNoNamespace, sandbox.ErrUnmappedGroup, sandbox.ErrClosed,
-		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, context.Canceled,
+		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, errNotAll, context.Canceled,
 	} {
 		if errors.Is(err, class) {
 			return class

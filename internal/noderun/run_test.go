@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -50,7 +54,7 @@ func TestRunSealsTheResults(t *testing.T) {
 	}
 	for _, want := range []string{
 		"input script sees a,b:c d\ninput\n", "output script is content\n",
-		"1 sockets and pipes were removed and 2 entries made readable",
+		"2 entries were made readable",
 	} {
 		if !strings.Contains(got[logFile], want) {
 			t.Errorf("%s lacks %q: %s", logFile, want, got[logFile])
@@ -61,9 +65,98 @@ func TestRunSealsTheResults(t *testing.T) {
 		r.Node != testNode || r.Output.Until != "scratch" {
 		t.Errorf("receipt: %+v", r)
 	}
+	if left := j.left(r); len(left) != 1 || left[0].Path != "pipe" || r.Output.Left.Special != 1 {
+		t.Errorf("not kept: %+v", left)
+	}
 	j.missing(jobdir.CipherDirName, jobdir.ScratchName, jobdir.SealedName+jobdir.PartialSuffix)
 	j.leftNothing()
 	j.leakedNothing(canary, "first file", "a,b:c d", "10-first")
+}
+
+// left opens the list of what could not be kept, which the receipt vouches for.
+func (j *testJob) left(r manifest.Receipt) []jobdir.LeftEntry {
+	j.t.Helper()
+	b, err := os.ReadFile(j.path(jobdir.LeftName))
+	check(j.t, err)
+	if r.Output.Left == nil || r.Output.Left.Names != manifest.DigestOf(b) {
+		j.t.Fatalf("receipt: %+v", r.Output.Left)
+	}
+	plain, err := age.Decrypt(bytes.NewReader(b), j.identity)
+	check(j.t, err)
+	text, err := io.ReadAll(plain)
+	check(j.t, err)
+	all, err := jobdir.ParseLeft(string(text))
+	check(j.t, err)
+	if len(all) != r.Output.Left.Entries {
+		j.t.Errorf("%d entries, the receipt says %d", len(all), r.Output.Left.Entries)
+	}
+	return all
+}
+
+// TestLongPathsAreSealed: an encrypted path can be longer than the system takes when the plain one is not.
+func TestLongPathsAreSealed(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c", `name=$(printf '%0100d' 0)
+		for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do mkdir $name && cd $name; done
+		echo deep > leaf; mkdir closed; echo in > closed/it; chmod 0 closed/it closed`)
+	if code := j.run(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	r, got := j.receipt(), j.results()
+	deep := strings.Repeat(fmt.Sprintf("%0100d/", 0), 30)
+	if got[deep+"leaf"] != "deep\n" || got[deep+"closed/it"] != "in\n" || r.Output.Left != nil || r.Reason != "completed" {
+		t.Errorf("%d files, receipt %+v", len(got), r)
+	}
+	j.missing(jobdir.CipherDirName)
+}
+
+// TestNotAllCanBeKept: one thing that cannot be kept ends nothing; it is named to the recipients only, and receipt
+// and exit code say that not all is there.
+func TestNotAllCanBeKept(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c", "echo kept > result; mkfifo "+canary+"; echo x > /host/nodes/"+testNode+"/output/"+canary)
+	j.private.Flags = []string{"--bind", j.dir + ":/host"}
+	if code := j.run(); code != ExitSeal {
+		t.Errorf("exit code %d", code)
+	}
+	r := j.receipt()
+	if r.Exit != 0 || r.Reason != jobdir.ReasonSealing || r.Output.Index == nil || r.Output.Index.Torn != 1 ||
+		r.Output.Left.Entries != 2 || r.Output.Left.Special != 1 {
+		t.Errorf("receipt: %+v, %+v, %+v", r, r.Output.Index, r.Output.Left)
+	}
+	left := j.left(r)
+	slices.SortFunc(left, func(a, b jobdir.LeftEntry) int { return strings.Compare(a.Reason, b.Reason) })
+	if len(left) != 2 || left[0].Path != canary || !strings.Contains(left[0].Reason, "name") || left[1].Path != canary {
+		t.Errorf("not kept: %+v", left)
+	}
+	if b := readNode(t, j.openIndexed(), "result"); b != "kept\n" {
+		t.Errorf("result is %q", b)
+	}
+	if log := j.log.String(); !strings.Contains(log, "not all of the results could be kept") || strings.Contains(log, canary) {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// TestStepsTellTheTruth: of an application that ended with 42, the log does not say that all was well.
+func TestStepsTellTheTruth(t *testing.T) {
+	t.Parallel()
+	j := newJob(t, nil, "sh", "-c", "chmod 0 /sd-container/output; exit 42")
+	if code := j.run(); code != 42 {
+		t.Errorf("exit code %d", code)
+	}
+	log := j.log.String()
+	if !strings.Contains(log, "application: exit code 42, ") || strings.Contains(log, "application: ok") {
+		t.Errorf("log: %s", log)
+	}
+	r := j.receipt()
+	for _, s := range r.Steps {
+		if s.Name == StepApplication && s.Exit != 42 || s.Name != StepApplication && s.Exit != 0 {
+			t.Errorf("step %+v", s)
+		}
+	}
+	if _, ok := j.results()["stdout"]; !ok || r.Output.Left != nil {
+		t.Errorf("a directory that its owner had closed: %+v", r)
+	}
 }
 
 // TestNetworkNone: what the manifest says of the network holds for the application and

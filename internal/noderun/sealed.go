@@ -45,17 +45,20 @@ func (s *sealed) preserve() error {
 	if err := s.quiesce(); err != nil {
 		return err
 	}
+	top, err := s.dir.Lstat(jobdir.CipherDirName)
+	if err != nil {
+		return terse(err)
+	}
+	use := usage{}
+	use.open(s.dir.Root, top, 0o700)
 	dir, err := s.output.root.Open(".")
 	if err != nil {
 		return terse(err)
 	}
 	defer dir.Close()
-	use, err := tidy(fsx.FDPath(dir) + "/")
-	if err != nil {
-		return terse(err)
-	}
-	if use.removed+use.opened > 0 {
-		s.results.note("before sealing, %d sockets and pipes were removed and %d entries made readable", use.removed, use.opened)
+	use.tidy(s.output.root)
+	if use.opened > 0 {
+		s.results.note("before sealing, %d entries were made readable", use.opened)
 	}
 	cipher, err := volume.OpenCipherDir(fsx.FDPath(dir), s.output.key)
 	if err != nil {
@@ -67,18 +70,26 @@ func (s *sealed) preserve() error {
 // vouch seals the cipher directory, or else indexes it.
 func (s *sealed) vouch(cipher *volume.CipherDir, use usage) (err error) {
 	k := sealer{supervisor: s.supervisor, dir: s.dir, alloc: s.alloc, rcpts: s.rcpts}
-	serr := k.seal(cipher, use, &s.out)
+	var left left
+	serr := k.seal(cipher.WithoutSpecial(left.add), use, &s.out)
 	if serr == nil {
+		s.out.Left = k.nameLeft(left)
 		return nil
 	}
 	s.results.note("sealing: %v", serr)
 	s.log.Info("the results stay as an encrypted directory", "reason", terse(serr))
-	s.out.Index, err = k.index(cipher, s.output.id, use)
+	left.reset()
+	s.out.Index, err = k.index(cipher, s.output.id, use, &left)
+	if err == nil {
+		s.out.Left = k.nameLeft(left)
+	}
 	switch {
 	case err != nil:
 		s.results.note("index: %v", err)
 		return fmt.Errorf("%w, and no index of them either: %w; "+
 			"they stay as an encrypted directory that nothing vouches for", terse(serr), terse(err))
+	case left.entries > left.special:
+		return errNotAll
 	case s.out.Index.Unread > 0:
 		return errUnread
 	}

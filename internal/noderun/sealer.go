@@ -19,6 +19,7 @@ var (
 	errNoTime  = errors.New("no time left to seal the results")
 	errNoSpace = errors.New("not enough space left to seal the results")
 	errUnread  = errors.New("not all of the results could be read in time")
+	errNotAll  = errors.New("not all of the results could be kept: sealbatch results names what could not")
 )
 
 // sealer makes what vouches for the outputs, with the time and the room that are left.
@@ -120,15 +121,13 @@ func (s sealer) writePartial(name string, fill func(*os.File) error) error {
 
 // index writes the index over the cipher directory, with digests as far as the
 // time allows.
-func (s sealer) index(cipher *volume.CipherDir, id volume.ID, use usage) (*manifest.Index, error) {
-	torn := 0
+func (s sealer) index(cipher *volume.CipherDir, id volume.ID, use usage, left *left) (*manifest.Index, error) {
 	opt := volume.DirIndexOptions{
 		More: func() bool {
 			left := s.halt.left(s.alloc)
 			return left < 0 || left > use.walkTime()
 		},
-		// Not noted by name: the log is being indexed itself.
-		Damaged: func(string, error) { torn++ },
+		Damaged: left.add, // the log, which is being indexed itself, cannot name it
 	}
 	var x volume.DirIndex
 	err := s.writePartial(jobdir.IndexName, func(f *os.File) (err error) {
@@ -138,6 +137,7 @@ func (s sealer) index(cipher *volume.CipherDir, id volume.ID, use usage) (*manif
 	if err != nil {
 		return nil, err
 	}
+	torn := left.entries - left.special
 	s.log.Info("indexed", "files", x.Files, "unread", x.Unread, "torn", torn)
 	return &manifest.Index{
 		File: jobdir.IndexName, Digest: manifest.Digest(x.Digest), Size: x.Size, Files: x.Files, Unread: x.Unread, Torn: torn,

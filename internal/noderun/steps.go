@@ -17,6 +17,7 @@ type supervisor struct {
 	halt    *halt
 	started time.Time
 	steps   []manifest.Step
+	ended   int // exit code of what the step at hand has run, which is no error of the step's
 }
 
 // step does one thing and notes the time that it took, for log and receipt. It
@@ -37,16 +38,20 @@ func (s *supervisor) step(name string, code int, f func(ctx context.Context) err
 // timed is step for what happens whether or not the run has to stop.
 func (s *supervisor) timed(name string, code int, f func() error) error {
 	begin := time.Now()
+	s.ended = 0
 	err := f()
-	done := manifest.Step{Name: name, Seconds: time.Since(begin).Seconds()}
+	done := manifest.Step{Name: name, Seconds: time.Since(begin).Seconds(), Exit: s.ended}
 	if err != nil {
 		err = failed(exitOf(err, code), fmt.Errorf("%s: %w", name, err))
 		done.Exit = exitOf(err, code)
 	}
 	s.steps = append(s.steps, done)
 	outcome := "ok"
-	if err != nil {
+	switch {
+	case err != nil:
 		outcome = "failed"
+	case s.ended != 0:
+		outcome = fmt.Sprintf("exit code %d", s.ended)
 	}
 	s.log.Info(fmt.Sprintf("%s: %s, %.2f s", name, outcome, done.Seconds))
 	return err
