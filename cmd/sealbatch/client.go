@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/plugin"
@@ -92,17 +91,12 @@ func (c *client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Cleaning up after a Ctrl-C needs the connection, but must not hang on it.
-	context.AfterFunc(ctx, func() { time.AfterFunc(cleanUpTime, func() { t.Close() }) })
 	c.run, c.close = t, t.Close
 	if c.fs, err = t.FS(); err != nil {
 		return errors.Join(err, t.Close())
 	}
 	return nil
 }
-
-// cleanUpTime is how long after a Ctrl-C the connection is kept for cleaning up.
-const cleanUpTime = 10 * time.Second
 
 // reconnect replaces a connection that broke.
 func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -38,6 +39,7 @@ type credentials struct {
 	ctx    context.Context
 	target *target
 	prompt func(context.Context, Prompt) (string, error)
+	mu     sync.Mutex // for agent
 	agent  net.Conn
 	tried  []string // for the error message
 	passed []string // keys that were passed over, and why
@@ -54,6 +56,8 @@ func (c *credentials) methods() []ssh.AuthMethod {
 }
 
 func (c *credentials) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.agent != nil {
 		_ = c.agent.Close()
 	}
@@ -62,9 +66,9 @@ func (c *credentials) close() {
 // signers returns the keys in the order in which they are offered: certificates and keys from files
 // first (by way of the agent, if it has them), then the agent's others. Servers count attempts.
 func (c *credentials) signers() ([]ssh.Signer, error) {
+	c.tried, c.passed = nil, nil
 	held := c.agentSigners()
 	certs := c.certificates()
-	c.tried, c.passed = nil, nil
 	var out []ssh.Signer
 	used := map[string]bool{}
 	for _, path := range c.target.keys {
@@ -96,18 +100,35 @@ func (c *credentials) agentSigners() []ssh.Signer {
 	if c.target.agentSocket == "" {
 		return nil
 	}
+	conn := c.agentConn()
+	if conn == nil {
+		return nil
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(agentTime))
+	held, err := agent.NewClient(conn).Signers()
+	if err != nil {
+		c.passed = append(c.passed, "the SSH agent ("+c.target.agentSocket+" does not answer)")
+		return nil
+	}
+	_ = conn.SetReadDeadline(time.Time{}) // somebody may have to touch a key before it signs
+	return held
+}
+
+// agentTime is how long an SSH agent may take to list its keys.
+const agentTime = 10 * time.Second
+
+// agentConn returns the connection to the agent. As for ssh, an agent that is gone is no agent.
+func (c *credentials) agentConn() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.agent == nil {
 		conn, err := (&net.Dialer{}).DialContext(c.ctx, "unix", c.target.agentSocket)
 		if err != nil {
-			return nil // as ssh: an agent that is gone is no agent
+			return nil
 		}
 		c.agent = conn
 	}
-	held, err := agent.NewClient(c.agent).Signers()
-	if err != nil {
-		return nil
-	}
-	return held
+	return c.agent
 }
 
 // certificates reads the OpenSSH user certificates that belong to the key files.

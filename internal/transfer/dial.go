@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -52,25 +53,38 @@ type Client struct {
 	hops  []*ssh.Client // in the order in which they were dialled
 	stop  chan struct{}
 	close sync.Once
-	stall time.Duration // Options.Stall
-	again Options       // to dial once more, with nobody to ask
-	asked bool          // somebody was asked something
+	name  string // as ssh takes it
+	// How long sshd may take to open a session or to begin what runs in it (Options.Timeout), and then what
+	// was begun to say something (Options.Stall).
+	timeout, stall time.Duration
+	life           context.Context // that of Dial
+	again          Options         // to dial once more, with nobody to ask
+	asked          bool            // somebody was asked something
+	prompt         func(context.Context, Prompt) (string, error)
+	second         *besides
 
 	mu   sync.Mutex
 	sftp *remote
 }
 
-// Dial connects, through jump hosts if there are any, and logs in. Errors are *Error of the kinds
-// ErrConfig, ErrConnect, ErrHostKeyUnknown, ErrHostKeyChanged and ErrAuth, or ctx's.
-func Dial(ctx context.Context, o Options) (*Client, error) {
+// CleanUpTime is how long a connection outlives the context that it was made with: cleaning up after a Ctrl-C needs
+// it, but must not hang on it.
+const CleanUpTime = 10 * time.Second
+
+// Dial connects, through jump hosts if there are any, and logs in. The connection ends CleanUpTime after ctx. Errors
+// are *Error of the kinds ErrConfig, ErrConnect, ErrHostKeyUnknown, ErrHostKeyChanged and ErrAuth, or ctx's.
+func Dial(ctx context.Context, o Options) (*Client, error) { return connect(ctx, ctx, o) }
+
+// connect is Dial for a connection that ends after another context, life.
+func connect(ctx, life context.Context, o Options) (*Client, error) {
 	route, err := o.route(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{stop: make(chan struct{}), stall: o.Stall, again: o}
-	if c.stall <= 0 {
-		c.stall = defaultStall
-	}
+	last := route[len(route)-1]
+	c := &Client{stop: make(chan struct{}), name: last.alias, life: life, again: o, prompt: o.Prompt,
+		second: &besides{turn: make(chan struct{}, 1)}, timeout: cmp.Or(max(o.Timeout, 0), defaultTimeout),
+		stall: cmp.Or(max(o.Stall, 0), defaultStall)}
 	c.again.Prompt = nil
 	if ask := o.Prompt; ask != nil {
 		o.Prompt = func(ctx context.Context, p Prompt) (string, error) {
@@ -90,7 +104,7 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		c.conn = next
 		c.hops = append(c.hops, next)
 	}
-	last := route[len(route)-1]
+	go c.outlive(life)
 	go c.keepAlive(cmp.Or(last.aliveInterval, defaultKeepAlive), last.aliveMisses)
 	return c, nil
 }
@@ -101,7 +115,8 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 	if err != nil {
 		return nil, err
 	}
-	deadline := newDeadline(ctx, cmp.Or(max(o.Timeout, 0), t.connectTimeout, defaultTimeout))
+	limit := cmp.Or(max(o.Timeout, 0), t.connectTimeout, defaultTimeout)
+	deadline := newDeadline(ctx, limit)
 	defer deadline.stop()
 	conn, err := t.dial(deadline.ctx, before)
 	if err != nil {
@@ -109,28 +124,46 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"})
 	}
 	defer context.AfterFunc(deadline.ctx, func() { _ = conn.Close() })()
-	creds := &credentials{ctx: ctx, target: t}
+	creds := &credentials{ctx: deadline.ctx, target: t}
 	defer creds.close()
 	if o.Prompt != nil {
 		creds.prompt = func(ctx context.Context, p Prompt) (string, error) {
 			deadline.pause() // a person may take as long as the server lets them
+			defer deadline.resume(limit)
 			return o.Prompt(ctx, p)
 		}
 	}
-	c, channels, requests, err := ssh.NewClientConn(conn, t.address(), &ssh.ClientConfig{
-		User: t.user, Auth: creds.methods(), HostKeyCallback: keys.check, HostKeyAlgorithms: keys.algorithms(),
-		ClientVersion: "SSH-2.0-sealbatch",
-	})
-	if err != nil {
-		_ = conn.Close()
-		err = deadline.explain(err)
-		if p, ok := conn.(*piped); ok && !keys.passed {
-			err = p.explain(err)
+	// What waits for an agent, or for a jump host, does not see that conn is closed.
+	client, err := within(deadline.ctx, forever, func() (*ssh.Client, error) {
+		c, channels, requests, err := ssh.NewClientConn(conn, t.address(), &ssh.ClientConfig{
+			User: t.user, Auth: creds.methods(), HostKeyCallback: keys.check, HostKeyAlgorithms: keys.algorithms(),
+			ClientVersion: "SSH-2.0-sealbatch",
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil, creds.explain(err, keys.passed)
+		return ssh.NewClient(c, channels, requests), nil
+	}, func(c *ssh.Client) { _ = c.Close() })
+	if err == nil {
+		return client, nil
 	}
-	return ssh.NewClient(c, channels, requests), nil
+	go func() { _ = conn.Close() }()
+	p, byCommand := conn.(*piped)
+	if cause := context.Cause(deadline.ctx); cause != nil {
+		if byCommand {
+			cause = p.explain(cause)
+		}
+		return nil, fail(Error{Kind: ErrConnect, What: "SSH with " + t.address() + " failed", Err: cause,
+			Next: "it, or your SSH agent, may be overloaded or frozen: run the same command again when `ssh " + t.alias + "` works"})
+	}
+	if byCommand && !keys.passed {
+		err = p.explain(err)
+	}
+	return nil, creds.explain(err, keys.passed)
 }
+
+// forever is no limit of its own.
+const forever = time.Duration(math.MaxInt64)
 
 // explain turns an error of the handshake into one of this package's. Once the host's key is
 // accepted, what fails is the login, unless the connection broke.
@@ -156,7 +189,7 @@ func (c *credentials) explain(err error, hostKeyPassed bool) error {
 		Next: "check [supercomputer] username and ssh-key, and that the site knows the public key; ssh " + c.target.alias + " should work"})
 }
 
-// deadline is a timeout that stops counting once a person is asked something.
+// deadline is a timeout that does not count while a person is asked something.
 type deadline struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -171,6 +204,8 @@ func newDeadline(ctx context.Context, d time.Duration) *deadline {
 }
 
 func (d *deadline) pause() { d.timer.Stop() }
+
+func (d *deadline) resume(limit time.Duration) { d.timer.Reset(limit) }
 
 func (d *deadline) stop() {
 	d.timer.Stop()
@@ -211,12 +246,28 @@ func (c *Client) keepAlive(interval time.Duration, misses int) {
 	}
 }
 
-// Close ends the connection and those to the jump hosts.
+// outlive ends the connection some time after ctx.
+func (c *Client) outlive(ctx context.Context) {
+	select {
+	case <-c.stop:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-c.stop:
+	case <-time.After(CleanUpTime):
+		_ = c.Close()
+	}
+}
+
+// Close ends the connection and those to the jump hosts. The outermost goes first: where it is frozen, nothing
+// can be sent over the others any more, not even that they end.
 func (c *Client) Close() error {
 	c.close.Do(func() {
 		close(c.stop)
-		for i := len(c.hops) - 1; i >= 0; i-- {
-			_ = c.hops[i].Close()
+		c.second.shut()
+		for _, hop := range c.hops {
+			_ = hop.Close()
 		}
 	})
 	return nil

@@ -16,6 +16,8 @@ var (
 	ErrFull           = fault.Sentinel(fault.Other, "no space left")
 	ErrProtocol       = fault.Sentinel(fault.SSH, "no SFTP, or without end")
 	ErrMode           = fault.Sentinel(fault.SSH, "made with a wider mode than was asked for")
+	ErrNoSFTP         = fault.Sentinel(fault.SSH, "no SFTP there")
+	ErrNoCommands     = fault.Sentinel(fault.SSH, "no commands can be run there")
 	ErrSource         = fault.Sentinel(fault.Other, "the file to send is not the one that was made")
 )
 

@@ -68,7 +68,7 @@ func (l *laneOpener) open(roundTrip time.Duration) {
 	l.sessions(l.first, each-1)
 	for range connections - 1 {
 		l.opening.Go(func() {
-			c, err := Dial(l.ctx, l.first.again)
+			c, err := connect(l.ctx, l.first.life, l.first.again)
 			if err != nil {
 				l.sessions(l.first, 1)
 				return
@@ -87,12 +87,12 @@ func (l *laneOpener) sessions(c *Client, n int) {
 				return
 			}
 			stop := make(chan struct{})
-			s, err := c.startSFTP(stop)
+			s, err := c.startSFTP(l.ctx, stop)
 			if err != nil {
 				close(stop)
 				return
 			}
-			l.ended(func() { close(stop); _ = s.c.Close() })
+			l.ended(func() { close(stop); hangUp(s.s) }) // not s.c.Close, which waits for the server
 			l.join(*s)
 		})
 	}

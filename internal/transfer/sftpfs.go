@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
 )
 
 // SFTP parameters. OpenSSH takes writes of up to 255 KiB (limits@openssh.com: SFTP_MAX_MSG_LENGTH less
@@ -28,41 +29,9 @@ type remote struct {
 	c *sftp.Client
 	w *watched
 	g *guard
-	// on is the connection, which can have more of them.
+	// on is the connection, which can have more of them, and s the session.
 	on *Client
-}
-
-// FS opens an SFTP session, once; the connection's end ends it.
-func (c *Client) FS() (FS, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.sftp == nil {
-		s, err := c.startSFTP(c.stop)
-		if errors.Is(err, ErrConnect) {
-			return nil, err
-		}
-		if err != nil {
-			return nil, fail(Error{Kind: ErrConnect, What: "the login node does not offer SFTP", Err: err,
-				Next: "does `sftp` to it work? Lines that a shell start-up file prints break it"})
-		}
-		c.sftp = s
-	}
-	return *c.sftp, nil
-}
-
-// startSFTP opens a session, which is watched until stop.
-func (c *Client) startSFTP(stop <-chan struct{}) (*remote, error) {
-	out, in, err := openSFTP(c.conn)
-	if err != nil {
-		return nil, err
-	}
-	w := newWatched(out, in, c.stall)
-	go w.watch(stop, c.Close)
-	r, err := newRemote(w, c.conn.Close)
-	if err == nil {
-		r.on = c
-	}
-	return r, err
+	s  *ssh.Session
 }
 
 // newRemote speaks SFTP with a server; hangUp ends the connection.
@@ -194,8 +163,14 @@ func (r remote) Mkdir(path string, perm fs.FileMode) error {
 	return notWider(path, info.Mode(), perm)
 }
 
-// Rename is SSH_FXP_RENAME, which replaces nothing (section 6.5 of the draft); posix-rename@openssh.com does.
+// Rename is SSH_FXP_RENAME, which replaces nothing (section 6.5 of the draft); posix-rename@openssh.com does. Some
+// servers take the one for the other, so what has the name is looked for first.
 func (r remote) Rename(from, to string) error {
+	if _, err := r.Lstat(to); err == nil {
+		return &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist}
+	} else if errors.Is(err, ErrConnect) {
+		return err
+	}
 	err := r.w.lost(r.c.Rename(from, to))
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -2,13 +2,10 @@ package transfer
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // defaultStall is how long requests may wait without anything moving. It is long, since a site's file
@@ -25,29 +22,10 @@ type watched struct {
 	sent, answered packets
 	start          time.Time
 	moved          atomic.Int64 // when a byte moved last, as nanoseconds since start
+	writing        atomic.Int32
 	stalled        atomic.Bool
 	quickest       atomic.Int64          // answer to a small question, in nanoseconds; 0 until there was one
 	broken         atomic.Pointer[error] // how the server broke the protocol (guard)
-}
-
-// openSFTP starts the SFTP server of a connection.
-func openSFTP(conn *ssh.Client) (io.Reader, io.WriteCloser, error) {
-	s, err := conn.NewSession()
-	if err != nil {
-		return nil, nil, err
-	}
-	w, err := s.StdinPipe()
-	if err != nil {
-		return nil, nil, errors.Join(err, s.Close())
-	}
-	r, err := s.StdoutPipe()
-	if err == nil {
-		err = s.RequestSubsystem("sftp")
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, s.Close())
-	}
-	return r, w, nil
 }
 
 func newWatched(r io.Reader, w io.WriteCloser, limit time.Duration) *watched {
@@ -63,7 +41,7 @@ func (w *watched) watch(stop <-chan struct{}, giveUp func() error) {
 		case <-stop:
 			return
 		case <-ticker.C:
-			waiting := w.sent.n.Load() > w.answered.n.Load()
+			waiting := w.sent.n.Load() > w.answered.n.Load() || w.writing.Load() > 0
 			if waiting && time.Since(w.start)-time.Duration(w.moved.Load()) > w.limit {
 				w.stalled.Store(true)
 				_ = giveUp()
@@ -90,6 +68,8 @@ func (w *watched) Read(p []byte) (int, error) {
 const piece = 32 << 10
 
 func (w *watched) Write(p []byte) (int, error) {
+	w.writing.Add(1)
+	defer w.writing.Add(-1)
 	done := 0
 	for done < len(p) {
 		n, err := w.w.Write(p[done:min(len(p), done+piece)])
