@@ -73,6 +73,10 @@ func (c *Client) broke(ctx context.Context, err error, what string) error {
 // closeTime is how long a session that has ended may take to be closed, where there can only be one.
 const closeTime = 5 * time.Second
 
+// pauses are made when the second connection opens no session: sshd may not have noticed yet that the last one has
+// ended. A connection that opens none for so long, or that broke, is made anew.
+var pauses = []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond, 0, 0}
+
 // commandSession opens a session for a command; done gives it back, and hears when that has ended. Where the connection has as many as the login
 // node allows on one (sshd_config's MaxSessions, which may be 1, and SFTP has that), it is one of a second connection,
 // on which one command runs at a time.
@@ -90,11 +94,17 @@ func (c *Client) commandSession(ctx context.Context) (s *ssh.Session, done func(
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	for range 2 { // an old one may have broken, or still have the last command's session
+	for _, pause := range pauses {
 		if s, err = c.second.newSession(ctx, c); err == nil {
 			return s, func(ended <-chan struct{}) { c.second.give(s, ended) }, nil
 		}
-		c.second.close()
+		if !errors.As(err, &refused) || pause == 0 {
+			c.second.close()
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
 	<-c.second.turn
 	if errors.As(err, &refused) {
