@@ -98,8 +98,8 @@ func (c *Client) commandSession(ctx context.Context) (s *ssh.Session, done func(
 		if s, err = c.second.newSession(ctx, c); err == nil {
 			return s, func(ended <-chan struct{}) { c.second.give(s, ended) }, nil
 		}
-		if !errors.As(err, &refused) || pause == 0 {
-			c.second.close()
+		if (!errors.As(err, &refused) || pause == 0) && !c.second.close() {
+			break // there was none, and none can be made
 		}
 		select {
 		case <-time.After(pause):
@@ -160,8 +160,8 @@ func (o *besides) newSession(ctx context.Context, first *Client) (*ssh.Session, 
 	return conn.newSession(ctx)
 }
 
-// close ends the connection; another can be made.
-func (o *besides) close() {
+// close ends the connection, if there is one, which it reports; another can be made.
+func (o *besides) close() bool {
 	o.mu.Lock()
 	conn := o.conn
 	o.conn = nil
@@ -169,6 +169,7 @@ func (o *besides) close() {
 	if conn != nil {
 		_ = conn.Close()
 	}
+	return conn != nil
 }
 
 // shut ends the connection for good.
