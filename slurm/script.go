@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -231,16 +232,32 @@ func (s *Script) checkRaw() error {
 			return fmt.Errorf("%w: --sbatch array: a job array is one submission, and keys are released to one job of a "+
 				"submission; run job-prep once for each", ErrScript)
 		}
-		if instead, ok := reserved[o.Key]; ok && instead != "" {
-			return fmt.Errorf("%w: --sbatch %s: use %s", ErrScript, o.Key, instead)
-		}
-		for name := range reserved {
-			if strings.HasPrefix(name, o.Key) {
-				return fmt.Errorf("%w: --sbatch %s is not possible: the job relies on how the script itself sets %s", ErrScript, o.Key, name)
-			}
+		switch means := meant(o.Key); {
+		case len(means) == 0:
+		case len(means) == 1 && reserved[means[0]] != "":
+			return fmt.Errorf("%w: --sbatch %s: use %s", ErrScript, o.Key, reserved[means[0]])
+		case len(means) == 1 && means[0] == o.Key:
+			return fmt.Errorf("%w: --sbatch %s is not possible: the job relies on how the script itself sets it", ErrScript, o.Key)
+		default:
+			return fmt.Errorf("%w: --sbatch %s is not possible: sbatch takes it for %s, and the job relies on how the script itself sets that",
+				ErrScript, o.Key, strings.Join(means, " or "))
 		}
 	}
 	return nil
+}
+
+// meant returns the reserved options for which sbatch may take key: itself, or those that begin with it.
+func meant(key string) (names []string) {
+	if _, ok := reserved[key]; ok {
+		return []string{key}
+	}
+	for name := range reserved {
+		if strings.HasPrefix(name, key) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (s *Script) checkDir() error {
