@@ -175,7 +175,7 @@ func TestKilledAnywhere(t *testing.T) {
 			}
 			for range 2 { // once more is no harm
 				for _, rec := range all {
-					switch got, err := Continue(t.Context(), s.world(q, 0, false), rec); {
+					switch got, err := Continue(t.Context(), s.world(q, 0, false), rec, false); {
 					case rec.Stage == submission.Preparing:
 						cleared++
 						if err == nil || fault.Hint(err) == "" {
@@ -239,7 +239,7 @@ func TestSbatchRefuses(t *testing.T) {
 				return
 			}
 			q.down, q.refuse, q.times = false, "", false
-			if got, err := Continue(t.Context(), s.world(q, 0, false), rec); err != nil || got.JobID != "1" || len(q.dirs) != 1 {
+			if got, err := Continue(t.Context(), s.world(q, 0, false), rec, false); err != nil || got.JobID != "1" || len(q.dirs) != 1 {
 				t.Errorf("continued: %+v, %v; %d jobs", got, err, len(q.dirs))
 			}
 		})
@@ -273,7 +273,7 @@ func TestContinueRefuses(t *testing.T) {
 			check(t, err)
 			p.Close()
 			check(t, c.change(s, p.Record))
-			if _, err := Continue(t.Context(), d, p.Record); err == nil || !strings.Contains(err.Error(), c.want) ||
+			if _, err := Continue(t.Context(), d, p.Record, false); err == nil || !strings.Contains(err.Error(), c.want) ||
 				fault.ClassOf(err) != c.code || fault.Hint(err) == "" {
 				t.Errorf("%v (class %s); %s", err, fault.ClassOf(err), fault.Hint(err))
 			}
@@ -297,7 +297,7 @@ func TestContinueWithTokens(t *testing.T) {
 		p.Close()
 		rec, err := s.d.Store.Find(p.Record.Run)
 		check(t, err)
-		if rec, err = Continue(t.Context(), s.world(q, 0, false), rec); err != nil || rec.JobID != "1" || len(q.scripts) != 1 {
+		if rec, err = Continue(t.Context(), s.world(q, 0, false), rec, false); err != nil || rec.JobID != "1" || len(q.scripts) != 1 {
 			t.Fatalf("%+v, %v, %d jobs", rec, err, len(q.scripts))
 		}
 		if slurm.NeedsInput([]byte(q.scripts[0])) || byHand != (q.scripts[0] == string(p.Script)) {
@@ -322,7 +322,7 @@ func TestInterruptedSubmit(t *testing.T) {
 	}
 	rec, err := d.Store.Find(p.Record.Run)
 	check(t, err)
-	if rec, err = Continue(t.Context(), s.world(q, 0, false), rec); err != nil || rec.JobID != "1" || len(q.dirs) != 1 {
+	if rec, err = Continue(t.Context(), s.world(q, 0, false), rec, false); err != nil || rec.JobID != "1" || len(q.dirs) != 1 {
 		t.Errorf("%+v, %v, %d jobs", rec, err, len(q.dirs))
 	}
 }

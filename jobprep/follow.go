@@ -31,34 +31,38 @@ const (
 type FollowOptions struct {
 	Out io.Writer
 	Log bool // the job's log besides its states
+	// Keep goes on with a job that will not start as it was submitted.
+	Keep bool
 }
 
 // Follow reports a job's states, and its log, until the job has ended, and
 // returns the job's exit code: that of its script, 128+signal, or
 // NoExitCode where Slurm knows none. When Slurm has forgotten the job, the
-// nodes' signed receipts have the last word.
+// nodes' signed receipts have the last word. A job that will not start, or has
+// ended without having begun, is an error.
 func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions) (int, error) {
 	f := &follower{d: d, rec: rec, o: o, id: slurm.JobID(rec.JobID)}
-	ask := askFirst
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
-	for next := time.Now(); ; {
-		shown := f.offset
+	for ask, next := askFirst, time.Now(); ; {
+		shown, done := f.offset, f.done
 		f.tail(false)
+		f.done = f.receipts() >= rec.Nodes
 		// A log that has gained a line, which is seldom, may have been told of a
 		// kill: of that there is no receipt.
 		if soon := time.Now().Add(askFirst); f.offset > shown && next.After(soon) {
 			next = soon
 		}
-		done := f.receipts() >= rec.Nodes
-		if done || !time.Now().Before(next) {
-			ended, err := f.ask(ctx, done)
+		if f.done && !done || !time.Now().Before(next) {
+			ended, err := f.ask(ctx)
 			if err != nil || ended {
 				f.drain()
 				return f.exit(), err
 			}
 			next = time.Now().Add(ask)
-			ask = min(ask*3/2, askMost)
+			if ask = min(ask*3/2, askMost); f.done || f.unknown > 0 {
+				ask = askFirst // the end is near
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -78,20 +82,29 @@ type follower struct {
 	last     slurm.Status
 	shown    string
 	offset   int64
+	done     bool      // every node has left a receipt
+	ending   time.Time // since when it has been ending, though all is done
 	failures int
 	unknown  int // answers in a row that did not know the job
+	never    int // answers in a row by which it does not start
 }
 
-// maxFailures is how many answers of Slurm in a row may fail before Follow gives up.
-const maxFailures = 10
-
-// maxUnknown is the same for answers that do not know the job: after submission
-// it may take a moment until Slurm does, later it has forgotten it. Half an hour.
-const maxUnknown = 30
+const (
+	// maxFailures is how many answers of Slurm in a row may fail before Follow gives up.
+	maxFailures = 10
+	// maxUnknown is the same for answers that do not know the job: slurmctld knows a
+	// job from the moment in which sbatch gives its number until MinJobAge after its
+	// end, and accounting may be a little behind.
+	maxUnknown = 4
+	// maxNever is how many answers in a row say that a job will not start.
+	maxNever = 2
+	// maxEnding is how long Slurm may take to end a job whose nodes are done.
+	maxEnding = 5 * time.Minute
+)
 
 // ask asks Slurm for the state and shows it when it changed. It reports
 // whether the job has ended.
-func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err error) {
+func (f *follower) ask(ctx context.Context) (ended bool, err error) {
 	all, err := f.d.Slurm.Status(ctx, []slurm.JobID{f.id})
 	if err != nil {
 		if f.failures++; f.failures >= maxFailures && ctx.Err() == nil {
@@ -106,17 +119,69 @@ func (f *follower) ask(ctx context.Context, receipts bool) (ended bool, err erro
 	f.failures = 0
 	s := all[f.id]
 	if s.State == slurm.Unknown {
-		if f.unknown++; f.unknown >= maxUnknown && !receipts {
-			return false, fault.New(fault.Job,
-				fmt.Errorf("job %s is not known to Slurm any more, and not all of its nodes have left a signed receipt", f.id),
-				"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
-		}
-		return receipts, nil
+		return f.forgotten()
 	}
 	f.unknown = 0
 	f.last = s
 	f.show(s)
-	return s.State.Ended(), nil
+	if s.State.Ended() {
+		return true, f.unstarted(ctx, s)
+	}
+	return f.stuck(s)
+}
+
+// forgotten judges an answer of Slurm that does not know the job.
+func (f *follower) forgotten() (ended bool, err error) {
+	f.unknown++
+	switch {
+	case f.done:
+		return true, nil
+	case f.unknown < maxUnknown:
+		return false, nil
+	}
+	return true, fault.New(fault.Job,
+		fmt.Errorf("job %s is not known to Slurm any more: it has ended, and %d of its %d nodes have left a signed receipt",
+			f.id, f.receipts(), f.rec.Nodes),
+		"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
+}
+
+// stuck ends the following of a job that would be waited for without an end.
+func (f *follower) stuck(s slurm.Status) (ended bool, err error) {
+	outlook, _ := s.Waiting()
+	if s.State != slurm.Pending || outlook != slurm.Never || f.o.Keep {
+		f.never = 0
+	} else if f.never++; f.never >= maxNever {
+		return false, fault.New(fault.Slurm, errors.New(Describe(f.id, s)),
+			"scancel "+f.rec.JobID+" cancels it; then run job-prep again")
+	}
+	switch {
+	case s.State != slurm.Completing || !f.done:
+		f.ending = time.Time{}
+	case f.ending.IsZero():
+		f.ending = time.Now()
+	case time.Since(f.ending) >= maxEnding:
+		f.d.Log.Warn("all nodes of the job are done; Slurm has not ended it yet")
+		return true, nil
+	}
+	return false, nil
+}
+
+// unstarted returns why a job ended without having begun; nil if it has begun. What was prepared for it is removed.
+func (f *follower) unstarted(ctx context.Context, s slurm.Status) error {
+	if s.Began() || s.State == slurm.Completed || !f.d.untouched(f.rec) {
+		return nil
+	}
+	class := fault.Job
+	if s.Refused() {
+		class = fault.Slurm
+	}
+	err := fault.New(class, errors.New(Describe(f.id, s)), "what was prepared is removed: run job-prep again")
+	unlock, lockErr := f.d.Store.Lock(f.rec.Run)
+	if lockErr != nil {
+		return fault.WithHint(err, f.rec.JobDir+" is left: sealbatch results "+f.rec.JobID)
+	}
+	defer unlock()
+	return f.d.withdraw(ctx, f.rec, err)
 }
 
 // reconnect replaces a connection that broke; if that fails, the next look tries again.
@@ -129,25 +194,8 @@ func (f *follower) reconnect(ctx context.Context) {
 	f.d.FS, f.d.Slurm.Runner = fsys, run
 }
 
-// endings say what Slurm's words for bad ends mean to the job's owner. What had
-// been written is recovered by results in each case.
-var endings = map[slurm.State]string{
-	slurm.NodeFail:    "a node of it failed or was restarted; submit the job again",
-	slurm.OutOfMemory: "it needed more memory than it had asked for; ask for more with --mem",
-	slurm.Timeout:     "it did not end within its time limit; ask for more with --time, or with --seal-time if sealing took too long",
-}
-
 func (f *follower) show(s slurm.Status) {
-	line := fmt.Sprintf("job %s: %s", f.id, s.State)
-	switch {
-	case s.State == slurm.Pending && s.Reason != "":
-		line += " (" + s.Reason + ")"
-	case s.State == slurm.Running && s.NodeList != "":
-		line += " on " + s.NodeList
-	case endings[s.State] != "":
-		line += ": " + endings[s.State]
-	}
-	if line != f.shown {
+	if line := Describe(f.id, s); line != f.shown {
 		f.shown = line
 		fmt.Fprintln(f.o.Out, text.Printable(line))
 	}
@@ -215,16 +263,10 @@ const NoExitCode = -1
 
 // exit returns the code of a job that has ended, or NoExitCode.
 func (f *follower) exit() int {
-	switch s := f.last; {
-	case s.State == slurm.Completed:
-		return 0
-	case s.State == slurm.NodeFail:
-		return NoExitCode // the script got no chance to end
-	case s.State.Ended() && s.ExitCode > 0:
-		return s.ExitCode
-	case s.State.Ended() && s.Signal > 0:
-		return 128 + s.Signal
-	case s.State.Ended():
+	if code, ok := f.last.ScriptExit(); ok {
+		return code
+	}
+	if f.last.State.Ended() {
 		return NoExitCode
 	}
 	return f.receiptExit()

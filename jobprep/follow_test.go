@@ -93,9 +93,11 @@ func line(argv []string, values ...string) string {
 }
 
 // follow follows the job while slurm answers squeue with a state, its reason
-// and its raw exit status; "" is for a job that Slurm does not know.
+// and its exit status; "" is for a job that Slurm does not know, "no nodes: " before the reason is for one without.
 func (f *followed) follow(ctx context.Context, answer func() (state, reason, exit string)) (int, error) {
-	d := Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler),
+	store, err := submission.Open(filepath.Join(f.rec.JobDir, "state"))
+	check(f.t, err)
+	d := Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler), Store: store,
 		Slurm: slurm.Commands{Runner: runner(func(argv []string, _ string) (string, string, int) {
 			if !strings.Contains(strings.Join(argv, " "), " squeue ") {
 				return "", "Slurm accounting storage is disabled", 1
@@ -107,6 +109,9 @@ func (f *followed) follow(ctx context.Context, answer func() (state, reason, exi
 				return "", "slurm_load_jobs error: Invalid job id specified", 1
 			case "down":
 				return "", "Unable to contact slurm controller", 1
+			}
+			if without, ok := strings.CutPrefix(reason, "no nodes: "); ok {
+				return line(argv, "41", state, exit, "N/A", without, ""), "", 0
 			}
 			return line(argv, "41", state, exit, "N/A", reason, "cn[1-2]"), "", 0
 		})}}
@@ -125,8 +130,8 @@ func TestFollowEndsWithoutAnyAnswer(t *testing.T) {
 			}
 			return "", "", ""
 		})
-		if code != NoExitCode && fault.ClassOf(err) != fault.Job ||
-			!strings.Contains(fault.Hint(err), "sealbatch results 41") || f.since() > 45*time.Minute {
+		if code != NoExitCode && fault.ClassOf(err) != fault.Job || !strings.Contains(err.Error(), "1 of its 2 nodes") ||
+			!strings.Contains(fault.Hint(err), "sealbatch results 41") || f.since() > 3*time.Minute {
 			t.Errorf("Follow = %d, %v, hint %q after %v", code, err, fault.Hint(err), f.since())
 		}
 	})
@@ -184,7 +189,7 @@ func TestFollow(t *testing.T) {
 		if code != 3 || err != nil {
 			t.Errorf("Follow = %d, %v", code, err)
 		}
-		want := "job 41: PENDING (Priority)\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n" +
+		want := "job 41: PENDING (Priority): jobs of higher priority are before it\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n" +
 			"\\u001b[2Jcleared\\u0007\nwithout an end\n"
 		if f.out.String() != want {
 			t.Errorf("shown:\n%s\nwant:\n%s", &f.out, want)
@@ -216,28 +221,93 @@ func TestFollowLongLog(t *testing.T) {
 	})
 }
 
+// TestFollowExit has exit statuses as Slurm 24.11 and 20.11 write them.
 func TestFollowExit(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		state, exit string
-		want        int
+		state, reason, exit string
+		want                int
+		says                string
 	}{
-		"completed":            {"COMPLETED", "0", 0},
-		"the application's":    {"FAILED", "1792", 7},
-		"the supervisor's":     {"FAILED", "61696", 241},
-		"a signal's":           {"FAILED", "9", 128 + 9},
-		"cancelled while idle": {"CANCELLED", "0", NoExitCode},
-		"node failed":          {"NODE_FAIL", "0", NoExitCode},
+		"completed":            {"COMPLETED", "None", "0", 0, ""},
+		"the application's":    {"FAILED", "NonZeroExitCode", "7:0", 7, ""},
+		"the same, raw":        {"FAILED", "NonZeroExitCode", "1792", 7, ""},
+		"the supervisor's":     {"FAILED", "NonZeroExitCode", "241:0", 241, ""},
+		"a signal's":           {"FAILED", "RaisedSignal:9(Killed)", "0:9", 128 + 9, ""},
+		"the same, raw signal": {"FAILED", "None", "9", 128 + 9, ""},
+		"a true hangup":        {"FAILED", "RaisedSignal:1(Hangup)", "0:1", 128 + 1, ""},
+		"no signal at all":     {"FAILED", "JobLaunchFailure", "0:1", NoExitCode, "could not run its script"},
+		"slurmstepd's number":  {"FAILED", "RaisedSignal:53(Real-time signal 19)", "0:53", NoExitCode, "could not run its script"},
+		"cancelled":            {"CANCELLED", "None", "0:15", 128 + 15, "it was cancelled"},
+		"cancelled and sealed": {"CANCELLED", "None", "249:0", 249, "it was cancelled"},
+		"cancelled while idle": {"CANCELLED", "None", "0", NoExitCode, "it was cancelled"},
+		"node failed":          {"NODE_FAIL", "NodeDown", "0:1", NoExitCode, "a node of it failed"},
+		"out of memory":        {"OUT_OF_MEMORY", "OutOfMemory", "0:125", NoExitCode, "--mem"},
+		"out of time":          {"TIMEOUT", "TimeLimit", "0:9", NoExitCode, "--time"},
+		"out of time, sealed":  {"TIMEOUT", "TimeLimit", "248:0", 248, "--time"},
+		"preempted":            {"PREEMPTED", "None", "0:15", NoExitCode, "higher priority"},
+		"deadline":             {"DEADLINE", "DeadLine", "0:1", NoExitCode, "deadline"},
+		"no boot":              {"BOOT_FAIL", "None", "0:1", NoExitCode, "did not boot"},
+		"taken elsewhere":      {"REVOKED", "None", "0:0", NoExitCode, "another cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFollowed(t, 1)
-			code, err := f.follow(t.Context(), func() (string, string, string) { return c.state, "None", c.exit })
-			if code != c.want || err != nil {
-				t.Errorf("Follow = %d, %v; want %d", code, err, c.want)
+			code, err := f.follow(t.Context(), func() (string, string, string) { return c.state, c.reason, c.exit })
+			if code != c.want || err != nil || !strings.Contains(f.out.String(), c.says) {
+				t.Errorf("Follow = %d, %v; want %d: %s", code, err, c.want, &f.out)
 			}
 		})
 	}
+}
+
+// TestFollowWithoutAStart: a job that will not start, or ended before it began, is an error, and not one of the job's.
+func TestFollowWithoutAStart(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state, reason, exit string
+		class               fault.Class
+		says, hint          string
+	}{
+		"refused": {"FAILED", "no nodes: BadConstraints", "0:1", fault.Slurm, "no nodes like those", "is left"},
+		"never": {"PENDING", "no nodes: DependencyNeverSatisfied", "0:0", fault.Slurm, "will not start as it was submitted",
+			"scancel 41"},
+		"cancelled": {"CANCELLED", "no nodes: Priority", "0:0", fault.Job, "before it began: nothing ran", "is left"},
+		"deadline":  {"DEADLINE", "no nodes: DeadLine", "0:1", fault.Slurm, "deadline", "is left"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFollowed(t, 1)
+				check(t, os.Mkdir(filepath.Join(f.rec.JobDir, "state"), 0o700))
+				check(t, os.WriteFile(filepath.Join(f.rec.JobDir, "state", "jobs"), nil, 0o600)) // so that there is no lock
+				_, err := f.follow(t.Context(), func() (string, string, string) { return c.state, c.reason, c.exit })
+				if err == nil || fault.ClassOf(err) != c.class || !strings.Contains(err.Error(), c.says) ||
+					!strings.Contains(fault.Hint(err), c.hint) || f.since() > time.Minute {
+					t.Errorf("Follow: %v, class %v, hint %q after %v", err, fault.ClassOf(err), fault.Hint(err), f.since())
+				}
+			})
+		})
+	}
+	// One that ran before it was requeued and cancelled has results.
+	f := newFollowed(t, 1)
+	f.log("it ran\n")
+	if code, err := f.follow(t.Context(), func() (string, string, string) { return "CANCELLED", "no nodes: BeginTime", "0:0" }); code != NoExitCode || err != nil {
+		t.Errorf("requeued and cancelled: %d, %v", code, err)
+	}
+}
+
+// A job whose nodes are done is not waited for without an end.
+func TestFollowEndsWithTheNodes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFollowed(t, 1)
+		f.receipt("cn1", 3, "exit code 3")
+		code, err := f.follow(t.Context(), func() (string, string, string) { return "COMPLETING", "None", "0:0" })
+		if code != 3 || err != nil || f.since() > 2*maxEnding || f.asked > 80 {
+			t.Errorf("Follow = %d, %v after %v; Slurm was asked %d times", code, err, f.since(), f.asked)
+		}
+	})
 }
 
 // TestFollowForgotten: Slurm forgets finished jobs; then the receipts decide,
@@ -266,7 +336,10 @@ func TestFollowForgotten(t *testing.T) {
 				f := newFollowed(t, 2)
 				left := false
 				code, err := f.follow(t.Context(), func() (string, string, string) {
-					if f.since() > 10*time.Minute && !left {
+					if f.since() < 10*time.Minute {
+						return "RUNNING", "None", "0"
+					}
+					if !left {
 						c.leave(f)
 						left = true
 					}

@@ -47,6 +47,8 @@ type Options struct {
 	// ByHand says that somebody else submits the script, which lies on the site: it
 	// has the nodes' credentials in it then, if there are any.
 	ByHand bool
+	// Force submits a job even where it is known that it will not run as things are.
+	Force bool
 	// Identity is the local file that opens the results, remembered for
 	// the results command; it is not read here.
 	Identity string
@@ -94,7 +96,9 @@ type Prepared struct {
 	// Credentials says what the nodes' secrets in Script are, such as "one-time
 	// tokens"; empty if there are none.
 	Credentials string
-	unlock      func()
+	// Keep leaves a job in Slurm that will not start as it was submitted.
+	Keep   bool
+	unlock func()
 }
 
 // Close lets other processes work on the run. It may be called again.
@@ -177,5 +181,5 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 		return Prepared{}, err
 	}
 	return Prepared{Record: rec, Script: whole, ScriptPath: p.at(jobdir.ScriptName), Credentials: p.credentials(),
-		unlock: sync.OnceFunc(unlock)}, nil
+		Keep: o.Force, unlock: sync.OnceFunc(unlock)}, nil
 }

@@ -52,6 +52,9 @@ func TestPrepareAndSubmit(t *testing.T) {
 
 	var got string
 	s.d.Slurm = slurm.Commands{Runner: runner(func(argv []string, stdin string) (string, string, int) {
+		if !slices.Contains(argv, "sbatch") {
+			return "", "squeue has no answer", 1
+		}
 		got = stdin
 		return "4711\n", "", 0
 	})}

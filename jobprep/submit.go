@@ -16,8 +16,9 @@ import (
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
-// Submit hands a prepared job to sbatch and remembers its id. When sbatch
-// refuses it, what was prepared is removed. When it is not known whether Slurm
+// Submit hands a prepared job to sbatch, remembers its id and looks what Slurm
+// made of it. When sbatch refuses it, or Slurm took it and will never run it,
+// what was prepared is removed. When it is not known whether Slurm
 // has the job, everything stays as it is, and Continue finds out. In no case is
 // it submitted twice; and a copy of the script that somebody submits by hand
 // gets no key, since the first job that presents a manifest is bound to it.
@@ -29,7 +30,7 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 	}
 	id, err := d.Slurm.Submit(ctx, p.Script)
 	if err == nil {
-		return d.adopt(rec, id)
+		return d.taken(ctx, rec, id, p.Keep, nil)
 	}
 	// A refusal may come from sbatch's own timeout, after Slurm took the job.
 	ids, findErr := d.find(ctx, rec)
@@ -37,8 +38,7 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 	case findErr != nil || !errors.Is(err, slurm.ErrSlurm):
 		return rec, unsure(ctx, rec, err)
 	case len(ids) > 0:
-		d.Log.Warn("sbatch failed, but Slurm has the job", "job", ids[0], "error", err)
-		return d.adopt(rec, ids[0])
+		return d.taken(ctx, rec, ids[0], p.Keep, err)
 	}
 	return rec, d.withdraw(ctx, rec,
 		fault.New(fault.Slurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
@@ -102,14 +102,21 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 
 // Continue takes up a run that was broken off: one that Slurm has, or had, is
 // only looked up; one that lies ready is submitted; one that was not laid out
-// whole is cleared away, which is an error, since there is nothing to go on with.
-func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Record, error) {
+// whole is cleared away, which is an error, since there is nothing to go on with. keep is Prepared's Keep.
+func Continue(ctx context.Context, d Deps, rec submission.Record, keep bool) (submission.Record, error) {
 	unlock, err := d.Store.Lock(rec.Run)
 	if err != nil {
 		return rec, fault.New(fault.Other, fmt.Errorf("run %s: %w", rec.Run[:12], err), "wait for it to end")
 	}
 	defer unlock()
 	if rec.JobID != "" {
+		id := slurm.JobID(rec.JobID)
+		s, err := d.settled(ctx, id)
+		if err != nil {
+			d.Log.Warn("how the job stands could not be asked", "job", id, "error", err)
+		} else {
+			d.Log.Info(Describe(id, s))
+		}
 		return rec, nil
 	}
 	if rec.Stage == submission.Preparing {
@@ -122,7 +129,7 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 		return rec, fmt.Errorf("ask Slurm for the job: %w", err)
 	case len(ids) > 0:
 		d.Log.Info("Slurm has the job already", "job", ids[0])
-		return d.adopt(rec, ids[0])
+		return d.taken(ctx, rec, ids[0], true, nil)
 	}
 	if err := d.started(rec); err != nil {
 		return rec, err
@@ -138,7 +145,7 @@ func Continue(ctx context.Context, d Deps, rec submission.Record) (submission.Re
 	if script, err = d.complete(ctx, script, rec); err != nil {
 		return rec, err
 	}
-	return Submit(ctx, d, Prepared{Record: rec, Script: script})
+	return Submit(ctx, d, Prepared{Record: rec, Script: script, Keep: keep})
 }
 
 // started fails if the job ran, which its directory shows longer than Slurm does.

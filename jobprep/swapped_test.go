@@ -75,7 +75,7 @@ func TestSwappedWhileLaidOut(t *testing.T) {
 			if rec.Stage != submission.Preparing {
 				t.Errorf("step %d: %+v", before, rec)
 			}
-			if _, err := Continue(t.Context(), s.d, rec); err == nil || fault.Hint(err) == "" {
+			if _, err := Continue(t.Context(), s.d, rec, false); err == nil || fault.Hint(err) == "" {
 				t.Errorf("step %d: continued: %v", before, err)
 			}
 		}

@@ -78,7 +78,11 @@ var cleared = map[string][]string{
 		"SBATCH_GET_USER_ENV", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"},
 	"squeue": {"SQUEUE_FORMAT", "SQUEUE_FORMAT2", "SQUEUE_STATES", "SQUEUE_USERS", "SQUEUE_PARTITION", "SQUEUE_ACCOUNT",
 		"SQUEUE_NAMES", "SQUEUE_QOS", "SQUEUE_LICENSES", "SQUEUE_SORT", "SQUEUE_ALL", "SQUEUE_ARRAY", "SLURM_CLUSTERS"},
-	"sacct": {"SACCT_FORMAT", "SLURM_CLUSTERS"},
+	"sacct":    {"SACCT_FORMAT", "SLURM_CLUSTERS"},
+	"scontrol": {"SLURM_CLUSTERS"},
+	"scancel": {"SCANCEL_ACCOUNT", "SCANCEL_BATCH", "SCANCEL_CRON", "SCANCEL_CTLD", "SCANCEL_FULL", "SCANCEL_HURRY",
+		"SCANCEL_INTERACTIVE", "SCANCEL_NAME", "SCANCEL_PARTITION", "SCANCEL_QOS", "SCANCEL_STATE", "SCANCEL_USER",
+		"SCANCEL_VERBOSE", "SCANCEL_WCKEY", "SLURM_CLUSTERS"},
 }
 
 // run runs one of Slurm's commands with a clean environment of its own variables.
@@ -130,11 +134,20 @@ func (c Commands) Submit(ctx context.Context, script []byte) (JobID, error) {
 	return JobID(id), nil
 }
 
+// Cancel ends a job that waits or runs. Of one that has ended it is no error.
+func (c Commands) Cancel(ctx context.Context, id JobID) error {
+	if _, err := idArgs([]JobID{id}); err != nil {
+		return err
+	}
+	_, err := c.run(ctx, nil, "scancel", string(id))
+	return err
+}
+
 // FindByDir looks among the user's own jobs that Slurm remembers for those of dir, a Script's Dir: their comment ends in
 // its name, which is random for each run, so that this finds a job whose number got lost.
 func (c Commands) FindByDir(ctx context.Context, dir string) ([]JobID, error) {
 	const idWidth = 20
-	text, err := c.run(ctx, nil, "squeue", "-h", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,Comment:.8200", idWidth))
+	text, err := c.run(ctx, nil, "squeue", "-h", "-a", "--me", "-t", "all", "-O", fmt.Sprintf("JobID:.%d,Comment:.8200", idWidth))
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func TestStatus(t *testing.T) {
 		"1": {State: Pending, Reason: "Nodes required for job are DOWN, DRAINED", ExitCode: -1},
 		"2": {State: Running, NodeList: "cn[1-2]", Start: start, ExitCode: -1},
 		"3": {State: Failed, Reason: "NonZeroExitCode", NodeList: "cn1", Start: start, ExitCode: 42},
-		"4": {State: Cancelled, NodeList: "cn1", Start: start, Signal: 15},
+		"4": {State: Cancelled, NodeList: "cn1", Start: start, Signal: 15, By: "1000"},
 		"5": {State: Completed, NodeList: "cn[1-2]", Start: start.Add(time.Second)},
 		"6": {State: Unknown, ExitCode: -1},
 	}
@@ -150,6 +150,8 @@ func TestStatusUnknown(t *testing.T) {
 	}{
 		{"forgotten, no accounting", gone, noAccounting, Unknown, false},
 		{"empty answers", answer{}, answer{}, Unknown, false},
+		{"forgotten, and accounting missed its end", gone, answer{stdout: "7|RUNNING|0:0|1700000000|cn1\n"}, Unknown, false},
+		{"controller down, accounting says that it runs", down, answer{stdout: "7|RUNNING|0:0|1700000000|cn1\n"}, Running, false},
 		{"controller down, accounting up", down, answer{stdout: "7|COMPLETED|0:0|Unknown|cn1\n"}, Completed, false},
 		{"all down", down, noAccounting, "", true},
 		{"connection lost", answer{err: errors.New("lost")}, answer{err: errors.New("lost")}, "", true},

@@ -44,7 +44,8 @@ type Status struct {
 	Reason   string    // why it waits or ended; "" if Slurm gives none
 	NodeList string    // host list; "" while it waits
 	ExitCode int       // of the batch script; -1 until it has one
-	Signal   int       // that ended the batch script; 0 if none
+	Signal   int       // that ended the batch script, or a number of Slurm's own (ScriptExit); 0 if none
+	By       string    // uid of who cancelled it, where accounting says so
 	Start    time.Time // zero if unknown; expected, while it waits
 }
 
@@ -63,7 +64,8 @@ var columns = []struct {
 // Status asks about jobs, all in one query. It asks squeue, which knows why jobs wait and remembers
 // them for a while (MinJobAge), and sacct about the rest, where the site has accounting. Every id is
 // in the answer: jobs that neither knows are Unknown, which says nothing about how they ended. An
-// error means that Slurm could not be asked at all.
+// error means that Slurm could not be asked at all. Of jobs that squeue does not know, accounting is believed only how
+// they ended: where it missed that, it says for ever that they run.
 func (c Commands) Status(ctx context.Context, ids []JobID) (map[JobID]Status, error) {
 	if _, err := idArgs(ids); err != nil {
 		return nil, err
@@ -84,7 +86,7 @@ func (c Commands) Status(ctx context.Context, ids []JobID) (map[JobID]Status, er
 		return nil, queueErr
 	}
 	for _, id := range rest {
-		if _, ok := out[id]; !ok {
+		if s, ok := out[id]; !ok || queueErr == nil && !s.State.Ended() {
 			out[id] = Status{State: Unknown, ExitCode: -1}
 		}
 	}
@@ -99,13 +101,13 @@ func joinIDs(ids []JobID) string {
 	return strings.Join(words, ",")
 }
 
-// squeue adds what squeue knows to out. That it knows none of the jobs is no error.
+// squeue adds what squeue knows to out, jobs in partitions that it hides from the user (-a) with the rest. That it knows none of the jobs is no error.
 func (c Commands) squeue(ctx context.Context, ids []JobID, out map[JobID]Status) error {
 	format := make([]string, len(columns))
 	for i, col := range columns {
 		format[i] = fmt.Sprintf("%s:.%d", col.name, col.width)
 	}
-	text, err := c.run(ctx, nil, "squeue", "-h", "-t", "all", "-j", joinIDs(ids), "-O", strings.Join(format, ","))
+	text, err := c.run(ctx, nil, "squeue", "-h", "-a", "-t", "all", "-j", joinIDs(ids), "-O", strings.Join(format, ","))
 	var failed *Error
 	if errors.As(err, &failed) && strings.Contains(strings.ToLower(failed.Stderr), "invalid job id") {
 		return nil
@@ -153,6 +155,9 @@ func addStatus(out map[JobID]Status, fields []string) error {
 	st := Status{ExitCode: -1, Reason: noValue(fields[4]), NodeList: noValue(fields[5]), Start: parseStart(fields[3])}
 	if st.State, err = parseState(fields[1]); err != nil {
 		return err
+	}
+	if uid, ok := strings.CutPrefix(fields[1], string(Cancelled)+" by "); ok && strings.Trim(uid, "0123456789") == "" {
+		st.By = uid
 	}
 	if st.NodeList != "" {
 		if _, err := hostlist.Parse(maxNodes, st.NodeList); err != nil {

@@ -76,7 +76,9 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
 	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
 		[]string{"continue"})
+	f.Bool(&j.o.Force, "submit even what will not run as things are, and leave it waiting", []string{"force"})
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
+	f.Alone("continue", "a job stays as it was prepared: to have another, run job-prep without --continue", "follow", "force", "config", "username")
 }
 
 // options checks what the flags say and completes them from the configuration.
@@ -158,6 +160,9 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
+	if j.noSubmit && j.follow {
+		return usageError("--no-submit submits nothing that --follow could follow", "leave one of them out")
+	}
 	c, err := loadClient(ctx, a, j.clientFlags)
 	if err != nil {
 		return err
@@ -203,7 +208,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	}
 	a.log.Info("submitted", "job", rec.JobID, "directory", rec.JobDir)
 	fmt.Fprintln(a.stdout, rec.JobID)
-	return followJob(ctx, a, d, rec, j.follow)
+	return followJob(ctx, a, d, rec, j)
 }
 
 // continueJob takes up a run that an earlier job-prep began.
@@ -217,28 +222,29 @@ func continueJob(ctx context.Context, a *app, c *client, d jobprep.Deps, j jobFl
 	}
 	defer func() { c.close() }() // of the newest connection
 	d.FS, d.Slurm = c.fs, c.slurm()
-	if rec, err = jobprep.Continue(ctx, d, rec); err != nil {
+	if rec, err = jobprep.Continue(ctx, d, rec, j.o.Force); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.stdout, rec.JobID)
-	return followJob(ctx, a, d, rec, j.follow)
+	return followJob(ctx, a, d, rec, j)
 }
 
 // followJob follows the job with its log, or, as HPCS does without -f, says
 // where the results will be.
-func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Record, follow bool) error {
-	if !follow {
+func followJob(ctx context.Context, a *app, d jobprep.Deps, rec submission.Record, j jobFlags) error {
+	if !j.follow {
 		a.log.Info("when it has run: sealbatch results " + rec.JobID)
 		return nil
 	}
-	code, err := jobprep.Follow(ctx, d, rec, jobprep.FollowOptions{Out: a.stderr, Log: true})
+	code, err := jobprep.Follow(ctx, d, rec, jobprep.FollowOptions{Out: a.stderr, Log: true, Keep: j.o.Force})
 	if err != nil {
 		return err
 	}
+	meaning := meaningOf(code)
 	if code == jobprep.NoExitCode {
-		code = exitCodes[fault.Job]
+		code, meaning = exitCodes[fault.Job], "the job ended without an exit code of the application's"
 	}
-	a.log.Info("ended", "job", rec.JobID, "exit", code, "meaning", meaningOf(code))
+	a.log.Info("ended", "job", rec.JobID, "exit", code, "meaning", meaning)
 	a.log.Info("its results: sealbatch results " + rec.JobID)
 	if code != 0 {
 		return exitStatus(code)
@@ -256,8 +262,6 @@ func meaningOf(code int) string {
 	switch {
 	case code == 0:
 		return "everything went well"
-	case code == exitCodes[fault.Job]:
-		return "the application's own exit code, or the job ended without one"
 	case code == 128+int(syscall.SIGKILL):
 		return "killed by SIGKILL: the application, or the whole job before it could seal its results"
 	case code > 128 && code <= 128+64:

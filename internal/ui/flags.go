@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -32,6 +33,7 @@ type Flags struct {
 	defs  []*def
 	names map[string]*def
 	args  []string
+	alone map[string]alone
 }
 
 // def is one flag under all its names.
@@ -52,7 +54,20 @@ type def struct {
 func NewFlags(name, summary, arguments, example string) *Flags {
 	set := flag.NewFlagSet(name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	return &Flags{Name: name, Summary: summary, Arguments: arguments, Example: example, set: set, names: map[string]*def{}}
+	return &Flags{Name: name, Summary: summary, Arguments: arguments, Example: example, set: set, names: map[string]*def{},
+		alone: map[string]alone{}}
+}
+
+// alone says what may stand beside a flag, and why nothing else.
+type alone struct {
+	others []string
+	hint   string
+}
+
+// Alone makes Parse refuse, beside the flag called name, all others but those named: they would be ignored. hint says
+// what to do instead.
+func (f *Flags) Alone(name, hint string, others ...string) {
+	f.alone[name] = alone{append(others, name), hint}
 }
 
 // Option changes how a flag behaves.
@@ -165,7 +180,33 @@ func (f *Flags) Parse(args []string, help io.Writer) error {
 	if f.Arguments == "" && len(f.args) > 0 {
 		return f.errorf("", "unexpected argument %q", f.args[0])
 	}
+	if err := f.ignored(); err != nil {
+		return err
+	}
 	return f.missing()
+}
+
+// ignored refuses flags that would be ignored beside others (Alone).
+func (f *Flags) ignored() error {
+	for name, beside := range f.alone {
+		if !f.names[name].given {
+			continue
+		}
+		var ignored []string
+		for _, d := range f.defs {
+			if d.given && !slices.ContainsFunc(beside.others, func(o string) bool { return f.names[o] == d }) {
+				ignored = append(ignored, d.dashed())
+			}
+		}
+		switch other := f.names[name].dashed(); len(ignored) {
+		case 0:
+		case 1:
+			return f.errorf(beside.hint, "%s has no effect beside %s", ignored[0], other)
+		default:
+			return f.errorf(beside.hint, "%s have no effect beside %s", strings.Join(ignored, ", "), other)
+		}
+	}
+	return nil
 }
 
 // flag handles one argument that begins with a dash and returns the arguments that remain.

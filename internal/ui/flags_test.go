@@ -118,6 +118,25 @@ func TestFlagsErrors(t *testing.T) {
 	}
 }
 
+// What a flag would not be heard for beside another is refused, all of it at once.
+func TestFlagsAlone(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"-N 1 -p x -args y":                     "",
+		"-e -f":                                 "", // the required ones are not asked for
+		"-e -f -args y --time 10 --sbatch hold": "--time, --sbatch, --application-args have no effect beside --encrypted",
+		"-e -N 2":                               "--nodes has no effect beside --encrypted",
+	} {
+		f, _ := newJobFlags()
+		f.defs[1].unless, f.defs[2].unless = "encrypted", "encrypted"
+		f.Alone("encrypted", "do without", "f", "config")
+		err := f.Parse(strings.Fields(line), io.Discard)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || fault.Hint(err) != "do without") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
 func TestFlagsHelp(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{"--help", "-h", "-N 1 -help"} {

@@ -1,0 +1,117 @@
+package jobprep
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/slurm"
+)
+
+// oneJob is a Slurm that holds one job, from sbatch on; it answers as Slurm 24.11 does.
+type oneJob struct {
+	sbatch    string // what sbatch says if it fails
+	state     string
+	reason    string
+	exit      string
+	nodes     string
+	stubborn  bool // scancel does nothing
+	comment   string
+	submitted bool
+	cancelled bool
+}
+
+func (q *oneJob) run(argv []string, stdin string) (string, string, int) {
+	switch {
+	case slices.Contains(argv, "sbatch"):
+		q.submitted = true
+		if q.sbatch != "" {
+			return "", "sbatch: error: " + q.sbatch, 1
+		}
+		return "41\n", "", 0
+	case slices.Contains(argv, "scancel"):
+		q.cancelled = argv[len(argv)-1] == "41"
+		if !q.stubborn {
+			q.state = "CANCELLED"
+		}
+		return "", "", 0
+	case slices.Contains(argv, "--me"):
+		return line(argv, "41", q.comment), "", 0
+	case slices.Contains(argv, "squeue") && q.submitted:
+		return line(argv, "41", q.state, q.exit, "N/A", q.reason, q.nodes), "", 0
+	}
+	return "", "not here", 1
+}
+
+// TestSubmitTellsTheTruth: what Slurm makes of a job is known before it is said to be submitted.
+func TestSubmitTellsTheTruth(t *testing.T) {
+	t.Parallel()
+	shared := newService(t)
+	const unavailable = "Batch job submission failed: Requested node configuration is not available"
+	for name, c := range map[string]struct {
+		queue  oneJob
+		force  bool
+		class  fault.Class // None for one that is submitted
+		says   string
+		leaves bool // its directory and its record
+	}{
+		"waits":   {oneJob{state: "PENDING", reason: "Priority", exit: "0:0"}, false, fault.None, "", true},
+		"held":    {oneJob{state: "PENDING", reason: "JobHeldUser", exit: "0:0"}, false, fault.None, "", true},
+		"running": {oneJob{state: "RUNNING", reason: "None", exit: "0:0", nodes: "cn1"}, false, fault.None, "", true},
+		"sbatch fails, and Slurm keeps the refused job": {oneJob{sbatch: unavailable, state: "FAILED", reason: "BadConstraints", exit: "0:1"},
+			false, fault.Slurm, "not available", false},
+		"refused a moment later": {oneJob{state: "FAILED", reason: "BadConstraints", exit: "0:1"},
+			false, fault.Slurm, "no nodes like those", false},
+		"never": {oneJob{state: "PENDING", reason: "PartitionTimeLimit", exit: "0:0"},
+			false, fault.Slurm, "above the partition's", false},
+		"never, and wanted so": {oneJob{state: "PENDING", reason: "PartitionTimeLimit", exit: "0:0"}, true, fault.None, "", true},
+		"never, and it cannot be cancelled": {oneJob{state: "PENDING", reason: "InvalidQOS", exit: "0:0", stubborn: true},
+			false, fault.Slurm, "could not be cancelled", true},
+		"sbatch fails, and Slurm has the job": {oneJob{sbatch: "Socket timed out on send/recv operation", state: "PENDING",
+			reason: "Resources", exit: "0:0"}, false, fault.None, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := shared.site(t)
+			s.o.Force = c.force
+			p, err := Prepare(t.Context(), s.d, s.o)
+			check(t, err)
+			defer p.Close()
+			c.queue.comment = strings.TrimPrefix(p.Record.JobDir, s.scratch+"/")
+			s.d.Slurm = slurm.Commands{Runner: runner(c.queue.run)}
+			rec, err := Submit(t.Context(), s.d, p)
+			if fault.ClassOf(err) != c.class || err != nil && !strings.Contains(err.Error(), c.says) || err == nil && rec.JobID != "41" {
+				t.Errorf("Submit = %q, %v", rec.JobID, err)
+			}
+			if !c.leaves {
+				s.nothingLeft()
+			} else if _, err := s.d.Store.Find("41"); err != nil || len(s.jobDirs()) != 1 {
+				t.Errorf("the job is not on record, or its directory is gone: %v", err)
+			}
+			if wanted := c.class != fault.None && c.queue.reason != "BadConstraints"; c.queue.cancelled != wanted {
+				t.Errorf("cancelled: %v", c.queue.cancelled)
+			}
+		})
+	}
+}
+
+// A job that ran once before it came to wait for ever has results: nothing of it is removed.
+func TestCancelledJobThatRanStays(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p, err := Prepare(t.Context(), s.d, s.o)
+	check(t, err)
+	p.Close()
+	f := &followed{t: t, rec: p.Record}
+	f.log("it ran\n")
+	q := oneJob{state: "PENDING", reason: "DependencyNeverSatisfied", exit: "0:0", submitted: true}
+	s.d.Slurm = slurm.Commands{Runner: runner(q.run)}
+	if err := s.d.cancel(t.Context(), p.Record, "41", slurm.Status{}); !errors.Is(err, slurm.ErrSlurm) && fault.ClassOf(err) != fault.Slurm {
+		t.Errorf("cancel: %v", err)
+	}
+	if len(s.jobDirs()) != 1 {
+		t.Error("its directory is gone")
+	}
+}
