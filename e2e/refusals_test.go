@@ -18,7 +18,7 @@ var simple = map[string]string{"run.sh": "echo ran >/sd-container/output/ran\n"}
 // been mounted or run.
 func refused(t *testing.T, who person, image, data string, code int, flags ...string) string {
 	t.Helper()
-	j := who.submit(t, image, data, flags...)
+	j := who.submit(t, image, data, append(flags, "--force")...) // job-prep knows most of that beforehand
 	if got := j.wait(); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}

@@ -51,6 +51,7 @@ func DryRun(d Deps, o Options) (string, error) {
 			step("read the verification scripts in %s", dir)
 		}
 	}
+	step("ask Slurm about the partition, the nodes and the jobs that are named")
 	step("ask %s who it is, and register the signed manifest there", d.Service.URL)
 	if p.credentials() != "" {
 		step("obtain %d %s there", o.Script.Nodes, p.credentials())

@@ -62,6 +62,7 @@ type Options struct {
 type Keys interface {
 	Service(ctx context.Context) (keyapi.Service, error)
 	RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error)
+	RegisterJob(ctx context.Context, signed, signature, private []byte, e keyapi.Expect) (keyapi.ManifestInfo, error)
 	evidence.Keys
 }
 

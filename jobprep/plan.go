@@ -38,6 +38,9 @@ type planned struct {
 	service  keyapi.Service
 	private  []byte // manifest.Private, encoded
 	user     string // at the site
+	// partition is the only one in which the job may run, nodes are those on which it will run: as far as Slurm says.
+	partition string
+	nodes     []string
 }
 
 func (p *planned) at(elem ...string) string {
@@ -82,6 +85,9 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 		return nil, err
 	}
 	if err := p.digestPrograms(); err != nil {
+		return nil, err
+	}
+	if err := p.foresee(ctx); err != nil {
 		return nil, err
 	}
 	notes, err := transfer.CheckAncestors(d.FS, o.Workdir)
@@ -181,9 +187,13 @@ func (p *planned) realDir() string {
 	return path.Join(real, path.Base(p.at()))
 }
 
-// register registers the manifest.
+// register registers the manifest, which the key service refuses if it can tell that the job would get no key.
 func (p *planned) register(ctx context.Context, s signedManifest) error {
-	_, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private)
+	if p.o.Force {
+		_, err := p.d.Keys.RegisterManifest(ctx, s.bytes, s.sig, p.private)
+		return err
+	}
+	_, err := p.d.Keys.RegisterJob(ctx, s.bytes, s.sig, p.private, p.expect())
 	return err
 }
 

@@ -124,6 +124,7 @@ func (s *site) publish(name string, kind manifest.Kind, change func(*manifest.Po
 	owner, err := age.GenerateX25519Identity()
 	check(s.t, err)
 	policy := keyservertest.Policy("alice")
+	policy.PinVersion = true // sites that share a service publish by the same names
 	if change != nil {
 		change(&policy)
 	}

@@ -164,6 +164,16 @@ type Manifest struct {
 	// Uses is how many Slurm jobs may present it; the first use binds. Only
 	// 1 is accepted today.
 	Uses int `json:"uses"`
+	// Expect asks for a refusal at once if the job would get no key as things are.
+	Expect *Expect `json:"expect,omitempty"`
+}
+
+// Expect is what a submitter knows of the evidence that its job's nodes will give, beside
+// what the manifest says. It is kept nowhere and nothing rests on it. What is not known is empty.
+type Expect struct {
+	Account   string   `json:"account,omitempty"` // Slurm's
+	Partition string   `json:"partition,omitempty"`
+	Nodes     []string `json:"nodes,omitempty"` // names of nodes that the job will run on, and no others
 }
 
 // ManifestInfo answers POST /v1/manifests.

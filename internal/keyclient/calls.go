@@ -149,12 +149,22 @@ func (c *Client) Delete(ctx context.Context, volume string) error {
 // armoured SSHSIG, and the private part that they pin, for one job. The same
 // again succeeds.
 func (c *Client) RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error) {
+	return c.registerManifest(ctx, keyapi.Manifest{Manifest: signed, Private: private, Signature: string(signature), Uses: 1})
+}
+
+// RegisterJob is RegisterManifest, and is refused, with ErrPolicy as a rule, where the service can tell already that the
+// job would get no key.
+func (c *Client) RegisterJob(ctx context.Context, signed, signature, private []byte, e keyapi.Expect) (keyapi.ManifestInfo, error) {
+	return c.registerManifest(ctx,
+		keyapi.Manifest{Manifest: signed, Private: private, Signature: string(signature), Uses: 1, Expect: &e})
+}
+
+func (c *Client) registerManifest(ctx context.Context, body keyapi.Manifest) (keyapi.ManifestInfo, error) {
 	var out keyapi.ManifestInfo
-	body := keyapi.Manifest{Manifest: signed, Private: private, Signature: string(signature), Uses: 1}
 	if err := c.do(ctx, call{method: http.MethodPost, path: "/v1/manifests", body: body, signed: true}, &out); err != nil {
 		return out, err
 	}
-	if want := manifest.DigestOf(signed); out.Digest != want {
+	if want := manifest.DigestOf(body.Manifest); out.Digest != want {
 		return out, fmt.Errorf("%w: registered %s instead of %s", ErrAnswer, out.Digest, want)
 	}
 	return out, nil

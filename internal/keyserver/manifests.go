@@ -134,6 +134,11 @@ func (s *Server) newManifest(q *request) (any, error) {
 	}
 	rec := recordOf(m, private, digest, q.caller.account)
 	rec.Signer = signer
+	if body.Expect != nil {
+		if err := s.foresee(q, m, rec, *body.Expect); err != nil {
+			return nil, err
+		}
+	}
 	_, err = q.commit(ev, func(w store.Writer) error { return s.register(w, q.caller, rec, body.Private) })
 	if err != nil {
 		return nil, err

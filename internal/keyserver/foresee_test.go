@@ -1,0 +1,95 @@
+package keyserver_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
+	"github.com/sealbatch/sealbatch/internal/manifest"
+)
+
+// TestForeseen: what a release would be refused for is refused before the job waits in the queue, where the submitter can
+// know it, and nothing is registered then. Without an expectation the same manifest is taken.
+func TestForeseen(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	groups := func(p *manifest.Policy) { p.Users, p.Groups = nil, []string{"project_1"} }
+	for name, c := range map[string]struct {
+		policy   func(*manifest.Policy)
+		manifest func(*manifest.Manifest)
+		expect   keyapi.Expect
+		before   func(keyservertest.Volume, string)
+		says     string // "" for one that is taken
+	}{
+		"control": {expect: keyapi.Expect{Account: "a", Partition: "p", Nodes: []string{"cn1", "cn4"}}},
+		"revoked": {before: func(v keyservertest.Volume, _ string) {
+			if _, err := s.Client(t, s.alice).Revoke(t.Context(), v.ID); err != nil {
+				t.Error(err)
+			}
+		}, says: "revoked by its owner"},
+		"superseded": {before: func(_ keyservertest.Volume, name string) {
+			s.Deposit(t, s.alice, name, manifest.KindDataset, keyservertest.Policy("alice"))
+		}, says: "superseded by volume"},
+		"pinned": {policy: func(p *manifest.Policy) { p.PinVersion = true }, before: func(_ keyservertest.Volume, name string) {
+			s.Deposit(t, s.alice, name, manifest.KindDataset, keyservertest.Policy("alice"))
+		}},
+		"deleted": {before: func(v keyservertest.Volume, _ string) {
+			if err := s.Client(t, s.alice).Delete(t.Context(), v.ID); err != nil {
+				t.Error(err)
+			}
+		},
+			says: "deleted by its owner"},
+		"another user":        {policy: func(p *manifest.Policy) { p.Users = []string{"bob"} }, says: "does not name user alice"},
+		"a group, perhaps":    {policy: groups},
+		"another cluster":     {policy: func(p *manifest.Policy) { p.Clusters = []string{"other"} }, says: "does not name cluster testcluster"},
+		"another account":     {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }, expect: keyapi.Expect{Account: "a"}, says: `account "a"`},
+		"the default account": {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }},
+		"another partition": {policy: func(p *manifest.Policy) { p.Partitions = []string{"q"} }, expect: keyapi.Expect{Partition: "p"},
+			says: `partition "p"`},
+		"another node":   {expect: keyapi.Expect{Nodes: []string{"cn1", "cn5"}}, says: `does not name node "cn5"`},
+		"any node":       {policy: func(p *manifest.Policy) { p.Nodes = []string{"*"} }, expect: keyapi.Expect{Nodes: []string{"x"}}},
+		"a higher tier":  {policy: func(p *manifest.Policy) { p.Tier = manifest.TierA }, says: "demands evidence of tier A"},
+		"other evidence": {policy: func(p *manifest.Policy) { p.Evidence = keyapi.EvidenceToken }, says: "no evidence but of type token"},
+		"no network":     {policy: func(p *manifest.Policy) { p.Network = manifest.NetworkNone }, says: "without a network"},
+		"too few releases left": {policy: func(p *manifest.Policy) { p.Releases = 1 }, manifest: func(m *manifest.Manifest) { m.Nodes = 2 },
+			says: "1 times more, and each of the job's 2 nodes"},
+		"too many nodes": {expect: keyapi.Expect{Nodes: make([]string, 5000)}, says: "5000 expected nodes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := keyservertest.Policy("alice")
+			if c.policy != nil {
+				c.policy(&p)
+			}
+			v := s.Deposit(t, s.alice, "data "+name, manifest.KindDataset, p)
+			_, b := s.Manifest(t, func(m *manifest.Manifest) {
+				m.Cluster = "testcluster"
+				if c.manifest != nil {
+					c.manifest(m)
+				}
+			}, v)
+			if c.before != nil {
+				c.before(v, "data "+name)
+			}
+			sig := keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b)
+			client := s.Client(t, s.alice)
+			_, err := client.RegisterJob(t.Context(), b, sig, keyservertest.PrivateOf(t, b), c.expect)
+			if (c.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("RegisterJob: %v; want %q", err, c.says)
+			}
+			if err == nil {
+				return
+			}
+			if _, err := client.NewToken(t.Context(), manifest.DigestOf(b), ""); !errors.Is(err, keyclient.ErrNotFound) {
+				t.Errorf("it is registered all the same: %v", err)
+			}
+			_, err = client.RegisterManifest(t.Context(), b, sig, keyservertest.PrivateOf(t, b))
+			if (err != nil) != (name == "deleted") {
+				t.Errorf("RegisterManifest: %v", err)
+			}
+		})
+	}
+}
