@@ -21,8 +21,13 @@ func (s *Server) foresee(q *request, m manifest.Manifest, rec manifestRecord, e 
 	if len(e.Nodes) > maxExpectedNodes {
 		return service.Refuse(keyapi.CodeBadRequest, "%d expected nodes", len(e.Nodes))
 	}
-	claims := attest.Claims{Attestor: m.Attest.Type, Tier: s.likelyTier(m), User: m.User, Account: e.Account, Partition: e.Partition}
-	claims.Job.Cluster = m.Cluster
+	claims := attest.Claims{Attestor: m.Attest.Type, Tier: s.likelyTier(m), Account: e.Account, Partition: e.Partition}
+	switch claims.Job.Cluster = m.Cluster; m.Attest.Type {
+	case keyapi.EvidenceSlurm:
+		claims.User = m.User
+	case keyapi.EvidenceToken:
+		claims.User = rec.Submitter // and it shows nothing else
+	}
 	if claims.Tier < s.minTier {
 		return service.Refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence would be of tier %s",
 			s.minTier, claims.Tier)
@@ -110,7 +115,9 @@ func foreseeable(p manifest.Policy, c attest.Claims, nodes []string) (string, er
 		return fmt.Sprintf("its policy accepts no evidence but of type %s, this job has %s", p.Evidence, c.Attestor), nil
 	case len(p.Clusters) > 0 && c.Job.Cluster != "" && !slices.Contains(p.Clusters, c.Job.Cluster):
 		return "its policy does not name cluster " + c.Job.Cluster, nil
-	case len(p.Groups) == 0 && !slices.Contains(p.Users, c.User):
+	case c.Attestor == keyapi.EvidenceToken && len(p.Accounts)+len(p.Partitions) > 0:
+		return "its policy names Slurm accounts or partitions, which a one-time token does not show", nil
+	case c.User != "" && !slices.Contains(p.Users, c.User) && (len(p.Groups) == 0 || c.Attestor == keyapi.EvidenceToken):
 		return "its policy does not name user " + c.User, nil
 	case c.Account != "" && len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
 		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account), nil

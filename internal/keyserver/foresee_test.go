@@ -17,6 +17,9 @@ func TestForeseen(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, keyservertest.Options{})
 	groups := func(p *manifest.Policy) { p.Users, p.Groups = nil, []string{"project_1"} }
+	token := func(m *manifest.Manifest) {
+		m.Attest, m.User = manifest.Attest{Type: keyapi.EvidenceToken, Parameters: []byte("{}")}, "root"
+	}
 	for name, c := range map[string]struct {
 		policy   func(*manifest.Policy)
 		manifest func(*manifest.Manifest)
@@ -49,11 +52,15 @@ func TestForeseen(t *testing.T) {
 		"the default account": {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }},
 		"another partition": {policy: func(p *manifest.Policy) { p.Partitions = []string{"q"} }, expect: keyapi.Expect{Partition: "p"},
 			says: `partition "p"`},
-		"another node":   {expect: keyapi.Expect{Nodes: []string{"cn1", "cn5"}}, says: `does not name node "cn5"`},
-		"any node":       {policy: func(p *manifest.Policy) { p.Nodes = []string{"*"} }, expect: keyapi.Expect{Nodes: []string{"x"}}},
-		"a higher tier":  {policy: func(p *manifest.Policy) { p.Tier = manifest.TierA }, says: "demands evidence of tier A"},
-		"other evidence": {policy: func(p *manifest.Policy) { p.Evidence = keyapi.EvidenceToken }, says: "no evidence but of type token"},
-		"no network":     {policy: func(p *manifest.Policy) { p.Network = manifest.NetworkNone }, says: "without a network"},
+		"another node":               {expect: keyapi.Expect{Nodes: []string{"cn1", "cn5"}}, says: `does not name node "cn5"`},
+		"any node":                   {policy: func(p *manifest.Policy) { p.Nodes = []string{"*"} }, expect: keyapi.Expect{Nodes: []string{"x"}}},
+		"a higher tier":              {policy: func(p *manifest.Policy) { p.Tier = manifest.TierA }, says: "demands evidence of tier A"},
+		"other evidence":             {policy: func(p *manifest.Policy) { p.Evidence = keyapi.EvidenceToken }, says: "no evidence but of type token"},
+		"a token, for whom it names": {policy: func(p *manifest.Policy) { p.Users = []string{"alice"} }, manifest: token},
+		"a token for a group":        {policy: groups, manifest: token, says: "does not name user alice"},
+		"a token for a partition": {policy: func(p *manifest.Policy) { p.Partitions = []string{"p"} }, manifest: token,
+			says: "a one-time token does not show"},
+		"no network": {policy: func(p *manifest.Policy) { p.Network = manifest.NetworkNone }, says: "without a network"},
 		"too few releases left": {policy: func(p *manifest.Policy) { p.Releases = 1 }, manifest: func(m *manifest.Manifest) { m.Nodes = 2 },
 			says: "1 times more, and each of the job's 2 nodes"},
 		"too many nodes": {expect: keyapi.Expect{Nodes: make([]string, 5000)}, says: "5000 expected nodes"},
