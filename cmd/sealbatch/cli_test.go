@@ -33,7 +33,7 @@ var codeMeanings = []struct {
 	{exitCodes[fault.Attestation], "attestation refused: the key service does not believe a node's evidence"},
 	{exitCodes[fault.Key], "key refused: by a policy, by the key service, or because no identity opens the volume"},
 	{exitCodes[fault.Integrity], "integrity: a signature, digest or authentication tag is wrong"},
-	{exitCodes[fault.Slurm], "Slurm: one of its commands failed"},
+	{exitCodes[fault.Slurm], "Slurm: one of its commands failed, it refused the job, or it will never start it"},
 	{exitCodes[fault.Job], "the job failed, or has not ended yet"},
 	{exitCodes[fault.Incomplete], "not all: what could be kept is there, and what could not is named"},
 	{exitCodes[fault.Empty], "the job has ended, and left nothing to open"},
