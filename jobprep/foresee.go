@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -90,6 +92,20 @@ func (p *planned) warnOfNodes(ctx context.Context, chosen []slurm.Partition) {
 				"choose nodes with --nodelist", i.Name, strings.Join(i.Policy.Nodes, ","), chosen[0].Name))
 		}
 	}
+}
+
+// until returns when the job's keys cease to be released to it, by the manifest, the info files and what tokens last.
+func (p *planned) until(m manifest.Manifest) time.Time {
+	until := m.Expires
+	for _, i := range p.volumes {
+		if i.Policy.Expires.Before(until) {
+			until = i.Policy.Expires
+		}
+	}
+	if tokens := time.Now().Add(keyapi.TokenTTL); m.Attest.Type == keyapi.EvidenceToken && tokens.Before(until) {
+		until = tokens
+	}
+	return until
 }
 
 // expect is what the key service is told of the job beside its manifest.

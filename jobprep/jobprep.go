@@ -98,7 +98,9 @@ type Prepared struct {
 	// tokens"; empty if there are none.
 	Credentials string
 	// Keep leaves a job in Slurm that will not start as it was submitted.
-	Keep   bool
+	Keep bool
+	// Until is when the job's keys cease to be released to it, as far as that is known; zero for never.
+	Until  time.Time
 	unlock func()
 }
 
@@ -182,5 +184,5 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 		return Prepared{}, err
 	}
 	return Prepared{Record: rec, Script: whole, ScriptPath: p.at(jobdir.ScriptName), Credentials: p.credentials(),
-		Keep: o.Force, unlock: sync.OnceFunc(unlock)}, nil
+		Keep: o.Force, Until: p.until(m), unlock: sync.OnceFunc(unlock)}, nil
 }

@@ -19,8 +19,10 @@ var looks = []time.Duration{0, time.Second, 2 * time.Second}
 
 // taken remembers the id of a job that Slurm has and says what it made of it. sbatchErr is what sbatch
 // said if it failed all the same: Slurm keeps a record of some jobs that it refuses. A job that ended without having
-// begun is withdrawn; so is one that will never start, unless keep is set, and then it is named.
-func (d Deps) taken(ctx context.Context, rec submission.Record, id slurm.JobID, keep bool, sbatchErr error) (submission.Record, error) {
+// begun is withdrawn; so is one that will never start, unless it is to be kept, and then it is named.
+func (d Deps) taken(
+	ctx context.Context, p Prepared, rec submission.Record, id slurm.JobID, sbatchErr error,
+) (submission.Record, error) {
 	rec, err := d.adopt(rec, id)
 	if err != nil {
 		return rec, err
@@ -35,13 +37,17 @@ func (d Deps) taken(ctx context.Context, rec submission.Record, id slurm.JobID, 
 	case s.Refused() && d.untouched(rec):
 		return rec, d.withdraw(ctx, rec, fault.New(fault.Slurm, errors.Join(sbatchErr, errors.New(Describe(id, s))),
 			"nothing ran, and what was prepared is removed: run job-prep again when that is put right"))
-	case s.State == slurm.Pending && outlook == slurm.Never && !keep:
+	case s.State == slurm.Pending && outlook == slurm.Never && !p.Keep:
 		return rec, d.cancel(ctx, rec, id, s)
 	case sbatchErr != nil:
 		d.Log.Warn("sbatch failed, but Slurm has the job", "job", id, "error", sbatchErr)
 	}
 	if s.State != slurm.Unknown {
 		d.Log.Info(Describe(id, s))
+	}
+	if s.State == slurm.Pending && !p.Until.IsZero() && s.Start.After(p.Until) {
+		d.Log.Warn(fmt.Sprintf("Slurm expects to start it at %s; its keys are not released to it after %s, as it was prepared: "+
+			"look at --valid, and at the owners' --expires", s.Start.UTC().Format(time.RFC3339), p.Until.UTC().Format(time.RFC3339)))
 	}
 	return rec, nil
 }

@@ -1,12 +1,20 @@
 package jobprep
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -17,7 +25,8 @@ type oneJob struct {
 	reason    string
 	exit      string
 	nodes     string
-	stubborn  bool // scancel does nothing
+	start     string // "" for unknown
+	stubborn  bool   // scancel does nothing
 	comment   string
 	submitted bool
 	cancelled bool
@@ -40,7 +49,7 @@ func (q *oneJob) run(argv []string, stdin string) (string, string, int) {
 	case slices.Contains(argv, "--me"):
 		return line(argv, "41", q.comment), "", 0
 	case slices.Contains(argv, "squeue") && q.submitted:
-		return line(argv, "41", q.state, q.exit, "N/A", q.reason, q.nodes), "", 0
+		return line(argv, "41", q.state, q.exit, cmp.Or(q.start, "N/A"), q.reason, q.nodes), "", 0
 	}
 	return "", "not here", 1
 }
@@ -113,5 +122,51 @@ func TestCancelledJobThatRanStays(t *testing.T) {
 	}
 	if len(s.jobDirs()) != 1 {
 		t.Error("its directory is gone")
+	}
+}
+
+// TestTooLate: a job that begins when its keys are not released any more is no use.
+func TestTooLate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	var said bytes.Buffer
+	s.d.Log = slog.New(slog.NewTextHandler(&said, nil))
+	p, err := Prepare(t.Context(), s.d, s.o)
+	check(t, err)
+	q := oneJob{state: "PENDING", reason: "BeginTime", exit: "0:0", start: fmt.Sprint(time.Now().Add(30 * time.Minute).Unix())}
+	s.d.Slurm = slurm.Commands{Runner: runner(q.run)}
+	rec, err := Submit(t.Context(), s.d, p)
+	check(t, err)
+	p.Close()
+	if strings.Contains(said.String(), "not released to it after") {
+		t.Errorf("in half an hour, of one: %s", &said)
+	}
+	q.start = fmt.Sprint(time.Now().Add(2 * time.Hour).Unix())
+	_, err = s.d.taken(t.Context(), p, rec, "41", nil)
+	check(t, err)
+	if !strings.Contains(said.String(), "not released to it after") {
+		t.Errorf("in two hours, of one: %s", &said)
+	}
+
+	// One that was prepared, and is submitted when it is too late.
+	file := filepath.Join(rec.JobDir, "manifest.json")
+	b, err := os.ReadFile(file)
+	check(t, err)
+	m, _, err := manifest.Parse(b)
+	check(t, err)
+	m.Created, m.Expires = m.Created.Add(-2*time.Hour), m.Created.Add(-time.Hour)
+	b, err = m.Encode()
+	check(t, err)
+	check(t, os.WriteFile(file, b, 0o600))
+	rec.JobID, rec.Stage, rec.Manifest = "", "ready", manifest.DigestOf(b)
+	q = oneJob{}
+	s.d.Slurm = slurm.Commands{Runner: runner(func(argv []string, stdin string) (string, string, int) {
+		if slices.Contains(argv, "--me") {
+			return "", "", 0
+		}
+		return q.run(argv, stdin)
+	})}
+	if _, err := Continue(t.Context(), s.d, rec, false); fault.ClassOf(err) != fault.Job || !strings.Contains(err.Error(), "which is over") || q.submitted {
+		t.Errorf("Continue: %v", err)
 	}
 }

@@ -30,7 +30,7 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 	}
 	id, err := d.Slurm.Submit(ctx, p.Script)
 	if err == nil {
-		return d.taken(ctx, rec, id, p.Keep, nil)
+		return d.taken(ctx, p, rec, id, nil)
 	}
 	// A refusal may come from sbatch's own timeout, after Slurm took the job.
 	ids, findErr := d.find(ctx, rec)
@@ -38,7 +38,7 @@ func Submit(ctx context.Context, d Deps, p Prepared) (submission.Record, error) 
 	case findErr != nil || !errors.Is(err, slurm.ErrSlurm):
 		return rec, unsure(ctx, rec, err)
 	case len(ids) > 0:
-		return d.taken(ctx, rec, ids[0], p.Keep, err)
+		return d.taken(ctx, p, rec, ids[0], err)
 	}
 	return rec, d.withdraw(ctx, rec,
 		fault.New(fault.Slurm, err, "nothing was submitted, and what was prepared is removed: run job-prep again when that is put right"))
@@ -129,7 +129,7 @@ func Continue(ctx context.Context, d Deps, rec submission.Record, keep bool) (su
 		return rec, fmt.Errorf("ask Slurm for the job: %w", err)
 	case len(ids) > 0:
 		d.Log.Info("Slurm has the job already", "job", ids[0])
-		return d.taken(ctx, rec, ids[0], true, nil)
+		return d.taken(ctx, Prepared{Keep: true}, rec, ids[0], nil)
 	}
 	if err := d.started(rec); err != nil {
 		return rec, err
@@ -142,10 +142,35 @@ func Continue(ctx context.Context, d Deps, rec submission.Record, keep bool) (su
 		return rec, fault.New(fault.Integrity, errors.New("the job's script was altered since it was prepared"),
 			"run job-prep again, with all its flags")
 	}
+	until, err := d.expiry(rec)
+	if err != nil {
+		return rec, err
+	}
 	if script, err = d.complete(ctx, script, rec); err != nil {
 		return rec, err
 	}
-	return Submit(ctx, d, Prepared{Record: rec, Script: script, Keep: keep})
+	return Submit(ctx, d, Prepared{Record: rec, Script: script, Keep: keep, Until: until})
+}
+
+// expiry returns until when a run's manifest is good, and fails if that is over.
+func (d Deps) expiry(rec submission.Record) (time.Time, error) {
+	b, err := transfer.ReadFile(d.FS, path.Join(rec.JobDir, jobdir.ManifestName), maxSmall)
+	if err != nil {
+		return time.Time{}, fault.New(fault.Job, fmt.Errorf("what was prepared is gone: %w", err), "run job-prep again, with all its flags")
+	}
+	m, digest, err := manifest.Parse(b)
+	if err == nil && digest != rec.Manifest {
+		err = errors.New("it is another")
+	}
+	if err != nil {
+		return time.Time{}, fault.New(fault.Integrity, fmt.Errorf("the job's manifest was altered since it was prepared: %w", err),
+			"run job-prep again, with all its flags")
+	}
+	if !time.Now().Before(m.Expires) {
+		return time.Time{}, fault.New(fault.Job, fmt.Errorf("the job was prepared to begin before %s, which is over",
+			m.Expires.Format(time.RFC3339)), "run job-prep again, with all its flags; --valid says how long a job may wait")
+	}
+	return m.Expires, nil
 }
 
 // started fails if the job ran, which its directory shows longer than Slurm does.

@@ -32,6 +32,8 @@ func TestPartitions(t *testing.T) {
 		"more than a job may":  {Script{Nodes: 2, Partition: "small"}, nil, "may have 1 nodes in partition small"},
 		"longer":               {Script{Nodes: 1, Partition: "small", Time: "1-00:00:01"}, nil, "more than the 24h0m0s"},
 		"as long as allowed":   {Script{Nodes: 1, Partition: "small", Time: "24:00:00"}, nil, ""},
+		"no time to run":       {Script{Nodes: 1, SealTime: 10 * time.Minute}, nil, "without --time 10m0s, all of which"},
+		"time to run":          {Script{Nodes: 1, SealTime: 10 * time.Minute, Time: "11"}, nil, ""},
 		"without a limit":      {Script{Nodes: 1, Partition: "small", Time: "UNLIMITED"}, nil, "more than"},
 		"no limit there":       {Script{Nodes: 1, Time: "UNLIMITED"}, nil, ""},
 		"drained":              {Script{Nodes: 1, Partition: "drained"}, nil, "takes no jobs: it is DRAIN"},

@@ -18,6 +18,7 @@ type Partition struct {
 	Default  bool
 	State    string        // UP, DOWN, DRAIN or INACTIVE
 	MaxTime  time.Duration // 0 for none
+	Usual    time.Duration // what jobs get that name no limit; 0 for MaxTime
 	MinNodes int
 	MaxNodes int    // 0 for no limit
 	Total    int    // nodes that it has
@@ -55,6 +56,11 @@ func parsePartitions(text []byte) (all []Partition, err error) {
 			Nodes: noValue(fields["Nodes"])}
 		if p.MaxTime, err = ParseTime(fields["MaxTime"]); err != nil {
 			return nil, fmt.Errorf("%w: partition %.80q: %w", ErrSlurm, p.Name, err)
+		}
+		if usual := fields["DefaultTime"]; usual != "NONE" && usual != "" {
+			if p.Usual, err = ParseTime(usual); err != nil {
+				return nil, fmt.Errorf("%w: partition %.80q: %w", ErrSlurm, p.Name, err)
+			}
 		}
 		for key, n := range map[string]*int{"MinNodes": &p.MinNodes, "MaxNodes": &p.MaxNodes, "TotalNodes": &p.Total} {
 			if v := fields[key]; v != "UNLIMITED" {
@@ -109,6 +115,8 @@ func (s *Script) Unfit(p Partition, nodes []string) string {
 		return fmt.Sprintf("partition %s takes no jobs: it is %s", p.Name, p.State)
 	case s.Time != "" && p.MaxTime > 0 && (limit == 0 || limit > p.MaxTime):
 		return fmt.Sprintf("--time %s is more than the %v that partition %s allows", s.Time, p.MaxTime, p.Name)
+	case s.Time == "" && p.Usual > 0 && p.Usual <= s.SealTime:
+		return fmt.Sprintf("partition %s gives jobs without --time %v, all of which are kept for sealing the results", p.Name, p.Usual)
 	case s.Nodes > p.Total:
 		return fmt.Sprintf("partition %s has %d nodes, not %d", p.Name, p.Total, s.Nodes)
 	case p.MaxNodes > 0 && s.Nodes > p.MaxNodes:
