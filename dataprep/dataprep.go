@@ -75,10 +75,6 @@ func (o Options) request() (publish.Request, error) {
 		}
 		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_"+t.Name+".sealed")
 	}
-	if dir := in.Holds(t.SealedPath); dir != "" {
-		err := fmt.Errorf("the sealed file %s would lie in the directory that it is made from", t.SealedPath)
-		return publish.Request{}, fault.New(fault.Usage, err, "choose a directory outside "+dir)
-	}
 	in.Spool = filepath.Dir(t.SealedPath)
 	return publish.Request{Target: t, Input: in, Kind: manifest.KindDataset}, nil
 }

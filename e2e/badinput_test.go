@@ -52,14 +52,14 @@ func TestBadInput(t *testing.T) {
 		must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/pipe && mkfifo data/pipe/p")
 		told(t, alice.prep(t, "pipe", alice.scratch()), 1, "not a regular file", "move the others out")
 	})
-	t.Run("a link waits at the temporary name", func(t *testing.T) {
+	t.Run("what lies beside the sealed file, and in its place", func(t *testing.T) {
 		t.Parallel()
-		must(t, "laptop", "alice", "sh", "-c",
-			"mkdir -p data/link && echo x >data/link/x && echo precious >data/victim && ln -s victim data/link.sealed.partial")
-		if r := alice.prep(t, "link", alice.scratch()); r.code != 1 ||
-			!strings.Contains(r.err, "is a symbolic link, which somebody may have put there: remove it") {
+		must(t, "laptop", "alice", "sh", "-c", "mkdir -p data/link data/place && echo x >data/link/x && echo x >data/place/x && "+
+			"echo precious >data/victim && ln -s victim data/link.sealed.partial && ln -s victim data/place.sealed")
+		if r := alice.prep(t, "link", alice.scratch()); r.code != 0 {
 			t.Errorf("%s", r)
 		}
+		told(t, alice.prep(t, "place", alice.scratch()), 2, "place.sealed is a symbolic link", "links are not followed")
 		if got := must(t, "laptop", "alice", "cat", "data/victim"); got != "precious" {
 			t.Errorf("the file behind the link holds %q", got)
 		}

@@ -59,8 +59,6 @@ var (
 	ErrPath = errors.New("unusable path")
 	// ErrSpecial: a socket, pipe or device in the input.
 	ErrSpecial = errors.New("not a regular file, directory or symbolic link")
-	// ErrBusy: another process is sealing into the same file.
-	ErrBusy = errors.New("another sealbatch is writing this file")
 	// ErrChanged: the input changed while it was being sealed; something in it vanished, too.
 	ErrChanged = errors.New("changed while it was being read")
 )

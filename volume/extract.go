@@ -7,17 +7,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-)
 
-// PartialSuffix is what a directory is called while it is being extracted.
-const PartialSuffix = ".partial"
+	"github.com/sealbatch/sealbatch/internal/output"
+)
 
 // ExtractOptions says how to extract. The zero value will do.
 type ExtractOptions struct {
@@ -43,11 +41,11 @@ type ExtractOptions struct {
 	Workers int
 }
 
-// Extract writes the volume's tree to dir, which must be new or empty. It is
-// written as dir.partial and renamed when it is complete; if it fails,
-// dir.partial is removed. Nothing is written outside it, whatever names and
-// links the volume holds. Owners and ACLs are not part of a volume; setuid and
-// setgid bits are, and do not come out.
+// Extract writes the volume's tree to dir, which must be new or empty. It is put
+// together under a name that nobody can guess, beside a new directory or in an
+// empty one, and gets its name when it is complete; if it fails, it is removed.
+// Nothing is written outside it, whatever names and links the volume holds. Owners
+// and ACLs are not part of a volume; setuid and setgid bits are, and do not come out.
 func (r *Reader) Extract(ctx context.Context, dir string, opt ExtractOptions) error {
 	var total int64
 	for i := range r.t.nodes {
@@ -59,50 +57,18 @@ func (r *Reader) Extract(ctx context.Context, dir string, opt ExtractOptions) er
 }
 
 func extract(ctx context.Context, src Source, dir string, total int64, opt ExtractOptions) (err error) {
-	dir = filepath.Clean(dir)
-	if err := checkTargetDir(dir); err != nil {
-		return err
-	}
-	partial := dir + PartialSuffix
-	if err := os.Mkdir(partial, 0o700); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%w: %s is left from an interrupted run; look at it, remove it and try again", ErrPath, partial)
-		}
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, RemoveTree(partial))
-		}
-	}()
-	if err := extractInto(ctx, src, partial, total, opt); err != nil {
-		return err
-	}
-	// Unlike os.Rename, rename(2) replaces an existing directory if it is empty.
-	if err := unix.Rename(partial, dir); err != nil {
-		return &os.LinkError{Op: "rename", Old: partial, New: dir, Err: err}
-	}
-	return nil
-}
-
-// checkTargetDir accepts a path that does not exist or is an empty directory.
-func checkTargetDir(dir string) error {
-	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	out, err := output.Dir{Path: dir}.Create()
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, output.ErrKind) {
+		return fmt.Errorf("%w: %w", ErrPath, err)
 	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(1)
-	if len(names) > 0 {
-		return fmt.Errorf("%w: %s is not empty; name a new directory", ErrPath, dir)
+	defer func() { err = errors.Join(err, out.Discard()) }()
+	if err := extractInto(ctx, src, out.Path(), total, opt); err != nil {
+		return err
 	}
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
+	return out.Commit()
 }
 
 // RemoveTree removes what was extracted, read-only directories included. That

@@ -4,15 +4,15 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/output"
 )
 
 // The index names the places of everything behind keys.age, so a new keys.age
@@ -115,11 +115,14 @@ func wrapInto(room int64, id ID, key Key, rcpts []age.Recipient) ([]byte, error)
 
 // Rewrap replaces the recipients of the sealed volume at path by others. ids
 // must open it. Neither key nor data change, and the volume digest stays the
-// same, but the file's checksum does not. The new file is written as
-// path.partial and renamed when it is complete: path always is the old volume or
-// the new one. ErrRoom if the recipients do not fit. Who could open the volume
+// same, but the file's checksum does not. The new file gets the name when it is
+// complete: path, or what it leads to as a link, always is the old volume or the new one. ErrRoom if the recipients do not fit. Who could open the volume
 // before may have kept a copy.
 func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Recipient) (ID, Digest, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ID{}, Digest{}, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return ID{}, Digest{}, err
@@ -170,31 +173,26 @@ func rewrappedHead(r io.ReaderAt, id ID, key Key, rcpts []age.Recipient) ([]byte
 
 // replaceHead writes head and what follows it in f to a new file, and gives it
 // path's name.
-func replaceHead(ctx context.Context, f *os.File, fi os.FileInfo, path string, head []byte, want Digest) (err error) {
-	partial := path + PartialSuffix
-	out, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+func replaceHead(ctx context.Context, f *os.File, fi os.FileInfo, path string, head []byte, want Digest) error {
+	out, err := output.File{Path: path, Replace: true}.Create()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(partial)
-		}
-	}()
-	err = copyBehind(ctx, out, f, head, fi.Size())
-	if err == nil {
-		err = out.Chmod(fi.Mode().Perm())
-	}
-	if err == nil {
-		var got Digest
-		if _, got, err = ReadDigest(out, fi.Size()); err == nil && got != want {
-			err = fmt.Errorf("%s %w", path, ErrChanged)
-		}
-	}
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+	defer out.Discard()
+	if err := copyBehind(ctx, out.File, f, head, fi.Size()); err != nil {
 		return err
 	}
-	return fsx.Commit(partial, path)
+	if err := out.Chmod(fi.Mode().Perm()); err != nil {
+		return err
+	}
+	_, got, err := ReadDigest(out, fi.Size())
+	if err == nil && got != want {
+		err = fmt.Errorf("%s %w", path, ErrChanged)
+	}
+	if err != nil {
+		return err
+	}
+	return out.Commit()
 }
 
 // copyBehind writes head, and then f from where head ends. The kernel copies,

@@ -27,6 +27,10 @@ type SealOptions struct {
 	Begun func(id ID, w io.ReaderAt)
 	// Written, if set, is called often, from one goroutine, with the number of bytes written so far.
 	Written func(size int64)
+	// Replace says that SealFile replaces a regular file.
+	Replace bool
+	// Confirm, if set, is asked by SealFile before the volume gets its name; its error ends sealing.
+	Confirm func(Sealed) error
 	// Workers is the number of encrypting goroutines; 0 means one a processor, at
 	// most 8: more cannot help, as one goroutine computes the checksum.
 	Workers int

@@ -3,9 +3,10 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"filippo.io/age"
@@ -28,6 +29,10 @@ func TestSealFile(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	if _, err := SealFile(t.Context(), out, DirSource(in), opt); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a file: %v", err)
+	}
+	opt.Replace = true
 	if _, err := SealFile(ctx, out, DirSource(in), opt); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
@@ -51,64 +56,39 @@ func TestSealFile(t *testing.T) {
 	}
 }
 
-// TestSealFileObstacles: what lies at the temporary name is never followed, and a live writer not disturbed.
-func TestSealFileObstacles(t *testing.T) {
+// TestSealFileBesideOthers: what lies beside the output, whatever it is called, is somebody else's.
+func TestSealFileBesideOthers(t *testing.T) {
 	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
 	opt := SealOptions{Recipients: []age.Recipient{id.Recipient()}}
-	in := filepath.Join(t.TempDir(), "in")
-	if err := os.WriteFile(in, []byte("text"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		put  func(victim, at string) error
-		want error
-	}{
-		"symbolic link": {os.Symlink, ErrPath},
-		"dangling link": {func(victim, at string) error { return os.Symlink(victim+"-none", at) }, ErrPath},
-		"hard link":     {os.Link, ErrPath},
-		"named pipe":    {func(_, at string) error { return syscall.Mkfifo(at, 0o600) }, nil},
-		"directory":     {func(_, at string) error { return os.Mkdir(at, 0o700) }, nil},
-		"another's file": {func(_, at string) error {
-			return errors.Join(os.WriteFile(at, []byte("x"), 0o666), os.Chown(at, 12345, 12345))
-		}, ErrPath},
-		"a live writer": {func(_, at string) error {
-			f, err := os.Create(at)
-			if err != nil {
-				return err
-			}
-			t.Cleanup(func() { f.Close() })
-			return syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		}, ErrBusy},
-	} {
-		dir := t.TempDir()
-		victim, out := filepath.Join(dir, "victim"), filepath.Join(dir, "out")
-		if err := errors.Join(os.WriteFile(victim, []byte("precious"), 0o600), c.put(victim, out+PartialSuffix)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := SealFile(t.Context(), out, DirSource(in), opt); err == nil || (c.want != nil && !errors.Is(err, c.want)) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if b, err := os.ReadFile(victim); err != nil || string(b) != "precious" {
-			t.Errorf("%s: the file behind it now holds %q, %v", name, b, err)
-		}
-		if _, err := os.Lstat(out); err == nil {
-			t.Errorf("%s: something has the final name", name)
-		}
-	}
-	// What a killed writer left is taken over.
-	out := filepath.Join(t.TempDir(), "out")
-	if err := os.WriteFile(out+PartialSuffix, make([]byte, 1<<20), 0o600); err != nil {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "out.partial"), filepath.Join(dir, "out")
+	if err := os.WriteFile(in, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, err := SealFile(t.Context(), out, DirSource(in), opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st, err := os.Stat(out); err != nil || st.Size() != s.Size {
-		t.Errorf("taken over: %v, %v", st, err)
+	r, err := OpenFile(out, s.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if n, ok := r.Lookup(0, "out.partial"); !ok || r.Attr(n).Size != int64(len("precious")) {
+		t.Errorf("sealed: %+v", r.Dirents(0))
+	}
+	if b, err := os.ReadFile(in); err != nil || string(b) != "precious" {
+		t.Errorf("the input is %q, %v", b, err)
+	}
+	opt.Confirm = func(s Sealed) error { return fmt.Errorf("not %s: %w", s.ID, ErrChanged) }
+	if _, err := SealFile(t.Context(), out+"2", DirSource(in), opt); !errors.Is(err, ErrChanged) {
+		t.Errorf("not confirmed: %v", err)
+	}
+	if names, _ := filepath.Glob(dir + "/*"); len(names) != 2 {
+		t.Errorf("left: %q", names)
 	}
 }

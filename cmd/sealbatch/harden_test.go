@@ -56,7 +56,7 @@ func TestKeysStayInTheProcess(t *testing.T) {
 			t.Logf("%s", &stderr)
 		}
 	}()
-	untilGrown(t, sealed+".partial")
+	untilGrown(t, cmd.Process.Pid)
 	proc := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid))
 	// The kernel gives the files of an undumpable process to root.
 	st, err := os.Stat(filepath.Join(proc, "mem"))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -177,14 +178,14 @@ func TestInterruptedSeal(t *testing.T) {
 				t.Fatal(err)
 			}
 			var stdout, stderr bytes.Buffer
-			cmd := exec.Command("sealbatch", "seal", big, "-o", out, "-r", id)
+			cmd := exec.Command("sealbatch", "seal", big, "-o", out, "-r", id, "--force")
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
-			untilGrown(t, out+".partial")
+			untilGrown(t, cmd.Process.Pid)
 			if err := cmd.Process.Signal(sig); err != nil {
 				t.Fatal(err)
 			}
@@ -195,8 +196,8 @@ func TestInterruptedSeal(t *testing.T) {
 			if stdout.Len() > 0 || !strings.Contains(stderr.String(), "interrupted") {
 				t.Errorf("standard output %q, error %q", &stdout, &stderr)
 			}
-			if _, err := os.Lstat(out + ".partial"); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the half-made file stays: %v", err)
+			if left, _ := filepath.Glob(out + "?*"); len(left) > 0 {
+				t.Errorf("the half-made file stays: %q", left)
 			}
 			if b, err := os.ReadFile(out); err != nil || string(b) != "an older one" {
 				t.Errorf("under the final name: %.20q, %v", b, err)
@@ -205,17 +206,21 @@ func TestInterruptedSeal(t *testing.T) {
 	}
 }
 
-// untilGrown waits until something has been written to a file.
-func untilGrown(t *testing.T, path string) {
+// untilGrown waits until a process has written something to a file that has no name yet.
+func untilGrown(t *testing.T, pid int) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
-		if st, err := os.Stat(path); err == nil && st.Size() > 0 {
-			return
+		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range open {
+			to, err := os.Readlink(fd)
+			if st, serr := os.Stat(fd); err == nil && serr == nil && strings.HasSuffix(to, " (deleted)") && st.Size() > 0 {
+				return
+			}
 		}
 	}
-	t.Fatalf("%s is not being written", path)
+	t.Fatalf("process %d writes nothing", pid)
 }
 
 // TestMountTwice: a directory takes one volume. By whatever name it was mounted, and wherever the directory is moved

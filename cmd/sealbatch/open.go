@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -26,6 +27,9 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	how.add(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
+	}
+	if err := (output.Dir{Path: dir, Inputs: f.Args()}).Check(); err != nil {
+		return fmt.Errorf("open into a directory: %w", err)
 	}
 	r, err := openVolume(a, f, how)
 	if err != nil {

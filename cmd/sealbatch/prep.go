@@ -28,6 +28,7 @@ type prepFlags struct {
 // add puts the flags of a sealed volume's target into f.
 func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
 	f.String(&t.SealedPath, "local path of the sealed volume", []string{"data-path"})
+	f.Bool(&t.Force, "replace the file that has the sealed volume's local path, if it was not sealed there before", []string{"force"})
 	f.String(&t.DirAtRest, "directory at the site", []string{"data-path-at-rest"}, ui.Required)
 	f.Bool(&t.Checksum, "find out by reading all of it whether the input is published already, not by names, sizes, times and inodes:\n"+
 		"the same content with other times counts as there", []string{"checksum"})

@@ -16,6 +16,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/text"
@@ -191,10 +192,10 @@ func (r *reinfo) write(ctx context.Context, sealed string) error {
 	if err != nil {
 		return err
 	}
-	if err := fsx.Replace(r.path+publish.SigSuffix, sig, publish.SealedMode); err != nil {
+	if err := output.Overwrite(r.path+publish.SigSuffix, sig, publish.SealedMode); err != nil {
 		return err
 	}
-	return fsx.Replace(r.path, b, publish.SealedMode)
+	return output.Overwrite(r.path, b, publish.SealedMode)
 }
 
 func fileChecksum(ctx context.Context, path string) (volume.Digest, error) {

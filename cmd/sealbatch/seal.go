@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"filippo.io/age"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/volume"
@@ -19,11 +21,14 @@ func runSeal(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch seal", `Seal a directory, a file, a tar archive's contents or several of them into one encrypted volume.
 An INPUT of - is a tar archive on standard input.`, "INPUT...", `
 sealbatch seal genomes/ -o genomes.sealed -r age1... -r ~/.ssh/colleague.pub
-ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '*.log'`)
+ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '*.log'
+sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	var out, name string
+	var force bool
 	var in inputFlags
 	var recipients []string
-	f.String(&out, "the sealed volume to write", []string{"o", "output"}, ui.Required)
+	f.String(&out, "the sealed volume to write; - for standard output", []string{"o", "output"}, ui.Required)
+	f.Bool(&force, "replace the output if it is a file that exists", []string{"force"})
 	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\n"+
 		"ssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
 	in.add(f)
@@ -39,7 +44,6 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 	if err != nil {
 		return err
 	}
-	input.Spool = filepath.Dir(out)
 	if input.FromStdin() {
 		input.FileName = name
 	}
@@ -47,30 +51,67 @@ ssh archive cat genomes.tar.zst | sealbatch seal - -o genomes.sealed --exclude '
 	if err != nil {
 		return err
 	}
-	s, err := sealFile(ctx, a, input, out, rcpts)
+	if err := input.Check(); errors.Is(err, source.ErrInput) {
+		return fault.New(fault.Usage, err, "")
+	}
+	s, err := sealTo(ctx, a, input, output.File{Path: out, Inputs: append(input.Files(), recipients...), Replace: force}, rcpts)
 	if err != nil {
 		return err
 	}
 	s.Key.Wipe()
-	fmt.Fprintf(a.stdout, "%s %s\n", s.ID, s.Digest)
+	answer := a.stdout
+	if out == stdoutName {
+		answer = a.stderr
+	}
+	fmt.Fprintf(answer, "%s %s\n", s.ID, s.Digest)
 	return nil
 }
 
-func sealFile(ctx context.Context, a *app, input source.Input, out string, rcpts []age.Recipient) (volume.Sealed, error) {
-	if err := input.Check(); errors.Is(err, source.ErrInput) {
-		return volume.Sealed{}, fault.New(fault.Usage, err, "")
+// stdoutName means standard output.
+const stdoutName = "-"
+
+// sealTo seals into a file, or into standard output, a pipe or a device as they are.
+func sealTo(ctx context.Context, a *app, input source.Input, out output.File, rcpts []age.Recipient) (volume.Sealed, error) {
+	stream, err := a.stream(out)
+	if err == nil && stream == nil {
+		input.Spool, err = filepath.Dir(out.Path), out.Check()
+	}
+	if err != nil {
+		return volume.Sealed{}, err
 	}
 	if _, _, err := input.Scan(ctx); err != nil { // what cannot be sealed is named at once, all of it
 		return volume.Sealed{}, fmt.Errorf("seal %s: %w", input, err)
 	}
-	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out), 0, 0)
+	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out.Path), 0, 0)
 	defer p.End(false)
-	s, err := volume.SealFile(ctx, out, input, volume.SealOptions{Recipients: rcpts, Progress: p.Update})
+	opt := volume.SealOptions{Recipients: rcpts, Progress: p.Update, Replace: out.Replace}
+	var s volume.Sealed
+	if stream == nil {
+		s, err = volume.SealFile(ctx, out.Path, input, opt)
+	} else {
+		s, err = volume.Seal(ctx, stream, input, opt)
+		err = errors.Join(err, stream.Close())
+	}
 	if err != nil {
 		return s, fmt.Errorf("seal %s: %w", input, err)
 	}
 	p.End(true)
 	return s, nil
+}
+
+// stream opens an output that is no file to be made; nil if it is one.
+func (a *app) stream(out output.File) (io.WriteCloser, error) {
+	if out.Path == stdoutName {
+		return struct {
+			io.Writer
+			io.Closer
+		}{a.stdout, io.NopCloser(nil)}, output.CheckStdout(out.Inputs)
+	}
+	f, err := out.Stream()
+	if f == nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // parseRecipients reads recipients as given; none means one's own SSH key.

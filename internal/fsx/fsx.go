@@ -177,6 +177,28 @@ func commit(in directory, partial, name string) error {
 	return syncDir(in, filepath.Dir(name))
 }
 
+// RenameNew renames from to a name that nothing has: fs.ErrExist if something has it. Where the file
+// system cannot see to that by itself, a file is linked, and what cannot be linked is looked for first.
+func RenameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	if err = os.Link(from, to); err == nil {
+		return os.Remove(from)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
+	}
+	return os.Rename(from, to)
+}
+
 // SyncDir makes durable which names are in a directory.
 func SyncDir(dir string) error { return syncDir(byPath{}, dir) }
 

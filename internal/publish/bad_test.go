@@ -105,9 +105,18 @@ func TestBadInput(t *testing.T) {
 			func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
 		"name that is no text": {"clean absolute path", "", fault.Usage,
 			func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
-		"link in the way": {"is a symbolic link", "", fault.Other, func(s *setting, dir string) error {
-			return os.Symlink("/etc/passwd", s.r.SealedPath+volume.PartialSuffix)
+		"link in the way": {"is a symbolic link", "name /etc/passwd itself", fault.Usage, func(s *setting, dir string) error {
+			return os.Symlink("/etc/passwd", s.r.SealedPath)
 		}},
+		"a file in the way": {"d.sealed exists", "--force", fault.Usage, func(s *setting, dir string) error {
+			return os.WriteFile(s.r.SealedPath, []byte("precious"), 0o600)
+		}},
+		"the input itself": {"is the same file as the input", "another name", fault.Usage, func(s *setting, dir string) error {
+			s.r.Input, s.r.Force = source.At(dir+"/a"), true
+			return os.Link(dir+"/a", s.r.SealedPath)
+		}},
+		"a directory in the way": {"is a directory", "", fault.Usage,
+			func(s *setting, dir string) error { return os.Mkdir(s.r.SealedPath, 0o700) }},
 		"no directory for the output": {"no such file", "", fault.Other,
 			func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
 	} {
@@ -227,6 +236,7 @@ func TestReconnects(t *testing.T) {
 	s.checkVolume(t, p.Info)
 	refused := errors.New("login refused")
 	site.broken.Store(1)
+	s.r.Force = true // nothing remembers the sealed file
 	s.d.FS, s.d.Reconnect = flaky{s: site}, func(context.Context) (transfer.FS, error) { return nil, refused }
 	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, refused) {
 		t.Errorf("what will not get better by waiting: %v", err)

@@ -59,6 +59,9 @@ func (p *publishing) statePath(suffix string) (string, error) {
 	return filepath.Join(p.State, "sealed", hex.EncodeToString(sum[:16])+suffix), nil
 }
 
+// errBusy: another process works on the same sealed file.
+var errBusy = errors.New("another sealbatch is writing this file")
+
 // lock keeps a second run from working on the same sealed file. The lock ends
 // with the process, however that ends.
 func (p *publishing) lock() (func(), error) {
@@ -78,7 +81,7 @@ func (p *publishing) lock() (func(), error) {
 	}
 	if err := fsx.TryLock(f); err != nil {
 		f.Close()
-		return nil, fault.New(fault.Other, fmt.Errorf("%s: %w", p.r.SealedPath, volume.ErrBusy),
+		return nil, fault.New(fault.Other, fmt.Errorf("%s: %w", p.r.SealedPath, errBusy),
 			"wait for the other one, or choose another --data-path")
 	}
 	return func() { _ = fsx.Unlock(f) }, nil

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
-	"os"
 	"path"
 	"path/filepath"
 	"sync"
@@ -57,6 +56,7 @@ type Target struct {
 	SealedPath string // local path of the sealed volume
 	DirAtRest  string // where it goes on the site, absolute
 	Policy     manifest.Policy
+	Force      bool            // replaces whatever file has SealedPath
 	Recipients []age.Recipient // who can open the volume without the key service
 	Readers    []string        // the recipients as text, by which another run's are recognised
 	Expiry     string          // the policy's expiry as it was asked for, by which another run's is recognised
@@ -112,6 +112,9 @@ type Published struct {
 func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := r.sealed(true).Check(); err != nil && !errors.Is(err, fs.ErrNotExist) { // it need not be made
+		return Published{}, err
 	}
 	if err := r.check(); err != nil {
 		return Published{}, fault.New(fault.Usage, err, "")
@@ -271,15 +274,15 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 		Progress:   bar.Update,
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
 		Written:    func(size int64) { p.sent.grow(size) },
+		Replace:    p.r.Force || p.isOurs(),
+		Confirm: func(s volume.Sealed) error {
+			p.remember(s.ID)
+			return p.input.unchanged(ctx, begin)
+		},
 	})
+	bar.End(err == nil)
 	if err != nil {
-		bar.End(false)
 		return s, p.whySeal(ctx, err)
-	}
-	bar.End(true)
-	if err = p.input.unchanged(ctx, begin); err != nil {
-		s.Key.Wipe()
-		return s, errors.Join(p.whySeal(ctx, err), os.Remove(p.r.SealedPath))
 	}
 	return s, nil
 }
@@ -288,6 +291,8 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 func (p *publishing) whySeal(ctx context.Context, err error) error {
 	hint := ""
 	switch {
+	case fault.ClassOf(err) == fault.Usage: // the output
+		return err
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, syscall.EDQUOT):
@@ -296,8 +301,6 @@ func (p *publishing) whySeal(ctx context.Context, err error) error {
 		hint = "make space in " + filepath.Dir(p.r.SealedPath) + ", or let --data-path name another file system"
 	case errors.Is(err, volume.ErrChanged), errors.Is(err, fs.ErrNotExist):
 		hint = hintStill
-	case errors.Is(err, volume.ErrBusy):
-		hint = "wait for the other one, or choose another --data-path"
 	}
 	return fault.New(fault.Other, fmt.Errorf("seal %s: %w", p.input, err), hint)
 }

@@ -29,6 +29,7 @@ type setting struct {
 	owner   *age.X25519Identity
 	d       Deps
 	r       Request
+	strange bool // what has the sealed file's name was not sealed there for publishing
 }
 
 func newSetting(t *testing.T) *setting {

@@ -72,10 +72,13 @@ var betweenRuns = map[string]struct {
 	"other recipients": {func(s *setting) error { s.r.Readers = []string{"age1other"}; return nil }, false},
 	"another file in its place": {func(s *setting) error {
 		b, err := os.ReadFile(s.r.SealedPath)
+		s.strange = true
 		return errors.Join(err, os.WriteFile(s.r.SealedPath, make([]byte, len(b)), 0o600))
 	}, false},
 	"another volume in its place": {func(s *setting) error {
-		other, err := volume.SealFile(context.Background(), s.r.SealedPath, s.r.Input, volume.SealOptions{Recipients: s.r.Recipients})
+		s.strange = true
+		other, err := volume.SealFile(context.Background(), s.r.SealedPath, s.r.Input,
+			volume.SealOptions{Recipients: s.r.Recipients, Replace: true})
 		other.Key.Wipe()
 		return err
 	}, false},
@@ -117,6 +120,10 @@ func TestGoesOnOnlyWithItsOwn(t *testing.T) {
 			if err := c.change(s); err != nil {
 				t.Fatal(err)
 			}
+			if s.strange {
+				s.refusesToReplace(t)
+				s.r.Force = true
+			}
 			p, err := Run(t.Context(), s.d, s.r)
 			if err != nil {
 				t.Fatal(err)
@@ -145,7 +152,7 @@ func TestTwoAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, volume.ErrBusy) || fault.Hint(err) == "" {
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, errBusy) || fault.Hint(err) == "" {
 		t.Errorf("%v; %s", err, fault.Hint(err))
 	}
 	s.nothingPublished(t)
@@ -194,6 +201,21 @@ func (c cancelling) Create(p string, m fs.FileMode) (transfer.WriteFile, error) 
 	return c.Local.Create(p, m)
 }
 
+// refusesToReplace: a file that was not sealed there for publishing is somebody's own.
+func (s *setting) refusesToReplace(t *testing.T) {
+	t.Helper()
+	own, err := os.ReadFile(s.r.SealedPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, fs.ErrExist) || !strings.Contains(fault.Hint(err), "--force") {
+		t.Errorf("over a file: %v; %s", err, fault.Hint(err))
+	}
+	if now, err := os.ReadFile(s.r.SealedPath); err != nil || !bytes.Equal(now, own) {
+		t.Errorf("it was changed; %v", err)
+	}
+}
+
 // What is remembered of a sealed file is not believed where others can write it:
 // the data are sealed anew.
 func TestCheckpointOfOthers(t *testing.T) {
@@ -215,6 +237,13 @@ func TestCheckpointOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, err := Run(t.Context(), s.d, s.r)
+		if errors.Is(err, fs.ErrExist) != again {
+			t.Errorf("mode %o: %v", mode, err)
+		}
+		if again { // nor is it believed that the sealed file was made here
+			s.r.Force = true
+			p, err = Run(t.Context(), s.d, s.r)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,9 +10,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -131,32 +133,12 @@ func (in Input) only(path string) Input {
 	return in
 }
 
-// Holds returns the first directory of the input in which a file to be made would
-// lie, links resolved; "" if there is none.
-func (in Input) Holds(file string) string {
-	for _, dir := range in.Paths {
-		if dir != Stdin && within(file, dir) {
-			return dir
-		}
+// Files are the inputs as an output is compared with them.
+func (in Input) Files() []string {
+	if in.FromStdin() {
+		return []string{output.Stdin}
 	}
-	return ""
-}
-
-// within reports whether a file to be made lies below dir.
-func within(file, dir string) bool {
-	parent, err := filepath.Abs(filepath.Dir(file))
-	if err == nil {
-		parent, err = filepath.EvalSymlinks(parent)
-	}
-	root, rerr := filepath.EvalSymlinks(dir)
-	if rerr == nil {
-		root, rerr = filepath.Abs(root)
-	}
-	if err != nil || rerr != nil {
-		return false // found out, and said better, later
-	}
-	rel, err := filepath.Rel(root, parent)
-	return err == nil && (rel == "." || filepath.IsLocal(rel))
+	return slices.Clone(in.Paths)
 }
 
 // Scan looks at the input as the function Scan does. What an archive holds is not

@@ -1,13 +1,14 @@
 package transfer
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // openExclusive never follows a symbolic link (POSIX: O_EXCL with O_CREAT).
@@ -62,19 +63,7 @@ func (Local) Free(path string) (int64, error) {
 func (Local) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm.Perm()) }
 
 // Rename is renameat2(2) with RENAME_NOREPLACE, or what OpenSSH does where the file system knows none.
-func (Local) Rename(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	switch {
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		if err := os.Link(from, to); err != nil {
-			return err
-		}
-		return os.Remove(from)
-	case err != nil:
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-	}
-	return nil
-}
+func (Local) Rename(from, to string) error { return fsx.RenameNew(from, to) }
 
 // Remove removes a file or an empty directory.
 func (Local) Remove(path string) error { return os.Remove(path) }

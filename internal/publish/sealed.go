@@ -1,0 +1,85 @@
+package publish
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/output"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/internal/trusted"
+	"github.com/sealbatch/sealbatch/volume"
+)
+
+// filed is an Input that can name the files and directories that it reads.
+type filed interface{ Files() []string }
+
+// inputs returns what the sealed file is made from.
+func (r Request) inputs() []string {
+	if f, ok := r.Input.(filed); ok {
+		return f.Files()
+	}
+	return nil
+}
+
+// sealed is the sealed file as it is to be made.
+func (r Request) sealed(replace bool) output.File {
+	return output.File{Path: r.SealedPath, Inputs: r.inputs(), Replace: replace}
+}
+
+// maxMade bounds the record of the volumes that were sealed into one file, in bytes.
+const maxMade = 4096
+
+// made returns the ids of the volumes that were sealed into the sealed file's path.
+func (p *publishing) made() []string {
+	if p.State == "" {
+		return nil
+	}
+	name, err := p.statePath(".made")
+	if err != nil {
+		return nil
+	}
+	b, err := trusted.ReadFile(name, maxMade)
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b))
+}
+
+// isOurs reports whether the file that has the sealed file's name is a volume that was sealed there
+// for publishing: a newer one may take its place. Any other may be all that somebody has.
+func (p *publishing) isOurs() bool {
+	return slices.Contains(p.made(), p.sealedID())
+}
+
+// remember notes that a volume is about to have the sealed file's name, beside the one that has it.
+func (p *publishing) remember(id volume.ID) {
+	if p.State == "" {
+		return
+	}
+	ids := []string{id.String()}
+	if had := p.sealedID(); slices.Contains(p.made(), had) {
+		ids = append(ids, had)
+	}
+	name, err := p.statePath(".made")
+	if err == nil {
+		err = fsx.Replace(name, []byte(strings.Join(ids, "\n")+"\n"), 0o600)
+	}
+	if err != nil {
+		p.Log.Warn("a newer version will take the sealed file's place with --force only", "error", err)
+	}
+}
+
+// sealedID returns the id of the sealed file; "" if there is none.
+func (p *publishing) sealedID() string {
+	f, err := transfer.Local{}.Open(p.r.SealedPath)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	id, _, _, err := idOf(f)
+	if err != nil {
+		return ""
+	}
+	return id.String()
+}
