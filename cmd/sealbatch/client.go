@@ -105,9 +105,22 @@ func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {
 	return c.fs, err
 }
 
-// identities reads the key that opens the user's own volumes and results.
-func (c *client) identities(file string) ([]age.Identity, error) {
-	return volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") }, c.a.plugins())
+// identities reads the keys that open the user's own volumes and results; of several
+// files, those that can be read. An error if none can.
+func (c *client) identities(files []string) (ids []age.Identity, err error) {
+	var unread error
+	for _, file := range files {
+		got, err := volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") },
+			c.a.plugins())
+		ids, unread = append(ids, got...), errors.Join(unread, err)
+	}
+	if len(ids) == 0 {
+		return nil, unread
+	}
+	if unread != nil {
+		c.a.log.Debug("not all keys that may open it can be read", "error", unread)
+	}
+	return ids, nil
 }
 
 func (c *client) slurm() slurm.Commands {
@@ -208,13 +221,12 @@ func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipi
 	return text, r, fault.New(fault.Config, wrap("[results] recipients", err), "")
 }
 
-// identityFile returns the file that opens results; "" if there is none here, as
-// with a key that only the agent holds.
-func (c *client) identityFile() string {
-	if c.conf.Results.Identity != "" {
-		return c.conf.Results.Identity
+// identityFiles returns the files that open results.
+func (c *client) identityFiles() []string {
+	if len(c.conf.Results.Identities) > 0 {
+		return c.conf.Results.Identities
 	}
-	return strings.TrimSuffix(c.conf.Identity.SSHKey, ".pub")
+	return []string{strings.TrimSuffix(c.conf.Identity.SSHKey, ".pub")}
 }
 
 // progress starts a progress line on standard error.

@@ -167,12 +167,14 @@ func clientFiles(conf *config.Client) []error {
 	errs := []error{
 		unsafe(trusted.Check(conf.Identity.SSHKey, key)), unsafe(trusted.Check(conf.Service.CACert, trusted.Public)),
 		unsafe(trusted.Check(conf.Trust.AllowedSigners, trusted.Public)),
-		unsafe(trusted.Check(conf.Results.Identity, trusted.Secret)),
 	}
 	for _, r := range conf.Results.Recipients {
 		if filepath.IsAbs(r) {
 			errs = append(errs, unsafe(trusted.Check(r, trusted.Public)))
 		}
+	}
+	for _, i := range conf.Results.Identities {
+		errs = append(errs, unsafe(trusted.Check(i, trusted.Secret)))
 	}
 	for _, h := range conf.Supercomputer.KnownHosts {
 		errs = append(errs, unsafe(trusted.Check(h, trusted.Public)))

@@ -124,7 +124,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		return o, fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts
-	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFile()
+	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFiles()[0]
 	if o.Recipients, _, err = c.ageRecipients(nil); err != nil {
 		return o, err
 	}

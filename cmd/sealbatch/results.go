@@ -25,12 +25,14 @@ func runResults(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch results", "Fetch, check and open what a job sealed, one directory a node.", "JOB", `
 sealbatch results 4711 -o results-4711`)
 	var cf clientFlags
-	var out, id string
+	var out string
+	var identities []string
 	var list, recovering, remove bool
 	var maxIndex int64
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
-	f.String(&id, "age identity or SSH private key that opens them (default: the configuration's)", []string{"i", "identity"})
+	f.Strings(&identities, "age identity or SSH private key that opens them\n"+
+		"(default: what the configuration named when the job was submitted, and what it names now)", []string{"i", "identity"})
 	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
 		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	maxIndexFlag(f, &maxIndex)
@@ -57,8 +59,8 @@ sealbatch results 4711 -o results-4711`)
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
 	}
-	how := fetching{identity: id, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
-	nodes, err := fetchResults(ctx, a, cf, rec, &how)
+	how := fetching{identities: identities, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
+	nodes, err := fetchResults(ctx, a, cf, store, rec, &how)
 	if err != nil {
 		return err
 	}
@@ -70,27 +72,24 @@ sealbatch results 4711 -o results-4711`)
 
 // fetching says how to fetch results.
 type fetching struct {
-	identity, out string
-	recover       bool
-	open          volume.OpenOptions
-	remove        bool
-	running       bool  // set if the job has not ended
-	stays         error // set if the job's directory should have been removed, and was not
+	identities []string
+	out        string
+	recover    bool
+	open       volume.OpenOptions
+	remove     bool
+	running    bool  // set if the job has not ended
+	stays      error // set if the job's directory should have been removed, and was not
 }
 
-func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Record, how *fetching) ([]results.Node, error) {
+func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.Store, rec submission.Record, how *fetching,
+) ([]results.Node, error) {
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
 		return nil, err
 	}
-	id := how.identity
-	if id == "" {
-		id = rec.Identity
-	}
-	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
+	ids, err := c.resultIdentities(rec, how.identities)
 	if err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("the key that opens the results: %w", err),
-			orHint(err, "name it with -i, or under [results] identity"))
+		return nil, err
 	}
 	if err := c.connect(ctx); err != nil {
 		return nil, err
@@ -106,7 +105,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, rec submission.Re
 	}
 	nodes, err := results.Fetch(ctx,
 		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover,
-			Open: how.open}, rec, how.out)
+			Open: how.open, Rewrapped: rewrapped(store, rec)}, rec, how.out)
 	for i := range nodes {
 		c.dropScratch(ctx, rec, &nodes[i], ended)
 	}

@@ -25,9 +25,11 @@ import (
 )
 
 func runRewrap(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch rewrap", "Change who can open a sealed volume, without sealing its data anew.", "FILE", `
-sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r age1...`)
-	var id, info string
+	f := ui.NewFlags("sealbatch rewrap", `Change who can open a sealed volume, without sealing its data anew; or, with --job, a job's results,
+of which nothing changes at the site: their keys are kept on this machine, where sealbatch results finds them.`, "FILE", `
+sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r age1...
+sealbatch rewrap --job 4711 -i ~/.ssh/id_ed25519.old -r ~/.ssh/id_ed25519.pub`)
+	var id, info, job string
 	var cf clientFlags
 	var recipients []string
 	var yes bool
@@ -37,20 +39,31 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 		[]string{"r", "recipient"}, ui.Required)
 	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew",
 		[]string{"info"})
+	f.String(&job, "instead of a FILE: a job submitted from here, whose results are to open to the recipients", []string{"job"})
 	f.Bool(&yes, "do not ask, if you are not among them", []string{"y", "yes"})
-	f.String(&cf.config, "configuration file, for --info (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
+	f.String(&cf.config, "configuration file, for --info and --job (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
 		[]string{"config"})
 	if err := f.Parse(args, a.stdout); err != nil {
-		return err
-	}
-	path, err := oneArg(f, "FILE")
-	if err != nil {
 		return err
 	}
 	rcpts, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
 	}
+	if job != "" {
+		if len(f.Args()) > 0 || info != "" {
+			return usageError("sealbatch rewrap --job takes neither a FILE nor --info", "give them apart")
+		}
+		return rewrapJob(ctx, a, cf, job, id, rcpts, yes)
+	}
+	path, err := oneArg(f, "FILE")
+	if err != nil {
+		return err
+	}
+	return rewrapFile(ctx, a, cf, path, id, info, rcpts, yes)
+}
+
+func rewrapFile(ctx context.Context, a *app, cf clientFlags, path, id, info string, rcpts []age.Recipient, yes bool) error {
 	ids, err := identities(a, id)
 	if err != nil {
 		return err
@@ -60,6 +73,13 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 		if r, err = readReinfo(ctx, a, cf, info, path); err != nil {
 			return err
 		}
+	}
+	if !yes {
+		key, err := unwrapFile(path, ids)
+		if err != nil {
+			return fmt.Errorf("rewrap %s: %w", path, err)
+		}
+		key.Wipe()
 	}
 	if err := a.confirmWithout(ctx, yes, path, ids, rcpts); err != nil {
 		return err
@@ -85,7 +105,7 @@ sealbatch rewrap genomes.sealed -i ~/.ssh/id_ed25519 -r ~/.ssh/id_ed25519.pub -r
 
 // confirmWithout asks before a volume is wrapped to recipients of whom none is the
 // user: nobody here could open it, or bring the user back.
-func (a *app) confirmWithout(ctx context.Context, yes bool, path string, ids []age.Identity, rcpts []age.Recipient) error {
+func (a *app) confirmWithout(ctx context.Context, yes bool, what string, ids []age.Identity, rcpts []age.Recipient) error {
 	if yes {
 		return nil
 	}
@@ -104,13 +124,8 @@ func (a *app) confirmWithout(ctx context.Context, yes bool, path string, ids []a
 	if !errors.Is(err, age.ErrIncorrectIdentity) {
 		return err // nil: the user is among them
 	}
-	key, err := unwrapFile(path, ids)
-	if err != nil {
-		return fmt.Errorf("rewrap %s: %w", path, err)
-	}
-	key.Wipe()
 	return a.confirm(ctx, false, fmt.Sprintf("Neither the identity that opens %s now nor your own SSH key is among the %d recipients: "+
-		"you could not open it any more.\n", path, len(rcpts)), "add yourself with -r; --yes does without")
+		"you could not open it any more.\n", what, len(rcpts)), "add yourself with -r; --yes does without")
 }
 
 // reinfo is an info file that is to describe the rewrapped volume.

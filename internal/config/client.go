@@ -63,7 +63,7 @@ type Identity struct {
 // Results is [results]: who can open what jobs write.
 type Results struct {
 	Recipients []string // age1..., ssh-ed25519 ..., or absolute paths of files of them; empty means the account key
-	Identity   string   // age identity or SSH private key that opens them; "" means the account key
+	Identities []string // age identities or SSH private keys, one of which opens them; empty means the account key
 }
 
 // Trust is [trust]: whose info files and manifests count.
@@ -152,7 +152,7 @@ func clientSchema(f *file, c *Client) schema {
 			linesKey("setup", &s.Setup),
 		},
 		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
-		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathKey("identity", &c.Results.Identity)},
+		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathsKey("identity", &c.Results.Identities)},
 		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
 		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
 			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), secondsKey("seal-time", &c.Job.SealTime)},

@@ -100,6 +100,11 @@ func (f *fetch) extractIndexed(r *volume.Reader, tree string) error {
 func (f *fetch) wrappedKey() (volume.ID, volume.Key, error) {
 	v := f.v
 	id, key, err := volume.ReadKey(bytes.NewReader(f.files.Keys), f.Identities...)
+	if errors.Is(err, volume.ErrNoIdentity) {
+		if key, err = f.orRewrapped(v.Origin.VolumeID, key, err); err == nil {
+			id, err = volume.ParseID(v.Origin.VolumeID)
+		}
+	}
 	if err != nil {
 		return id, key, err
 	}

@@ -31,9 +31,12 @@ import (
 type Deps struct {
 	FS         transfer.FS
 	Identities []age.Identity // one of them opens the results
-	Open       volume.OpenOptions
-	Log        *slog.Logger
-	Progress   progress.Starter
+	// Rewrapped returns what Rewrap kept of a volume, fs.ErrNotExist if nothing; nil
+	// if there is none.
+	Rewrapped func(volumeID string) ([]byte, error)
+	Open      volume.OpenOptions
+	Log       *slog.Logger
+	Progress  progress.Starter
 	// Recover opens whatever can be: of damaged results what is not; where a
 	// receipt or sealed results are missing or damaged, the working volume; and
 	// that of a job that still runs, as it is now.
@@ -84,20 +87,10 @@ const maxSmall = 1 << 20
 // being opened. What exists under a final name is complete; running it again
 // opens the nodes that are still missing.
 func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]Node, error) {
-	entries, err := d.FS.ReadDir(jobdir.NodePath(rec.JobDir, ""))
+	names, err := nodeNames(d.FS, rec)
 	if err != nil {
-		return nil, fmt.Errorf("job directory: %w", err)
+		return nil, err
 	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() && jobdir.IsNodeName(e.Name()) {
-			names = append(names, e.Name())
-		}
-	}
-	if len(names) == 0 {
-		return nil, fault.New(fault.Job, ErrNothing, whereNext(d.FS, rec))
-	}
-	sort.Strings(names)
 	out, err := openOutDir(dir)
 	if err != nil {
 		return nil, err
@@ -117,6 +110,24 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 		all = append(all, f.Node)
 	}
 	return all, nil
+}
+
+// nodeNames returns the nodes that left something, sorted.
+func nodeNames(fsys transfer.FS, rec submission.Record) (names []string, err error) {
+	entries, err := fsys.ReadDir(jobdir.NodePath(rec.JobDir, ""))
+	if err != nil {
+		return nil, fmt.Errorf("job directory: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && jobdir.IsNodeName(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil, fault.New(fault.Job, ErrNothing, whereNext(fsys, rec))
+	}
+	sort.Strings(names)
+	return names, nil
 }
 
 // whereNext says what tells more about a job that left nothing. A job writes its
@@ -143,10 +154,7 @@ type fetch struct {
 
 // run finds out what there is, and opens it.
 func (f *fetch) run() (err error) {
-	f.files, err = jobdir.ReadFiles(func(name string) ([]byte, error) {
-		return transfer.ReadFile(f.FS, path.Join(f.remote, name), maxSmall)
-	})
-	if err != nil {
+	if err := f.read(); err != nil {
 		return err
 	}
 	if f.files.Statement == "" || (f.files.Origin == "" && f.files.Receipt == "") {
@@ -172,6 +180,14 @@ func (f *fetch) run() (err error) {
 	}
 	f.Dir = f.out.path(f.Name)
 	return nil
+}
+
+// read fetches the node's signed files.
+func (f *fetch) read() (err error) {
+	f.files, err = jobdir.ReadFiles(func(name string) ([]byte, error) {
+		return transfer.ReadFile(f.FS, path.Join(f.remote, name), maxSmall)
+	})
+	return err
 }
 
 // check holds the signed files against the record. Recovering does without a

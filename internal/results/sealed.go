@@ -63,6 +63,7 @@ func (f *fetch) openSealed(tmp, tree string) error {
 
 func (f *fetch) extractSealed(local *os.File, out manifest.Output, tree string) error {
 	key, err := volume.UnwrapKey(local, out.Size, f.Identities...)
+	key, err = f.orRewrapped(out.VolumeID, key, err)
 	if err != nil {
 		return err
 	}

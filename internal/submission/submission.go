@@ -110,9 +110,9 @@ func (s Store) Save(r Record) error {
 func (s Store) Remove(run string) error {
 	err := os.Remove(filepath.Join(s.dir, run+".json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(err, os.RemoveAll(s.keysDir(run)))
 }
 
 // ErrBusy says that another process is at work on a run.

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"filippo.io/age"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/results"
+	"github.com/sealbatch/sealbatch/internal/submission"
+)
+
+// resultIdentities reads the keys that may open a job's results: those given, else
+// those of the configuration, as it was when the job was submitted and as it is.
+func (c *client) resultIdentities(rec submission.Record, given []string) ([]age.Identity, error) {
+	files := given
+	if len(files) == 0 {
+		files = c.identityFiles()
+		if rec.Identity != "" && !slices.Contains(files, rec.Identity) {
+			files = append([]string{rec.Identity}, files...)
+		}
+	}
+	ids, err := c.identities(files)
+	if err != nil {
+		return nil, fault.New(fault.Config, fmt.Errorf("the key that opens the results: %w", err),
+			orHint(err, "name it with -i, or under [results] identity"))
+	}
+	return ids, nil
+}
+
+// rewrapped returns where the wrapped keys of a job's results are kept.
+func rewrapped(store submission.Store, rec submission.Record) func(string) ([]byte, error) {
+	return func(volumeID string) ([]byte, error) { return store.Key(rec.Run, volumeID) }
+}
+
+// rewrapJob wraps the keys of a job's results to other recipients, and keeps them on
+// this machine, beside what it remembers of the job.
+func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpts []age.Recipient, yes bool) error {
+	store, err := submission.Open("")
+	if err != nil {
+		return err
+	}
+	rec, err := store.Find(ref)
+	if err != nil {
+		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that submitted it")
+	}
+	c, err := loadClient(ctx, a, cf)
+	if err != nil {
+		return err
+	}
+	var given []string
+	if id != "" {
+		given = []string{id}
+	}
+	ids, err := c.resultIdentities(rec, given)
+	if err != nil {
+		return err
+	}
+	own := ids
+	if now, err := c.identities(c.identityFiles()); err == nil {
+		own = append(now, ids...)
+	}
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	defer c.close()
+	if _, err := c.hasEnded(ctx, rec); err != nil {
+		return err
+	}
+	if err := a.confirmWithout(ctx, yes, "the results of job "+ref, own, rcpts); err != nil {
+		return err
+	}
+	n, err := results.Rewrap(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Rewrapped: rewrapped(store, rec)},
+		rec, rcpts, func(volumeID string, wrapped []byte) error { return store.SaveKey(rec.Run, volumeID, wrapped) })
+	if err != nil {
+		return fmt.Errorf("rewrap the results of job %s: %w", ref, err)
+	}
+	fmt.Fprintf(a.stderr, "note: %d keys are wrapped anew and kept on this machine, where sealbatch results finds them; "+
+		"what lies at the site still opens to those of before\n", n)
+	return nil
+}
