@@ -84,7 +84,7 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 	case !p.input.resumable():
 		return fmt.Sprintf("%s cannot be compared with what it was", p.input), nil
 	case st.Input != p.input.fingerprint && !p.r.Checksum:
-		return "the input has changed", nil
+		return "the input has changed, or times in it have (--checksum compares contents)", nil
 	}
 	st.secret, err = p.Keys.GetSecret(ctx, st.VolumeID)
 	switch {

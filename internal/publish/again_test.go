@@ -314,7 +314,7 @@ func TestSaidBefore(t *testing.T) {
 		t.Errorf("what a job waits for may still be pinned, but: %v", err)
 	}
 	for _, want := range []string{"supersedes the one that is published", first.Info.VolumeID, "the input has changed",
-		"waiting for the older version: job 4711 (PENDING)", "sealbatch policy set " + first.Info.VolumeID + " --pin-version"} {
+		"waiting for the older version: job 4711 (PENDING)", "sealbatch policy set " + first.Info.VolumeID + " --pin-version keeps it open"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("it does not say %q: %s", want, log.String())
 		}
