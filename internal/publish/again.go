@@ -2,16 +2,11 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
-	"strings"
-	"time"
 
-	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -61,10 +56,10 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 	if err := p.ensureInfo(ctx, st.info); err != nil {
 		return out, false, "", fmt.Errorf("write the info file: %w", err)
 	}
-	if st.Input != p.input.fingerprint { // its content is the same
-		st.Input = p.input.fingerprint
+	if st.Input != p.input.fingerprint || st.Expiry != p.r.Expiry { // other words, or times, for the same
+		st.Input, st.Expiry = p.input.fingerprint, p.r.Expiry
 		if err := p.saveRecord(st.record); err != nil {
-			p.Log.Warn("the input as it is now cannot be remembered", "error", err)
+			p.Log.Warn("what is there cannot be remembered as it was named now", "error", err)
 		}
 	}
 	return Published{Info: st.info, InfoPath: p.r.pathAtRest() + InfoSuffix, Already: true}, true, "", nil
@@ -100,57 +95,6 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 		return "the key service has another volume of its id", nil
 	}
 	return "", nil
-}
-
-// keepPolicy refuses a policy that is not the volume's: setting one needs no sealing.
-func (p *publishing) keepPolicy(st *standing) error {
-	expiry := p.r.Policy.Expires
-	news := func(q manifest.Policy) []string {
-		want := p.r.Policy
-		if p.r.Expiry == st.Expiry || expiry.Equal(q.Expires) {
-			want.Expires = q.Expires // what counts from now counted from then
-		}
-		return changes(q, want)
-	}
-	inForce := st.secret.Policy
-	other := news(inForce)
-	refuse := func(what, hint string) error {
-		return fault.New(fault.Usage, fmt.Errorf("%s is already there, unchanged, and %s; nothing was sealed, shipped or set",
-			p.r.pathAtRest(), what), hint)
-	}
-	set := "sealbatch policy set " + st.VolumeID + " "
-	switch {
-	case st.secret.PolicyVoid:
-		return refuse("its policy counts no more",
-			"sealbatch policy renew "+st.VolumeID+" sets it again, which takes no sealing")
-	case len(other) > 0 && len(news(st.info.Policy)) > 0:
-		return refuse("the policy that is asked for is not the one in force: "+strings.Join(other, "; "),
-			set+"changes a policy and takes no sealing; the same command again then renews the info file")
-	case !time.Now().Before(inForce.Expires):
-		return refuse("its policy expired on "+inForce.Expires.Format(time.DateOnly),
-			set+"--expires SPAN renews it, which takes no sealing")
-	case len(other) > 0:
-		p.Log.Info("its policy was set anew since, which stays", "volume", st.VolumeID)
-	}
-	p.r.Policy = inForce
-	return nil
-}
-
-// changes says how policies differ, in whatever order their lists are.
-func changes(was, is manifest.Policy) []string {
-	encode := func(p manifest.Policy) []byte {
-		for _, l := range []*[]string{&p.Users, &p.Groups, &p.Nodes, &p.Clusters, &p.Accounts, &p.Partitions} {
-			*l = slices.Compact(slices.Sorted(slices.Values(*l)))
-		}
-		p.Expires = p.Expires.UTC()
-		b, _ := json.Marshal(p) // a Policy can be marshalled
-		return b
-	}
-	out, err := manifest.PolicyChanges(encode(was), encode(is))
-	if err != nil {
-		return []string{err.Error()}
-	}
-	return out
 }
 
 // takeUpPublished sets p.s to the published volume's local file, since it is gone from the site;

@@ -131,11 +131,18 @@ var betweenTerms = map[string]between{
 		newer, "other recipients"},
 	"another name": {func(_ *testing.T, s *setting, _ Published) error { s.r.Name = "x"; return nil }, newer, "it was the dataset data"},
 	"another policy": {func(_ *testing.T, s *setting, _ Published) error { s.r.Policy.Releases = 7; return nil },
-		refusing, "releases: 7: policy set"},
+		refusing, "releases: 7: policy set: --releases=7 changes"},
 	"another expiry": {func(_ *testing.T, s *setting, _ Published) error {
 		s.r.Expiry, s.r.Policy.Expires = "2d", time.Now().Add(48*time.Hour)
 		return nil
-	}, refusing, "expires: : policy set"},
+	}, refusing, "expires: : policy set: --expires=2d changes"},
+	"another expiry, which was set": {func(t *testing.T, s *setting, p Published) error {
+		s.r.Expiry, s.r.Policy.Expires = "2d", time.Now().Add(48*time.Hour)
+		return s.policySet(t, p, func(q *manifest.Policy) { q.Expires = time.Now().Add(47 * time.Hour) })
+	}, there, "writing the info file"},
+	"expired": {func(t *testing.T, s *setting, p Published) error {
+		return s.policySet(t, p, func(q *manifest.Policy) { q.Expires = time.Now().Add(-time.Hour) })
+	}, refusing, "its policy expired: policy set: --expires 365d renews it"},
 	"its policy was set": {func(t *testing.T, s *setting, p Published) error {
 		return s.policySet(t, p, func(q *manifest.Policy) { q.Users = []string{"carol"} })
 	}, there, "its policy was set anew"},
