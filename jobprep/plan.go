@@ -21,6 +21,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -65,6 +66,9 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	if p.user, err = siteUser(ctx, d.Slurm.Runner); err != nil {
 		return nil, err
 	}
+	if err := slurm.CheckBash(ctx, d.Slurm.Runner); err != nil {
+		return nil, err
+	}
 	if err := p.readInfos(ctx); err != nil {
 		return nil, err
 	}
@@ -104,11 +108,15 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 // siteUser asks the site as whom jobs will run: SSH configuration can
 // map names in ways that only the site knows.
 func siteUser(ctx context.Context, r slurm.Runner) (string, error) {
-	out, _, exit, err := r.Run(ctx, []string{"id", "-un"}, nil)
-	if err != nil || exit != 0 {
-		return "", fmt.Errorf("ask the login node for the user's name: exit status %d: %w", exit, err)
+	out, errOut, exit, err := r.Run(ctx, []string{"id", "-un"}, nil)
+	name := strings.TrimSpace(string(out))
+	if err == nil && (exit != 0 || name == "") {
+		err = fmt.Errorf("id -un ended with status %d: %.200s", exit, text.Printable(strings.TrimSpace(string(errOut))))
 	}
-	return strings.TrimSpace(string(out)), nil
+	if err != nil {
+		return "", fmt.Errorf("ask the login node for the user's name: %w", err)
+	}
+	return name, nil
 }
 
 func (p *planned) digestPrograms() error {

@@ -88,10 +88,17 @@ func (c Client) checkSbatch(ctx context.Context, run slurm.Runner) {
 		err = fmt.Errorf("%s --version ended with status %d: %.200s", program, exit, strings.TrimSpace(string(errOut)))
 	}
 	if err != nil {
-		c.Report.failed("Slurm", fault.New(fault.Slurm, err, "name the directory of Slurm's commands as [supercomputer] slurm-bin"))
+		hint := fault.Hint(err) // the login node may run no commands at all
+		if hint == "" {
+			hint = "name the directory of Slurm's commands as [supercomputer] slurm-bin"
+		}
+		c.Report.failed("Slurm", fault.New(fault.Slurm, err, hint))
 		return
 	}
 	c.Report.ok("Slurm", "%.60s", strings.TrimSpace(string(out)))
+	if err := slurm.CheckBash(ctx, run); err != nil {
+		c.Report.failed("bash", err)
+	}
 }
 
 // checkWorkdir looks at who can change it, and makes and removes a directory there.

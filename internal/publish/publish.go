@@ -136,11 +136,18 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, err
 	}
 	defer unlock()
-	if !p.takeUp() {
-		out, there, why, err := p.again(ctx)
+	taken, why := p.takeUp(), ""
+	if !taken {
+		out, there, news, err := p.again(ctx)
 		if err != nil || there {
 			return out, interrupted(ctx, err, hintAfresh)
 		}
+		why = news
+	}
+	if err := p.replaceable(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
+	if !taken {
 		if err := p.sealNew(ctx, why); err != nil {
 			return Published{}, interrupted(ctx, err, hintAfresh)
 		}

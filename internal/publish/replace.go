@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/shellwords"
+	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
@@ -41,9 +42,12 @@ func (a *announcement) name(ctx context.Context, fsys transfer.FS, staged, final
 		return err
 	}
 	info := strings.TrimSuffix(remote, InfoSuffix) + InfoSuffix
-	out, _, _, err := sh.Run(ctx, []string{"sh", "-c", a.replace(staged, final, info)}, nil)
+	out, errOut, _, err := sh.Run(ctx, []string{"sh", "-c", a.replace(staged, final, info)}, nil)
 	if err != nil {
-		return err
+		return cannotReplace(final, err)
+	}
+	if strings.HasSuffix(strings.TrimSpace(string(out)), notReplaced) {
+		return fmt.Errorf("%s cannot be replaced on the site: %.300s", final, text.Printable(strings.TrimSpace(string(errOut))))
 	}
 	if !strings.HasSuffix(strings.TrimSpace(string(out)), replaced) {
 		if final != remote || final == info {
@@ -55,8 +59,40 @@ func (a *announcement) name(ctx context.Context, fsys transfer.FS, staged, final
 	return nil
 }
 
-// replaced is the last line of a replacement that is done.
-const replaced = "sealbatch: replaced"
+// The last line of a replacement that is done, and of one that failed.
+const (
+	replaced    = "sealbatch: replaced"
+	notReplaced = "sealbatch: not replaced"
+)
+
+// cannotReplace says what to do where the site runs no commands. Renaming by path is no way: it could move
+// something aside in another directory.
+func cannotReplace(final string, err error) error {
+	if errors.Is(err, transfer.ErrNoCommands) {
+		err = fault.WithHint(fmt.Errorf("%s is there already, and only a command on the site can replace it: %w", final, err),
+			"remove it, its "+InfoSuffix+" and "+InfoSuffix+SigSuffix+" by sftp, or rename them, and run the same command again; "+
+				"or publish under another name")
+	}
+	return err
+}
+
+// replaceable reports early, while the earlier version is still the one that counts, that it cannot be replaced.
+func (p *publishing) replaceable(ctx context.Context) error {
+	remote := p.r.pathAtRest()
+	return p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
+		sh, ok := fsys.(shell)
+		if _, err := fsys.Lstat(remote); errors.Is(err, fs.ErrNotExist) || !ok {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if p.s.Size > 0 && p.arrived(fsys, remote) {
+			return nil
+		}
+		_, _, _, err := sh.Run(ctx, []string{"true"}, nil)
+		return cannotReplace(remote, err)
+	})
+}
 
 // replace returns the shell's command. A signature without an info file is of no use.
 func (a *announcement) replace(staged, final, info string) string {
@@ -66,7 +102,8 @@ func (a *announcement) replace(staged, final, info string) string {
 		look = "{ [ ! -e " + here(info) + " ] || " + look + "; }"
 	}
 	return shellwords.CleanSearch + "cd -- " + shellwords.QuoteArgs(path.Dir(final)) + " && " + look +
-		a.keep(final, info) + " && mv -fT -- " + here(staged) + " " + here(final) + " && echo " + shellwords.QuoteArgs(replaced)
+		a.keep(final, info) + " && { mv -fT -- " + here(staged) + " " + here(final) + " && echo " + shellwords.QuoteArgs(replaced) +
+		" || echo " + shellwords.QuoteArgs(notReplaced) + "; }"
 }
 
 // keep returns what gives the sealed file before another name, too, if it is kept.

@@ -1,11 +1,15 @@
 package publish
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -122,5 +126,64 @@ func TestWhere(t *testing.T) {
 		if got := readFile(t, at+"/d.sealed"); got != "new" {
 			t.Errorf("%s: %q", dir, got)
 		}
+	}
+}
+
+// filesOnly is a site that serves files and runs no commands.
+type filesOnly struct{ transfer.Local }
+
+func (filesOnly) Run(context.Context, []string, io.Reader) (stdout, stderr []byte, exit int, err error) {
+	return nil, nil, 0, fmt.Errorf("sftp only: %w", transfer.ErrNoCommands)
+}
+
+// TestFilesOnly: where no command can be run, a volume can be published; that its next version cannot replace it is said
+// before anything is sealed, and the first one stays what it is.
+func TestFilesOnly(t *testing.T) {
+	t.Parallel()
+	s := newKillable(t)
+	only := func(d Deps) Deps { d.FS = filesOnly{}; return d }
+	v := s.v
+	v.Remote, v.Out, v.State = t.TempDir(), filepath.Join(t.TempDir(), "d.sealed"), t.TempDir()
+	first, err := v.run(t.Context(), only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := first.Info.PathAtRest
+	before := readFile(t, at) + readFile(t, at+InfoSuffix)
+	s.change(t)
+	_, err = v.run(t.Context(), only)
+	if !errors.Is(err, transfer.ErrNoCommands) || !strings.Contains(fault.Hint(err), "by sftp") {
+		t.Errorf("%v (hint: %s)", err, fault.Hint(err))
+	}
+	if readFile(t, at)+readFile(t, at+InfoSuffix) != before {
+		t.Error("the published version was changed")
+	}
+	entries, err := os.ReadDir(v.Remote)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("on the site: %v, %v", entries, err)
+	}
+	if secret, err := s.keys.GetSecret(t.Context(), first.Info.VolumeID); err != nil || secret.SupersededBy != "" {
+		t.Errorf("the published version is superseded by %q, %v", secret.SupersededBy, err)
+	}
+	_ = os.Rename(at, at+".old") // what the hint says
+	_ = os.Rename(at+InfoSuffix, at+".old"+InfoSuffix)
+	_ = os.Rename(at+InfoSuffix+SigSuffix, at+".old"+InfoSuffix+SigSuffix)
+	if _, err = v.run(t.Context(), only); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNotReplaced: what keeps a file from being replaced is said, and is not taken for something else that has its name.
+func TestNotReplaced(t *testing.T) {
+	t.Parallel()
+	at := t.TempDir()
+	a := announcement{info: []byte("path_at_rest: /x\n")}
+	err := errors.Join(os.WriteFile(at+"/d.partial", nil, 0o600), os.WriteFile(at+"/d"+InfoSuffix, a.info, 0o600), os.Mkdir(at+"/d", 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.name(t.Context(), transfer.Local{}, at+"/d.partial", at+"/d", at+"/d")
+	if errors.Is(err, errOther) || err == nil || !strings.Contains(err.Error(), "mv: ") {
+		t.Errorf("%v", err)
 	}
 }
