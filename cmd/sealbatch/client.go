@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -69,7 +70,9 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err),
 			orHint(err, "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it"))
 	}
-	c.keys, err = keyclient.New(keyclient.Options{URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Log: a.log})
+	c.keys, err = keyclient.New(keyclient.Options{
+		URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: a.log,
+	})
 	return c, fault.New(fault.Config, err, "")
 }
 

@@ -39,6 +39,9 @@ type Options struct {
 	// ServiceID pins the service, and with it its statement key; "" takes
 	// what answers under URL.
 	ServiceID string
+	// Proxy chooses the proxy of a request, as http.ProxyFromEnvironment does; nil for none. A proxy passes on
+	// bytes of TLS and reads nothing.
+	Proxy func(*http.Request) (*url.URL, error)
 	// Timeout bounds one exchange; default 30 s.
 	Timeout time.Duration
 	// Retries is how often a call is repeated while the service is busy or
@@ -51,6 +54,7 @@ type Options struct {
 type Client struct {
 	base    *url.URL
 	http    *http.Client
+	proxy   func(*http.Request) (*url.URL, error)
 	signer  ssh.Signer
 	pinned  string
 	retries int
@@ -84,7 +88,7 @@ func New(o Options) (*Client, error) {
 	if !pool.AppendCertsFromPEM(o.CA) {
 		return nil, errors.New("key service: its CA (ca-cert) holds no PEM certificate")
 	}
-	c := &Client{base: u, signer: o.Signer, pinned: o.ServiceID, retries: o.Retries, log: o.Log}
+	c := &Client{base: u, proxy: o.Proxy, signer: o.Signer, pinned: o.ServiceID, retries: o.Retries, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -97,7 +101,8 @@ func New(o Options) (*Client, error) {
 	c.http = &http.Client{
 		Timeout: o.Timeout,
 		Transport: &http.Transport{
-			// No proxy: the environment of a job does not decide who sees requests.
+			// None on nodes: the environment of a job does not decide who sees requests.
+			Proxy:               o.Proxy,
 			TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13},
 			TLSHandshakeTimeout: o.Timeout, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
 			ExpectContinueTimeout: answerTime,
@@ -169,7 +174,7 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return c.transportError(ctx, err)
+		return c.viaProxy(req, c.transportError(ctx, err))
 	}
 	defer res.Body.Close()
 	b, err := fsx.ReadAll(res.Body, maxAnswer)
@@ -208,6 +213,17 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, err, errNotSent)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// viaProxy adds to an error by which proxy the request went.
+func (c *Client) viaProxy(req *http.Request, err error) error {
+	if c.proxy == nil {
+		return err
+	}
+	if u, proxyErr := c.proxy(req); proxyErr == nil && u != nil {
+		return fmt.Errorf("%w (through the proxy %s, as HTTPS_PROXY says; NO_PROXY=%s goes past it)", err, u.Host, c.base.Hostname())
+	}
+	return err
 }
 
 func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
