@@ -1,12 +1,11 @@
 package volume
 
 import (
-	"bytes"
-	"crypto/ed25519"
 	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -14,7 +13,7 @@ import (
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/sshkey"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
@@ -23,12 +22,12 @@ const maxKeyFile = 1 << 20
 
 // ParseRecipients reads recipients, each given as an age recipient (X25519,
 // age1...; post-quantum hybrid, age1pq1...), an ssh-ed25519 or ssh-rsa public key
-// (RSA from 3072 bits), or a file that holds one of these a line (empty lines and
-// # comments allowed).
+// (RSA from 3072 bits), with options of authorized_keys before it or not, or a file
+// that holds one of these a line (empty lines and # comments allowed).
 // ErrIdentity if one is unusable, or if they do not go together: hybrid ones
 // take no others beside them.
 func ParseRecipients(args []string) ([]age.Recipient, error) {
-	rcpts, err := ParseOwnRecipients(args, nil)
+	rcpts, err := ParseOwnRecipients(args, nil, nil)
 	if err == nil && len(rcpts) > 0 {
 		if _, err = age.Encrypt(io.Discard, rcpts...); err != nil {
 			err = fmt.Errorf("%w: %w", ErrIdentity, err)
@@ -40,19 +39,21 @@ func ParseRecipients(args []string) ([]age.Recipient, error) {
 // ParseOwnRecipients is ParseRecipients where programs of the user may be run:
 // recipients of age plugins (age1NAME1..., with the program age-plugin-NAME) are
 // allowed, unless plugins is nil. Whether recipients go together is found out
-// when they are used.
-func ParseOwnRecipients(args []string, plugins *plugin.ClientUI) ([]age.Recipient, error) {
+// when they are used. skipped is told of the lines of a file that hold SSH keys to
+// which nothing can be encrypted, such as ECDSA keys and security keys: they are
+// passed over, as age does; nil refuses them.
+func ParseOwnRecipients(args []string, plugins *plugin.ClientUI, skipped func(error)) ([]age.Recipient, error) {
 	var out []age.Recipient
 	for _, arg := range args {
 		if isRecipient(arg) {
-			r, err := parseRecipient(arg, plugins)
+			_, r, err := parseRecipient(arg, plugins)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, r)
 			continue
 		}
-		rs, err := recipientsFile(arg, plugins)
+		_, rs, err := recipientsFile(arg, plugins, skipped)
 		if err != nil {
 			return nil, err
 		}
@@ -61,28 +62,50 @@ func ParseOwnRecipients(args []string, plugins *plugin.ClientUI) ([]age.Recipien
 	return out, nil
 }
 
-func isRecipient(s string) bool {
-	return strings.HasPrefix(s, "age1") || strings.HasPrefix(s, "ssh-") ||
-		strings.HasPrefix(s, "ecdsa-") || strings.HasPrefix(s, "sk-")
+// ReadRecipients returns the recipients in a file as text, each of which ParseOwnRecipients takes. plugins and
+// skipped are as there.
+func ReadRecipients(path string, plugins *plugin.ClientUI, skipped func(error)) ([]string, error) {
+	text, _, err := recipientsFile(path, plugins, skipped)
+	return text, err
 }
 
-func parseRecipient(s string, plugins *plugin.ClientUI) (age.Recipient, error) {
+func isRecipient(s string) bool {
+	if strings.HasPrefix(s, "age1") || strings.HasPrefix(s, "ssh-") ||
+		strings.HasPrefix(s, "ecdsa-") || strings.HasPrefix(s, "sk-") {
+		return true
+	}
+	_, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s)) // with options before it
+	return err == nil
+}
+
+// parseRecipient reads a recipient, and returns it as text, too, without options.
+func parseRecipient(s string, plugins *plugin.ClientUI) (string, age.Recipient, error) {
+	s = strings.TrimSpace(s)
+	fail := func(err error) (string, age.Recipient, error) {
+		return "", nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
+	}
+	if strings.ContainsAny(s, "\r\n") {
+		return fail(errors.New("several lines; give each by itself, or name the file that has them"))
+	}
 	if strings.HasPrefix(s, "age1") {
 		r, err := ageRecipient(s, plugins)
 		if err != nil {
-			return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
+			return fail(err)
 		}
-		return r, nil
+		return s, r, nil
 	}
-	pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s))
+	pub, comment, options, _, err := ssh.ParseAuthorizedKey([]byte(s))
 	if err != nil {
-		return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
+		return fail(err)
+	}
+	if slices.Contains(options, "cert-authority") {
+		return fail(unsupportedKey("the key of a certificate authority, not of a person"))
 	}
 	r, err := sshRecipient(pub)
 	if err != nil {
-		return nil, fmt.Errorf("%w: recipient %q: %w", ErrIdentity, s, err)
+		return fail(err)
 	}
-	return r, nil
+	return strings.TrimSpace(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))) + " " + comment), r, nil
 }
 
 // ageRecipient reads a recipient in age's own notation. Bech32 has no 1 in what
@@ -113,17 +136,28 @@ func sshRecipient(pub ssh.PublicKey) (age.Recipient, error) {
 				return agessh.NewRSARecipient(pub)
 			}
 		}
-		return nil, fmt.Errorf("an RSA key of fewer than %d bits", minRSA)
+		return nil, unsupportedKey(fmt.Sprintf("an RSA key of fewer than %d bits", minRSA))
 	}
-	return nil, fmt.Errorf("a key of type %s; use ssh-ed25519, ssh-rsa or an age key (age-keygen)", pub.Type())
+	return nil, unsupportedKey(fmt.Sprintf("a key of type %s, to which age cannot encrypt", pub.Type()))
 }
 
-func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, error) {
+// unsupportedKey says what a well-formed SSH key is that cannot be a recipient.
+type unsupportedKey string
+
+func (u unsupportedKey) Error() string {
+	return string(u) + "; use an ssh-ed25519 or ssh-rsa key of the same person, or an age key (age-keygen)"
+}
+
+// recipientsFile reads the recipients in a file, as text and parsed.
+func recipientsFile(path string, plugins *plugin.ClientUI, skipped func(error)) (text []string, out []age.Recipient, err error) {
 	b, err := trusted.ReadFile(path, maxKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("recipient %q is neither a key nor a readable file: %w", path, err)
+		return nil, nil, fmt.Errorf("recipient %q is neither a key nor a readable file: %w", path, err)
 	}
-	var out []age.Recipient
+	if b, err = sshkey.Text(b); err != nil {
+		return nil, nil, fmt.Errorf("%w: %s: %w", ErrIdentity, path, err)
+	}
+	var last error // of those passed over
 	for i, line := range strings.Split(string(b), "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -131,137 +165,28 @@ func recipientsFile(path string, plugins *plugin.ClientUI) ([]age.Recipient, err
 		}
 		if !isRecipient(line) {
 			// Not quoted: the file may be a private key, given by mistake.
-			return nil, fmt.Errorf("%w: %s, line %d, is no recipient", ErrIdentity, path, i+1)
+			return nil, nil, fmt.Errorf("%w: %s, line %d, is no recipient", ErrIdentity, path, i+1)
 		}
-		r, err := parseRecipient(line, plugins)
-		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w", path, i+1, err)
-		}
-		out = append(out, r)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%w: %s holds no recipient", ErrIdentity, path)
-	}
-	return out, nil
-}
-
-// ParseIdentityFile reads an age identity file (as age-keygen and plugins write) or
-// an OpenSSH ed25519 or RSA private key. passphrase is asked for an encrypted private
-// key, and only when the key is needed; nil if there is nobody to ask. Likewise,
-// plugins is how the programs of AGE-PLUGIN-... identities talk to the user; nil
-// if they may not be run. The file and the directories above it must be the user's or
-// root's and nobody else's to write, and the file nobody else's to read: fault.Config,
-// with a hint that mends it. ErrIdentity if the file holds nothing usable; errors
-// do not quote it.
-func ParseIdentityFile(path string, passphrase func() ([]byte, error), plugins *plugin.ClientUI) ([]age.Identity, error) {
-	b, err := trusted.ReadSecret(path, maxKeyFile)
-	if errors.Is(err, fsx.ErrTooLarge) {
-		return nil, fmt.Errorf("%w: %w", ErrIdentity, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read identity: %w", err)
-	}
-	defer clear(b)
-	switch {
-	case bytes.HasPrefix(b, []byte("-----BEGIN AGE ENCRYPTED FILE")), bytes.HasPrefix(b, []byte("age-encryption.org/")):
-		return nil, fmt.Errorf("%w: %s is itself encrypted; decrypt it with age first", ErrIdentity, path)
-	case bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN")):
-		id, err := sshIdentity(bytes.Clone(b), passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrIdentity, path, err)
-		}
-		return []age.Identity{id}, nil
-	}
-	ids, err := ageIdentities(b, plugins)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s %w", ErrIdentity, path, err)
-	}
-	return ids, nil
-}
-
-// ageIdentities reads an identity file. Its errors continue "FILE ...".
-func ageIdentities(b []byte, plugins *plugin.ClientUI) ([]age.Identity, error) {
-	var out []age.Identity
-	for line := range bytes.Lines(b) {
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
-		if bytes.HasPrefix(line, []byte("AGE-PLUGIN-")) {
-			id, err := pluginIdentity(string(line), plugins)
-			if err != nil {
-				return nil, err
+		s, r, err := parseRecipient(line, plugins)
+		var unsupported unsupportedKey
+		switch {
+		case errors.As(err, &unsupported):
+			last = fmt.Errorf("%w: %s, line %d: %w", ErrIdentity, path, i+1, unsupported)
+			if skipped == nil {
+				return nil, nil, last
 			}
-			out = append(out, id)
+			skipped(fmt.Errorf("%s, line %d, is passed over: %w", path, i+1, unsupported))
 			continue
+		case err != nil:
+			return nil, nil, fmt.Errorf("%s, line %d: %w", path, i+1, err)
 		}
-		ids, err := age.ParseIdentities(bytes.NewReader(line))
-		if err != nil {
-			return nil, errNoIdentities
-		}
-		out = append(out, ids...)
+		text, out = append(text, s), append(out, r)
+	}
+	if len(out) == 0 && last != nil {
+		return nil, nil, last
 	}
 	if len(out) == 0 {
-		return nil, errNoIdentities
+		return nil, nil, fmt.Errorf("%w: %s holds no recipient", ErrIdentity, path)
 	}
-	return out, nil
-}
-
-var errNoIdentities = errors.New("holds neither age identities nor an OpenSSH private key")
-
-func pluginIdentity(s string, plugins *plugin.ClientUI) (age.Identity, error) {
-	name, _, err := plugin.ParseIdentity(s)
-	if err != nil {
-		return nil, errors.New("holds a damaged identity of a plugin")
-	}
-	if plugins == nil {
-		return nil, fmt.Errorf("needs the program age-plugin-%s, which is not run here", name)
-	}
-	id, err := plugin.NewIdentity(s, plugins)
-	if err != nil {
-		return nil, errors.New("holds a damaged identity of a plugin")
-	}
-	return lockedIdentity{id}, nil
-}
-
-func sshIdentity(pem []byte, passphrase func() ([]byte, error)) (age.Identity, error) {
-	raw, err := ssh.ParseRawPrivateKey(pem)
-	var missing *ssh.PassphraseMissingError
-	if errors.As(err, &missing) {
-		if passphrase == nil || missing.PublicKey == nil {
-			return nil, errors.New("it has a passphrase, which cannot be asked for here")
-		}
-		if t := missing.PublicKey.Type(); t != ssh.KeyAlgoED25519 && t != ssh.KeyAlgoRSA {
-			return nil, fmt.Errorf("a key of type %s; only ssh-ed25519 and ssh-rsa can open volumes", t)
-		}
-		id, err := agessh.NewEncryptedSSHIdentity(missing.PublicKey, pem, passphrase)
-		if err != nil {
-			return nil, err
-		}
-		return lockedIdentity{id}, nil
-	}
-	if err != nil {
-		return nil, errors.New("it is not a readable private key")
-	}
-	defer clear(pem)
-	switch key := raw.(type) {
-	case *ed25519.PrivateKey:
-		return agessh.NewEd25519Identity(*key)
-	case *rsa.PrivateKey:
-		return agessh.NewRSAIdentity(key)
-	}
-	return nil, fmt.Errorf("a key of type %T; only ssh-ed25519 and ssh-rsa can open volumes", raw)
-}
-
-// lockedIdentity tells a private key that cannot be unlocked, or a plugin that
-// fails (ErrIdentity), from a damaged keys.age.
-type lockedIdentity struct{ age.Identity }
-
-// Unwrap implements age.Identity.
-func (l lockedIdentity) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
-	key, err := l.Identity.Unwrap(stanzas)
-	if err != nil && !errors.Is(err, age.ErrIncorrectIdentity) {
-		err = fmt.Errorf("%w: %w", ErrIdentity, err)
-	}
-	return key, err
+	return text, out, nil
 }

@@ -198,7 +198,7 @@ func TestHybridRecipients(t *testing.T) {
 			!strings.Contains(err.Error(), "can't mix post-quantum and classic recipients") {
 			t.Errorf("mixed: %v", err)
 		}
-		own, err := ParseOwnRecipients(mixed, nil)
+		own, err := ParseOwnRecipients(mixed, nil, nil)
 		must(t, err)
 		if _, err := Seal(t.Context(), &failWriter{errors.New("something was written")}, DirSource(t.TempDir()),
 			SealOptions{Recipients: own}); !errors.Is(err, ErrRecipients) {
@@ -252,7 +252,7 @@ func TestPluginsRefused(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	if rs, err := ParseOwnRecipients([]string{rcpt}, &plugin.ClientUI{}); err != nil || len(rs) != 1 {
+	if rs, err := ParseOwnRecipients([]string{rcpt}, &plugin.ClientUI{}, nil); err != nil || len(rs) != 1 {
 		t.Errorf("%v", err)
 	}
 }

@@ -183,12 +183,12 @@ func wrap(what string, err error) error {
 func (c *client) recipients() ([]string, error) {
 	given := c.conf.Results.Recipients
 	if len(given) == 0 {
-		if c.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
-			return nil, fault.New(fault.Config,
-				fmt.Errorf("nobody could open the results: the account key is a %s key, which age cannot use", c.signer.PublicKey().Type()),
+		own := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.signer.PublicKey())))
+		if _, err := volume.ParseRecipients([]string{own}); err != nil {
+			return nil, fault.New(fault.Config, fmt.Errorf("nobody could open the results: with the account key, %w", err),
 				"name a recipient under [results] recipients, such as an age1... key of age-keygen")
 		}
-		given = []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.signer.PublicKey())))}
+		return []string{own}, nil
 	}
 	var out []string
 	for _, g := range given {
@@ -196,15 +196,11 @@ func (c *client) recipients() ([]string, error) {
 			out = append(out, g)
 			continue
 		}
-		b, err := trusted.ReadFile(g, maxSmallFile)
+		lines, err := volume.ReadRecipients(g, c.a.plugins(), c.a.skipped)
 		if err != nil {
 			return nil, fault.New(fault.Config, wrap("[results] recipients", err), "")
 		}
-		for line := range strings.Lines(string(b)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-				out = append(out, line)
-			}
-		}
+		out = append(out, lines...)
 	}
 	return out, nil
 }
@@ -218,7 +214,7 @@ func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipi
 	}
 	parse := volume.ParseRecipients
 	if plugins != nil {
-		parse = func(s []string) ([]age.Recipient, error) { return volume.ParseOwnRecipients(s, plugins) }
+		parse = func(s []string) ([]age.Recipient, error) { return volume.ParseOwnRecipients(s, plugins, nil) }
 	}
 	r, err := parse(text)
 	return text, r, fault.New(fault.Config, wrap("[results] recipients", err), "")

@@ -51,6 +51,9 @@ func (a *app) plugins() *plugin.ClientUI {
 	return plugin.NewTerminalUI(say, say)
 }
 
+// skipped tells of a key in a list that is passed over.
+func (a *app) skipped(err error) { a.log.Warn(err.Error()) }
+
 // passphrase asks on the terminal, without echo.
 func (a *app) passphrase(prompt string) ([]byte, error) {
 	fd := int(a.stdin.Fd())

@@ -127,6 +127,6 @@ func parseRecipients(a *app, given []string) ([]age.Recipient, error) {
 		}
 		given = []string{p}
 	}
-	rcpts, err := volume.ParseOwnRecipients(given, a.plugins())
+	rcpts, err := volume.ParseOwnRecipients(given, a.plugins(), a.skipped)
 	return rcpts, fault.New(fault.Usage, err, "")
 }

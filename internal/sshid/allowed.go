@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/sshkey"
 )
 
 // AllowedSigner is one line of an allowed_signers file (ssh-keygen(1),
@@ -55,6 +56,9 @@ func ParseAllowedSigners(r io.Reader) ([]AllowedSigner, error) {
 	b, err := fsx.ReadAll(r, maxAllowedSigners)
 	if err != nil {
 		return nil, fmt.Errorf("read allowed signers: %w", err)
+	}
+	if b, err = sshkey.Text(b); err != nil {
+		return nil, fmt.Errorf("allowed signers: %w", err)
 	}
 	var out []AllowedSigner
 	var bad []error

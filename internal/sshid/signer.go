@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/sshkey"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
@@ -43,13 +44,13 @@ func LoadSigner(ctx context.Context, path string, passphrase func(prompt string)
 	if err != nil {
 		return nil, fmt.Errorf("SSH key %s: %w", path, err)
 	}
-	if pub, _, _, _, err := ssh.ParseAuthorizedKey(b); err == nil {
+	if pub, err := sshkey.Public(b); err == nil {
 		return agentSignerFor(ctx, path, pub)
 	}
 	if err := checkPrivate(f); err != nil {
 		return nil, err
 	}
-	s, err := ssh.ParsePrivateKey(b)
+	s, err := sshkey.Signer(b, nil)
 	if err == nil {
 		return s, CheckKey(s.PublicKey())
 	}
@@ -61,7 +62,7 @@ func LoadSigner(ctx context.Context, path string, passphrase func(prompt string)
 	}
 	var missing *ssh.PassphraseMissingError
 	if !errors.As(err, &missing) {
-		return nil, fmt.Errorf("private key %s: %w (a security key's handle works through the agent: ssh-add %s)", path, err, path)
+		return nil, fmt.Errorf("private key %s: %w", path, err)
 	}
 	return openEncrypted(path, b, passphrase)
 }
@@ -75,7 +76,7 @@ func openEncrypted(path string, b []byte, passphrase func(string) ([]byte, error
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", ErrPassphrase, path, err)
 		}
-		s, err := ssh.ParsePrivateKeyWithPassphrase(b, p)
+		s, err := sshkey.Signer(b, p)
 		clear(p)
 		if err == nil {
 			return s, CheckKey(s.PublicKey())
@@ -90,7 +91,7 @@ func LoadPublicKey(path string) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SSH key: %w", err)
 	}
-	k, _, _, _, err := ssh.ParseAuthorizedKey(b)
+	k, err := sshkey.Public(b)
 	if err != nil {
 		return nil, fmt.Errorf("public key %s: %w", path, err)
 	}

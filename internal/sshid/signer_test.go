@@ -143,3 +143,22 @@ func TestLoadSignerRefuses(t *testing.T) {
 		t.Error("an endless file passed for a key")
 	}
 }
+
+// Encrypted keys in PEM are the account's, too.
+func TestLoadSignerPEM(t *testing.T) {
+	t.Setenv("SSH_AUTH_SOCK", "")
+	for _, shape := range []string{"PEM", "PKCS8"} {
+		key := keygen(t, "-t", "ecdsa", "-m", shape, "-N", "secret")
+		asked := 0
+		s, err := LoadSigner(t.Context(), key, func(string) ([]byte, error) {
+			asked++
+			return []byte([]string{"wrong", "secret"}[min(asked, 2)-1]), nil
+		})
+		if err != nil || asked != 2 {
+			t.Fatalf("%s: %v, asked %d times", shape, err, asked)
+		}
+		if pub, err := LoadPublicKey(key + ".pub"); err != nil || !bytes.Equal(pub.Marshal(), s.PublicKey().Marshal()) {
+			t.Errorf("%s: %v", shape, err)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package transfer
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/sshkey"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
@@ -43,6 +43,8 @@ type credentials struct {
 	agent  net.Conn
 	tried  []string // for the error message
 	passed []string // keys that were passed over, and why
+
+	unlocked map[string]ssh.Signer // by file, those that had to be unlocked beforehand; nil if that failed
 }
 
 func (c *credentials) methods() []ssh.AuthMethod {
@@ -165,7 +167,7 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 	if err != nil {
 		return nil
 	}
-	signer, err := ssh.ParsePrivateKey(data)
+	signer, err := sshkey.Signer(data, nil)
 	var missing *ssh.PassphraseMissingError
 	switch {
 	case err == nil:
@@ -175,6 +177,9 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 			}
 		}
 		return signer
+	case errors.Is(err, sshkey.ErrHandle):
+		c.passed = append(c.passed, fmt.Sprintf("%s (%v)", path, err))
+		return nil
 	case !errors.As(err, &missing):
 		c.passed = append(c.passed, path+" (not a private key that can be read)")
 		return nil
@@ -185,10 +190,27 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 	if missing.PublicKey != nil {
 		public = missing.PublicKey
 	} else if publicErr != nil {
-		c.passed = append(c.passed, path+" (encrypted, and without its .pub file)")
-		return nil
+		return c.unlockNow(path, data)
 	}
 	return &lockedSigner{public: public, unlock: func() (ssh.Signer, error) { return c.unlock(path, data) }}
+}
+
+// unlockNow opens a key whose public half is not known, before the server has said whether it takes it, as ssh
+// does; once. It returns nil if it cannot.
+func (c *credentials) unlockNow(path string, data []byte) ssh.Signer {
+	if s, ok := c.unlocked[path]; ok {
+		return s
+	}
+	s, err := c.unlock(path, data)
+	if err != nil {
+		c.passed = append(c.passed, err.Error())
+		s = nil
+	}
+	if c.unlocked == nil {
+		c.unlocked = map[string]ssh.Signer{}
+	}
+	c.unlocked[path] = s
+	return s
 }
 
 // unlock asks for a key file's passphrase.
@@ -198,11 +220,11 @@ func (c *credentials) unlock(path string, data []byte) (ssh.Signer, error) {
 		if err != nil {
 			return nil, err
 		}
-		signer, err := ssh.ParsePrivateKeyWithPassphrase(data, []byte(phrase))
+		signer, err := sshkey.Signer(data, []byte(phrase))
 		if err == nil {
 			return signer, nil
 		}
-		if !errors.Is(err, x509.IncorrectPasswordError) {
+		if !errors.Is(err, sshkey.ErrPassphrase) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -280,6 +302,5 @@ func readPublicKey(path string) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, _, _, _, err := ssh.ParseAuthorizedKey(data)
-	return key, err
+	return sshkey.Public(data)
 }

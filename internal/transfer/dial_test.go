@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
@@ -321,5 +322,29 @@ func TestKeyboardInteractive(t *testing.T) {
 	o.Prompt = func(context.Context, Prompt) (string, error) { return "no", nil }
 	if _, err := Dial(t.Context(), o); !errors.Is(err, ErrAuth) {
 		t.Errorf("wrong answers: %v", err)
+	}
+}
+
+// A key in the old format, whose public half is nowhere, is unlocked beforehand, as ssh does.
+func TestPassphraseInPEM(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, []string{"ed25519"})
+	for _, shape := range []string{"PEM", "PKCS8"} {
+		key := userKey(t, "-t", "ecdsa", "-m", shape, "-N", "secret")
+		s.authorize(t, readString(t, key+".pub"))
+		if err := os.Remove(key + ".pub"); err != nil {
+			t.Fatal(err)
+		}
+		o := s.login(t, knownHosts(t, s.line(t, "ed25519")))
+		o.Keys = []string{key}
+		asked := 0
+		o.Prompt = func(context.Context, Prompt) (string, error) {
+			asked++
+			return []string{"wrong", "secret"}[min(asked, 2)-1], nil
+		}
+		mustDial(t, o)
+		if asked != 2 {
+			t.Errorf("%s: asked %d times", shape, asked)
+		}
 	}
 }
