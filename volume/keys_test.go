@@ -110,7 +110,7 @@ func TestRecipientsLists(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ arg, want string }{
 		"mixed, nobody to tell": {mixed, "line 2: a key of type ecdsa-sha2-nistp256, to which age cannot encrypt; use an ssh-ed25519"},
-		"nothing else":          {file(ecPub + "\n"), "line 1: a key of type ecdsa"},
+		"nothing else":          {file(ecPub + "\n"), "line 1, is passed over: a key of type ecdsa"},
 		"named by itself":       {ecPub, "a key of type ecdsa"},
 		"security key":          {securityKey(t), "a key of type sk-ssh-ed25519@openssh.com"},
 		"several in one":        {a + "\n" + b, "several lines"},

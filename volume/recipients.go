@@ -157,7 +157,7 @@ func recipientsFile(path string, plugins *plugin.ClientUI, skipped func(error)) 
 	if b, err = sshkey.Text(b); err != nil {
 		return nil, nil, fmt.Errorf("%w: %s: %w", ErrIdentity, path, err)
 	}
-	var last error // of those passed over
+	var passed []error
 	for i, line := range strings.Split(string(b), "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
@@ -171,22 +171,24 @@ func recipientsFile(path string, plugins *plugin.ClientUI, skipped func(error)) 
 		var unsupported unsupportedKey
 		switch {
 		case errors.As(err, &unsupported):
-			last = fmt.Errorf("%w: %s, line %d: %w", ErrIdentity, path, i+1, unsupported)
 			if skipped == nil {
-				return nil, nil, last
+				return nil, nil, fmt.Errorf("%w: %s, line %d: %w", ErrIdentity, path, i+1, unsupported)
 			}
-			skipped(fmt.Errorf("%s, line %d, is passed over: %w", path, i+1, unsupported))
+			passed = append(passed, fmt.Errorf("%s, line %d, is passed over: %w", path, i+1, unsupported))
 			continue
 		case err != nil:
 			return nil, nil, fmt.Errorf("%s, line %d: %w", path, i+1, err)
 		}
 		text, out = append(text, s), append(out, r)
 	}
-	if len(out) == 0 && last != nil {
-		return nil, nil, last
-	}
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0 && passed != nil:
+		return nil, nil, fmt.Errorf("%w: nothing is left: %w", ErrIdentity, errors.Join(passed...))
+	case len(out) == 0:
 		return nil, nil, fmt.Errorf("%w: %s holds no recipient", ErrIdentity, path)
+	}
+	for _, p := range passed {
+		skipped(p)
 	}
 	return text, out, nil
 }
