@@ -18,8 +18,8 @@ var (
 	// ErrFooter: the end of the file is not a sealed volume's.
 	ErrFooter error = integrityError("not a sealed volume, or its end is damaged")
 	// ErrIndex: the sealed index does not open or contradicts itself. A wrong
-	// key looks the same.
-	ErrIndex error = integrityError("the volume's index does not open: wrong key, or the file was altered")
+	// key looks the same, but keys.age and the key service say which volume theirs are for.
+	ErrIndex error = integrityError("the volume's index is damaged or was altered")
 	// ErrBlock: a block or header of encrypted content is not the sealed one.
 	ErrBlock error = integrityError("encrypted content was altered")
 	// ErrSize: a file is longer or shorter than it was when it was sealed.
@@ -37,6 +37,14 @@ var (
 	ErrChecksum error = integrityError("checksum differs from the expected one")
 )
 
+// errKeysAge is a keys.age that is damaged, or another volume's.
+var errKeysAge error = keysError{}
+
+type keysError struct{}
+
+func (keysError) Error() string        { return "the volume's " + keysName + " is damaged or was altered" }
+func (keysError) Is(target error) bool { return target == ErrIntegrity || target == ErrKey }
+
 // Failures that do not mean altered bytes.
 var (
 	// ErrVersion: a format version that this build does not read.
@@ -44,7 +52,7 @@ var (
 	// ErrLimit: an index that is larger than the reader was asked to bear.
 	ErrLimit = errors.New("the volume's index is too large")
 	// ErrKey: not a master key, one that was wiped, the key of another volume, or
-	// a damaged keys.age.
+	// (with ErrIntegrity) a damaged keys.age.
 	ErrKey = errors.New("not this volume's master key")
 	// ErrIdentity: an identity or recipient that cannot be parsed or used.
 	ErrIdentity = errors.New("unusable identity or recipient")

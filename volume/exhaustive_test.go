@@ -204,7 +204,7 @@ func TestCutWhileOpen(t *testing.T) {
 }
 
 // TestFlippedHead flips a bit of each byte before the tree: the result is the
-// same key or a refusal with a class.
+// same key, or it is said to be damaged.
 func TestFlippedHead(t *testing.T) {
 	t.Parallel()
 	id := newIdentity(t)
@@ -216,8 +216,8 @@ func TestFlippedHead(t *testing.T) {
 		bad[i] ^= 1 << (i % 8)
 		key, err := UnwrapKey(bytes.NewReader(bad), s.Size, []age.Identity{id}...)
 		refused[i] = err != nil
-		if err != nil && !errors.Is(err, ErrKey) && !errors.Is(err, ErrNoIdentity) {
-			t.Errorf("byte %d: an error without a class: %v", i, err)
+		if err != nil && !(errors.Is(err, ErrKey) && errors.Is(err, ErrIntegrity)) {
+			t.Errorf("byte %d: not said to be damage: %v", i, err)
 		}
 		if err == nil && !key.Equal(s.Key) {
 			t.Errorf("byte %d: another key", i)
@@ -227,6 +227,29 @@ func TestFlippedHead(t *testing.T) {
 		if !refused[tarBlock+i] {
 			t.Errorf("byte %d of keys.age altered and not noticed", i)
 		}
+	}
+}
+
+// TestFlippedEnd flips a bit of each byte of the index's header and of the footer: it is said to be damaged.
+func TestFlippedEnd(t *testing.T) {
+	t.Parallel()
+	id := newIdentity(t)
+	s, b := sealBytes(t, t.TempDir(), id.Recipient())
+	f, err := readFooter(bytes.NewReader(b), s.Size)
+	must(t, err)
+	for at, length := range map[int]int{int(f.offset): indexHeaderSize, len(b) - footerFromEnd: footerUsed} {
+		each(length, func(i int) {
+			bad := bytes.Clone(b)
+			bad[at+i] ^= 1 << (i % 8)
+			r := bytes.NewReader(bad)
+			key, err := UnwrapKey(r, s.Size, id)
+			if err == nil {
+				_, err = OpenOptions{}.openIndex(r, s.Size, key)
+			}
+			if !errors.Is(err, ErrIntegrity) {
+				t.Errorf("byte %d from %d: not said to be damage: %v", i, at, err)
+			}
+		})
 	}
 }
 

@@ -31,6 +31,11 @@ type keysJSON struct {
 // as JSON, encrypted to the recipients with age. It proves no origin: anyone
 // can encrypt to a public recipient.
 func WrapKey(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
+	return wrapKey(w, id, key, rcpts, 0)
+}
+
+// wrapKey is WrapKey with so many zeros in the header.
+func wrapKey(w io.Writer, id ID, key Key, rcpts []age.Recipient, zeros int) error {
 	if len(rcpts) == 0 {
 		return fmt.Errorf("%w: no recipient given, so nobody could open the volume", ErrIdentity)
 	}
@@ -42,7 +47,7 @@ func WrapKey(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
 		return fmt.Errorf("wrap the key: %w", err)
 	}
 	defer clear(plain)
-	aw, err := age.Encrypt(w, rcpts...)
+	aw, err := age.Encrypt(w, greased(rcpts, zeros)...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRecipients, err)
 	}
@@ -56,30 +61,39 @@ func WrapKey(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
 }
 
 // ReadKey opens the content of a keys.age file. ErrNoIdentity if it is
-// encrypted to none of the identities; ErrKey if it holds no key.
+// encrypted to none of the identities; ErrKey and ErrIntegrity if it is damaged
+// or holds no key.
 func ReadKey(r io.Reader, ids ...age.Identity) (ID, Key, error) {
 	if len(ids) == 0 {
 		return ID{}, Key{}, fmt.Errorf("%w: none given", ErrNoIdentity)
 	}
-	ar, err := age.Decrypt(io.LimitReader(r, maxKeysAge), ids...)
-	var none *age.NoIdentityMatchError
-	if errors.As(err, &none) {
-		return ID{}, Key{}, fmt.Errorf("%w: it is encrypted to others", ErrNoIdentity)
-	}
-	if errors.Is(err, ErrIdentity) {
-		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
+	file, err := fsx.ReadAll(r, maxKeysAge)
+	if errors.Is(err, fsx.ErrTooLarge) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return ID{}, Key{}, fmt.Errorf("%w: %w", errKeysAge, err)
 	}
 	if err != nil {
-		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
+		return ID{}, Key{}, fmt.Errorf("read %s: %w", keysName, err)
+	}
+	ar, err := age.Decrypt(bytes.NewReader(file), ids...)
+	var none *age.NoIdentityMatchError
+	switch {
+	case errors.As(err, &none) && headerDamaged(file):
+		return ID{}, Key{}, fmt.Errorf("%w: its list of recipients was altered", errKeysAge)
+	case errors.As(err, &none):
+		return ID{}, Key{}, fmt.Errorf("%w: it is encrypted to others", ErrNoIdentity)
+	case errors.Is(err, ErrIdentity):
+		return ID{}, Key{}, fmt.Errorf("open %s: %w", keysName, err)
+	case err != nil:
+		return ID{}, Key{}, fmt.Errorf("%w: %w", errKeysAge, err)
 	}
 	const maxJSON = 1024
 	plain, err := fsx.ReadAll(ar, maxJSON)
 	defer clear(plain)
 	if errors.Is(err, fsx.ErrTooLarge) {
-		return ID{}, Key{}, fmt.Errorf("%w: %s holds more than a key", ErrKey, keysName)
+		return ID{}, Key{}, fmt.Errorf("%w: it holds more than a key", errKeysAge)
 	}
 	if err != nil {
-		return ID{}, Key{}, fmt.Errorf("%w: open %s: %w", ErrKey, keysName, err)
+		return ID{}, Key{}, fmt.Errorf("%w: %w", errKeysAge, err)
 	}
 	return parseKeysJSON(plain)
 }
@@ -87,7 +101,7 @@ func ReadKey(r io.Reader, ids ...age.Identity) (ID, Key, error) {
 // parseKeysJSON reads the plaintext of keys.age. Errors do not quote it.
 func parseKeysJSON(plain []byte) (ID, Key, error) {
 	bad := func(why string) (ID, Key, error) {
-		return ID{}, Key{}, fmt.Errorf("%w: %s %s", ErrKey, keysName, why)
+		return ID{}, Key{}, fmt.Errorf("%w: it %s", errKeysAge, why)
 	}
 	var k keysJSON
 	d := json.NewDecoder(bytes.NewReader(plain))
@@ -107,12 +121,16 @@ func parseKeysJSON(plain []byte) (ID, Key, error) {
 		return bad("does not hold a key of 64 lower-case hexadecimal digits")
 	}
 	key, err := KeyFromBytes(raw[:])
-	return k.Volume, key, err
+	if err != nil {
+		return bad("holds no key: all bytes are zero")
+	}
+	return k.Volume, key, nil
 }
 
 // UnwrapKey opens a sealed volume's own keys.age. This is for owners: it proves
 // nothing about who made the volume. ErrNoIdentity if the volume is encrypted
-// to none of the identities, ErrKey if the key is that of another volume.
+// to none of the identities, ErrKey and ErrIntegrity if its keys.age is damaged or
+// that of another volume.
 func UnwrapKey(r io.ReaderAt, size int64, ids ...age.Identity) (Key, error) {
 	f, err := readFooter(r, size)
 	if err != nil {
@@ -121,7 +139,7 @@ func UnwrapKey(r io.ReaderAt, size int64, ids ...age.Identity) (Key, error) {
 	tr := tar.NewReader(io.NewSectionReader(r, 0, f.offset))
 	hdr, err := tr.Next()
 	if err != nil || hdr.Name != keysName || hdr.Typeflag != tar.TypeReg || hdr.Size > maxKeysAge {
-		return Key{}, fmt.Errorf("%w: it does not begin with %s", ErrKey, keysName)
+		return Key{}, fmt.Errorf("%w: the volume does not begin with it", errKeysAge)
 	}
 	id, key, err := ReadKey(tr, ids...)
 	if err != nil {
@@ -129,7 +147,7 @@ func UnwrapKey(r io.ReaderAt, size int64, ids ...age.Identity) (Key, error) {
 	}
 	if id != f.id {
 		key.Wipe()
-		return Key{}, fmt.Errorf("%w: %s belongs to volume %s, this is %s", ErrKey, keysName, id, f.id)
+		return Key{}, fmt.Errorf("%w: it belongs to volume %s, and the volume's end says %s", errKeysAge, id, f.id)
 	}
 	return key, nil
 }

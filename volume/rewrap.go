@@ -23,53 +23,6 @@ const (
 	keysSpare = 1024 // with at least this much room for more recipients
 )
 
-// padding is a recipient that is nobody: a stanza which every age program passes
-// over, its type being reserved for that (age-encryption.org/v1, "grease").
-//
-// It comes last, and has the labels of the first: age refuses recipients of
-// which some would weaken the others, which a stanza of zeros does not.
-type padding struct {
-	bytes int
-	first *labelled
-}
-
-const paddingType = "room-grease"
-
-// Wrap implements age.Recipient.
-func (p padding) Wrap([]byte) ([]*age.Stanza, error) {
-	return []*age.Stanza{{Type: paddingType, Body: make([]byte, p.bytes)}}, nil
-}
-
-// WrapWithLabels implements age.RecipientWithLabels.
-func (p padding) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
-	s, err := p.Wrap(key)
-	return s, p.first.labels, err
-}
-
-// labelled remembers a recipient's labels.
-type labelled struct {
-	age.Recipient
-	labels []string
-}
-
-// WrapWithLabels implements age.RecipientWithLabels.
-func (l *labelled) WrapWithLabels(key []byte) (s []*age.Stanza, _ []string, err error) {
-	r, ok := l.Recipient.(age.RecipientWithLabels)
-	if !ok {
-		s, err = l.Wrap(key)
-		return s, nil, err
-	}
-	s, l.labels, err = r.WrapWithLabels(key)
-	return s, l.labels, err
-}
-
-// size returns the length of the stanza in an age file: a line for the type, and the
-// body in base64 in lines of 64 characters, the last of which is shorter.
-func (p padding) size() int {
-	body := (p.bytes*4 + 2) / 3
-	return len("-> "+paddingType+"\n") + body + body/64 + 1
-}
-
 // wrapFresh is WrapKey with room for further recipients.
 func wrapFresh(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error {
 	var plain bytes.Buffer
@@ -98,13 +51,12 @@ func wrapInto(room int64, id ID, key Key, rcpts []age.Recipient) ([]byte, error)
 	if free < tarBlock {
 		return b.Bytes(), nil
 	}
-	pad := padding{free * 3 / 4, &labelled{Recipient: rcpts[0]}}
-	for pad.size() > free {
-		pad.bytes--
+	zeros := free * 3 / 4
+	for greaseLength(zeros) > free {
+		zeros--
 	}
 	b.Reset()
-	all := append([]age.Recipient{pad.first}, rcpts[1:]...)
-	if err := WrapKey(&b, id, key, append(all, pad)...); err != nil {
+	if err := wrapKey(&b, id, key, rcpts, zeros); err != nil {
 		return nil, err
 	}
 	if padded(int64(b.Len())) != room {
@@ -154,7 +106,7 @@ func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Re
 func rewrappedHead(r io.ReaderAt, id ID, key Key, rcpts []age.Recipient) ([]byte, error) {
 	old, err := tar.NewReader(io.NewSectionReader(r, 0, tarBlock+maxKeysAge)).Next()
 	if err != nil {
-		return nil, fmt.Errorf("%w: it does not begin with %s", ErrKey, keysName)
+		return nil, fmt.Errorf("%w: the volume does not begin with it", errKeysAge)
 	}
 	keys, err := wrapInto(padded(old.Size), id, key, rcpts)
 	if err != nil {

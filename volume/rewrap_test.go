@@ -41,24 +41,56 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// TestPaddingSize: the stanza's length is computed right, for every length, so
+// TestGreaseLength: the stanza's length is computed right, for every length, so
 // that keys.age can fill any number of tar blocks.
-func TestPaddingSize(t *testing.T) {
+func TestGreaseLength(t *testing.T) {
 	t.Parallel()
-	size := func(p padding) int {
+	to := []age.Recipient{newIdentity(t).Recipient()}
+	size := func(zeros int) int {
 		var b bytes.Buffer
-		w, err := age.Encrypt(&b, p)
+		w, err := age.Encrypt(&b, greased(to, zeros)...)
 		must(t, err)
 		must(t, w.Close())
 		return b.Len()
 	}
-	none := &labelled{}
-	around := size(padding{first: none}) - padding{}.size()
-	for p := range 200 {
-		pad := padding{p, none}
-		if got := size(pad) - around; got != pad.size() {
-			t.Errorf("%d bytes of padding take %d bytes, not %d", p, got, pad.size())
+	for zeros := range 200 {
+		if got := size(zeros) - size(0); got != greaseLength(zeros) {
+			t.Errorf("%d zeros take %d bytes, not %d", zeros, got, greaseLength(zeros))
 		}
+	}
+}
+
+// TestDamagedOrSomebodyElses: to those who can open a volume, every damage of its keys.age is one. To others it is none
+// of theirs, unless the list of recipients was altered.
+func TestDamagedOrSomebodyElses(t *testing.T) {
+	t.Parallel()
+	x, other := newIdentity(t), newIdentity(t)
+	hybrid, err := age.GenerateHybridIdentity()
+	must(t, err)
+	for name, own := range map[string]struct {
+		id age.Identity
+		to []age.Recipient
+	}{
+		"two": {x, []age.Recipient{other.Recipient(), x.Recipient()}}, "hybrid": {hybrid, []age.Recipient{hybrid.Recipient()}},
+	} {
+		var b bytes.Buffer
+		key, err := NewKey()
+		must(t, err)
+		must(t, WrapKey(&b, ID{1}, key, own.to...))
+		if _, _, err := ReadKey(bytes.NewReader(b.Bytes()), newIdentity(t)); !errors.Is(err, ErrNoIdentity) {
+			t.Errorf("%s: a third one: %v", name, err)
+		}
+		grease := bytes.Index(b.Bytes(), []byte(greaseType))
+		each(b.Len(), func(i int) {
+			bad := bytes.Clone(b.Bytes())
+			bad[i] ^= 1 << (i % 7)
+			if _, _, err := ReadKey(bytes.NewReader(bad), own.id); !errors.Is(err, ErrIntegrity) || errors.Is(err, ErrNoIdentity) {
+				t.Errorf("%s: byte %d of %q: %v", name, i, bad[max(0, i-9):i+1], err)
+			}
+			if _, _, err := ReadKey(bytes.NewReader(bad), newIdentity(t)); i < grease && !errors.Is(err, ErrIntegrity) {
+				t.Errorf("%s: byte %d: a third one: %v", name, i, err)
+			}
+		})
 	}
 }
 

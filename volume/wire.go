@@ -103,7 +103,19 @@ func readFooter(r io.ReaderAt, size int64) (footer, error) {
 	if err := readFullAt(r, b[:], size-footerFromEnd); err != nil {
 		return footer{}, fmt.Errorf("read the footer: %w", err)
 	}
-	return parseFooter(b[:], size)
+	f, err := parseFooter(b[:], size)
+	if errors.Is(err, ErrVersion) && indexOfThisVersion(r, b[:]) {
+		return footer{}, fmt.Errorf("%w: %w, while its index is of version %d", ErrFooter, err, FormatVersion)
+	}
+	return f, err
+}
+
+// indexOfThisVersion reports whether a footer of another version leads to an index of this one.
+func indexOfThisVersion(r io.ReaderAt, footer []byte) bool {
+	want := binary.BigEndian.AppendUint32(bytes.Clone(indexMagic[:]), FormatVersion)
+	got := make([]byte, len(want))
+	offset := int64(binary.BigEndian.Uint64(footer[48:]))
+	return offset >= 0 && readFullAt(r, got, offset) == nil && bytes.Equal(got, want)
 }
 
 // indexHeader precedes the encrypted index and is its additional data. In the
@@ -135,9 +147,13 @@ func (h indexHeader) encode() []byte {
 	return b[:indexHeaderSize]
 }
 
-// parseIndexHeader reads the header of the index that f points to.
+// parseIndexHeader reads the header of the index that f points to, which is of this version.
 func parseIndexHeader(b []byte, f footer) (indexHeader, error) {
-	return parseHeader(indexMagic, b, f)
+	h, err := parseHeader(indexMagic, b, f)
+	if errors.Is(err, ErrVersion) {
+		err = fmt.Errorf("%w: %w, while the footer is of version %d", ErrIndex, err, FormatVersion)
+	}
+	return h, err
 }
 
 func parseHeader(magic [8]byte, b []byte, f footer) (indexHeader, error) {
