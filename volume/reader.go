@@ -162,7 +162,7 @@ func (o OpenOptions) OpenFile(path string, key Key) (*Reader, error) {
 	v, err := o.openFile(f, key)
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	v.closer = f
 	return v, nil

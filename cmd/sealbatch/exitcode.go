@@ -24,19 +24,38 @@ func classOf(err error) fault.Class {
 	if c := fault.ClassOf(err); c != fault.Other {
 		return c
 	}
+	class, _ := ofVolume(err)
+	return class
+}
+
+// hinted returns err with a hint if it has none, where what kind it is says what to do.
+func hinted(err error) error {
+	if _, hint := ofVolume(err); fault.Hint(err) == "" && hint != "" {
+		return fault.New(classOf(err), err, hint)
+	}
+	return err
+}
+
+// ofVolume returns the class of an error of package volume, and what to do about it.
+func ofVolume(err error) (fault.Class, string) {
+	const anew = "copy it again from where it is whole, or seal the data anew"
 	for _, m := range []struct {
 		err   error
 		class fault.Class
+		hint  string
 	}{
-		{volume.ErrIntegrity, fault.Integrity},
-		{volume.ErrNoIdentity, fault.Key},
-		{volume.ErrLimit, fault.Usage},
-		{volume.ErrRoom, fault.Usage},
-		{volume.ErrRecipients, fault.Usage},
+		{volume.ErrChecksum, fault.Integrity, anew + "; sealbatch rewrap changes the checksum, too"},
+		{volume.ErrDigest, fault.Integrity, "compare with its info file: another version may have been published since"},
+		{volume.ErrIntegrity, fault.Integrity, anew},
+		{volume.ErrNoIdentity, fault.Key, "name with -i a key of those for whom it was sealed"},
+		{volume.ErrVersion, fault.Other, "a newer sealbatch may read it"},
+		{volume.ErrLimit, fault.Usage, ""},
+		{volume.ErrRoom, fault.Usage, ""},
+		{volume.ErrRecipients, fault.Usage, ""},
 	} {
 		if errors.Is(err, m.err) {
-			return m.class
+			return m.class, m.hint
 		}
 	}
-	return fault.Other
+	return fault.Other, ""
 }

@@ -70,7 +70,7 @@ func realMain(args []string) int {
 		}
 		return exitCodes[fault.Interrupted]
 	}
-	ui.PrintError(a.stderr, err)
+	ui.PrintError(a.stderr, hinted(err))
 	return exitCode(err)
 }
 
