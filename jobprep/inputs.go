@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
@@ -40,23 +41,53 @@ func (p *planned) readInfos(ctx context.Context) error {
 // readInfo reads an info file, checks its signature against the trust anchors
 // and the volume it speaks of against what it says.
 func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind) (manifest.Info, error) {
+	if err := p.notTheVolume(file, kind); err != nil {
+		return manifest.Info{}, err
+	}
 	info, err := p.trustedInfo(ctx, file)
 	if err != nil {
-		return info, fmt.Errorf("info file %s: %w", file, err)
+		return info, fmt.Errorf("info file %s: %w", transfer.At(file), err)
 	}
 	if info.Kind != kind {
-		return info, fault.New(fault.Usage, fmt.Errorf("info file %s describes %s, not %s", file, article(info.Kind), article(kind)),
+		return info, fault.New(fault.Usage,
+			fmt.Errorf("info file %s describes %s, not %s", transfer.At(file), article(info.Kind), article(kind)),
 			"-ai takes the image's info file, -di the dataset's")
 	}
 	if now := time.Now(); now.After(info.Policy.Expires) {
 		return info, fault.New(fault.Key,
-			fmt.Errorf("info file %s: the owner's policy expired on %s", file, info.Policy.Expires.Format(time.DateOnly)),
+			fmt.Errorf("info file %s: the owner's policy expired on %s", transfer.At(file), info.Policy.Expires.Format(time.DateOnly)),
 			"ask the owner to renew it")
 	}
 	if err := p.checkVolume(info); err != nil {
-		return info, fmt.Errorf("sealed volume %s: %w", info.PathAtRest, err)
+		return info, fmt.Errorf("sealed volume %s: %w", transfer.At(info.PathAtRest), err)
 	}
 	return info, nil
+}
+
+// notTheVolume tells from an info file what is often named in its place: the sealed volume, a directory, a file that lies
+// on this machine only, nothing.
+func (p *planned) notTheVolume(file string, kind manifest.Kind) error {
+	flag, command := "-di", "data-prep"
+	if kind == manifest.KindImage {
+		flag, command = "-ai", "container-prep"
+	}
+	printed := flag + " takes the path that " + command + " printed, NAME" + publish.InfoSuffix + " at the site"
+	st, err := p.d.FS.Stat(file)
+	if !strings.HasSuffix(file, publish.InfoSuffix) {
+		if _, err := p.d.FS.Stat(file + publish.InfoSuffix); err == nil {
+			return fault.New(fault.Usage, fmt.Errorf("%s is no info file", transfer.At(file)), "you mean "+flag+" "+file+publish.InfoSuffix)
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := (transfer.Local{}).Stat(file); err == nil {
+			printed = "it lies on this machine: " + printed
+		}
+		return fault.New(fault.Usage, fmt.Errorf("there is no info file %s", transfer.At(file)), printed)
+	case err == nil && st.IsDir():
+		return fault.New(fault.Usage, fmt.Errorf("%s is a directory, not an info file", transfer.At(file)), printed)
+	}
+	return nil // what else is wrong, reading it says
 }
 
 func article(k manifest.Kind) string {

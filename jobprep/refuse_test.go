@@ -84,7 +84,7 @@ func TestPrepareRefuses(t *testing.T) {
 		want string
 		do   func(s *site)
 	}{
-		"no info file":       {fault.Other, "no such file", func(s *site) { s.o.DataInfo[0] += "x" }},
+		"no info file":       {fault.Usage, "there is no info file site:", func(s *site) { s.o.DataInfo[0] += "x" }},
 		"unsigned":           {fault.Integrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.DataInfo[0]+".sig")) }},
 		"image unsigned":     {fault.Integrity, "not signed", func(s *site) { check(s.t, os.Remove(s.o.ApplicationInfo+".sig")) }},
 		"signed by stranger": {fault.Integrity, "", func(s *site) { s.resign(s.o.DataInfo[0], stranger, func(*manifest.Info) {}) }},

@@ -213,9 +213,9 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 
 // continueJob takes up a run that an earlier job-prep began.
 func continueJob(ctx context.Context, a *app, c *client, d jobprep.Deps, j jobFlags) error {
-	rec, err := d.Store.Find(j.goOn)
+	rec, err := findJob(d.Store, j.goOn)
 	if err != nil {
-		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+		return err
 	}
 	if err := c.connect(ctx); err != nil {
 		return err

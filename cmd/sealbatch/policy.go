@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -17,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
@@ -192,7 +194,10 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 	return nil
 }
 
-// findSecret takes a volume id or a name; of several versions of a name, the
+// minIDPrefix is how many digits of a volume's id name it, if no other's begins with them.
+const minIDPrefix = 4
+
+// findSecret takes a volume id, its first digits, or a name; of several versions of a name, the
 // one that is in force.
 func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo, error) {
 	if names.ID(ref) {
@@ -201,12 +206,13 @@ func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo,
 			return s, err
 		}
 	}
+	all, byID, err := c.secretsNamed(ctx, ref)
+	if err != nil {
+		return keyapi.SecretInfo{}, err
+	}
 	var found []string
-	for s, err := range c.keys.Secrets(ctx) {
-		if err != nil {
-			return keyapi.SecretInfo{}, err
-		}
-		if s.Name == ref && s.SupersededBy == "" {
+	for _, s := range all {
+		if s.SupersededBy == "" || byID {
 			found = append(found, s.VolumeID)
 		}
 	}
@@ -216,8 +222,34 @@ func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo,
 	case 1:
 		return c.keys.GetSecret(ctx, found[0])
 	}
-	return keyapi.SecretInfo{}, usageError(fmt.Sprintf("you have %d volumes of the name %.80q", len(found), ref),
-		"give the id of one: "+strings.Join(found, ", "))
+	return keyapi.SecretInfo{}, severalVolumes(ref, found)
+}
+
+// secretsNamed returns one's volumes of a name, which may be given as their info file's, or else (byID) those whose ids
+// begin with ref.
+func (c *client) secretsNamed(ctx context.Context, ref string) (found []keyapi.SecretEntry, byID bool, err error) {
+	name := strings.TrimSuffix(path.Base(ref), publish.InfoSuffix)
+	var ids []keyapi.SecretEntry
+	for s, err := range c.keys.Secrets(ctx) {
+		if err != nil {
+			return nil, false, err
+		}
+		if s.Name == name {
+			found = append(found, s)
+		}
+		if len(ref) >= minIDPrefix && strings.HasPrefix(s.VolumeID, ref) {
+			ids = append(ids, s)
+		}
+	}
+	if found == nil {
+		return ids, true, nil
+	}
+	return found, false, nil
+}
+
+func severalVolumes(ref string, ids []string) error {
+	return usageError(fmt.Sprintf("you have %d volumes of the name %.80q, or of ids that begin so", len(ids), ref),
+		"give the id of one: "+strings.Join(ids, ", "))
 }
 
 func state(s keyapi.SecretEntry) string {

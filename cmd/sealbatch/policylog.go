@@ -59,7 +59,7 @@ func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
 	return nil
 }
 
-// versions returns the volume with an id, or all versions of a name.
+// versions returns the volume with an id, or its first digits, or all versions of a name.
 func (c *client) versions(ctx context.Context, ref string) (found []keyapi.SecretEntry, err error) {
 	if names.ID(ref) {
 		s, err := c.keys.GetSecret(ctx, ref)
@@ -67,16 +67,18 @@ func (c *client) versions(ctx context.Context, ref string) (found []keyapi.Secre
 			return []keyapi.SecretEntry{s.Entry()}, err
 		}
 	}
-	for s, err := range c.keys.Secrets(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		if s.Name == ref {
-			found = append(found, s)
-		}
-	}
-	if found == nil {
+	found, byID, err := c.secretsNamed(ctx, ref)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0:
 		return nil, noVolume(ref)
+	case byID && len(found) > 1:
+		var ids []string
+		for _, s := range found {
+			ids = append(ids, s.VolumeID)
+		}
+		return nil, severalVolumes(ref, ids)
 	}
 	return found, nil
 }

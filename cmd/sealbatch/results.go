@@ -52,9 +52,9 @@ sealbatch results 4711 -o results-4711`)
 	if err != nil {
 		return err
 	}
-	rec, err := store.Find(ref)
+	rec, err := findJob(store, ref)
 	if err != nil {
-		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that submitted it")
+		return err
 	}
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
@@ -245,10 +245,20 @@ func lost(n results.Node) string {
 	return text
 }
 
+// findJob returns the record that ref names.
+func findJob(store submission.Store, ref string) (submission.Record, error) {
+	rec, err := store.Find(ref)
+	if errors.Is(err, submission.ErrDamaged) {
+		return rec, err
+	}
+	return rec, fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+}
+
+// listJobs prints the records that can be read, and returns an error about the others.
 func listJobs(a *app, store submission.Store) error {
-	all, err := store.List()
-	if err != nil {
-		return err
+	all, damaged := store.List()
+	if damaged != nil && !errors.Is(damaged, submission.ErrDamaged) {
+		return damaged
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "JOB\tRUN\tNAME\tSUBMITTED\tDIRECTORY")
@@ -262,7 +272,7 @@ func listJobs(a *app, store submission.Store) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], text.Printable(r.Name), r.Submitted.Local().Format(time.DateTime), r.JobDir)
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), damaged)
 }
 
 // prompt asks a question of an SSH server on the terminal.

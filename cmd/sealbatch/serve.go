@@ -198,7 +198,7 @@ func newKeyService(
 		Limits: serverLimits(c.Limits),
 	})
 	if err != nil {
-		return nil, errors.Join(notFresh(err), s.closeStores())
+		return nil, errors.Join(damagedStore(notFresh(err)), s.closeStores())
 	}
 	return s, nil
 }
@@ -231,23 +231,36 @@ func serverLimits(l config.ServerLimits) keyserver.Limits {
 func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) error {
 	master, err := boltstore.LoadMasterKey(c.MasterKeyFile)
 	if err != nil {
-		return fault.New(fault.Config, err, "")
+		return damagedStore(fault.New(fault.Config, err, ""))
 	}
 	if err := errors.Join(strayFiles(c)...); err != nil {
 		return err
 	}
 	path := filepath.Join(c.DataDir, boltstore.FileName)
 	if s.records, err = boltstore.Open(path, master); err != nil {
-		return err
+		return damagedStore(err)
 	}
 	s.keys, err = types.Open(ctx, c.KeyStore.Type, s.records.Home(log), c.KeyStore.Parameters)
 	if errors.Is(err, store.ErrConfig) {
 		err = fault.New(fault.Config, fmt.Errorf("%s: [key-store]: %w", c.Path, err), "")
 	}
 	if err != nil {
-		return errors.Join(err, s.records.Close())
+		return errors.Join(damagedStore(err), s.records.Close())
 	}
 	return nil
+}
+
+// damagedStore gives an error of what the service keeps its class and hint, where it was damaged or does not belong together.
+func damagedStore(err error) error {
+	const restore = "keep a copy of it as it is, and restore it: see \"Backup and restoring\" in docs/key-service.md"
+	switch {
+	case errors.Is(err, store.ErrDamaged):
+		return fault.New(fault.Integrity, err, restore)
+	case errors.Is(err, store.ErrSeal):
+		return fault.New(fault.Integrity, err,
+			"master-key-file names the key of another service, or key or store were damaged: put back the key that belongs to the store")
+	}
+	return err
 }
 
 func (s *keyService) closeStores() error { return errors.Join(s.keys.Close(), s.records.Close()) }

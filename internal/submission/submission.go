@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -69,10 +70,11 @@ const (
 	Submitted  Stage = ""           // JobID says as what
 )
 
-// Errors of Find.
+// Errors of Find and List.
 var (
 	ErrNotFound  = errors.New("no such job among those submitted from here")
 	ErrAmbiguous = errors.New("several jobs match")
+	ErrDamaged   = errors.New("the record of a job is damaged")
 )
 
 // Store is a directory of records, mode 0700. The zero value is not usable.
@@ -146,7 +148,7 @@ func (s Store) Lock(run string) (unlock func(), err error) {
 	}, nil
 }
 
-// List returns every record, newest first.
+// List returns every record, newest first. With an error, which wraps ErrDamaged, these are those that can be read.
 func (s Store) List() ([]Record, error) {
 	names, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
 	if err != nil {
@@ -154,14 +156,15 @@ func (s Store) List() ([]Record, error) {
 	}
 	var all []Record
 	for _, n := range names {
-		r, err := read(n)
-		if err != nil {
-			return nil, err
+		r, rerr := read(n)
+		if rerr != nil {
+			err = errors.Join(err, rerr)
+			continue
 		}
 		all = append(all, r)
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Submitted.After(all[j].Submitted) })
-	return all, nil
+	return all, err
 }
 
 func read(path string) (Record, error) {
@@ -171,31 +174,56 @@ func read(path string) (Record, error) {
 	}
 	var r Record
 	if err := manifest.DecodeJSON(b, &r); err != nil {
-		return Record{}, fmt.Errorf("record %s is damaged: %w", path, err)
+		return Record{}, damaged(fmt.Errorf("%w: %s: %w", ErrDamaged, path, err))
 	}
 	if r.Format != Format {
-		return Record{}, fmt.Errorf("record %s has format %.40q, not %s", path, r.Format, Format)
+		return Record{}, damaged(fmt.Errorf("%w: %s: its format is %.40q, not %s", ErrDamaged, path, r.Format, Format))
+	}
+	if r.Run+".json" != filepath.Base(path) || len(r.Run) != runLength {
+		return Record{}, damaged(fmt.Errorf("%w: %s: it is that of run %.40q", ErrDamaged, path, r.Run))
 	}
 	return r, nil
 }
 
-// Find returns the record that ref names: a Slurm job id, a run id or the
-// first 8 or more of its digits, or the job's directory. Job ids repeat
-// between clusters and over the years: several matches are an error.
-func (s Store) Find(ref string) (Record, error) {
-	all, err := s.List()
-	if err != nil {
-		return Record{}, err
-	}
-	var found []Record
+// runLength is how many digits a run's id has.
+const runLength = 32
+
+func damaged(err error) error {
+	return fault.New(fault.Integrity, err, "put the file back from a backup, or away: the job's directory at the site has its results all the same")
+}
+
+// minPrefix is how many digits name a run, if no other begins with them.
+const minPrefix = 4
+
+func matching(all []Record, fits func(Record) bool) (found []Record) {
 	for _, r := range all {
-		byRun := len(ref) >= 8 && strings.HasPrefix(r.Run, ref)
-		if byRun || (ref != "" && (r.JobID == ref || r.JobDir == strings.TrimSuffix(ref, "/"))) {
+		if fits(r) {
 			found = append(found, r)
 		}
 	}
+	return found
+}
+
+// Find returns the record that ref names: a Slurm job id, a run id or the
+// first 4 or more of its digits, or the job's directory. Slurm's ids are not taken
+// by their first digits: those are another job's id. They repeat
+// between clusters and over the years: several matches are an error.
+func (s Store) Find(ref string) (Record, error) {
+	all, err := s.List()
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return Record{}, err
+	}
+	found := matching(all, func(r Record) bool {
+		return ref != "" && (r.JobID == ref || r.Run == ref || r.JobDir == strings.TrimSuffix(ref, "/"))
+	})
+	if len(found) == 0 && len(ref) >= minPrefix {
+		found = matching(all, func(r Record) bool { return strings.HasPrefix(r.Run, ref) })
+	}
 	switch len(found) {
 	case 0:
+		if err != nil { // it may be among those
+			return Record{}, fmt.Errorf("%w: %.80q: %w", ErrNotFound, ref, err)
+		}
 		return Record{}, fmt.Errorf("%w: %.80q", ErrNotFound, ref)
 	case 1:
 		return found[0], nil

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
 
@@ -29,13 +30,13 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
+	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, c[:4]: c, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
 		r, err := s.Find(ref)
 		if err != nil || r.Run != want {
 			t.Errorf("Find(%q) = %q, %v; want %q", ref, r.Run, err, want)
 		}
 	}
-	for ref, want := range map[string]error{"42": ErrAmbiguous, "43": ErrNotFound, "": ErrNotFound, "aaaaaaa": ErrNotFound} {
+	for ref, want := range map[string]error{"42": ErrAmbiguous, "43": ErrNotFound, "": ErrNotFound, "aaa": ErrNotFound, "4": ErrNotFound} {
 		if _, err := s.Find(ref); !errors.Is(err, want) {
 			t.Errorf("Find(%q): %v, want %v", ref, err, want)
 		}
@@ -71,13 +72,20 @@ func TestDamagedRecordIsReported(t *testing.T) {
 	if err := s.Save(record(strings.Repeat("e", 32), "1")); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Save(record(strings.Repeat("f", 32), "2")); err != nil {
+		t.Fatal(err)
+	}
 	p := filepath.Join(dir, "jobs", strings.Repeat("e", 32)+".json")
-	for _, damage := range []string{"{}", `{"format":"sealbatch-submission/1","nosuch":1}`, "not json"} {
+	for _, damage := range []string{"{}", `{"format":"sealbatch-submission/1","nosuch":1}`, "not json", `{"format":"sealbatch-submission/1"}`} {
 		if err := os.WriteFile(p, []byte(damage), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Find("1"); err == nil || !strings.Contains(err.Error(), p) {
+		_, err := s.Find("1")
+		if !errors.Is(err, ErrDamaged) || fault.ClassOf(err) != fault.Integrity || !strings.Contains(err.Error(), p) {
 			t.Errorf("%s: %v", damage, err)
+		}
+		if r, err := s.Find("2"); err != nil || r.JobID != "2" {
+			t.Errorf("%s: another job: %v", damage, err)
 		}
 	}
 }

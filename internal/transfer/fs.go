@@ -38,6 +38,9 @@ type FS interface {
 	Free(path string) (int64, error)
 }
 
+// At returns how messages show a path on the login node, apart from those on this machine: site:/scratch/...
+func At(path string) string { return "site:" + path }
+
 // File is a file that is open for reading.
 type File interface {
 	io.Reader
@@ -70,8 +73,11 @@ func settled(fsys FS, f WriteFile, name string) (fs.FileInfo, error) {
 // ReadFile reads a small file: more than limit bytes are an error.
 func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &missing{fmt.Sprintf("there is no %s", At(path)), err}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", At(path), err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -79,11 +85,20 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
 		err = fmt.Errorf("is a %s, not a regular file", info.Mode().Type())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", At(path), err)
 	}
 	data, err := fsx.ReadAll(f, limit)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", At(path), err)
 	}
 	return data, nil
 }
+
+// missing says in a sentence that a file is not there.
+type missing struct {
+	text string
+	err  error
+}
+
+func (m *missing) Error() string { return m.text }
+func (m *missing) Unwrap() error { return m.err }

@@ -17,7 +17,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -43,12 +47,22 @@ type Store struct {
 	db    *bbolt.DB
 	seal  *sealer
 	views sync.RWMutex // held by each View, and by Scrub
+
+	broken atomic.Pointer[error] // what was found once: nothing is written any more
 }
 
-// Open opens or makes the store at path. A wrong master key is store.ErrSeal; a
-// file that another process uses is an error after a second.
+// Open opens or makes the store at path. A wrong master key is store.ErrSeal, a
+// file that bbolt cannot read store.ErrDamaged; a file that another process uses is an
+// error after a second.
 func Open(path string, k MasterKey) (*Store, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize, OpenFile: openSecret})
+	var db *bbolt.DB
+	err := guarded(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize, OpenFile: openSecret})
+		return err
+	})
+	if unreadable(err) {
+		err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("store %s is in use: another key service runs on it", path)
 	}
@@ -80,6 +94,49 @@ func (s *Store) checkKey() error {
 	})
 }
 
+// unreadable reports whether an error of bbolt.Open speaks of the file's content.
+func unreadable(err error) bool {
+	for _, e := range []error{berrors.ErrInvalid, berrors.ErrVersionMismatch, berrors.ErrChecksum} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return err != nil && strings.Contains(err.Error(), "file size too small") // db.go, which has no name for it
+}
+
+// guarded runs fn, and makes bbolt's panics store.ErrDamaged: pages have no checksums, and bbolt believes them. It
+// follows their numbers through mapped memory, also to where none is.
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			if !inBolt() {
+				panic(r)
+			}
+			err = fmt.Errorf("%w: %v", store.ErrDamaged, r)
+		}
+	}()
+	return fn()
+}
+
+// inBolt reports whether it is bbolt that panics, and not somebody whom it called.
+func inBolt() bool {
+	callers := make([]uintptr, 32)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(0, callers)])
+	for panicking := false; ; {
+		f, more := frames.Next()
+		switch {
+		case f.Function == "runtime.gopanic":
+			panicking = true
+		case panicking && !strings.HasPrefix(f.Function, "runtime.") && !strings.HasPrefix(f.Function, "sort."):
+			return strings.HasPrefix(f.Function, "go.etcd.io/bbolt")
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 // Derive returns the key, 32 bytes, that serves a purpose outside of the store:
 // HKDF-SHA256 of the master key.
 func (s *Store) Derive(purpose string) ([]byte, error) {
@@ -101,15 +158,24 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	}
 	s.views.RLock()
 	defer s.views.RUnlock()
-	return s.db.View(func(tx *bbolt.Tx) error { return fn(reader{tx, s.seal}) })
+	return guarded(func() error { return s.db.View(func(tx *bbolt.Tx) error { return fn(reader{tx, s.seal}) }) })
 }
 
-// Update implements store.Store.
+// Update implements store.Store. Once the file was found damaged, it fails with store.ErrDamaged for good.
 func (s *Store) Update(ctx context.Context, fn func(store.Writer) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error { return fn(&writer{reader: reader{tx, s.seal}}) })
+	if was := s.broken.Load(); was != nil {
+		return *was
+	}
+	err := guarded(func() error {
+		return s.db.Update(func(tx *bbolt.Tx) error { return fn(&writer{reader: reader{tx, s.seal}}) })
+	})
+	if errors.Is(err, store.ErrDamaged) {
+		s.broken.Store(&err)
+	}
+	return err
 }
 
 type reader struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -136,5 +137,53 @@ func TestLoadMasterKey(t *testing.T) {
 	}
 	if _, err := boltstore.LoadMasterKey(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
+	}
+}
+
+// TestDamagedFile: a file that was altered or cut is said to be damaged; nothing panics.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), boltstore.FileName)
+	s, err := boltstore.Open(path, boltstore.MasterKey{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(s *boltstore.Store) error {
+		return s.Update(t.Context(), func(w store.Writer) error { return w.Put("secrets", "volume", make([]byte, 5000)) })
+	}
+	if err := errors.Join(put(s), put(s), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	try := func(what string, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := boltstore.Open(path, boltstore.MasterKey{1})
+		if err == nil {
+			err = errors.Join(put(s), put(s))
+			if again := put(s); errors.Is(err, store.ErrDamaged) && !errors.Is(again, store.ErrDamaged) {
+				t.Errorf("%s: it is written after that: %v", what, again)
+			}
+			s.Close()
+		}
+		if errors.Is(err, store.ErrDamaged) {
+			seen++
+		}
+	}
+	try("cut", whole[:5000])
+	for page := range 5 {
+		for _, at := range []int{8, 16} {
+			bad := bytes.Clone(whole)
+			bad[page*4096+at] ^= 0x58
+			try(fmt.Sprintf("page %d, byte %d", page, at), bad)
+		}
+	}
+	if seen < 2 {
+		t.Errorf("only %d damages were found", seen)
 	}
 }

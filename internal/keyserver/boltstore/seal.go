@@ -23,7 +23,7 @@ type MasterKey [32]byte
 const maxMasterKey = 128
 
 // LoadMasterKey reads a master key file: 64 hex digits, for its owner's eyes
-// only (trusted.Secret).
+// only (trusted.Secret). store.ErrDamaged if it holds something else.
 func LoadMasterKey(path string) (MasterKey, error) {
 	var k MasterKey
 	b, err := trusted.ReadSecret(path, maxMasterKey)
@@ -33,7 +33,7 @@ func LoadMasterKey(path string) (MasterKey, error) {
 	defer clear(b)
 	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(raw) != len(k) {
-		return k, fmt.Errorf("master key %s does not hold 64 hex digits", path)
+		return k, fmt.Errorf("master key %s: %w: it does not hold 64 hex digits", path, store.ErrDamaged)
 	}
 	return MasterKey(raw), nil
 }

@@ -112,7 +112,9 @@ func checkFile(f *os.File, key []byte) (*sealer, error) {
 		return nil, err
 	}
 	b := make([]byte, headerSize)
-	if _, err := f.ReadAt(b, 0); err != nil {
+	if _, err := f.ReadAt(b, 0); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it ends early", store.ErrDamaged)
+	} else if err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
 	return openHeader(key, b)

@@ -80,15 +80,15 @@ func (s *sealer) header() []byte {
 // openHeader returns the sealer of a file that begins with b.
 func openHeader(key, b []byte) (*sealer, error) {
 	if string(b[:headID]) != magic {
-		return nil, fmt.Errorf("it is no file of key slots")
+		return nil, fmt.Errorf("%w: it does not begin as a file of key slots", store.ErrDamaged)
 	}
 	s, err := newSealer(key, [idLen]byte(b[headID:]))
 	if err != nil {
 		return nil, err
 	}
 	_, err = s.aead.Open(nil, b[headNonce:headCheck], b[headCheck:headFilled], append([]byte(additionalHead), s.id[:]...))
-	if err != nil {
-		return nil, store.ErrSeal
+	if err != nil { // the records opened: it is not the master key's fault
+		return nil, fmt.Errorf("%w, or another store's: %w", store.ErrDamaged, store.ErrSeal)
 	}
 	return s, nil
 }

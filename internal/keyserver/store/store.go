@@ -28,6 +28,8 @@ var (
 	// ErrSeal says that a stored value does not open: wrong master key,
 	// or a value that was altered or moved.
 	ErrSeal = errors.New("stored value does not open under the master key")
+	// ErrDamaged says that a file is not what a store writes.
+	ErrDamaged = errors.New("the file is damaged")
 )
 
 // Digest is the SHA-256 of a value as the store keeps it, which is sealed: it says
