@@ -56,7 +56,7 @@ func TestQueue(t *testing.T) {
 		t.Fatalf("with --force: %s", r)
 	}
 	r = alice.sb(t, "job-prep", "--continue", id, "-f")
-	told(t, r, 8, "it will not start as it was submitted", "scancel "+id)
+	told(t, r, 8, "it will not start as it was submitted", "scancel "+id+" cancels it, then sealbatch job-prep --continue")
 	told(t, alice.sb(t, "job-prep", "--continue", id, "-args", "x"), 2, "--arguments has no effect beside --continue", "as it was prepared")
 	must(t, "login", "alice", "scancel", id)
 	r = alice.sb(t, "job-prep", "--continue", id, "-f")

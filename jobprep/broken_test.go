@@ -116,8 +116,10 @@ func (m *mortal) ReadDir(p string) (out []fs.FileInfo, err error) {
 	return out, err
 }
 
-func (m *mortal) RegisterManifest(ctx context.Context, signed, signature, private []byte) (i keyapi.ManifestInfo, err error) {
-	err = m.act(func() (err error) { i, err = m.Keys.RegisterManifest(ctx, signed, signature, private); return err })
+func (m *mortal) RegisterJob(
+	ctx context.Context, signed, signature, private []byte, e keyapi.Expect,
+) (i keyapi.ManifestInfo, err error) {
+	err = m.act(func() (err error) { i, err = m.Keys.RegisterJob(ctx, signed, signature, private, e); return err })
 	return i, err
 }
 

@@ -152,7 +152,7 @@ func (f *follower) stuck(s slurm.Status) (ended bool, err error) {
 		f.never = 0
 	} else if f.never++; f.never >= maxNever {
 		return false, fault.New(fault.Slurm, errors.New(Describe(f.id, s)),
-			"scancel "+f.rec.JobID+" cancels it; then run job-prep again")
+			"scancel "+f.rec.JobID+" cancels it, then "+continueHint(f.rec)+" removes what was prepared")
 	}
 	switch {
 	case s.State != slurm.Completing || !f.done:
@@ -166,19 +166,16 @@ func (f *follower) stuck(s slurm.Status) (ended bool, err error) {
 	return false, nil
 }
 
-// unstarted returns why a job ended without having begun; nil if it has begun. What was prepared for it is removed.
+// unstarted returns why a job ended without having begun, and removes what was prepared for it if nobody else is at
+// work on that; nil if it has begun.
 func (f *follower) unstarted(ctx context.Context, s slurm.Status) error {
-	if s.Began() || s.State == slurm.Completed || !f.d.untouched(f.rec) {
+	err := f.d.unstarted(f.rec, s)
+	if err == nil {
 		return nil
 	}
-	class := fault.Job
-	if s.Refused() {
-		class = fault.Slurm
-	}
-	err := fault.New(class, errors.New(Describe(f.id, s)), "what was prepared is removed: run job-prep again")
 	unlock, lockErr := f.d.Store.Lock(f.rec.Run)
 	if lockErr != nil {
-		return fault.WithHint(err, f.rec.JobDir+" is left: sealbatch results "+f.rec.JobID)
+		return fault.WithHint(err, "what was prepared is left: "+continueHint(f.rec)+" removes it")
 	}
 	defer unlock()
 	return f.d.withdraw(ctx, f.rec, err)

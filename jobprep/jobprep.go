@@ -79,6 +79,8 @@ type Deps struct {
 	Address  string // of the login node, for the record
 	Log      *slog.Logger
 	Progress progress.Starter
+	// Followed says that Follow will tell how a job stands that was submitted.
+	Followed bool
 	// Reconnect reaches the site again while a job is followed; nil gives up.
 	Reconnect func(ctx context.Context) (transfer.FS, slurm.Runner, error)
 }

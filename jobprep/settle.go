@@ -33,23 +33,34 @@ func (d Deps) taken(
 		return rec, nil
 	}
 	outlook, _ := s.Waiting()
+	late := lateness(p, s)
 	switch {
 	case s.Refused() && d.untouched(rec):
 		return rec, d.withdraw(ctx, rec, fault.New(fault.Slurm, errors.Join(sbatchErr, errors.New(Describe(id, s))),
 			"nothing ran, and what was prepared is removed: run job-prep again when that is put right"))
 	case s.State == slurm.Pending && outlook == slurm.Never && !p.Keep:
-		return rec, d.cancel(ctx, rec, id, s)
+		return rec, d.cancel(ctx, rec, id, errors.New(Describe(id, s)))
+	case late != "" && s.Reason == "BeginTime" && !p.Keep: // elsewhere the start is a guess
+		return rec, d.cancel(ctx, rec, id, errors.New(late))
 	case sbatchErr != nil:
 		d.Log.Warn("sbatch failed, but Slurm has the job", "job", id, "error", sbatchErr)
 	}
-	if s.State != slurm.Unknown {
+	if s.State != slurm.Unknown && !d.Followed {
 		d.Log.Info(Describe(id, s))
 	}
-	if s.State == slurm.Pending && !p.Until.IsZero() && s.Start.After(p.Until) {
-		d.Log.Warn(fmt.Sprintf("Slurm expects to start it at %s; its keys are not released to it after %s, as it was prepared: "+
-			"look at --valid, and at the owners' --expires", s.Start.UTC().Format(time.RFC3339), p.Until.UTC().Format(time.RFC3339)))
+	if late != "" {
+		d.Log.Warn(late)
 	}
 	return rec, nil
+}
+
+// lateness says that a job will begin too late for its keys; "" if it will not, or that is not known.
+func lateness(p Prepared, s slurm.Status) string {
+	if s.State != slurm.Pending || p.Until.IsZero() || !s.Start.After(p.Until) {
+		return ""
+	}
+	return fmt.Sprintf("Slurm means to start it at %s; its keys are not released to it after %s, as it was prepared: "+
+		"look at --valid, and at the owners' --expires", s.Start.UTC().Format(time.RFC3339), p.Until.UTC().Format(time.RFC3339))
 }
 
 // settled asks for a job's status until it gives a reason for its waiting, for some seconds at most.
@@ -71,11 +82,11 @@ func (d Deps) settled(ctx context.Context, id slurm.JobID) (s slurm.Status, err 
 	return s, nil
 }
 
-// cancel ends a job that would wait for ever, and removes what was prepared once it is known that it never began.
-func (d Deps) cancel(ctx context.Context, rec submission.Record, id slurm.JobID, s slurm.Status) error {
-	why := errors.New(Describe(id, s))
+// cancel ends a job that would wait for nothing, and removes what was prepared once it is known that it never began.
+func (d Deps) cancel(ctx context.Context, rec submission.Record, id slurm.JobID, why error) error {
 	err := d.Slurm.Cancel(ctx, id)
 	if err == nil {
+		var s slurm.Status
 		if s, err = d.settled(ctx, id); err == nil && (!s.State.Ended() || s.Began() || !d.untouched(rec)) {
 			err = errors.New(Describe(id, s))
 		}
@@ -85,6 +96,18 @@ func (d Deps) cancel(ctx context.Context, rec submission.Record, id slurm.JobID,
 	}
 	return d.withdraw(ctx, rec, fault.New(fault.Slurm, why,
 		"it was cancelled, and what was prepared is removed: run job-prep again when that is put right; --force leaves such a job waiting"))
+}
+
+// unstarted returns why a job ended without having begun; nil if it has begun, or has not ended.
+func (d Deps) unstarted(rec submission.Record, s slurm.Status) error {
+	if !s.State.Ended() || s.Began() || s.State == slurm.Completed || !d.untouched(rec) {
+		return nil
+	}
+	class := fault.Job
+	if s.Refused() {
+		class = fault.Slurm
+	}
+	return fault.New(class, errors.New(Describe(slurm.JobID(rec.JobID), s)), "what was prepared is removed: run job-prep again")
 }
 
 // untouched reports whether nothing was written to a job's directory since it was laid out: a job without nodes may

@@ -117,7 +117,7 @@ func TestCancelledJobThatRanStays(t *testing.T) {
 	f.log("it ran\n")
 	q := oneJob{state: "PENDING", reason: "DependencyNeverSatisfied", exit: "0:0", submitted: true}
 	s.d.Slurm = slurm.Commands{Runner: runner(q.run)}
-	if err := s.d.cancel(t.Context(), p.Record, "41", slurm.Status{}); !errors.Is(err, slurm.ErrSlurm) && fault.ClassOf(err) != fault.Slurm {
+	if err := s.d.cancel(t.Context(), p.Record, "41", errors.New("it would wait")); !errors.Is(err, slurm.ErrSlurm) && fault.ClassOf(err) != fault.Slurm {
 		t.Errorf("cancel: %v", err)
 	}
 	if len(s.jobDirs()) != 1 {
@@ -142,10 +142,17 @@ func TestTooLate(t *testing.T) {
 		t.Errorf("in half an hour, of one: %s", &said)
 	}
 	q.start = fmt.Sprint(time.Now().Add(2 * time.Hour).Unix())
+	q.reason = "Resources"
 	_, err = s.d.taken(t.Context(), p, rec, "41", nil)
 	check(t, err)
 	if !strings.Contains(said.String(), "not released to it after") {
 		t.Errorf("in two hours, of one: %s", &said)
+	}
+
+	q.reason = "BeginTime" // which is sure
+	p.Until = time.Now().Add(time.Hour)
+	if _, err := s.d.taken(t.Context(), Prepared{Keep: true, Until: p.Until}, rec, "41", nil); err != nil || q.cancelled {
+		t.Errorf("with --force: %v", err)
 	}
 
 	// One that was prepared, and is submitted when it is too late.

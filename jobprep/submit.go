@@ -101,7 +101,7 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 }
 
 // Continue takes up a run that was broken off: one that Slurm has, or had, is
-// only looked up; one that lies ready is submitted; one that was not laid out
+// only looked up, or cleared away if it ended before it began; one that lies ready is submitted; one that was not laid out
 // whole is cleared away, which is an error, since there is nothing to go on with. keep is Prepared's Keep.
 func Continue(ctx context.Context, d Deps, rec submission.Record, keep bool) (submission.Record, error) {
 	unlock, err := d.Store.Lock(rec.Run)
@@ -114,8 +114,13 @@ func Continue(ctx context.Context, d Deps, rec submission.Record, keep bool) (su
 		s, err := d.settled(ctx, id)
 		if err != nil {
 			d.Log.Warn("how the job stands could not be asked", "job", id, "error", err)
-		} else {
+			return rec, nil
+		}
+		if !d.Followed {
 			d.Log.Info(Describe(id, s))
+		}
+		if err := d.unstarted(rec, s); err != nil {
+			return rec, d.withdraw(ctx, rec, err)
 		}
 		return rec, nil
 	}

@@ -81,8 +81,7 @@ func names(list string) []string {
 	return strings.Split(list, ",")
 }
 
-// Chosen returns the partitions in which a job may run, of those that there are. A name of none is an error, which wraps
-// ErrScript.
+// Chosen returns the partitions in which a job may run, of those that there are. A name of none is an error.
 func (s *Script) Chosen(all []Partition) (chosen []Partition, err error) {
 	if s.Partition == "" {
 		for _, p := range all {
@@ -99,7 +98,7 @@ func (s *Script) Chosen(all []Partition) (chosen []Partition, err error) {
 			for _, p := range all {
 				there = append(there, p.Name)
 			}
-			return nil, fmt.Errorf("%w: the site has no partition %s; it has %s", ErrScript, name, strings.Join(there, ", "))
+			return nil, fmt.Errorf("the site has no partition %s; it has %s", name, strings.Join(there, ", "))
 		}
 		chosen = append(chosen, all[at])
 	}

@@ -171,6 +171,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err != nil {
 		return err
 	}
+	d.Followed = j.follow
 	if j.goOn != "" {
 		return continueJob(ctx, a, c, d, j)
 	}
@@ -194,11 +195,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	}
 	defer p.Close()
 	if j.noSubmit {
-		if p.Credentials != "" {
-			a.log.Warn("the script has the job's " + p.Credentials + " in it: who reads it can use them before the job does")
-		}
-		a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
-		fmt.Fprintln(a.stdout, p.ScriptPath)
+		leaveScript(a, p)
 		return nil
 	}
 	rec, err := jobprep.Submit(ctx, d, p)
@@ -209,6 +206,15 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	a.log.Info("submitted", "job", rec.JobID, "directory", rec.JobDir)
 	fmt.Fprintln(a.stdout, rec.JobID)
 	return followJob(ctx, a, d, rec, j)
+}
+
+// leaveScript says where the script of a prepared job lies, for who submits it by hand.
+func leaveScript(a *app, p jobprep.Prepared) {
+	if p.Credentials != "" {
+		a.log.Warn("the script has the job's " + p.Credentials + " in it: who reads it can use them before the job does")
+	}
+	a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
+	fmt.Fprintln(a.stdout, p.ScriptPath)
 }
 
 // continueJob takes up a run that an earlier job-prep began.
