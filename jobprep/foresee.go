@@ -34,6 +34,7 @@ func (p *planned) foresee(ctx context.Context) error {
 	if unmet != "" && !p.o.Force {
 		return fault.New(fault.Slurm, errors.New(unmet), hintForce)
 	}
+	defer p.warnOfDefaults()
 	all, err := p.d.Slurm.Partitions(ctx)
 	if err != nil || len(all) == 0 {
 		p.d.Log.Debug("the site's partitions are not known", "error", err)
@@ -51,6 +52,25 @@ func (p *planned) foresee(ctx context.Context) error {
 	}
 	p.warnOfNodes(ctx, chosen)
 	return nil
+}
+
+// warnOfDefaults warns if it is left to Slurm whether the job gets an account and a partition that the owners name, by
+// their info files.
+func (p *planned) warnOfDefaults() {
+	for _, i := range p.volumes {
+		for _, c := range []struct {
+			chosen, what, flag string
+			allowed            []string
+		}{
+			{p.o.Script.Account, "Slurm accounts", "--account", i.Policy.Accounts},
+			{p.partition, "partitions", "--partition", i.Policy.Partitions},
+		} {
+			if c.chosen == "" && len(c.allowed) > 0 {
+				p.d.Log.Warn(fmt.Sprintf("%s may be opened by jobs of the %s %s alone: choose with %s", i.Name, c.what,
+					strings.Join(c.allowed, ", "), c.flag))
+			}
+		}
+	}
 }
 
 // unfit returns why a job can run in none of its partitions. It says what is doubtful about the one in which it may.

@@ -83,6 +83,13 @@ func TestForeseen(t *testing.T) {
 	}
 	for want, change := range map[string]func(s *site){
 		"nouserns is DOWN: jobs wait": func(s *site) { s.o.Script.Partition = "nouserns" },
+		"choose with --account": func(s *site) {
+			s.o.DataInfo[0] = s.publish("billed", manifest.KindDataset, func(p *manifest.Policy) { p.Accounts = []string{"a", "b"} })
+		},
+		"choose with --partition": func(s *site) {
+			s.o.DataInfo[0] = s.publish("here", manifest.KindDataset, func(p *manifest.Policy) { p.Partitions = []string{"small"} })
+			s.o.Script.Partition = "small,standard"
+		},
 		"choose nodes with --nodelist": func(s *site) {
 			s.o.DataInfo[0] = s.publish("narrow", manifest.KindDataset, func(p *manifest.Policy) { p.Nodes = []string{"cn[2-9]"} })
 		},
