@@ -233,8 +233,10 @@ func (s *setting) checkAnnounced(t *testing.T, p Published) {
 	}
 }
 
-// readOnly is a site on which nothing may be made.
+// readOnly is a site on which nothing may be made, and which is full.
 type readOnly struct{ transfer.Local }
+
+func (readOnly) Free(string) (int64, error) { return 0, nil }
 
 func (readOnly) Create(p string, _ fs.FileMode) (transfer.WriteFile, error) {
 	return nil, &fs.PathError{Op: "create", Path: p, Err: fs.ErrPermission}
@@ -245,6 +247,10 @@ func TestNothingTwice(t *testing.T) {
 	t.Parallel()
 	s := newSetting(t)
 	s.withState(t)
+	big := bytes.Repeat([]byte("genome"), tolerance)
+	if err := os.WriteFile(s.file, big, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := Run(t.Context(), s.d, s.r); err != nil {
 		t.Fatal(err)
 	}
@@ -258,6 +264,12 @@ func TestNothingTwice(t *testing.T) {
 	}
 	if now, err := os.Stat(s.r.SealedPath); err != nil || !os.SameFile(before, now) || now.ModTime() != before.ModTime() {
 		t.Errorf("the sealed file was made again: %v", err)
+	}
+	if err := os.WriteFile(s.file, big[1:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), s.d, s.r); err == nil || !strings.Contains(err.Error(), "no space on the site") {
+		t.Errorf("changed: %v", err)
 	}
 	if all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer)); len(all) != 1 {
 		t.Errorf("deposited: %+v", all)

@@ -231,7 +231,7 @@ func (p *publishing) reachable(ctx context.Context) error {
 	for _, n := range notes {
 		p.Log.Info(n)
 	}
-	return p.room(p.FS, p.r.DirAtRest, "on the site")
+	return nil
 }
 
 // room fails if a sealed file of the input's size cannot have space in dir.

@@ -38,6 +38,9 @@ func (p *publishing) sealNew(ctx context.Context, why string) (err error) {
 	if p.s.Size > 0 {
 		return nil
 	}
+	if err := p.room(p.FS, p.r.DirAtRest, "on the site"); err != nil {
+		return err
+	}
 	p.sayWhatEnds(ctx, why)
 	if p.s, err = p.seal(ctx); err != nil {
 		return err
