@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,8 +42,12 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 	if there, err = p.lies(ctx, st); err != nil {
 		return out, false, "", fmt.Errorf("look for %s: %w", p.r.pathAtRest(), err)
 	}
+	if why := p.elsewhere(ctx, st, there); why != "" {
+		return out, false, why, nil
+	}
 	if !there {
-		return out, false, p.takeUpPublished(st), nil
+		why, err := p.takeUpPublished(st)
+		return out, false, why, err
 	}
 	if p.r.Checksum {
 		if why, err = p.sameContent(ctx, st); err != nil || why != "" {
@@ -74,8 +79,8 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 	switch {
 	case st.Request != p.r.request():
 		return "it was sealed to other recipients", nil
-	case st.info.Name != p.r.Name || st.info.Kind != p.r.Kind:
-		return fmt.Sprintf("it was the %s %s", st.info.Kind, st.info.Name), nil
+	case st.info.Name != p.r.Name:
+		return "it was called " + st.info.Name, nil
 	case !p.input.resumable():
 		return fmt.Sprintf("%s cannot be compared with what it was", p.input), nil
 	case st.Input != p.input.fingerprint && !p.r.Checksum:
@@ -99,16 +104,35 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 
 // takeUpPublished sets p.s to the published volume's local file, since it is gone from the site;
 // if that is not possible, it says what is new.
-func (p *publishing) takeUpPublished(st *standing) (why string) {
+func (p *publishing) takeUpPublished(st *standing) (why string, err error) {
 	why = "it does not lie on the site any more"
 	if err := p.resume(st.checkpoint); err != nil {
-		return why
+		return why, nil
 	}
 	if err := p.keepPolicy(st); err != nil {
-		p.Log.Info("the policy that is asked for is set anew")
+		p.s.Key.Wipe()
+		return "", err
 	}
 	p.Log.Info(why+": shipping the same volume again", "file", p.r.SealedPath)
-	return ""
+	return "", nil
+}
+
+// elsewhere says where the published volume lies, if that is not where it would be
+// published now: a login node of another name is the same site if the volume is there.
+func (p *publishing) elsewhere(ctx context.Context, st *standing, there bool) (why string) {
+	if !there && st.Site != p.Site {
+		return "it was published on " + cmp.Or(st.Site, "this machine")
+	}
+	dir := path.Dir(st.info.PathAtRest)
+	_ = p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
+		was, err := fsys.RealPath(dir)
+		is, ierr := fsys.RealPath(p.r.DirAtRest)
+		if err != nil || was != is {
+			why = "it was published in " + dir
+		}
+		return cmp.Or(err, ierr)
+	})
+	return why
 }
 
 // lies reports whether the published volume is what lies at rest, by its length, id and

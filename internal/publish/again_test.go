@@ -129,7 +129,25 @@ var betweenTerms = map[string]between{
 	}, there, ""},
 	"other recipients": {func(_ *testing.T, s *setting, _ Published) error { s.r.Readers = []string{"age1other"}; return nil },
 		newer, "other recipients"},
-	"another name": {func(_ *testing.T, s *setting, _ Published) error { s.r.Name = "x"; return nil }, newer, "it was the dataset data"},
+	"another name": {func(_ *testing.T, s *setting, _ Published) error { s.r.Name = "x"; return nil }, newer, "it was called data"},
+	"another directory": {func(t *testing.T, s *setting, _ Published) error { s.r.DirAtRest = t.TempDir(); return nil },
+		newer, "it was published in /"},
+	"the same directory by another name": {func(t *testing.T, s *setting, _ Published) error {
+		link := filepath.Join(t.TempDir(), "link")
+		err := os.Symlink(s.r.DirAtRest, link)
+		s.r.DirAtRest = link
+		return err
+	}, there, ""},
+	"another login node of the site": {func(_ *testing.T, s *setting, _ Published) error { s.d.Site = "login2"; return nil },
+		there, ""},
+	"another site": {func(_ *testing.T, s *setting, p Published) error {
+		s.d.Site = "elsewhere"
+		return os.Remove(p.Info.PathAtRest)
+	}, newer, "it was published on login1"},
+	"purged, and another policy": {func(_ *testing.T, s *setting, p Published) error {
+		s.r.Policy.Releases = 7
+		return os.Remove(p.Info.PathAtRest)
+	}, refusing, "policy set: --releases=7 changes"},
 	"another policy": {func(_ *testing.T, s *setting, _ Published) error { s.r.Policy.Releases = 7; return nil },
 		refusing, "releases: 7: policy set: --releases=7 changes"},
 	"another expiry": {func(_ *testing.T, s *setting, _ Published) error {
@@ -180,6 +198,7 @@ func TestAgain(t *testing.T) {
 func (c between) play(t *testing.T) {
 	s := newSetting(t)
 	s.withState(t)
+	s.d.Site = "login1"
 	s.r.Readers, s.r.Expiry, s.r.Policy.Users = []string{"age1me"}, "365d", []string{"alice", "bob"}
 	first, err := Run(t.Context(), s.d, s.r)
 	if err != nil || first.Already {

@@ -78,6 +78,7 @@ type Deps struct {
 	FS     transfer.FS
 	Keys   Keys
 	Signer ssh.Signer
+	Site   string // how the site is called
 	// Reconnect reaches the site again when the connection broke; nil gives up.
 	Reconnect func(ctx context.Context) (transfer.FS, error)
 	// FirstWait is how long to wait before that; it doubles each time. 0 is a second.

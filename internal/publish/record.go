@@ -24,16 +24,18 @@ const recordFormat = "sealbatch-published/1"
 type record struct {
 	checkpoint
 	Expiry string `json:"expiry"` // Target's
+	Site   string `json:"site"`   // Deps'
 	Info   string `json:"info"`   // the info file
 }
 
-// recordPath returns where the record of what lies at the request's path at rest is.
+// recordPath returns where the record of the volume's newest version is, which has its
+// name and kind at the key service.
 func (p *publishing) recordPath() string {
-	sum := sha256.Sum256([]byte(p.r.ServiceURL + "\x00" + p.r.pathAtRest()))
+	sum := sha256.Sum256([]byte(p.r.ServiceURL + "\x00" + string(p.r.Kind) + "\x00" + p.r.volumeName()))
 	return filepath.Join(p.State, "published", hex.EncodeToString(sum[:16])+".json")
 }
 
-// readRecord returns what was published there before; nil if that is not known.
+// readRecord returns what was published under that name before; nil if that is not known.
 func (p *publishing) readRecord() (*record, error) {
 	if p.State == "" {
 		return nil, nil
@@ -61,7 +63,7 @@ func (p *publishing) writeRecord(info manifest.Info) error {
 	if err != nil {
 		return err
 	}
-	return p.saveRecord(record{checkpoint: p.checkpoint(), Expiry: p.r.Expiry, Info: string(encoded)})
+	return p.saveRecord(record{checkpoint: p.checkpoint(), Expiry: p.r.Expiry, Site: p.Site, Info: string(encoded)})
 }
 
 func (p *publishing) saveRecord(r record) error {

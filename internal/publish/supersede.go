@@ -48,9 +48,9 @@ func (p *publishing) sayWhatEnds(ctx context.Context, why string) {
 }
 
 func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
-	keep := "sealbatch policy set " + old.VolumeID + " --pin-version keeps it open to them, as long as they have not begun"
+	keep := "sealbatch policy set " + old.VolumeID + " --pin-version keeps it open to them"
 	if p.Waiting == nil {
-		p.Log.Info("hint: " + keep)
+		p.Log.Info("if some do, end this, and begin with: " + keep)
 		return
 	}
 	jobs, err := p.Waiting(ctx, old.VolumeID)
@@ -62,10 +62,10 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 		p.awaited = true
 		p.Log.Warn("waiting for the older version: " + strings.Join(jobs, ", "))
 	case err == nil:
-		p.Log.Info("no job that was submitted from here waits for it; if others do: " + keep)
+		p.Log.Info("no job that was submitted from here waits for it; if others' do, end this, and begin with: " + keep)
 		return
 	}
-	p.Log.Info("hint: " + keep)
+	p.Log.Info("hint: " + keep + ", as long as they have not begun")
 }
 
 // keptName returns under which name the sealed file at remote stays on the site when

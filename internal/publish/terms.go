@@ -19,7 +19,7 @@ func (p *publishing) keepPolicy(st *standing) error {
 	inForce := st.secret.Policy
 	other := changes(inForce, p.wanted(inForce, st.Expiry))
 	refuse := func(what, hint string) error {
-		return fault.New(fault.Usage, fmt.Errorf("%s is already there, unchanged, and %s; nothing was sealed, shipped or set",
+		return fault.New(fault.Usage, fmt.Errorf("%s is published already, unchanged, and %s; nothing was sealed, shipped or set",
 			p.r.pathAtRest(), what), hint)
 	}
 	set := "sealbatch policy set " + st.VolumeID + " "
