@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/evidence/builtin"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
@@ -109,6 +110,9 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	}
 	if o.Valid, err = text.ParseSpan(j.valid); err != nil {
 		return o, fault.New(fault.Usage, wrap("--valid", err), "")
+	}
+	if o.Valid > keyapi.MaxManifestLife {
+		return o, usageError("--valid "+j.valid+" is longer than the key service keeps a job's keys ready", "30d is the longest")
 	}
 	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
 	if j.sealTime != "" {

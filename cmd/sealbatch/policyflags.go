@@ -95,9 +95,14 @@ func (p *policyFlags) set(to *manifest.Policy, named func(flag string) bool, now
 		if !named(l.flag) {
 			continue
 		}
-		if *l.of(to) = l.from(p); l.whole != "" && slices.Equal(l.from(p), []string{l.whole}) {
-			*l.of(to) = nil
+		list := l.from(p)
+		if l.whole != "" && slices.Contains(list, l.whole) {
+			if len(list) > 1 {
+				return usageError(fmt.Sprintf("--%s: %s stands alone, not beside others", l.flag, l.whole), "")
+			}
+			list = nil
 		}
+		*l.of(to) = list
 	}
 	if err := p.setWords(to, named, now); err != nil {
 		return fault.New(fault.Usage, err, "")

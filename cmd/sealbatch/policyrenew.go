@@ -58,13 +58,19 @@ func isInfoFile(arg string) bool {
 }
 
 func (c *client) renewAll(ctx context.Context, o policyOptions) error {
+	var asking, todo []keyapi.SecretEntry // those that are asked about come last
 	for entry, err := range c.keys.Secrets(ctx) {
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case entry.Revoked || c.rests(entry):
+		case entry.PolicyVoid:
+			asking = append(asking, entry)
+		default:
+			todo = append(todo, entry)
 		}
-		if entry.Revoked || c.rests(entry) {
-			continue
-		}
+	}
+	for _, entry := range append(todo, asking...) {
 		s, err := c.keys.GetSecret(ctx, entry.VolumeID)
 		if err == nil {
 			err = c.renewPolicy(ctx, s, o)

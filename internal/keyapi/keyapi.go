@@ -55,6 +55,8 @@ const (
 	NonceSize = 32
 	NonceTTL  = 60 * time.Second
 	TokenTTL  = 7 * 24 * time.Hour
+	// MaxManifestLife bounds how long after its registration a manifest can be presented.
+	MaxManifestLife = 30 * 24 * time.Hour
 	// RepeatTTL is how long a release whose answer was lost may be repeated,
 	// byte for byte. It is counted once.
 	RepeatTTL    = 10 * time.Minute

@@ -24,8 +24,6 @@ const (
 )
 
 const (
-	// maxManifestLife bounds how long a manifest can be presented.
-	maxManifestLife = 30 * 24 * time.Hour
 	// maxTokens bounds the tokens of one manifest: one a node and restart.
 	maxTokens = 1 << 17
 	// maxStarts bounds the starts of one job that are given keys: Slurm requeues a
@@ -122,8 +120,9 @@ func (s *Server) newManifest(q *request) (any, error) {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest is for key service %.80q, this is %s", m.Service.ID, s.id)
 	case !now.Before(m.Expires):
 		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest expired at %s", m.Expires.UTC().Format(time.RFC3339))
-	case m.Expires.After(now.Add(maxManifestLife)):
-		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now", maxManifestLife/(24*time.Hour))
+	case m.Expires.After(now.Add(keyapi.MaxManifestLife + keyapi.MaxSkew)):
+		return nil, service.Refuse(keyapi.CodeBadRequest, "the manifest expires later than %d days from now",
+			keyapi.MaxManifestLife/(24*time.Hour))
 	}
 	if manifest.DigestOf(body.Private) != m.Private {
 		return nil, service.Refuse(keyapi.CodeBadRequest, "the private part is not the one that the manifest pins")

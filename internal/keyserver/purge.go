@@ -24,7 +24,7 @@ const (
 	// again: until every manifest that was registered by then has expired, and a day
 	// more, for clocks that are set. It is not longer since Slurm gives out a number
 	// again some day. The secret's own count of releases stays.
-	keepRelease = maxManifestLife + 24*time.Hour
+	keepRelease = keyapi.MaxManifestLife + 24*time.Hour
 	// keepSingleUse does the same for evidence that is good once and that no record of
 	// its own ends before.
 	keepSingleUse = 365 * 24 * time.Hour
