@@ -114,7 +114,22 @@ func (c *client) changePolicy(ctx context.Context, s keyapi.SecretInfo, o policy
 	if err := c.confirmVoid(ctx, s, o.yes); err != nil {
 		return s, err
 	}
-	return c.keys.ReplacePolicy(ctx, s.VolumeID, s.PolicyDigest, p)
+	s, err := c.keys.ReplacePolicy(ctx, s.VolumeID, s.PolicyDigest, p)
+	if err == nil {
+		c.noteUseless(s)
+	}
+	return s, err
+}
+
+// noteUseless says what keeps a policy from opening a volume to anybody.
+func (c *client) noteUseless(s keyapi.SecretInfo) {
+	if s.SupersededBy != "" && !s.Policy.PinVersion {
+		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: %s of the same name superseded it; --pin-version opens it\n",
+			s.SupersededBy)
+	}
+	if limit := s.Policy.Releases; limit > 0 && s.Released >= limit {
+		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: it was released %d times already\n", s.Released)
+	}
 }
 
 func isPolicyFlag(name string) bool { return slices.Contains(settable, name) }
