@@ -9,14 +9,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/munge"
 	"github.com/sealbatch/sealbatch/internal/setup"
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/verifier"
@@ -159,9 +158,9 @@ func checkMungeUser(name string) error {
 	if name == "" {
 		return nil
 	}
-	u, err := user.Lookup(name)
-	if err == nil && u.Uid != strconv.Itoa(os.Geteuid()) {
-		err = fmt.Errorf("this process has uid %d, user %s has %s", os.Geteuid(), name, u.Uid)
+	u, err := sitecmd.Lookup(context.Background(), name)
+	if err == nil && int(u.UID) != os.Geteuid() {
+		err = fmt.Errorf("this process has uid %d, user %s has %d", os.Geteuid(), name, u.UID)
 	}
 	return fault.New(fault.Config, wrap("[verifier] munge-user", err), "start the verifier as the user "+name)
 }

@@ -4,6 +4,7 @@
 package image
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -70,6 +71,9 @@ func inspectDir(path string) error {
 	return refuse(path, "it is a directory", "if it is a sandbox, make a .sif of it first: apptainer build IMAGE.sif "+path)
 }
 
+// unpackers are the programs for what compressed files begin with.
+var unpackers = map[string]string{"\x1f\x8b": "gunzip", "\x28\xb5\x2f\xfd": "unzstd", "\xfd7zXZ\x00": "unxz", "BZh": "bunzip2"}
+
 // hintFor looks at the first bytes of a file that is not a usable SIF.
 func hintFor(f io.ReaderAt, path string) string {
 	head := make([]byte, 512)
@@ -78,8 +82,12 @@ func hintFor(f io.ReaderAt, path string) string {
 	switch {
 	case n > 262 && string(head[257:262]) == "ustar":
 		return "it looks like a tar archive; make a .sif of it first: apptainer build IMAGE.sif docker-archive:" + path
-	case n > 2 && head[0] == 0x1f && head[1] == 0x8b:
-		return "it looks like a compressed archive; unpack it with gunzip, then: apptainer build IMAGE.sif docker-archive:FILE"
+	}
+	for magic, program := range unpackers {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return "it is compressed; unpack it first, with " + program + "; then, if it is an archive of docker save: " +
+				"apptainer build IMAGE.sif docker-archive:FILE"
+		}
 	}
 	return "apptainer build makes a .sif file; apptainer inspect FILE shows whether this is one"
 }

@@ -119,7 +119,7 @@ func foreseeable(p manifest.Policy, c attest.Claims, nodes []string) (string, er
 		return "its policy names Slurm accounts or partitions, which a one-time token does not show", nil
 	case c.User != "" && !slices.Contains(p.Users, c.User) && (len(p.Groups) == 0 || c.Attestor == keyapi.EvidenceToken):
 		return "its policy does not name user " + c.User, nil
-	case c.Account != "" && len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
+	case c.Account != "" && len(p.Accounts) > 0 && !slices.ContainsFunc(p.Accounts, sameAccount(c.Account)):
 		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account), nil
 	case c.Partition != "" && len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
 		return fmt.Sprintf("its policy does not name partition %q", c.Partition), nil

@@ -45,10 +45,17 @@ func TestForeseen(t *testing.T) {
 			}
 		},
 			says: "deleted by its owner"},
-		"another user":        {policy: func(p *manifest.Policy) { p.Users = []string{"bob"} }, says: "does not name user alice"},
-		"a group, perhaps":    {policy: groups},
-		"another cluster":     {policy: func(p *manifest.Policy) { p.Clusters = []string{"other"} }, says: "does not name cluster testcluster"},
-		"another account":     {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }, expect: keyapi.Expect{Account: "a"}, says: `account "a"`},
+		"another user":     {policy: func(p *manifest.Policy) { p.Users = []string{"bob"} }, says: "does not name user alice"},
+		"a group, perhaps": {policy: groups},
+		"another cluster":  {policy: func(p *manifest.Policy) { p.Clusters = []string{"other"} }, says: "does not name cluster testcluster"},
+		"another account":  {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }, expect: keyapi.Expect{Account: "a"}, says: `account "a"`},
+		"an account, as Slurm does not write it": {policy: func(p *manifest.Policy) { p.Accounts = []string{"Project_1"} },
+			expect: keyapi.Expect{Account: "project_1"}},
+		"a user of a domain": {policy: func(p *manifest.Policy) {
+			p.Users = []string{`DOM\alice`, "bob@dom"}
+			p.Groups = []string{"domain users"}
+		},
+			manifest: func(m *manifest.Manifest) { m.User = `DOM\alice` }},
 		"the default account": {policy: func(p *manifest.Policy) { p.Accounts = []string{"b"} }},
 		"another partition": {policy: func(p *manifest.Policy) { p.Partitions = []string{"q"} }, expect: keyapi.Expect{Partition: "p"},
 			says: `partition "p"`},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -72,7 +73,7 @@ func (v *verdicts) outside(p manifest.Policy) (string, error) {
 		return fmt.Sprintf("its policy names neither user %s nor one of their groups", c.User), nil
 	case !anyNode && !hosts.Contains(c.Node):
 		return "its policy does not name node " + c.Node, nil
-	case len(p.Accounts) > 0 && !slices.Contains(p.Accounts, c.Account):
+	case len(p.Accounts) > 0 && !slices.ContainsFunc(p.Accounts, sameAccount(c.Account)):
 		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account), nil
 	case len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
 		return fmt.Sprintf("its policy does not name partition %q", c.Partition), nil
@@ -95,3 +96,9 @@ func excessive(s secretRecord, m manifestRecord) string {
 }
 
 func (v *verdicts) inGroup(name string) bool { return v.groups[name] }
+
+// sameAccount returns what reports whether a name is that of a Slurm account. Slurm keeps their names in lower case,
+// however users and policies write them.
+func sameAccount(account string) func(name string) bool {
+	return func(name string) bool { return strings.EqualFold(name, account) }
+}

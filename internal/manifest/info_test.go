@@ -108,7 +108,7 @@ func TestPolicyValidate(t *testing.T) {
 		"65 nodes":            func(p *Policy) { p.Nodes = slices.Repeat([]string{"cn1"}, 65) },
 		"65 ranges":           func(p *Policy) { p.Nodes = []string{"cn[1" + strings.Repeat(",3-4", 64) + "]"} },
 		"empty user":          func(p *Policy) { p.Users = []string{""} },
-		"numeric user":        func(p *Policy) { p.Users = []string{"1000"} },
+		"user like an option": func(p *Policy) { p.Users = []string{"+1000"} },
 		"user with a newline": func(p *Policy) { p.Users = []string{"alice\n"} },
 		"group with a comma":  func(p *Policy) { p.Groups = []string{"a,b"} },
 		"account, blank":      func(p *Policy) { p.Accounts = []string{"a b"} },

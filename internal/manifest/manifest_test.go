@@ -83,7 +83,7 @@ var spoiltManifests = map[string]func(*Manifest){
 	"too many scripts":      func(m *Manifest) { m.InputScripts = make([]FileRef, 1025) },
 	"no private part":       func(m *Manifest) { m.Private = Digest{} },
 	"no user":               func(m *Manifest) { m.User = "" },
-	"user of two words":     func(m *Manifest) { m.User = "a b" },
+	"two users":             func(m *Manifest) { m.User = "a,b" },
 	"recipient of no UTF-8": func(m *Manifest) { m.Recipients[0] = "\xff" },
 	"runtime with NUL":      func(m *Manifest) { m.Runtime = "a\x00" },
 }

@@ -1,13 +1,14 @@
 package setup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
 // ErrUser says that a service cannot be set up for a user.
@@ -19,27 +20,22 @@ type serviceUser struct {
 	uid, gid int
 }
 
-// lookUpUser returns the user of that name; "" is oneself. Only root can set up a
-// service for others.
+// lookUpUser returns the user of that name or number, wherever the machine's user
+// database has them; "" is oneself. Only root can set up a service for others.
 func lookUpUser(name string) (serviceUser, error) {
 	if name == "" {
 		return serviceUser{}, nil
 	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return serviceUser{}, fmt.Errorf("%w: %w", ErrUser, err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	gid, gerr := strconv.Atoi(u.Gid)
+	u, err := sitecmd.Lookup(context.Background(), name)
 	switch {
-	case err != nil || gerr != nil:
-		return serviceUser{}, fmt.Errorf("%w: %s has the numbers %q and %q", ErrUser, name, u.Uid, u.Gid)
-	case uid == os.Geteuid():
+	case err != nil:
+		return serviceUser{}, fmt.Errorf("%w: no user %.80q: %w", ErrUser, name, err)
+	case int(u.UID) == os.Geteuid():
 		return serviceUser{}, nil
 	case os.Geteuid() != 0:
 		return serviceUser{}, fmt.Errorf("%w: only root can set up a service for another user, %s", ErrUser, name)
 	}
-	return serviceUser{other: true, uid: uid, gid: gid}, nil
+	return serviceUser{other: true, uid: int(u.UID), gid: int(u.GID)}, nil
 }
 
 // own gives a file or a directory to the service's user.

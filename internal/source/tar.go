@@ -22,6 +22,13 @@ const (
 	maxTarget = 3039
 )
 
+// GNU tar's own kinds of members (tar.h, OLDGNU).
+const (
+	typeLabel     = 'V' // the archive's label
+	typeDumpDir   = 'D' // a directory, with the names of what was in it, of an incremental backup
+	typeContinued = 'M' // the rest of a file, in a multi-volume archive
+)
+
 // tarEnd is what ends a tar file: two blocks of zeros.
 const tarEnd = 1024
 
@@ -135,6 +142,9 @@ type tarWalk struct {
 	strip bool // everything lies in top
 	named bool // the member at hand told the root's attributes
 	root  node
+
+	global map[string]string // records for all members that follow
+	sparse int64             // bytes of sparse files so far, holes included
 }
 
 // refuse is an error about a member.
@@ -147,10 +157,17 @@ func (w *tarWalk) member(h *tar.Header) error {
 	if w.ctx.Err() != nil {
 		return context.Cause(w.ctx)
 	}
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil // comments, as of git archive
+	switch h.Typeflag {
+	case tar.TypeXGlobalHeader:
+		return w.setGlobal(h.PAXRecords)
+	case typeLabel:
+		return nil // the archive's name
 	}
+	w.applyGlobal(h)
 	kind, err := hostile(h)
+	if err == nil {
+		err = w.countSparse(h)
+	}
 	if err != nil {
 		return err
 	}
@@ -222,28 +239,24 @@ func split(name string) ([]string, error) {
 
 // hostile refuses members that are no file, directory or link, or not quite.
 func hostile(h *tar.Header) (volume.Type, error) {
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return 0, refuse(h.Name, "is a sparse file; pack without --sparse")
-		}
-	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeCont:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		if strings.HasSuffix(h.Name, "/") {
 			return 0, refuse(h.Name, "is a file with the name of a directory")
 		}
 		return volume.File, nil
 	case tar.TypeLink:
 		return volume.File, nil
-	case tar.TypeDir:
+	case tar.TypeDir, typeDumpDir:
 		return volume.Dir, nil
 	case tar.TypeSymlink:
 		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.Contains(h.Linkname, "\x00") {
 			return 0, refuse(h.Name, "is a symbolic link with an unusable target")
 		}
 		return volume.Symlink, nil
-	case tar.TypeGNUSparse:
-		return 0, refuse(h.Name, "is a sparse file; pack without --sparse")
+	case typeContinued:
+		return 0, refuse(h.Name, "is the rest of a file that begins in another volume of a multi-volume archive; "+
+			"unpack all of them with tar -M, and seal the directory")
 	case tar.TypeChar, tar.TypeBlock:
 		return 0, refuse(h.Name, "is a device")
 	case tar.TypeFifo:

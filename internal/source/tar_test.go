@@ -120,20 +120,23 @@ func hostileArchives(t *testing.T, good, zipped []byte) map[string]hostileArchiv
 		"device":                  {pack(t, tar.Header{Name: "n", Typeflag: tar.TypeChar}), `"n" is a device`},
 		"disk":                    {pack(t, tar.Header{Name: "n", Typeflag: tar.TypeBlock}), "is a device"},
 		"pipe":                    {pack(t, tar.Header{Name: "n", Typeflag: tar.TypeFifo}), "is a named pipe"},
-		"unknown kind":            {with(pack(t, file("n")), func(h []byte) { h[156] = 'V' }), "cannot be sealed"},
-		"link to nowhere":         {pack(t, link("l", "a"), file("a")), "is no file before it"},
-		"link to a directory":     {pack(t, directory("d"), link("l", "d")), "is no file before it"},
-		"link out":                {pack(t, link("l", "../a")), "is no file before it"},
-		"link to itself":          {pack(t, link("l", "l")), "is no file before it"},
-		"through a link":          {pack(t, symlink("d", "/etc"), file("d/passwd")), `"d/passwd" lies in "d", which is a symbolic link`},
-		"through a file":          {pack(t, file("d"), file("d/x")), "which is a file"},
-		"a link without target":   {with(pack(t, symlink("l", "x")), func(h []byte) { h[157] = 0 }), "unusable target"},
-		"a long target":           {pack(t, symlink("l", strings.Repeat("x", 4000))), "unusable target"},
-		"a long name":             {pack(t, file(strings.Repeat("x", 256))), "a name of 256 bytes"},
-		"a deep path":             {pack(t, file(strings.Repeat("d/", 5000)+"x")), "a path of 10001 bytes"},
-		"a directory's name":      {with(pack(t, file("n")), func(h []byte) { copy(h, "n/") }), "a file with the name of a directory"},
-		"no name":                 {pack(t, file(".")), "has no name"},
-		"a huge size":             {with(pack(t, file("n")), func(h []byte) { copy(h[124:136], "77777777777\x00") }), "it is cut off"},
+		"unknown kind":            {with(pack(t, file("n")), func(h []byte) { h[156] = 'Z' }), "cannot be sealed"},
+		"a continued file":        {with(pack(t, file("n")), func(h []byte) { h[156] = 'M' }), "multi-volume archive"},
+		"one name for all": {pack(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "x"}}, file("n")),
+			"says a path for all"},
+		"link to nowhere":       {pack(t, link("l", "a"), file("a")), "is no file before it"},
+		"link to a directory":   {pack(t, directory("d"), link("l", "d")), "is no file before it"},
+		"link out":              {pack(t, link("l", "../a")), "is no file before it"},
+		"link to itself":        {pack(t, link("l", "l")), "is no file before it"},
+		"through a link":        {pack(t, symlink("d", "/etc"), file("d/passwd")), `"d/passwd" lies in "d", which is a symbolic link`},
+		"through a file":        {pack(t, file("d"), file("d/x")), "which is a file"},
+		"a link without target": {with(pack(t, symlink("l", "x")), func(h []byte) { h[157] = 0 }), "unusable target"},
+		"a long target":         {pack(t, symlink("l", strings.Repeat("x", 4000))), "unusable target"},
+		"a long name":           {pack(t, file(strings.Repeat("x", 256))), "a name of 256 bytes"},
+		"a deep path":           {pack(t, file(strings.Repeat("d/", 5000)+"x")), "a path of 10001 bytes"},
+		"a directory's name":    {with(pack(t, file("n")), func(h []byte) { copy(h, "n/") }), "a file with the name of a directory"},
+		"no name":               {pack(t, file(".")), "has no name"},
+		"a huge size":           {with(pack(t, file("n")), func(h []byte) { copy(h[124:136], "77777777777\x00") }), "it is cut off"},
 		"a monstrous size": {with(pack(t, file("n")),
 			func(h []byte) { copy(h[124:136], "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff") }), "cut off"},
 		"a negative size": {with(pack(t, file("n")),
@@ -144,7 +147,9 @@ func hostileArchives(t *testing.T, good, zipped []byte) map[string]hostileArchiv
 		"short":               {[]byte("hi"), "it is cut off"},
 		"two archives":        {append(bytes.Clone(good), good...), "something follows its end"},
 		"garbage behind":      {append(bytes.Clone(good), "x"...), "something follows its end"},
-		"garbage behind gzip": {append(bytes.Clone(zipped), "xxxxxxxxxxxxxxxxxxxx"...), "unusable archive"},
+		"garbage behind gzip": {append(bytes.Clone(zipped), "xxxxxxxxxxxxxxxxxxxx"...), "something follows the end of the compressed"},
+		"garbage behind zeros behind gzip": {append(append(bytes.Clone(zipped), make([]byte, 700)...), zipped...),
+			"something follows the end of the compressed"},
 		"garbage within gzip": {zip(t, append(bytes.Clone(good), "x"...)), "something follows its end"},
 		"a wrong checksum":    {flipped, "unusable archive"},
 	}
@@ -177,6 +182,11 @@ func TestSparse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	run(t, dir, "truncate", "-s", "1T", "bomb")
+	run(t, dir, "sh", "-c", "printf begin >holes; truncate -s 3M holes; printf end >>holes")
+	var want lister
+	if err := At(dir+"/holes").Walk(t.Context(), want.emit); err != nil {
+		t.Fatal(err)
+	}
 	for _, format := range []string{"--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"} {
 		args := []string{"--create", "--sparse", "--file", "x.tar", format}
 		if format != "--format=gnu" {
@@ -186,6 +196,12 @@ func TestSparse(t *testing.T) {
 		if err := At(dir+"/x.tar").Walk(t.Context(), new(lister).emit); !errors.Is(err, ErrArchive) ||
 			!strings.Contains(err.Error(), "is a sparse file") {
 			t.Errorf("%s: %v", format, err)
+		}
+		run(t, dir, "tar", append(args, "holes")...)
+		var got lister
+		err := At(dir+"/x.tar").Walk(t.Context(), got.emit)
+		if err != nil || withoutFraction(got.lines[1]) != withoutFraction(want.lines[1]) || len(got.lines) != len(want.lines) {
+			t.Errorf("%s: %v\n%.300q\n%.300q", format, err, got.lines, want.lines)
 		}
 	}
 }

@@ -1,15 +1,17 @@
 package sshconfig
 
 import (
+	"context"
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
 // Expand returns a path of the configuration as OpenSSH takes it: a ~ at its beginning, tokens such as %h
@@ -105,9 +107,9 @@ func expandTilde(s string, me person) (string, error) {
 	if name == "" {
 		return filepath.Join(me.home, below), nil
 	}
-	u, err := user.Lookup(name)
+	u, err := sitecmd.Lookup(context.Background(), name)
 	if err != nil {
 		return "", fmt.Errorf("%w: %q: %w", ErrConfig, s, err)
 	}
-	return filepath.Join(u.HomeDir, below), nil
+	return filepath.Join(u.Home, below), nil
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/sealbatch/sealbatch/internal/sitecmd"
 )
 
 // ErrConfig is wrapped by errors about what a configuration says.
@@ -78,11 +80,11 @@ type person struct {
 }
 
 // whoAmI returns the user; $HOME, where it is set, says where the home directory is.
-func whoAmI() person {
+var whoAmI = sync.OnceValue(func() person {
 	var p person
-	u, err := user.LookupId(strconv.Itoa(os.Getuid()))
+	u, err := sitecmd.Lookup(context.Background(), strconv.Itoa(os.Getuid()))
 	if err == nil {
-		p = person{u.Username, u.HomeDir, true}
+		p = person{u.Name, u.Home, true}
 	}
 	if home := os.Getenv("HOME"); home != "" && filepath.Clean(home) != filepath.Clean(p.home) {
 		p.home, p.known = home, false
@@ -91,7 +93,7 @@ func whoAmI() person {
 		p.name = os.Getenv("USER")
 	}
 	return p
-}
+})
 
 // Look returns what the configuration says of a host: ssh's own answer where there is an ssh that
 // would read the same files, else that of Read. Errors wrap ErrConfig, or are of files that cannot be used.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
@@ -21,8 +22,12 @@ import (
 	terminal "github.com/sealbatch/sealbatch/internal/text"
 )
 
-// shellSigns are what a name must not hold that gets into a shell's command, as ssh has it since 9.6.
-const shellSigns = "'`\"$\\;&<>|(){}!*?[]#~\x7f"
+// What names must not hold that get into a shell's command, as ssh has it since 9.6 (valid_hostname and
+// valid_ruser in ssh.c): a user may be DOM\alice.
+const (
+	hostSigns = "'`\"$\\;&<>|(){}"
+	userSigns = "'`\";&<>|(){}"
+)
 
 // resolveCommand makes the ProxyCommand ready for the shell.
 func (t *target) resolveCommand(q sshconfig.Query, v sshconfig.Values) error {
@@ -34,8 +39,10 @@ func (t *target) resolveCommand(q sshconfig.Query, v sshconfig.Values) error {
 		return fmt.Errorf("%w: ProxyUseFdpass is set for %s, which is not supported; use ProxyJump, or a ProxyCommand without it",
 			sshconfig.ErrConfig, t.alias)
 	}
-	for _, name := range []string{t.host, t.user} {
-		if strings.ContainsAny(name, shellSigns) || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' }) || strings.HasPrefix(name, "-") {
+	for _, c := range []struct{ name, signs string }{{t.host, hostSigns + " "}, {t.user, userSigns}} {
+		name := c.name
+		if strings.ContainsAny(name, c.signs) || strings.ContainsFunc(name, unicode.IsControl) || strings.HasPrefix(name, "-") ||
+			strings.HasSuffix(name, "\\") {
 			return fmt.Errorf("%w: %q is not a name for the ProxyCommand of %s", sshconfig.ErrConfig, name, t.alias)
 		}
 	}

@@ -2,7 +2,10 @@ package verifier
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,58 +31,61 @@ const (
 	maxGroups     = 4096
 )
 
-// lookup resolves uid. Groups whose names no policy could hold, such as
-// "domain users", are left out. Errors wrap sitecmd.ErrFailed.
+// lookup resolves uid. Groups whose names no policy could hold are left out, and so are
+// those that have no name. Errors wrap sitecmd.ErrFailed.
 func (u users) lookup(ctx context.Context, uid uint32) (User, error) {
-	out, err := sitecmd.Command{
-		Path: u.getent, Name: "getent", MaxOutput: maxUserOutput,
-		Args: []string{"passwd", strconv.FormatUint(uint64(uid), 10)},
-	}.Run(ctx)
-	if err != nil {
+	a, err := sitecmd.Getent(ctx, u.getent, strconv.FormatUint(uint64(uid), 10))
+	switch {
+	case err != nil:
 		return User{}, fmt.Errorf("look up uid %d: %w", uid, err)
+	case a.UID != uid:
+		return User{}, fmt.Errorf("%w: getent answered with uid %d for %d", sitecmd.ErrFailed, a.UID, uid)
+	case !names.Unix(a.Name):
+		return User{}, fmt.Errorf("%w: the user name %.80q of uid %d is not supported", sitecmd.ErrFailed, a.Name, uid)
 	}
-	name, err := parsePasswd(string(out), uid)
+	groups, err := u.groups(ctx, a.Name)
 	if err != nil {
-		return User{}, err
+		return User{}, fmt.Errorf("look up the groups of %s: %w", a.Name, err)
 	}
-	// -z: names of groups may hold blanks.
-	out, err = sitecmd.Command{
-		Path: u.id, Name: "id", MaxOutput: maxUserOutput,
-		Args: []string{"--groups", "--name", "--zero", "--", name},
-	}.Run(ctx)
-	if err != nil {
-		return User{}, fmt.Errorf("look up the groups of %s: %w", name, err)
-	}
-	groups, err := parseGroups(string(out))
-	if err != nil {
-		return User{}, fmt.Errorf("look up the groups of %s: %w", name, err)
-	}
-	return User{name, groups}, nil
+	return User{a.Name, groups}, nil
 }
 
-// parsePasswd takes exactly one passwd(5) line, of uid.
-func parsePasswd(s string, uid uint32) (string, error) {
-	f := strings.Split(strings.TrimSuffix(s, "\n"), ":")
-	if len(f) != 7 || strings.Contains(s[:max(0, len(s)-1)], "\n") || f[2] != strconv.FormatUint(uint64(uid), 10) {
-		return "", fmt.Errorf("%w: getent did not answer with one account of uid %d", sitecmd.ErrFailed, uid)
+// groups returns the names of a user's groups. In place of a name that it does not
+// find, id puts the number, and ends with 1: that number must not pass for the name
+// of a group, and the other groups count.
+func (u users) groups(ctx context.Context, name string) ([]string, error) {
+	all, err := u.ask(ctx, "--groups", "--name", "--zero", "--", name)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && len(all) > 0 {
+		numbers, numbersErr := u.ask(ctx, "--groups", "--zero", "--", name)
+		if numbersErr != nil || len(numbers) != len(all) {
+			return nil, err
+		}
+		for i, n := range numbers {
+			if _, numberErr := strconv.ParseUint(n, 10, 32); numberErr != nil {
+				return nil, err
+			}
+			if all[i] == n {
+				all[i] = ""
+			}
+		}
+	} else if err != nil {
+		return nil, err
 	}
-	if !names.Unix(f[0]) {
-		return "", fmt.Errorf("%w: the user name %.80q of uid %d is not supported", sitecmd.ErrFailed, f[0], uid)
-	}
-	return f[0], nil
+	return slices.DeleteFunc(all, func(g string) bool { return !names.Unix(g) }), nil
 }
 
-func parseGroups(s string) ([]string, error) {
-	list, ended := strings.CutSuffix(s, "\x00")
+// ask runs id, which ends each of its words with a zero byte: names of groups may
+// hold blanks. Words come with the error of an id that failed.
+func (u users) ask(ctx context.Context, args ...string) ([]string, error) {
+	out, err := sitecmd.Command{Path: u.id, Name: "id", MaxOutput: maxUserOutput, Args: args}.Run(ctx)
+	list, ended := strings.CutSuffix(string(out), "\x00")
 	all := strings.Split(list, "\x00")
-	if !ended || len(all) > maxGroups {
+	if err == nil && (!ended || len(all) > maxGroups) {
 		return nil, fmt.Errorf("%w: id answered with a cut list, or with %d groups", sitecmd.ErrFailed, len(all))
 	}
-	var known []string
-	for _, g := range all {
-		if names.Unix(g) {
-			known = append(known, g)
-		}
+	if !ended {
+		return nil, err
 	}
-	return known, nil
+	return all, err
 }
