@@ -115,19 +115,21 @@ func splitFiles(s string) (out []string) {
 	return out
 }
 
-// bounded keeps the first max bytes.
+// bounded keeps the first max bytes. The buffer is not embedded: its ReadFrom would go around Write.
 type bounded struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	max  int
 	over bool
 }
 
 // Write implements io.Writer; it takes everything, so that the command ends by itself.
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); len(p) > room {
+	if room := b.max - b.buf.Len(); len(p) > room {
 		b.over = true
-		b.Buffer.Write(p[:room])
+		b.buf.Write(p[:room])
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }
+
+func (b *bounded) String() string { return b.buf.String() }

@@ -75,3 +75,16 @@ func TestHostKeyWithoutPort(t *testing.T) {
 		t.Errorf("another key: %v", err)
 	}
 }
+
+// No line of known_hosts panics, and one that counts has a key.
+func FuzzKnownHosts(f *testing.F) {
+	for _, s := range []string{"h ssh-ed25519 AAAA", "@revoked * x", "|1|a|b x", "[h]:1,!x k", "@", "@cert-authority"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var k knownKey
+		if found, err := k.parse(line, "[h]:1", "h"); found && (err != nil || k.key == nil) {
+			t.Errorf("%q: %v", line, err)
+		}
+	})
+}
