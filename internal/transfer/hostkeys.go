@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
@@ -144,6 +145,9 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 	file := "~/.ssh/known_hosts"
 	if len(t.knownHosts) > 0 {
 		file = t.knownHosts[0]
+	}
+	if file == os.DevNull {
+		file = "FILE, and [supercomputer] known-hosts = FILE, since ssh_config names " + os.DevNull
 	}
 	what := fmt.Sprintf("the host key of %s is unknown (%s %s)", h.name(), key.Type(), ssh.FingerprintSHA256(key))
 	if len(h.bad) > 0 {

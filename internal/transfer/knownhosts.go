@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -34,7 +35,7 @@ type knownKey struct {
 func (k knownKey) at() string { return fmt.Sprintf("%s:%d", k.file, k.line) }
 
 // knownKeys reads the lines about a host, HOST:PORT. Lines that cannot be read are passed over, as ssh
-// does: bad names them.
+// does, and so are files: bad names them.
 func knownKeys(files []string, address string) (keys []knownKey, bad []string, err error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -46,14 +47,15 @@ func knownKeys(files []string, address string) (keys []knownKey, bad []string, e
 		full = "[" + name + "]:" + port
 	}
 	for _, file := range files {
-		data, err := trusted.ReadFile(file, maxKnownHosts)
+		data, err := readKnownHosts(file)
 		switch {
 		case errors.Is(err, trusted.ErrUnsafe):
 			return nil, nil, fail(Error{Kind: ErrConfig, What: "known_hosts", Err: err, Next: fault.Hint(err)})
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-			continue // as ssh does
-		case err != nil:
-			return nil, nil, fail(Error{Kind: ErrConfig, What: "cannot read known_hosts", Err: err})
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil: // as ssh does
+			bad = append(bad, file)
+			continue
 		}
 		for n, line := range bytes.Split(data, []byte("\n")) {
 			k := knownKey{file: file, line: n + 1}
@@ -66,6 +68,14 @@ func knownKeys(files []string, address string) (keys []knownKey, bad []string, e
 		}
 	}
 	return keys, bad, nil
+}
+
+// readKnownHosts reads a file, of which os.DevNull is an empty one.
+func readKnownHosts(file string) ([]byte, error) {
+	if file == os.DevNull {
+		return nil, nil
+	}
+	return trusted.ReadFile(file, maxKnownHosts)
 }
 
 // parse reads a line, and reports whether it is about the host: by its full name or, as ssh looks, by its

@@ -30,7 +30,7 @@ func TestKnownKeys(t *testing.T) {
 		{"hashed.example.org:22", "5 8revoked 9cert-authority 1", "17"},
 		{"hashed.example.org:2222", "5bare 7 8revoked 9cert-authority-bare 1bare 2", "17"},
 	} {
-		keys, bad, err := knownKeys([]string{"/nonexistent/file", file, hashed}, c.address)
+		keys, bad, err := knownKeys([]string{"/nonexistent/file", "/dev/null", file, hashed}, c.address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,6 +48,15 @@ func TestKnownKeys(t *testing.T) {
 		if g, b := strings.Join(got, " "), strings.Join(bad, " "); g != c.want || b != c.bad {
 			t.Errorf("%s: lines %s, bad %s; want %s, bad %s", c.address, g, b, c.want, c.bad)
 		}
+	}
+}
+
+// A file that cannot be read is passed over and named; /dev/null knows nothing.
+func TestKnownHostsFiles(t *testing.T) {
+	t.Parallel()
+	keys, bad, err := knownKeys([]string{"/dev/null", "/", "/nonexistent"}, "h:22")
+	if len(keys) != 0 || strings.Join(bad, " ") != "/" || err != nil {
+		t.Errorf("%v, %v, %v", keys, bad, err)
 	}
 }
 
