@@ -55,7 +55,7 @@ func resolve(ctx context.Context, q sshconfig.Query) (*target, error) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		what, next := "cannot use ssh_config", "ssh -G "+q.Host+" shows what ssh makes of it; [supercomputer] ssh-config names another file, or none"
+		what, next := "cannot use ssh_config", "mend that, or name another file, or none, with [supercomputer] ssh-config"
 		if errors.Is(err, sshconfig.ErrConfig) {
 			what = ""
 		}
