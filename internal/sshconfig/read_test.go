@@ -126,3 +126,33 @@ func TestReadAgreesWithSSH(t *testing.T) {
 		t.Errorf("%d configurations, of which %d are bad", len(names), bad)
 	}
 }
+
+// What this machine's ssh may not know yet, and what only ssh can find out: that is an error only where it matters.
+func TestReadBeyondSSH(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "config")
+	read := func(text string) (Values, error) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return Read(t.Context(), Query{Host: "h", File: file})
+	}
+	for text, want := range map[string]string{
+		"Tag site\nMatch tagged site,other\n  Port 7\n":                    "7",
+		"Match tagged site\n  Port 7\n":                                    "22",
+		"Match host other localnetwork 192.0.2.0/24\n  Port 7\n":           "22",
+		"SomethingNew yes no maybe\nPort 7\n":                              "7",
+		"Host other\n  Match-is-no-keyword\n":                              "",
+		"Match localnetwork 192.0.2.0/24\n  Port 7\n":                      "",
+		"Include ${SEALBATCH_NO_SUCH_VARIABLE}/x\n":                        "",
+		"Match exec \"sleep 0; test ${HOME} && exit 0\"\n  Port 7\n":       "7",
+		"Match exec \"kill -9 $$\"\n  Port 7\n":                            "22",
+		"CanonicalizeHostname yes\nCanonicalDomains invalid.\nPort 7\n":    "7",
+		"CanonicalizeHostname always\nProxyJump a\nMatch final\n Port 8\n": "8",
+	} {
+		v, err := read(text)
+		if (want == "") != (err != nil) || err != nil && !errors.Is(err, ErrConfig) || err == nil && v.Get("port") != want {
+			t.Errorf("%q: port %s, %v; want %q", text, v.Get("port"), err, want)
+		}
+	}
+}
