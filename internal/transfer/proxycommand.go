@@ -149,8 +149,14 @@ func (c *complaint) String() string {
 	return terminal.Printable(strings.Join(strings.Fields(c.buf.String()), " "))
 }
 
-// dial connects to t: through the host before it, by its ProxyCommand, or directly.
+// dial connects to t: through the host before it, by its ProxyCommand, or directly. ConnectTimeout is for this alone:
+// logging in may take longer.
 func (t *target) dial(ctx context.Context, before *ssh.Client) (net.Conn, error) {
+	if t.connectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, t.connectTimeout, errConnectTimeout)
+		defer cancel()
+	}
 	if before != nil {
 		return before.DialContext(ctx, "tcp", t.address())
 	}
@@ -169,5 +175,11 @@ func (t *target) dial(ctx context.Context, before *ssh.Client) (net.Conn, error)
 		}
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local[0], 0))
 	}
-	return d.DialContext(ctx, network, t.address())
+	conn, err := d.DialContext(ctx, network, t.address())
+	if err != nil && context.Cause(ctx) == errConnectTimeout {
+		return nil, errConnectTimeout
+	}
+	return conn, err
 }
+
+var errConnectTimeout = errors.New("no answer within ssh_config's ConnectTimeout")

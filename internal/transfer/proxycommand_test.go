@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,5 +38,30 @@ func TestProxyCommand(t *testing.T) {
 	if _, err := Dial(t.Context(), write("echo no way >&2; exit 3")); !errors.Is(err, ErrConnect) ||
 		!strings.Contains(err.Error(), "the ProxyCommand says: no way") {
 		t.Errorf("a command that fails: %v", err)
+	}
+}
+
+// AddressFamily, BindAddress and ConnectTimeout are kept to.
+func TestDialSettings(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	conn, err := (&target{host: "localhost", port: port, family: "inet", bindAddress: "127.0.0.3"}).dial(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := conn.LocalAddr().(*net.TCPAddr).IP.String(); got != "127.0.0.3" {
+		t.Errorf("from %s", got)
+	}
+	if _, err := (&target{host: "127.0.0.1", port: port, family: "inet6"}).dial(t.Context(), nil); err == nil {
+		t.Error("IPv4 although it was to be IPv6")
+	}
+	if _, err := (&target{host: "127.0.0.1", port: port, connectTimeout: 1}).dial(t.Context(), nil); !errors.Is(err, errConnectTimeout) {
+		t.Errorf("a nanosecond was enough: %v", err)
 	}
 }
