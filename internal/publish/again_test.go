@@ -359,6 +359,37 @@ func TestSaidBefore(t *testing.T) {
 	}
 }
 
+// TestSaidWhenTakenUp: a run that goes on where another was broken off says it, too.
+func TestSaidWhenTakenUp(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	first, err := Run(t.Context(), s.d, s.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.file, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys := s.service.Client(t, s.d.Signer)
+	s.d.Waiting = func(context.Context, string) ([]string, error) { return []string{"job 4711 (PENDING)"}, nil }
+	s.d.Keys = awayKeys{keys}
+	if _, err := Run(t.Context(), s.d, s.r); err == nil {
+		t.Fatal("no error")
+	}
+	var log bytes.Buffer
+	s.d.Keys, s.d.Log = keys, slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := Run(t.Context(), s.d, s.r); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "going on with") || !strings.Contains(log.String(), "job 4711") {
+		t.Errorf("it does not say what waits: %s", log.String())
+	}
+	if _, err := os.Lstat(manifest.KeptPath(first.Info.PathAtRest, first.Info.VolumeID)); err != nil {
+		t.Errorf("what a job waits for is gone: %v", err)
+	}
+}
+
 // TestPinnedStays: a version that was pinned keeps its key, and its file lies beside the newer one's.
 func TestPinnedStays(t *testing.T) {
 	t.Parallel()

@@ -148,8 +148,9 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if err := p.replaceable(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
+	p.sayWhatEnds(ctx, why)
 	if !taken {
-		if err := p.sealNew(ctx, why); err != nil {
+		if err := p.sealNew(ctx); err != nil {
 			return Published{}, interrupted(ctx, err, hintAfresh)
 		}
 	}

@@ -33,15 +33,14 @@ func (p *publishing) takeUp() bool {
 }
 
 // sealNew sets p.s to a new sealed file, unless it is one that was published, which is
-// only to be shipped again. why says what is new in it, if there was one before.
-func (p *publishing) sealNew(ctx context.Context, why string) (err error) {
+// only to be shipped again.
+func (p *publishing) sealNew(ctx context.Context) (err error) {
 	if p.s.Size > 0 {
 		return nil
 	}
 	if err := p.room(p.FS, p.r.DirAtRest, "on the site"); err != nil {
 		return err
 	}
-	p.sayWhatEnds(ctx, why)
 	if p.s, err = p.seal(ctx); err != nil {
 		return err
 	}
