@@ -55,6 +55,9 @@ func (d Deps) readyJob(ctx context.Context, rec submission.Record, byID map[slur
 	return []string{fmt.Sprintf("run %s (ready to be submitted)", rec.Run[:12])}, err
 }
 
+// begun are the states of jobs that have begun and not ended (squeue's manual, JOB STATE CODES).
+var begun = []slurm.State{slurm.Running, slurm.Completing, "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+
 // queued names those of the jobs that have not begun.
 func (d Deps) queued(ctx context.Context, byID map[slurm.JobID]bool) (names []string, unasked error) {
 	for ids := range slices.Chunk(slices.Sorted(maps.Keys(byID)), 100) {
@@ -65,7 +68,7 @@ func (d Deps) queued(ctx context.Context, byID map[slurm.JobID]bool) (names []st
 			switch {
 			case err != nil:
 				names = append(names, fmt.Sprintf("job %s (Slurm does not say)", id))
-			case s == slurm.Unknown, s == slurm.Running, s == slurm.Completing, s.Ended(): // forgotten, or has its keys
+			case s == slurm.Unknown, s.Ended(), slices.Contains(begun, s): // forgotten, or has its keys
 			default:
 				names = append(names, fmt.Sprintf("job %s (%s)", id, s))
 			}

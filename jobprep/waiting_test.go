@@ -17,7 +17,7 @@ func TestWaiting(t *testing.T) {
 	const id = "00112233445566778899aabbccddeeff"
 	store, err := submission.Open(t.TempDir())
 	check(t, err)
-	states := map[string]string{"1": "PENDING", "2": "RUNNING", "3": "COMPLETED", "4": "CONFIGURING"}
+	states := map[string]string{"1": "PENDING", "2": "RUNNING", "3": "COMPLETED", "4": "CONFIGURING", "5": "SUSPENDED"}
 	for i, r := range []submission.Record{
 		{JobID: "1", Volumes: []string{"other", id}}, {JobID: "2", Volumes: []string{id}}, {JobID: "3", Volumes: []string{id}},
 		{JobID: "4", Volumes: []string{id}}, {JobID: "5", Volumes: []string{id}}, {JobID: "6", Volumes: []string{"other"}},
@@ -45,7 +45,7 @@ func TestWaiting(t *testing.T) {
 			}
 			states["90"] = "PENDING"
 			var out strings.Builder
-			for _, job := range []string{"1", "2", "3", "4", "90"} {
+			for _, job := range []string{"1", "2", "3", "4", "5", "90"} {
 				out.WriteString(line(argv, job, states[job], "0:0", "0", "None", ""))
 			}
 			return out.String(), "", 0

@@ -55,6 +55,7 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 	}
 	jobs, err := p.Waiting(ctx, old.VolumeID)
 	if err != nil {
+		p.awaited = true // its file is kept, for all that is known
 		p.Log.Warn("which jobs wait for it cannot be found out", "error", err)
 	}
 	switch {
