@@ -48,9 +48,10 @@ func (p *publishing) sayWhatEnds(ctx context.Context, why string) {
 }
 
 func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
-	keep := "sealbatch policy set " + old.VolumeID + " --pin-version keeps it open to them"
+	keep := "sealbatch policy set " + old.VolumeID + " --pin-version"
+	const first = "end this, and keep it open to them first: "
 	if p.Waiting == nil {
-		p.Log.Info("if some do, end this, and begin with: " + keep)
+		p.Log.Info("if some do, " + first + keep)
 		return
 	}
 	jobs, err := p.Waiting(ctx, old.VolumeID)
@@ -63,10 +64,10 @@ func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
 		p.awaited = true
 		p.Log.Warn("waiting for the older version: " + strings.Join(jobs, ", "))
 	case err == nil:
-		p.Log.Info("no job that was submitted from here waits for it; if others' do, end this, and begin with: " + keep)
+		p.Log.Info("no job that was submitted from here waits for it; if others' do, " + first + keep)
 		return
 	}
-	p.Log.Info("hint: " + keep + ", as long as they have not begun")
+	p.Log.Info("hint: " + keep + " keeps it open to them, as long as they have not begun")
 }
 
 // keptName returns under which name the sealed file at remote stays on the site when
