@@ -51,6 +51,17 @@ func (t *target) resolveCommand(q sshconfig.Query, v sshconfig.Values) error {
 	return err
 }
 
+// commandTimeout is defaultTimeout where a ProxyCommand may ask somebody for a passphrase.
+const commandTimeout = 2 * time.Minute
+
+// patience is how long connecting and logging in may take, if nobody says otherwise.
+func (t *target) patience() time.Duration {
+	if t.proxyCommand != "" {
+		return max(t.connectTimeout, commandTimeout)
+	}
+	return max(t.connectTimeout, defaultTimeout)
+}
+
 // maxComplaint bounds what is kept of what a ProxyCommand says, in bytes.
 const maxComplaint = 2 << 10
 
@@ -88,8 +99,8 @@ func dialCommand(t *target) (*piped, error) {
 func (p *piped) Close() error {
 	p.once.Do(func() {
 		_ = p.WriteCloser.Close()
-		hangup := time.AfterFunc(patience/10, func() { _ = p.cmd.Process.Signal(syscall.SIGHUP) })
-		kill := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+		hangup := time.AfterFunc(endTime/10, func() { _ = p.cmd.Process.Signal(syscall.SIGHUP) })
+		kill := time.AfterFunc(endTime, func() { _ = p.cmd.Process.Kill() })
 		go func() {
 			_ = p.cmd.Wait() // how it ends says nothing more
 			hangup.Stop()
@@ -100,8 +111,8 @@ func (p *piped) Close() error {
 	return nil
 }
 
-// patience is how long a command may take to end.
-const patience = time.Second
+// endTime is how long a command may take to end.
+const endTime = time.Second
 
 // explain adds what the command said to what went wrong because of it, and ends it.
 func (p *piped) explain(err error) error {
