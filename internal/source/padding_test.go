@@ -80,7 +80,8 @@ func TestTarLabels(t *testing.T) {
 			t.Errorf("%s: %v\n%.200s\n%.200s", name, err, got, want)
 		}
 	}
-	global := pack(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"mtime": "12345.5", "comment": "x"}}, file("a"))
+	records := map[string]string{"mtime": "12345.5", "comment": "x"}
+	global := pack(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: records}, file("a"))
 	if got, err := read(t, global, ""); err != nil || !strings.Contains(got, "12345.500000000") {
 		t.Errorf("global header: %v\n%s", err, got)
 	}

@@ -32,8 +32,8 @@ func TestAsk(t *testing.T) {
 		t.Errorf("a host like an option: %v", err)
 	}
 	for text, want := range map[string]string{
-		"while :; do echo hostname aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done | head -c 2000000": "wrote more than",
-		`printf 'Pseudo-terminal will\nconfig line 3: bad \033[2J\n' >&2; exit 255`:                              `says: config line 3: bad \u001b[2J`,
+		"yes hostname hhhhhhhhhhhhhhhhhhhhhhhh | head -c 2000000":                   "wrote more than",
+		`printf 'Pseudo-terminal will\nconfig line 3: bad \033[2J\n' >&2; exit 255`: `says: config line 3: bad \u001b[2J`,
 		"exit 3":        "exit status 3",
 		"echo user bob": "named no host",
 	} {

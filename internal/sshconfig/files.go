@@ -66,7 +66,7 @@ func included(pattern string, me person, system bool) ([]string, error) {
 	}
 	found, err := filepath.Glob(path)
 	if err != nil {
-		return nil, fmt.Errorf("Include %s: %w", pattern, err)
+		return nil, fmt.Errorf("the pattern of Include %s: %w", pattern, err)
 	}
 	return found, nil
 }

@@ -34,7 +34,7 @@ func (r *reader) matches(ctx context.Context, line string) (bool, error) {
 		default:
 			var arg string
 			if arg, rest, err = cutWord(rest); err != nil || arg == "" || arg[0] == '#' {
-				return false, fmt.Errorf("Match %s lacks what to match", name)
+				return false, fmt.Errorf("its condition %s lacks what to match", name)
 			}
 			if is, err = r.condition(ctx, name, arg, holds); err != nil {
 				return false, err
@@ -43,7 +43,7 @@ func (r *reader) matches(ctx context.Context, line string) (bool, error) {
 		holds = holds && is != negated
 	}
 	if conditions == 0 {
-		return false, errors.New("Match has no condition")
+		return false, errors.New("it has no condition")
 	}
 	return holds, nil
 }
@@ -76,7 +76,7 @@ func (r *reader) condition(ctx context.Context, name, arg string, asked bool) (b
 	if !asked {
 		return false, nil
 	}
-	return false, fmt.Errorf("Match %s is not understood without OpenSSH's client; install it (ssh)", name)
+	return false, fmt.Errorf("the condition %s is not understood without OpenSSH's client; install it (ssh)", name)
 }
 
 func lower(s []string) []string {
@@ -110,7 +110,7 @@ func (r *reader) exec(ctx context.Context, command string) (bool, error) {
 	case errors.As(err, &exit):
 		return false, nil
 	case err != nil:
-		return false, fmt.Errorf("Match exec: %w", err)
+		return false, fmt.Errorf("the command of Match exec: %w", err)
 	}
 	return true, nil
 }

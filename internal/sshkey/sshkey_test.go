@@ -20,7 +20,8 @@ import (
 func makeKey(t *testing.T, args ...string) (private, public []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
-	if out, err := exec.Command("ssh-keygen", append([]string{"-q", "-C", "alice@laptop", "-f", path}, args...)...).CombinedOutput(); err != nil {
+	args = append([]string{"-q", "-C", "alice@laptop", "-f", path}, args...)
+	if out, err := exec.Command("ssh-keygen", args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	private, err := os.ReadFile(path)
