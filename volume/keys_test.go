@@ -21,14 +21,14 @@ import (
 func TestIdentitiesInPEM(t *testing.T) {
 	t.Parallel()
 	for _, shape := range []string{"PEM", "PKCS8"} {
+		path := filepath.Join(t.TempDir(), "id")
+		out, err := exec.Command("ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-m", shape, "-N", "correct horse", "-f", path).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		rcpts, err := ParseRecipients([]string{path + ".pub"})
+		must(t, err)
 		for _, alone := range []bool{false, true} {
-			path := filepath.Join(t.TempDir(), "id")
-			out, err := exec.Command("ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-m", shape, "-N", "correct horse", "-f", path).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			rcpts, err := ParseRecipients([]string{path + ".pub"})
-			must(t, err)
 			if alone {
 				must(t, os.Remove(path+".pub"))
 			}
