@@ -46,6 +46,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	b.WriteByte('\n')
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	clearLine()
 	_, err := io.WriteString(h.w, b.String())
 	return err
 }

@@ -3,11 +3,13 @@ package ui
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // readmeArgs is the -args value of HPCS's README once YAML's own quoting is off.
@@ -33,7 +35,7 @@ func TestProgress(t *testing.T) {
 	}{
 		{"terminal", true, 4 << 20, "\rup: 2.0 MiB of 4.0 MiB (50%), 1.0 MiB/s, 2.0 s left" +
 			"\rup: 3.0 MiB of 4.0 MiB (75%), 96 KiB/s, 11 s left  " + // blanks cover the longer line
-			"\r" + strings.Repeat(" ", 51) + "\r" + last},
+			"\r" + strings.Repeat(" ", 49) + "\r" + last},
 		{"plain", false, 4 << 20, "up: 3.0 MiB of 4.0 MiB (75%), 96 KiB/s, 11 s left\n" + last},
 		{"unknown size", false, 0, "up: 3.0 MiB, 96 KiB/s\n" + last},
 	} {
@@ -56,6 +58,45 @@ func TestProgress(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", out.String(), c.want)
 			}
 		})
+	}
+}
+
+// TestProgressFits: a line is never longer than the terminal is wide at that moment, less the last column.
+func TestProgressFits(t *testing.T) {
+	t.Parallel()
+	for _, label := range []string{"up", "uploading " + strings.Repeat("long-name-", 30), "sealing " + strings.Repeat("ゲノム", 40)} {
+		for _, columns := range []int{200, 80, 40, 20, 5, 1} {
+			var out bytes.Buffer
+			now := time.Unix(0, 0)
+			p := newProgress(&out, label, 0, 4<<30, true, func() time.Time { return now })
+			p.columns = func() int { return 80 }
+			now = now.Add(2 * time.Second)
+			p.Update(1<<30, 0)
+			p.columns = func() int { return columns } // resized
+			now = now.Add(2 * time.Second)
+			p.Update(2<<30, 0)
+			lines := strings.Split(out.String(), "\r")
+			if got := text.Width(lines[len(lines)-1]); got > columns-1 {
+				t.Errorf("%.10s in %d columns: %d, %q", label, columns, got, lines)
+			}
+			if columns == 80 && !strings.Contains(out.String(), "2.0 GiB of 4.0 GiB (50%), 512 MiB/s, 4.0 s left") {
+				t.Errorf("%.10s: the numbers are cut, not the name: %q", label, out.String())
+			}
+		}
+	}
+}
+
+// TestLogBelowProgress: what is logged does not go on behind a progress line.
+func TestLogBelowProgress(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Unix(0, 0)
+	p := newProgress(&out, "up", 0, 0, true, func() time.Time { return now })
+	now = now.Add(2 * time.Second)
+	p.Update(1<<20, 0)
+	slog.New(NewLogHandler(&out)).Warn("look")
+	p.End(false)
+	if want := "\rup: 1.0 MiB, 512 KiB/s\r" + strings.Repeat(" ", 22) + "\rwarning: look\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
 
