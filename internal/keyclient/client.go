@@ -24,6 +24,7 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -166,6 +167,12 @@ func worthAnother(err error) bool {
 // errNotSent marks requests of which the service has seen nothing.
 var errNotSent = errors.New("nothing was sent")
 
+// notSent is an error that is errNotSent, too, without saying so.
+type notSent struct{ error }
+
+func (notSent) Is(target error) bool { return target == errNotSent }
+func (n notSent) Unwrap() error      { return n.error }
+
 // once makes one exchange. Its errors carry how long the service asked to wait.
 func (c *Client) once(ctx context.Context, k call, out any) error {
 	req, err := c.request(ctx, k)
@@ -188,7 +195,7 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 		return retry.After(apiError(res.StatusCode, b), retryAfter(res))
 	}
 	if err := manifest.DecodeJSON(b, out); err != nil {
-		return fmt.Errorf("%w: %w", ErrAnswer, err)
+		return foreign(ErrAnswer, "200 OK", b, err)
 	}
 	return nil
 }
@@ -196,23 +203,21 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 // transportError returns err as that of a service that is out of reach, which may
 // come back, or of one that must not be trusted.
 func (c *Client) transportError(ctx context.Context, err error) error {
-	var unknown x509.UnknownAuthorityError
+	said := fault.Network(err, c.base.Host, "[hpcs-server] url")
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
+		said = fault.Network(err, "the proxy", "HTTPS_PROXY")
+	}
 	var cert *tls.CertificateVerificationError
-	var invalid x509.CertificateInvalidError
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("%w: %s shows a certificate that is good from %s to %s, and this machine's clock says %s: set "+
-			"the clock if it is wrong, else have the certificate renewed",
-			ErrService, c.base.Host, rfc3339(invalid.Cert.NotBefore), rfc3339(invalid.Cert.NotAfter), rfc3339(time.Now()))
-	case errors.As(err, &unknown), errors.As(err, &cert):
-		return fmt.Errorf("%w: %s shows a certificate that its CA (ca-cert) does not vouch for: %w", ErrService, c.base.Host, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, fault.Network(ctx.Err(), c.base.Host, "[hpcs-server] url"))
+	case errors.As(err, &cert):
+		return fmt.Errorf("%w: %w", ErrService, said)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, err, errNotSent)
+		return fmt.Errorf("%w: %w", ErrUnavailable, notSent{said})
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrUnavailable, said)
 }
 
 // viaProxy adds to an error by which proxy the request went.
@@ -225,8 +230,6 @@ func (c *Client) viaProxy(req *http.Request, err error) error {
 	}
 	return err
 }
-
-func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func retryAfter(res *http.Response) time.Duration {
 	s, err := strconv.Atoi(res.Header.Get("Retry-After"))
@@ -243,10 +246,20 @@ func apiError(status int, b []byte) error {
 		if status == http.StatusBadGateway || status == http.StatusGatewayTimeout || status == http.StatusServiceUnavailable {
 			kind = ErrUnavailable
 		}
-		return fmt.Errorf("%w: HTTP status %d", kind, status)
+		return foreign(kind, fmt.Sprintf("%d %s", status, http.StatusText(status)), b, nil)
 	}
 	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint),
 		Retryable: e.Retryable, kind: byCode[e.Code]}
+}
+
+// foreign is an answer that is not of a key service's making.
+func foreign(kind error, status string, b []byte, cause error) error {
+	what := "which is not a key service's"
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("<")) {
+		what = "which is a web page: of a proxy, or of another server"
+	}
+	text := fmt.Sprintf("%v: HTTP status %s with an answer %s", kind, status, what)
+	return fault.WithHint(fault.Reword(errors.Join(kind, cause), text), "is [hpcs-server] url right, its path too, and does no proxy stand before it?")
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.
