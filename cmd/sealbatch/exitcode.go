@@ -28,14 +28,6 @@ func classOf(err error) fault.Class {
 	return class
 }
 
-// hinted returns err with a hint if it has none, where what kind it is says what to do.
-func hinted(err error) error {
-	if _, hint := ofVolume(err); fault.Hint(err) == "" && hint != "" {
-		return fault.New(classOf(err), err, hint)
-	}
-	return err
-}
-
 // ofVolume returns the class of an error of package volume, and what to do about it.
 func ofVolume(err error) (fault.Class, string) {
 	const anew = "copy it again from where it is whole, or seal the data anew"

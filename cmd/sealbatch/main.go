@@ -70,7 +70,7 @@ func realMain(args []string) int {
 		}
 		return exitCodes[fault.Interrupted]
 	}
-	ui.PrintError(a.stderr, hinted(err))
+	ui.PrintError(a.stderr, err)
 	return exitCode(err)
 }
 
@@ -90,7 +90,11 @@ func dispatch(a *app, args []string) error {
 		args = []string{"version"}
 	}
 	if c, rest, ok := findCommand(args); ok {
-		return runCommand(a, c, rest)
+		err := runCommand(a, c, rest)
+		if c.hidden || err == nil || errors.Is(err, flag.ErrHelp) || errors.As(err, new(exitStatus)) {
+			return err
+		}
+		return forPeople(c, err)
 	}
 	var names []string
 	for _, c := range commands() {

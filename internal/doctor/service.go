@@ -144,7 +144,7 @@ func certificateEnd(ctx context.Context, address string, ca []byte) (time.Time, 
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
-		return time.Time{}, fault.New(fault.Other, err, "does it run, and may this machine connect to it?")
+		return time.Time{}, fault.Network(fault.New(fault.Other, err, "does it run, and may this machine connect to it?"), u.Host, "its URL")
 	}
 	defer conn.Close()
 	t, ok := conn.(*tls.Conn)

@@ -149,15 +149,27 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 func (c *Client) policy(doing string, worth func(error) bool) retry.Policy {
 	return retry.Policy{
 		First: firstBackoff, Most: longestBackoff, Worth: worth,
-		Waiting: func(wait time.Duration, err error) { c.log.Info("key service: "+doing, "in", wait, "error", err) },
+		Waiting: func(wait time.Duration, err error) {
+			if wait >= time.Second { // shorter ones nobody notices
+				c.log.Info("key service: "+doing, "in", wait, "error", err)
+			}
+		},
 	}
 }
 
 // tries returns how often a call is made.
 func (c *Client) tries() int { return max(c.retries, 0) + 1 }
 
+// triedEnough is an error of a call within a call, which was repeated by itself.
+type triedEnough struct{ error }
+
+func (t triedEnough) Unwrap() error { return t.error }
+
 // worthAnother reports whether err may pass: every call that do makes can be repeated.
 func worthAnother(err error) bool {
+	if errors.As(err, new(triedEnough)) {
+		return false
+	}
 	if api, ok := errors.AsType[*APIError](err); ok && (api.Retryable || api.Code == keyapi.CodeInternal) {
 		return api.Retryable
 	}
@@ -301,7 +313,7 @@ func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
 	}
 	s, err := c.Service(ctx)
 	if err != nil {
-		return err
+		return triedEnough{err}
 	}
 	n := make([]byte, 16)
 	rand.Read(n) // never fails

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -103,7 +104,7 @@ func (v *Verifier) Vouch(ctx context.Context, q keyapi.VouchRequest) (string, er
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := v.client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, err)
+		return "", fmt.Errorf("%w: %w", ErrVerifierUnreachable, fault.Network(err, req.URL.Host, "the cluster's verifier-url"))
 	}
 	defer resp.Body.Close()
 	b, err := fsx.ReadAll(resp.Body, maxVoucher)

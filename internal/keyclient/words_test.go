@@ -3,11 +3,14 @@ package keyclient_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,7 +62,7 @@ func TestOutOfReachInWords(t *testing.T) {
 		"no such page":     {notFound.URL, string(caOf(notFound)), "HTTP status 404 Not Found with an answer which is a web page"},
 		"an empty answer":  {empty.URL, string(caOf(empty)), "HTTP status 200 OK with an answer which is not a key service's"},
 		"hangs up":         {talks(func(c net.Conn) { c.Close() }), "", "ends the connection without an answer"},
-		"says nothing":     {talks(func(net.Conn) {}), "", "does not answer in time"},
+		"says nothing":     {talks(func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }), "", "does not answer in time"},
 		"speaks SSH":       {talks(func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-OpenSSH_9\r\n")) }), "", "does not speak TLS"},
 		"refuses the name": {refusing(t), "", "refuses TLS as it is spoken here"},
 	} {
@@ -88,4 +91,23 @@ func refusing(t *testing.T) string {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s.URL
+}
+
+// TestTriedOnceAtATime: a call that has to ask first who the service is does not multiply its tries.
+func TestTriedOnceAtATime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var asked atomic.Int32
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(s.Close)
+	c := newClient(t, keyclient.Options{URL: s.URL, CA: caOf(s), Signer: w.alice, Retries: 2})
+	if _, err := c.GetSecret(t.Context(), strings.Repeat("a", 32)); !errors.Is(err, keyclient.ErrUnavailable) {
+		t.Error(err)
+	}
+	if asked.Load() != 3 {
+		t.Errorf("it was asked %d times, not 3", asked.Load())
+	}
 }

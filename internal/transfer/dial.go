@@ -120,7 +120,8 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 	defer deadline.stop()
 	conn, err := t.dial(deadline.ctx, before)
 	if err != nil {
-		return nil, fail(Error{Kind: ErrConnect, What: "cannot connect to " + t.address(), Err: deadline.explain(err),
+		return nil, fail(Error{Kind: ErrConnect, What: "cannot connect to " + t.address(),
+			Err:  fault.Network(deadline.explain(err), t.address(), "[supercomputer] address"),
 			Next: "is the address right, and is this machine online? ssh " + t.alias + " should work"})
 	}
 	defer context.AfterFunc(deadline.ctx, func() { _ = conn.Close() })()

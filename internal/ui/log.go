@@ -53,7 +53,11 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 
 // attrText returns " name=value", quoted where a space would mislead.
 func attrText(a slog.Attr) string {
-	v := text.Printable(a.Value.Resolve().String())
+	value := a.Value.Resolve()
+	v := text.Printable(value.String())
+	if value.Kind() == slog.KindDuration {
+		v = text.Span(value.Duration())
+	}
 	if v == "" || strings.ContainsAny(v, " \n\"") {
 		v = fmt.Sprintf("%q", v)
 	}
