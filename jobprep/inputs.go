@@ -33,6 +33,12 @@ func (p *planned) readInfos(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		for i, other := range p.volumes[1:] {
+			if other.Name == in.Name {
+				return fault.New(fault.Usage, fmt.Errorf("two datasets are called %q, which would be one directory: %s and %s", in.Name,
+					transfer.At(p.o.DataInfo[i]), transfer.At(f)), "name each once; data-prep --name gives a dataset another name")
+			}
+		}
 		p.volumes = append(p.volumes, in)
 	}
 	return nil

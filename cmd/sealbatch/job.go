@@ -50,11 +50,11 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.String(&j.o.Workdir, "directory at the site below which the job's own is made", []string{"s", "workdir"})
 	f.String(&j.o.ApplicationInfo, "info file of the image, at the site", []string{"ai", "application-info"},
 		ui.RequiredUnless("continue"))
-	f.Strings(&j.o.DataInfo, "info file of the dataset, at the site", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
+	f.Strings(&j.o.DataInfo, "info file of a dataset, at the site; each is at /sd-container/encrypted/NAME", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
 	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
 		[]string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
-	f.String(&j.flags, "flags for the container runtime, in one word", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
+	f.String(&j.flags, "flags for the container runtime, in one word: \"--env A=B --env C=D --nv\"", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
 	f.Word(&j.o.Network, "none: containers get no network, as they do in any case where an owner demands it", []string{"network"})
 	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
 	f.Bool(&j.follow, "follow the job: its states, its log, and its exit code", []string{"f", "follow"})

@@ -228,7 +228,7 @@ func (f *Flags) flag(arg string, rest []string) ([]string, error) {
 
 // short handles -N1 and -ef; done is false if arg is neither.
 func (f *Flags) short(arg string, rest []string) (_ []string, done bool, err error) {
-	if near := Nearest(strings.TrimLeft(arg, "-"), f.longNames()); near != "" && len(arg) > 4 && isLetter(arg[2]) {
+	if near := nearest(strings.TrimLeft(arg, "-"), f.longNames()); near != "" && len(arg) > 4 && isLetter(arg[2]) {
 		return nil, false, nil // -partiton is a misspelt name, not -p artiton
 	}
 	for letters := arg[1:]; letters != ""; letters = letters[1:] {
@@ -316,10 +316,26 @@ func (f *Flags) missing() error {
 func (f *Flags) unknown(arg, name string) error {
 	near := Nearest(name, f.longNames())
 	arg, _, _ = strings.Cut(arg, "=")
+	if len(name) == 1 {
+		near = f.beginningWith(name)
+	}
 	if near == "" {
 		return f.errorf("", "unknown flag %s", arg)
 	}
 	return f.errorf("did you mean "+f.names[near].dash(near)+"?", "unknown flag %s", arg)
+}
+
+// beginningWith returns the only long name that begins with a letter, in either case; "" if there are several or none.
+func (f *Flags) beginningWith(letter string) (found string) {
+	for _, n := range f.longNames() {
+		if strings.HasPrefix(n, strings.ToLower(letter)) && f.names[n].dash(n) != "-"+n {
+			if found != "" && f.names[found] != f.names[n] {
+				return ""
+			}
+			found = n
+		}
+	}
+	return found
 }
 
 func (f *Flags) longNames() []string {

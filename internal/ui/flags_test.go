@@ -1,10 +1,12 @@
 package ui
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,6 +90,32 @@ func TestFlagsSpellings(t *testing.T) {
 	}
 }
 
+// TestUsageFits: on a terminal no line but an example's is longer than that is wide, and nothing is lost.
+func TestUsageFits(t *testing.T) {
+	t.Parallel()
+	f := NewFlags("sealbatch x", strings.Repeat("What it does. ", 12), "FILE", strings.Repeat("sealbatch x ", 12))
+	var s string
+	f.String(&s, strings.Repeat("what it means ", 20), []string{"o", "output"}, Required, repeated)
+	var whole, narrow bytes.Buffer
+	f.Usage(&whole)
+	f.Usage(&screen{&narrow})
+	for line := range strings.Lines(narrow.String()) {
+		if len(line) > 40+1 && !strings.HasPrefix(line, "  sealbatch x") {
+			t.Errorf("%d columns: %q", len(line), line)
+		}
+	}
+	if got, want := strings.Fields(narrow.String()), strings.Fields(whole.String()); !slices.Equal(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+	if !strings.Contains(whole.String(), "(required, may be repeated)") {
+		t.Errorf("%s", &whole)
+	}
+}
+
+type screen struct{ *bytes.Buffer }
+
+func (screen) Columns() int { return 40 }
+
 func TestFlagsErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ line, want, hint string }{
@@ -101,6 +129,8 @@ func TestFlagsErrors(t *testing.T) {
 		{"-N 1 -partiton x", "unknown flag -partiton", "did you mean --partition?"},
 		{"-N 1 -p x -fx", "unknown flag -fx", ""},
 		{"-N 1 -p x --zzzzzzzz=1", "unknown flag --zzzzzzzz", "--help"},
+		{"-N 1 -p x --parti y", "unknown flag --parti", "did you mean --partition?"},
+		{"-N 1 -p x --list y", "unknown flag --list", "did you mean --nodelist?"},
 		{"-N 1 -p x -p y", "--partition is given more than once", "--help"},
 		{"-N 1 -p x --users a,,b", "has an empty item", "--help"},
 		{"-N 1 -p x --follow=perhaps", "neither true nor false", "--help"},

@@ -39,6 +39,14 @@ func (o *Output) Write(p []byte) (int, error) {
 	return n, o.failed
 }
 
+// Columns returns how wide the terminal is that the output goes to, 0 if it is none.
+func (o *Output) Columns() int {
+	if !IsTerminal(o.f) {
+		return 0
+	}
+	return columnsOf(o.f)
+}
+
 // Close closes the file if anything was written, as only then some file systems say that there was no room. It returns
 // the failure of the first write that failed, as Write did.
 func (o *Output) Close() error {

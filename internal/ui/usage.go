@@ -5,10 +5,16 @@ import (
 	"io"
 	"sort"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
-// Usage writes the help: what the command does, its flags and an example.
+// Usage writes the help: what the command does, its flags and an example. On a terminal, lines are broken between words.
 func (f *Flags) Usage(w io.Writer) {
+	whole := w // what is there to be copied is not broken
+	if t, ok := w.(interface{ Columns() int }); ok && t.Columns() > 0 {
+		w = &wrapper{w, t.Columns()}
+	}
 	line := f.Name
 	if len(f.defs) > 0 {
 		line += " [flags]"
@@ -18,7 +24,7 @@ func (f *Flags) Usage(w io.Writer) {
 	}
 	fmt.Fprintf(w, "%s\n\nUsage: %s\n", f.Summary, line)
 	if f.Example != "" {
-		fmt.Fprintf(w, "\nExample:\n%s\n", indent(f.Example))
+		fmt.Fprintf(whole, "\nExample:\n%s\n", indent(f.Example))
 	}
 	if len(f.defs) > 0 {
 		fmt.Fprintf(w, "\nFlags:\n")
@@ -49,6 +55,8 @@ func (d *def) heading() string {
 
 func (d *def) remark() string {
 	switch {
+	case d.required && d.repeated:
+		return " (required, may be repeated)"
 	case d.required:
 		return " (required)"
 	case d.repeated:
@@ -77,4 +85,43 @@ func (d *def) longest() (name string) {
 		}
 	}
 	return name
+}
+
+// wrapper breaks lines that do not fit between words, and indents what follows as they are. Each Write is whole lines.
+type wrapper struct {
+	w       io.Writer
+	columns int
+}
+
+func (w *wrapper) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		if _, err := io.WriteString(w.w, wrap(strings.TrimSuffix(line, "\n"), w.columns)+"\n"); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func wrap(line string, columns int) string {
+	margin := line[:len(line)-len(strings.TrimLeft(line, " "))]
+	if text.Width(line) <= columns {
+		return line
+	}
+	var b strings.Builder
+	at := len(margin)
+	b.WriteString(margin)
+	for i, word := range strings.Fields(line) {
+		switch width := text.Width(word); {
+		case i == 0:
+			at += width
+		case at+1+width > columns:
+			b.WriteString("\n" + margin)
+			at = len(margin) + width
+		default:
+			b.WriteString(" ")
+			at += 1 + width
+		}
+		b.WriteString(word)
+	}
+	return b.String()
 }
