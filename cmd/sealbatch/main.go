@@ -150,6 +150,7 @@ func runCommand(a *app, c command, args []string) error {
 }
 
 func usage(w io.Writer) {
+	w = ui.Fitted(w)
 	fmt.Fprint(w, `sealbatch runs sensitive data through a container on a Slurm supercomputer without
 the site's storage ever holding plaintext.
 

@@ -12,9 +12,7 @@ import (
 // Usage writes the help: what the command does, its flags and an example. On a terminal, lines are broken between words.
 func (f *Flags) Usage(w io.Writer) {
 	whole := w // what is there to be copied is not broken
-	if t, ok := w.(interface{ Columns() int }); ok && t.Columns() > 0 {
-		w = &wrapper{w, t.Columns()}
-	}
+	w = Fitted(w)
 	line := f.Name
 	if len(f.defs) > 0 {
 		line += " [flags]"
@@ -85,6 +83,14 @@ func (d *def) longest() (name string) {
 		}
 	}
 	return name
+}
+
+// Fitted returns a writer of whole lines to w that breaks those that do not fit, if w is an Output on a terminal; else w.
+func Fitted(w io.Writer) io.Writer {
+	if t, ok := w.(interface{ Columns() int }); ok && t.Columns() > 0 {
+		return &wrapper{w, t.Columns()}
+	}
+	return w
 }
 
 // wrapper breaks lines that do not fit between words, and indents what follows as they are. Each Write is whole lines.
