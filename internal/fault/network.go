@@ -85,10 +85,10 @@ func certificate(err error, host, where string) (text, hint string) {
 				rfc3339(invalid.Cert.NotBefore), rfc3339(invalid.Cert.NotAfter), rfc3339(time.Now())),
 			"set the clock if it is wrong, else have the certificate renewed"
 	case errors.As(err, &name):
-		return host + " shows a certificate for other names: " + strings.Join(namesOf(name.Certificate), ", "),
+		return fmt.Sprintf("%s shows a certificate for %s, not %s", host, strings.Join(namesOf(name.Certificate), ", "), name.Host),
 			"name it in " + where + " as its certificate does"
 	case errors.As(err, &unknown), errors.As(err, &any):
-		return host + " shows a certificate that its CA (ca-cert) does not vouch for",
+		return host + " shows a certificate of an unknown authority: its CA (ca-cert) does not vouch for it",
 			"is ca-cert the file that the service's operator gave out, and " + where + " its address?"
 	}
 	return "", ""

@@ -46,7 +46,7 @@ type Options struct {
 	// Timeout bounds one exchange; default 30 s.
 	Timeout time.Duration
 	// Retries is how often a call is repeated while the service is busy or
-	// out of reach, within the call's context; default 5, negative none.
+	// out of reach, within the call's context; default 7, negative none.
 	Retries int
 	Log     *slog.Logger // default: none
 }
@@ -67,7 +67,7 @@ type Client struct {
 
 const (
 	defaultTimeout = 30 * time.Second
-	defaultRetries = 5
+	defaultRetries = 7 // 20 s: a service that is started anew
 	maxAnswer      = 4 << 20 // bytes
 	maxRetryAfter  = 30 * time.Second
 	firstBackoff   = 200 * time.Millisecond
