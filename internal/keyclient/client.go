@@ -67,7 +67,7 @@ type Client struct {
 
 const (
 	defaultTimeout = 30 * time.Second
-	defaultRetries = 7 // 20 s: a service that is started anew
+	defaultRetries = 7       // 20 s: a service that is started anew
 	maxAnswer      = 4 << 20 // bytes
 	maxRetryAfter  = 30 * time.Second
 	firstBackoff   = 200 * time.Millisecond
