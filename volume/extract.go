@@ -34,6 +34,8 @@ type ExtractOptions struct {
 	// time that the file system cannot hold, a mode, or a copy for a hard link. Both
 	// are called from several goroutines.
 	Altered func(path string, err error)
+	// Link, if set, is told of each symbolic link that was made, and its target.
+	Link func(path, target string)
 	// Progress, if set, is called often, from several goroutines, with the
 	// number of bytes extracted and their total (0 if it is not known).
 	Progress func(bytesDone, bytesTotal int64)
@@ -221,6 +223,9 @@ func (x *extraction) make(node uint32, e Entry, path string) error {
 func (x *extraction) symlink(e Entry, path string) error {
 	if err := x.root.Symlink(e.Target, path); err != nil {
 		return err
+	}
+	if x.opt.Link != nil {
+		x.opt.Link(path, e.Target)
 	}
 	err := x.setTime(path, e.Attr.Mtime)
 	if err == nil && x.opt.Altered != nil {

@@ -35,12 +35,19 @@ func (c *client) removeJob(ctx context.Context, rec submission.Record, nodes []r
 func wholeNodes(nodes []results.Node) (n int) {
 	for _, node := range nodes {
 		r := node.Receipt
-		if node.Err == nil && len(node.Damaged) == 0 && r != nil &&
+		if node.Err == nil && len(node.Damaged) == 0 && node.Lost == 0 && len(node.Missing) == 0 && r != nil &&
 			(r.Output.Sealed || r.Output.Index != nil || r.Output.VolumeID == "") {
 			n++
 		}
 	}
 	return n
+}
+
+// readable returns what has the site make readable what a node of an ended job has left.
+func (c *client) readable(rec submission.Record) func(context.Context, string) error {
+	return func(ctx context.Context, node string) error {
+		return jobdir.Removal{Dir: rec.JobDir, Real: rec.RealDir, Manifest: rec.Manifest}.MakeReadable(ctx, c.run, node)
+	}
 }
 
 // dropScratch removes the scratch volume of a node that was killed, or booted

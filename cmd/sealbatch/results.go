@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
@@ -17,7 +18,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -27,7 +27,7 @@ sealbatch results 4711 -o results-4711`)
 	var cf clientFlags
 	var out string
 	var identities []string
-	var list, recovering, remove bool
+	var list, recovering, remove, appCode bool
 	var maxIndex int64
 	cf.add(f)
 	f.String(&out, "directory to open them into (default: results-JOB)", []string{"o", "output"})
@@ -37,6 +37,8 @@ sealbatch results 4711 -o results-4711`)
 		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	maxIndexFlag(f, &maxIndex)
 	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"})
+	f.Bool(&appCode, "end with the application's exit code, the highest of all nodes, if all results are opened",
+		[]string{"exit-code"})
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -64,10 +66,17 @@ sealbatch results 4711 -o results-4711`)
 	if err != nil {
 		return err
 	}
-	if err := reportNodes(a, rec, nodes, how.running); err != nil {
+	if err := reportNodes(a, rec, nodes, how); err != nil {
 		return err
 	}
-	return how.stays
+	if how.stays != nil || !appCode {
+		return how.stays
+	}
+	code, err := applicationCode(nodes)
+	if err == nil && code != 0 {
+		err = exitStatus(code)
+	}
+	return err
 }
 
 // fetching says how to fetch results.
@@ -78,6 +87,7 @@ type fetching struct {
 	open       volume.OpenOptions
 	remove     bool
 	running    bool  // set if the job has not ended
+	ended      bool  // set if it has, as far as Slurm says
 	stays      error // set if the job's directory should have been removed, and was not
 }
 
@@ -95,7 +105,9 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 		return nil, err
 	}
 	defer c.close()
-	ended, err := c.hasEnded(ctx, rec)
+	state, err := c.state(ctx, rec)
+	ended := state.over()
+	how.ended = ended
 	if err != nil {
 		if !how.recover {
 			return nil, err
@@ -103,11 +115,21 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 		how.running = true
 		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
 	}
-	nodes, err := results.Fetch(ctx,
-		results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover,
-			Open: how.open, Rewrapped: rewrapped(store, rec)}, rec, how.out)
+	deps := results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover,
+		Open: how.open, Rewrapped: rewrapped(store, rec)}
+	if ended {
+		deps.Readable = c.readable(rec)
+	}
+	nodes, err := results.Fetch(ctx, deps, rec, how.out)
+	err = c.whyNothing(rec, state, err)
 	for i := range nodes {
 		c.dropScratch(ctx, rec, &nodes[i], ended)
+		nodes[i].Err = c.whyNothing(rec, state, nodes[i].Err)
+	}
+	if err == nil && slices.ContainsFunc(nodes, nothing) {
+		for _, line := range c.logTail(rec) {
+			fmt.Fprintf(a.stderr, "job's log: %s\n", line)
+		}
 	}
 	if how.remove && err == nil {
 		how.stays = c.removeJob(ctx, rec, nodes, ended)
@@ -115,34 +137,21 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 	return nodes, err
 }
 
-// hasEnded fails while the job waits or runs: what it has not sealed yet would
-// look like what a killed job left. That Slurm does not know the job any more,
-// or cannot be asked, does not keep results from their owner, but ended is false.
-func (c *client) hasEnded(ctx context.Context, rec submission.Record) (ended bool, err error) {
-	id, err := slurm.ParseJobID(rec.JobID)
-	if err != nil {
-		return false, nil // submitted by hand
-	}
-	all, err := c.slurm().Status(ctx, []slurm.JobID{id})
-	s := all[id].State
-	if err != nil || s == slurm.Unknown || s.Ended() {
-		return err == nil && s.Ended(), nil
-	}
-	return false, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, s),
-		"wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
-}
-
 // reportNodes says what came of each node; directories go to standard output.
-func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bool) error {
+func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetching) error {
 	var failed error
 	if n := rec.Nodes - len(nodes); n > 0 {
-		failed = fault.New(fault.Job,
+		class := fault.Job
+		if how.ended {
+			class = fault.Incomplete
+		}
+		failed = fault.New(class,
 			fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes),
 			"the job's log says more: "+rec.LogFile)
 		ui.PrintError(a.stderr, failed)
 	}
 	for _, n := range nodes {
-		failed = errors.Join(failed, reportNode(a, n, running))
+		failed = errors.Join(failed, reportNode(a, rec, n, how.running))
 	}
 	if failed != nil {
 		return exitStatus(exitCode(failed))
@@ -150,7 +159,7 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, running bo
 	return nil
 }
 
-func reportNode(a *app, n results.Node, running bool) error {
+func reportNode(a *app, rec submission.Record, n results.Node, running bool) error {
 	say := func(format string, args ...any) { fmt.Fprintln(a.stderr, text.Printable(fmt.Sprintf(format, args...))) }
 	for _, note := range n.Notes {
 		say("%s: note: %s", n.Name, note)
@@ -162,8 +171,16 @@ func reportNode(a *app, n results.Node, running bool) error {
 	} else {
 		say("%s: %s", n.Name, verdict(n, running))
 	}
-	for _, d := range n.Damaged {
-		say("%s: damaged: %s: %v", n.Name, d.Path, d.Err)
+	for _, part := range []struct {
+		word string
+		of   []results.Damage
+	}{
+		{"damaged", n.Damaged}, {"not kept", n.Left}, {"missing", n.Missing}, {"differs from what was sealed", n.Altered},
+		{"a link that leads out of the results", n.Links},
+	} {
+		for _, d := range part.of {
+			say("%s: %s: %s: %v", n.Name, part.word, d.Path, d.Err)
+		}
 	}
 	for _, path := range n.Unread {
 		say("%s: could be an older version: %s", n.Name, path)
@@ -174,10 +191,34 @@ func reportNode(a *app, n results.Node, running bool) error {
 	if n.Dir != "" {
 		fmt.Fprintln(a.stdout, n.Dir)
 	}
-	if err == nil && len(n.Damaged) > 0 {
-		err = fmt.Errorf("%w", n.Damaged[0].Err)
+	if err != nil {
+		return err
 	}
-	return err
+	return notAll(a, rec, n)
+}
+
+// nothing reports whether a job's node has ended, and left no results.
+func nothing(n results.Node) bool { return n.Err == nil && n.Dir == "" }
+
+// notAll returns why a node's results are not all that the job has written.
+func notAll(a *app, rec submission.Record, n results.Node) error {
+	switch {
+	case nothing(n):
+		return fault.New(fault.Empty, errors.New(n.Receipt.Reason), "")
+	case len(n.Damaged) > 0:
+		return fmt.Errorf("%w", n.Damaged[0].Err)
+	case n.Lost+len(n.Missing) > 0:
+		err := fmt.Errorf("%d entries of its results are not there, or not whole; all others are", n.Lost+len(n.Missing))
+		hint := "their ciphertext stays at the site, in " + jobdir.NodePath(rec.JobDir, n.Name, jobdir.CipherDirName)
+		if n.Lost == 0 {
+			hint = "open them on another file system, with -o"
+		}
+		err = fault.New(fault.Incomplete, err, hint)
+		fmt.Fprintf(a.stderr, "%s: ", n.Name)
+		ui.PrintError(a.stderr, err)
+		return err
+	}
+	return nil
 }
 
 // verdict returns in one line what a node's results are worth.
@@ -195,9 +236,19 @@ func verdict(n results.Node, running bool) string {
 			"files may be missing or rolled back (tier %s)", n.Tier)
 	}
 	if n.Dir == "" {
-		return fmt.Sprintf("no results: %s (tier %s)", r.Reason, n.Tier)
+		return fmt.Sprintf("no results: %s (tier %s)", meaning(r.Reason), n.Tier)
 	}
 	return fmt.Sprintf("%s, %s; %s%s", r.Reason, exitOf(r), worth(n), lost(n))
+}
+
+// meaning returns what a receipt's reason says, in words.
+func meaning(reason string) string {
+	for _, m := range noderun.ExitMeanings() {
+		if m.Reason == reason {
+			return m.Reason + ": " + m.Meaning
+		}
+	}
+	return reason
 }
 
 // exitOf returns how the application ended. A runtime that could not be started, or

@@ -66,7 +66,7 @@ func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpt
 		return err
 	}
 	defer c.close()
-	if _, err := c.hasEnded(ctx, rec); err != nil {
+	if _, err := c.state(ctx, rec); err != nil {
 		return err
 	}
 	if err := a.confirmWithout(ctx, yes, "the results of job "+ref, own, rcpts); err != nil {

@@ -40,6 +40,13 @@ const (
 	ReserveName   = "reserve"
 )
 
+// Files that the supervisor writes among the results, beside the application's own.
+const (
+	StdoutName   = "stdout"
+	StderrName   = "stderr"
+	ExitCodeName = "exit_code"
+)
+
 // MaxIndex bounds the file IndexName, in bytes.
 const MaxIndex = 1<<31 + 1<<20
 

@@ -37,9 +37,12 @@ type Runner interface {
 // ErrNotRemoved: nothing, or not all, was removed.
 var ErrNotRemoved = errors.New("not removed")
 
-// done is the last line of a removal that is complete: a login that runs no commands, but
+// ErrNotReadable: nothing, or not all, was made readable.
+var ErrNotReadable = errors.New("not made readable")
+
+// done is the last line of what is complete: a login that runs no commands, but
 // says that all is well, does not write it.
-const done = "sealbatch: removed"
+const done = "sealbatch: done"
 
 // own is the shell's look at the directory that it has entered.
 const own = `[ -O . ] && case $(stat -c %a .) in 700|2700) ;; *) false ;; esac`
@@ -49,9 +52,14 @@ func (r Removal) Command() string { return shellwords.QuoteArgs(r.argv()...) }
 
 func (r Removal) argv() []string {
 	if r.Scratch != "" {
-		return []string{"sh", "-c", shellwords.CleanSearch + r.scratch() + " && echo " + shellwords.QuoteArgs(done)}
+		return byShell(r.scratch())
 	}
-	return []string{"sh", "-c", shellwords.CleanSearch + r.all() + " && echo " + shellwords.QuoteArgs(done)}
+	return byShell(r.all())
+}
+
+// byShell returns the command line of a script that says when it is done.
+func byShell(script string) []string {
+	return []string{"sh", "-c", shellwords.CleanSearch + script + " && echo " + shellwords.QuoteArgs(done)}
 }
 
 // enter enters the directory.
@@ -76,6 +84,17 @@ func (r Removal) scratch() string {
 // writable makes directories so that an application has made read-only.
 func writable(dir string) string { return "chmod -R u+rwX -- " + dir }
 
+// MakeReadable has the site make readable what a node has left of its outputs: what the job's owner has
+// closed to themselves is theirs all the same. ErrNotReadable if something else lies there, or no
+// command can be run.
+func (r Removal) MakeReadable(ctx context.Context, site Runner, node string) error {
+	if !IsNodeName(node) {
+		return fmt.Errorf("%w: %.80q is not the name of a node's directory", ErrNotReadable, node)
+	}
+	dir := shellwords.QuoteArgs("./" + path.Join(NodesDir, node, CipherDirName))
+	return do(ctx, site, byShell(r.enter()+" && "+r.check()+" && chmod -R u+rX -- "+dir), ErrNotReadable)
+}
+
 // all removes what is in a job's directory. The manifest is the first that job-prep writes, and goes
 // last: a directory without one, or with an empty one, has nothing else in it.
 func (r Removal) all() string {
@@ -96,9 +115,14 @@ func (r Removal) Do(ctx context.Context, site Runner) error {
 	if r.Scratch != "" && !IsNodeName(r.Scratch) {
 		return fmt.Errorf("%w: %.80q is not the name of a node's directory", ErrNotRemoved, r.Scratch)
 	}
-	out, errOut, _, err := site.Run(ctx, r.argv(), nil)
+	return do(ctx, site, r.argv(), ErrNotRemoved)
+}
+
+// do runs a shell's command line. The error is failed if it is not done.
+func do(ctx context.Context, site Runner, argv []string, failed error) error {
+	out, errOut, _, err := site.Run(ctx, argv, nil)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRemoved, err)
+		return fmt.Errorf("%w: %w", failed, err)
 	}
 	if strings.HasSuffix(strings.TrimSpace(string(out)), done) {
 		return nil
@@ -107,5 +131,5 @@ func (r Removal) Do(ctx context.Context, site Runner) error {
 	if why == "" {
 		why = "it is not, or no longer, the directory that the job was given"
 	}
-	return fmt.Errorf("%w: %.500s", ErrNotRemoved, why)
+	return fmt.Errorf("%w: %.500s", failed, why)
 }

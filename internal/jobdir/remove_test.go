@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 )
 
 // shell runs commands on this machine, as a login node's shell would: from one line.
@@ -189,4 +190,40 @@ func TestRemovalOfACopy(t *testing.T) {
 	if left := files(t, project); left != "" {
 		t.Errorf("left: %s", left)
 	}
+}
+
+// TestMakeReadable: what a node has left is made readable, and nothing elsewhere.
+func TestMakeReadable(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "job")
+	r := laidOut(t, dir)
+	output := filepath.Join(dir, NodesDir, "cn1", CipherDirName)
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	err := errors.Join(os.WriteFile(elsewhere, nil, 0), os.MkdirAll(output+"/closed", 0o700),
+		os.WriteFile(output+"/closed/file", nil, 0), os.Symlink(elsewhere, output+"/link"), os.Chmod(output+"/closed", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.MakeReadable(t.Context(), bySh{}, "cn1"); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{output + "/closed": 0o500, output + "/closed/file": 0o400, elsewhere: 0} {
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", path, st, err)
+		}
+	}
+	if err := r.MakeReadable(t.Context(), bySh{}, "../cn1"); !errors.Is(err, ErrNotReadable) {
+		t.Errorf("a name that climbs: %v", err)
+	}
+	r.Manifest = manifest.DigestOf([]byte("another"))
+	if err := r.MakeReadable(t.Context(), bySh{}, "cn1"); !errors.Is(err, ErrNotReadable) {
+		t.Errorf("another job's directory: %v", err)
+	}
+}
+
+// bySh runs command lines on this machine.
+type bySh struct{}
+
+func (bySh) Run(ctx context.Context, argv []string, stdin io.Reader) ([]byte, []byte, int, error) {
+	return shell{shellwords.QuoteArgs(argv...)}.Run(ctx, nil, stdin)
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -18,9 +19,9 @@ import (
 // Files in the output volume beside the application's own.
 const (
 	logFile      = "sealbatch.log"
-	stdoutFile   = "stdout"
-	stderrFile   = "stderr"
-	exitCodeFile = "exit_code"
+	stdoutFile   = jobdir.StdoutName
+	stderrFile   = jobdir.StderrName
+	exitCodeFile = jobdir.ExitCodeName
 )
 
 // results writes into the mounted output volume; while there is none, nothing.

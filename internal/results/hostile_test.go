@@ -167,7 +167,7 @@ func TestHugeHole(t *testing.T) {
 	}
 	nodes, err = j.recovering(filepath.Join(t.TempDir(), "out"))
 	if err != nil || len(nodes) != 1 || nodes[0].Err != nil ||
-		!strings.Contains(strings.Join(nodes[0].Notes, ""), "1 files are larger than what is free here") {
+		len(nodes[0].Left) != 1 || nodes[0].Lost != 1 || !errors.Is(nodes[0].Left[0].Err, errTooLarge) {
 		t.Fatalf("Fetch with Recover = %+v, %v", nodes, err)
 	}
 	opened(t, nodes[0].Dir, "cn1")

@@ -64,13 +64,22 @@ func (f *fetch) copyIndexed(r *volume.Reader, cipher string) error {
 	for _, size := range want {
 		total += max(0, size)
 	}
-	c := copier{ctx: f.ctx, fs: f.FS, want: want, progress: f.Progress.Start("fetching "+f.Name, 0, total)}
-	if err := c.list(path.Join(f.remote, jobdir.CipherDirName), cipher, "", 0); err != nil {
-		c.progress.End(false)
+	c := copier{ctx: f.ctx, fs: f.FS, want: want, unlock: f.unlock, progress: f.Progress.Start("fetching "+f.Name, 0, total)}
+	err := c.copy(path.Join(f.remote, jobdir.CipherDirName), cipher)
+	c.progress.End(err == nil)
+	if err != nil {
 		return err
 	}
-	c.progress.End(true)
-	f.Changed = c.added
+	known := map[string]bool{} // not in the index, as the job itself has said
+	for _, d := range f.Left {
+		known[d.Path] = true
+	}
+	for _, d := range c.added {
+		if d.Path = r.PlainPath(d.Path); !known[d.Path] {
+			f.Changed = append(f.Changed, d)
+		}
+	}
+	f.leave(c, r.PlainPath)
 	return nil
 }
 
@@ -88,6 +97,9 @@ func (f *fetch) extractIndexed(r *volume.Reader, tree string) error {
 	if err != nil {
 		return err
 	}
+	f.Damaged = slices.DeleteFunc(f.Damaged, func(d Damage) bool {
+		return errors.Is(d.Err, volume.ErrMissing) && slices.ContainsFunc(f.Left, func(o Damage) bool { return o.Path == d.Path })
+	})
 	for _, d := range rep.Damaged {
 		if !slices.ContainsFunc(f.Damaged, func(o Damage) bool { return o.Path == d.Path }) {
 			f.Changed = append(f.Changed, Damage{d.Path, d.Err})

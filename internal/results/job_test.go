@@ -80,6 +80,12 @@ func (j *job) newNode(name string) *node {
 	check(j.t, os.WriteFile(filepath.Join(tree, "result"), []byte("of "+name), 0o640))
 	check(j.t, os.Mkdir(filepath.Join(tree, "sub"), 0o750))
 	check(j.t, os.Symlink("../result", filepath.Join(tree, "sub", "link")))
+	return j.nodeOf(name, tree)
+}
+
+// nodeOf is newNode with the results in tree.
+func (j *job) nodeOf(name, tree string) *node {
+	j.t.Helper()
 	var sealed, keys bytes.Buffer
 	s, err := volume.Seal(j.t.Context(), &sealed, source.Dir(tree), volume.SealOptions{Recipients: []age.Recipient{j.owner.Recipient()}})
 	check(j.t, err)

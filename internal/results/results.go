@@ -37,6 +37,8 @@ type Deps struct {
 	Open      volume.OpenOptions
 	Log       *slog.Logger
 	Progress  progress.Starter
+	// Readable, if set, makes readable what a node has left and its owner may not read.
+	Readable func(ctx context.Context, node string) error
 	// Recover opens whatever can be: of damaged results what is not; where a
 	// receipt or sealed results are missing or damaged, the working volume; and
 	// that of a job that still runs, as it is now.
@@ -60,6 +62,14 @@ type Node struct {
 	// Unread are files that the index knows by id and size only, at most 1000:
 	// whoever can write the storage may have put older versions of them back.
 	Unread []string
+	// Left is what the job could not keep, or could not be fetched, or not as a whole, at most
+	// maxNamed; Lost is how much of it had content, and is not in Dir.
+	Left []Damage
+	Lost int
+	// Missing is what the file system of Dir could not hold, Altered what came out otherwise.
+	Missing, Altered []Damage
+	// Links lead out of Dir: Err says where to.
+	Links []Damage
 	// Damaged files are not in Dir. (Of a recovered volume, what comes before the
 	// damage is.)
 	Damaged []Damage
@@ -150,6 +160,9 @@ type fetch struct {
 	remote string // the node's directory
 	files  jobdir.Files
 	v      jobdir.Vouched
+
+	unlocked bool              // Readable has been called
+	links    map[string]string // symbolic links in the tree, by path
 }
 
 // run finds out what there is, and opens it.
@@ -165,6 +178,7 @@ func (f *fetch) run() (err error) {
 		return err
 	}
 	f.Receipt, f.Tier = f.v.Receipt, f.v.Statement.Tier
+	f.readLeft()
 	if f.Receipt != nil && f.Receipt.Output.VolumeID == "" {
 		return nil // it failed before there were outputs
 	}
@@ -179,6 +193,7 @@ func (f *fetch) run() (err error) {
 		}
 	}
 	f.Dir = f.out.path(f.Name)
+	f.beside()
 	return nil
 }
 
@@ -248,6 +263,7 @@ func (f *fetch) open(source string) error {
 	if isDamage(err) && source != sourceRecovered && f.Recover {
 		f.Notes = append(f.Notes, fmt.Sprintf("not used: %v", err))
 		f.Sealed, f.Indexed, f.Damaged, f.Changed, f.Unread = false, false, nil, nil, nil
+		f.Missing, f.Altered, f.links = nil, nil, nil
 		source = sourceRecovered
 		if tmp, err = f.out.temp(f.Name); err == nil {
 			tree = filepath.Join(tmp, "tree")
@@ -257,7 +273,9 @@ func (f *fetch) open(source string) error {
 	if err != nil {
 		return err
 	}
-	return f.out.put(tree, f.Name, source, len(f.Damaged) > 0)
+	f.findLinks(tree)
+	whole := len(f.Damaged) == 0 && len(f.Missing) == 0 && (f.Receipt != nil && f.Receipt.Output.Left != nil || f.Lost == 0)
+	return f.out.put(tree, f.Name, source, !whole)
 }
 
 // unlessDamaged fails if there are damaged files, and they are not to be left out.
@@ -271,9 +289,15 @@ func (f *fetch) unlessDamaged() error {
 
 // extractOptions collect what is damaged instead of giving up.
 func (f *fetch) extractOptions(leaveOut bool) (volume.ExtractOptions, func()) {
-	c := newCollector()
-	opt := volume.ExtractOptions{Damaged: c.add, LeaveOut: leaveOut}
-	return opt, func() { f.Damaged = c.sorted() }
+	damaged, missing, altered := newCollector(), newCollector(), newCollector()
+	f.links = map[string]string{}
+	opt := volume.ExtractOptions{Damaged: damaged.add, LeaveOut: leaveOut, Missing: missing.add, Altered: altered.add,
+		Link: func(path, target string) {
+			if len(f.links) < maxLinks {
+				f.links[path] = target
+			}
+		}}
+	return opt, func() { f.Damaged, f.Missing, f.Altered = damaged.sorted(), missing.sorted(), altered.sorted() }
 }
 
 // isDamage reports whether something is wrong with results, not on the way to them.
