@@ -49,6 +49,9 @@ func TestAwkwardOutputs(t *testing.T) {
 		if got := read(t, dir, strings.Repeat(strings.Repeat("0", 100)+"/", 30)+"leaf"); got != "deep of "+mark+"\n" {
 			t.Errorf("what lies deep: %q", got)
 		}
+		if st, err := os.Stat(filepath.Join(dir, "far")); err != nil || st.ModTime().Unix() != 10413792000 {
+			t.Errorf("a time of the year 2300: %v, %v", st.ModTime(), err)
+		}
 		if got := read(t, filepath.Dir(dir), filepath.Base(dir)+".exit_code"); got != "42\n" {
 			t.Errorf("exit code beside it: %q", got)
 		}

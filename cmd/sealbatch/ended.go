@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/submission"
@@ -131,7 +132,7 @@ func applicationCode(nodes []results.Node) (int, error) {
 			return 0, fault.New(fault.Job, fmt.Errorf("%s: there is no receipt, so the application's exit code is not known", n.Name), "")
 		case r.Exit < 0:
 			return 0, fault.New(fault.Job, fmt.Errorf("%s: the application has no exit code: the job ended with: %s", n.Name, r.Reason), "")
-		case r.Exit == 0 && r.Reason != "completed":
+		case r.Exit == 0 && r.Reason != jobdir.Completed:
 			return 0, fault.New(fault.Job, fmt.Errorf("%s: the application ended well, the job did not: %s", n.Name, r.Reason), "")
 		}
 		code = max(code, r.Exit)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
@@ -40,7 +41,11 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	defer p.End(false)
 	var kept unkept
 	if err := r.Extract(ctx, dir, kept.options(volume.ExtractOptions{Progress: p.Update})); err != nil {
-		return fmt.Errorf("open %s: %w", f.Args()[0], err)
+		err = fmt.Errorf("open %s: %w", f.Args()[0], err)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fault.New(fault.Other, err, "make room there, or name a directory elsewhere with -o; nothing is left of it")
+		}
+		return err
 	}
 	p.End(true)
 	fmt.Fprintln(a.stdout, dir)

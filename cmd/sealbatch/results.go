@@ -140,7 +140,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 // reportNodes says what came of each node; directories go to standard output.
 func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetching) error {
 	var failed error
-	if n := rec.Nodes - len(nodes); n > 0 {
+	if n := rec.Nodes - lastRun(nodes); n > 0 {
 		class := fault.Job
 		if how.ended {
 			class = fault.Incomplete
@@ -157,6 +157,20 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetchi
 		return exitStatus(exitCode(failed))
 	}
 	return nil
+}
+
+// lastRun counts the nodes of a job's last run: what they left before Slurm restarted it is there, too.
+func lastRun(nodes []results.Node) (n int) {
+	var last uint32
+	for _, node := range nodes {
+		switch r := jobdir.Restart(node.Name); {
+		case r > last:
+			last, n = r, 1
+		case r == last:
+			n++
+		}
+	}
+	return n
 }
 
 func reportNode(a *app, rec submission.Record, n results.Node, running bool) error {

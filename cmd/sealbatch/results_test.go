@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
@@ -49,6 +50,45 @@ func TestWholeNodes(t *testing.T) {
 	} {
 		if got := wholeNodes([]results.Node{c.node}); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestLastRun: what a job left before it was restarted does not stand for a node that left nothing since.
+func TestLastRun(t *testing.T) {
+	t.Parallel()
+	for names, want := range map[string]int{"": 0, "cn1 cn2": 2, "cn1 cn1.r1 cn2": 1, "cn1 cn1.r2 cn2.r1 cn2.r2": 2, "a.rack b": 2} {
+		var nodes []results.Node
+		for _, name := range strings.Fields(names) {
+			nodes = append(nodes, results.Node{Name: name})
+		}
+		if got := lastRun(nodes); got != want {
+			t.Errorf("%q: %d, want %d", names, got, want)
+		}
+	}
+}
+
+// TestApplicationCode: the highest of all nodes; none where the application, or the job, did not come to its end.
+func TestApplicationCode(t *testing.T) {
+	t.Parallel()
+	ended := func(exit int, reason string) results.Node {
+		return results.Node{Name: "cn1", Receipt: &manifest.Receipt{Exit: exit, Reason: reason}}
+	}
+	well := ended(0, jobdir.Completed)
+	for name, c := range map[string]struct {
+		nodes []results.Node
+		want  int
+		bad   bool
+	}{
+		"well":           {[]results.Node{well, well}, 0, false},
+		"one of several": {[]results.Node{well, ended(42, jobdir.Completed), ended(3, jobdir.Completed)}, 42, false},
+		"killed":         {[]results.Node{well, {Name: "cn2"}}, 0, true},
+		"never ran":      {[]results.Node{ended(-1, jobdir.ReasonInputCheck)}, 0, true},
+		"not the job":    {[]results.Node{ended(0, jobdir.ReasonOutputScript)}, 0, true},
+		"stopped":        {[]results.Node{ended(143, jobdir.ReasonTimeLimit)}, 143, false},
+	} {
+		if got, err := applicationCode(c.nodes); got != c.want || (err != nil) != c.bad {
+			t.Errorf("%s: %d, %v", name, got, err)
 		}
 	}
 }

@@ -125,6 +125,10 @@ func Fetch(ctx context.Context, d Deps, rec submission.Record, dir string) ([]No
 // nodeNames returns the nodes that left something, sorted.
 func nodeNames(fsys transfer.FS, rec submission.Record) (names []string, err error) {
 	entries, err := fsys.ReadDir(jobdir.NodePath(rec.JobDir, ""))
+	if isGone(err) {
+		err = fmt.Errorf("the job's directory is gone, with all results that were in it: %w", err)
+		return nil, fault.New(fault.Empty, err, "somebody removed it, as results --remove does, or the site has purged its storage")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("job directory: %w", err)
 	}
