@@ -24,11 +24,14 @@ const (
 	maxEntries = 10_000_000
 	maxFile    = 1 << 50 // bytes
 	maxPath    = 4095    // bytes: Linux's, which SFTP servers have, too
+	maxName    = 255     // bytes, of an encrypted name
 )
 
 // Why something is not copied.
 var (
 	errLongPath = fmt.Errorf("its encrypted path at the site is longer than the %d bytes that can be asked for", maxPath)
+	// sftp-server leaves names out whose path is too long for it, and does not say so.
+	errLongList = errors.New("its encrypted path at the site is so long that not all that lies in it may have been listed")
 	errEntries  = fmt.Errorf("the job has left more than %d files", maxEntries)
 )
 
@@ -80,6 +83,9 @@ func (c *copier) all(list []os.FileInfo, from, to, rel string) error {
 		return err
 	}
 	defer dir.Close()
+	if c.want == nil && len(from)+1+maxName > maxPath {
+		c.leave(rel, errLongList, true)
+	}
 	for _, e := range list {
 		name := e.Name()
 		if !filepath.IsLocal(name) || filepath.Base(name) != name {
@@ -127,6 +133,8 @@ func plain(err error) error {
 		return errors.New("it vanished while it was fetched")
 	case errors.Is(err, transfer.ErrMoving):
 		return transfer.ErrMoving
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return errLongPath
 	case errors.As(err, &pe):
 		return pe.Err
 	}

@@ -116,8 +116,9 @@ func TestPathsWithoutEnd(t *testing.T) {
 	c := copier{ctx: t.Context(), fs: bottomless{sample: sample, name: strings.Repeat("n", 200)}}
 	check(t, c.copy("/x", to))
 	const levels = 1 + (maxPath-2)/201
-	if c.lost != 1 || len(c.left) != 1+levels || !slices.ContainsFunc(c.left, func(d Damage) bool { return d.Err == errLongPath }) {
-		t.Errorf("lost %d, left %d of %d", c.lost, len(c.left), 1+levels)
+	const unsure = 1 // directories with so long a path that not all in them may have been listed
+	if c.lost != 1+unsure || len(c.left) != 1+unsure+levels || !slices.ContainsFunc(c.left, func(d Damage) bool { return d.Err == errLongPath }) {
+		t.Errorf("lost %d, left %d of %d", c.lost, len(c.left), 1+unsure+levels)
 	}
 	check(t, volume.RemoveTree(to))
 }
@@ -197,5 +198,31 @@ func TestBeside(t *testing.T) {
 			t.Errorf("links %q, want %q", links, want)
 		}
 		check(t, os.Remove(out+"/cn1.stdout"))
+	}
+}
+
+// TestLongPathOfAKilledJob: what cannot be asked for is named by its plain path; what lies above and beside it is opened.
+func TestLongPathOfAKilledJob(t *testing.T) {
+	t.Parallel()
+	j := newJob(t)
+	tree := t.TempDir()
+	check(t, os.WriteFile(tree+"/result", []byte("of cn1"), 0o600))
+	root, err := os.OpenRoot(tree)
+	check(t, err)
+	defer root.Close()
+	deep := strings.Repeat(strings.Repeat("d", 100)+"/", 30)
+	check(t, errors.Join(root.MkdirAll(deep, 0o700), root.WriteFile(deep+"leaf", []byte("deep"), 0o600)))
+	j.killed(j.nodeOf("cn1", tree))
+	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
+	n := one(t, nodes, err)
+	if n.Err != nil || len(n.Left) != 1 || n.Lost != 1 || !errors.Is(n.Left[0].Err, errLongPath) ||
+		!strings.HasPrefix(deep, n.Left[0].Path+"/") || len(n.Left[0].Path) < 2000 {
+		t.Fatalf("%+v", n)
+	}
+	if b, err := os.ReadFile(n.Dir + "/result"); err != nil || string(b) != "of cn1" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(n.Dir, filepath.Dir(n.Left[0].Path))); err != nil {
+		t.Errorf("what lies above it: %v", err)
 	}
 }
