@@ -76,6 +76,8 @@ func setUpUser(name string) error {
 		{"laptop", "root", "for u in alice bob; do echo \"$u namespaces=\\\"sealbatch-info\\\" $(cat " +
 			"/home/$u/.ssh/id_ed25519.pub)\"; done >/etc/sealbatch-signers", ""},
 	}
+	// Login nodes greet, and start-up files trap, trace and print.
+	cmds = append(cmds, struct{ host, user, script, in string }{"login", name, "cat >~/.bashrc", noisyStartUp})
 	if name != "mallory" {
 		cmds = append(cmds, struct{ host, user, script, in string }{"login", name, "mkdir -p " + project + "/" + name, ""})
 	}
@@ -86,6 +88,14 @@ func setUpUser(name string) error {
 	}
 	return nil
 }
+
+// noisyStartUp is everybody's .bashrc at the site.
+const noisyStartUp = `printf 'Welcome to the cluster\nYour quota: '
+echo 'module: not found' >&2
+alias env='echo env' sh='echo sh'
+trap 'echo bye; exit 1' EXIT
+set -x
+`
 
 // result is what a command on a host printed, and its exit status.
 type result struct {

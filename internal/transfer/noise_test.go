@@ -57,7 +57,8 @@ var noises = map[string]struct {
 	"reader":     {asBash, map[string]string{".bashrc": "read -t 0.2 x; echo \"read $x\"\n"}},
 	"tcsh": {asTcsh, map[string]string{".cshrc": "echo Welcome\nalias sh echo\nalias printf echo\nset noglob\nset verbose\n",
 		".logout": "echo bye\n"}},
-	"zsh": {asZsh, map[string]string{".zshenv": "echo Welcome; setopt xtrace nomatch; alias env=echo sh=echo; zshexit() { echo bye; exit 1 }\n"}},
+	"zsh": {asZsh, map[string]string{".zshenv": "echo Welcome; setopt xtrace nomatch; alias env=echo sh=echo\n" +
+		"zshexit() { echo bye; exit 1 }\n"}},
 	"fish": {asFish, map[string]string{"fish/config.fish": "echo Welcome\nfunction sh; echo mine; end\n" +
 		"function bye --on-event fish_exit; echo bye; end\n"}},
 }
@@ -233,4 +234,16 @@ func TestPlainSFTP(t *testing.T) {
 		t.Error(err)
 	}
 	checkFile(t, dir+"/e", data, 0o640)
+	// Another server has small packets, and its SSH_FXP_RENAME replaces.
+	if fsys, err = mustDial(t, newFreezing(t, "never").reach(t)).FS(); err != nil {
+		t.Fatal(err)
+	}
+	if err := fsys.Rename(dir+"/e", dir+"/d"); !errors.Is(err, fs.ErrExist) || readString(t, dir+"/d") != "old" {
+		t.Errorf("Rename by a server that replaces: %v", err)
+	}
+	w, data = whole(t, testSegment)
+	if err := w.Send(t.Context(), fsys, dir+"/f", 0o640); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, dir+"/f", data, 0o640)
 }

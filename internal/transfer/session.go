@@ -77,12 +77,12 @@ const closeTime = 5 * time.Second
 // ended. A connection that opens none for so long, or that broke, is made anew.
 var pauses = []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond, 0, 0}
 
-// commandSession opens a session for a command; done gives it back, and hears when that has ended. Where the connection has as many as the login
-// node allows on one (sshd_config's MaxSessions, which may be 1, and SFTP has that), it is one of a second connection,
-// on which one command runs at a time.
-func (c *Client) commandSession(ctx context.Context) (s *ssh.Session, done func(ended <-chan struct{}), err error) {
+// commandSession opens a session for a command; done gives it back, and hears when that has ended. Where the
+// connection has as many as the login node allows on one (sshd_config's MaxSessions, which may be 1, and SFTP has
+// that), it is one of a second connection, on which one command runs at a time.
+func (c *Client) commandSession(ctx context.Context) (_ *ssh.Session, done func(ended <-chan struct{}), err error) {
 	var refused *ssh.OpenChannelError
-	s, err = c.newSession(ctx)
+	s, err := c.newSession(ctx)
 	if err == nil {
 		return s, func(<-chan struct{}) { hangUp(s) }, nil
 	}
@@ -108,11 +108,13 @@ func (c *Client) commandSession(ctx context.Context) (s *ssh.Session, done func(
 	}
 	<-c.second.turn
 	if errors.As(err, &refused) {
-		err = fail(Error{Kind: ErrNoCommands, What: c.name + " opens no session for a command", Err: refused,
-			Next: "ask its administrator to allow one: sshd_config has MaxSessions 0 there, or another limit of sessions"})
+		return nil, nil, fail(Error{Kind: ErrNoCommands, What: c.name + " opens no session for a command", Err: refused,
+			Next: nextNoSession})
 	}
-	return nil, nil, err
+	return nil, nil, fmt.Errorf("%s allows no further session on one connection, and there is no second one: %w", c.name, err)
 }
+
+const nextNoSession = "ask its administrator to allow one: sshd_config may have MaxSessions 0 there, or another limit of sessions"
 
 // besides is a connection beside the first.
 type besides struct {

@@ -35,7 +35,7 @@ func (c *Client) startSFTP(ctx context.Context, stop <-chan struct{}) (*remote, 
 		var refused *ssh.OpenChannelError
 		if errors.As(err, &refused) {
 			err = fail(Error{Kind: ErrNoSFTP, What: c.name + " opens no session for SFTP", Err: refused,
-				Next: "ask its administrator to allow one: sshd_config has MaxSessions 0 there, or another limit of sessions"})
+				Next: nextNoSession})
 		}
 		return nil, err
 	}
@@ -85,7 +85,8 @@ func (c *Client) speakSFTP(ctx context.Context, s *ssh.Session, stop <-chan stru
 		case <-read:
 		case <-time.After(closeTime):
 		}
-		return nil, fail(Error{Kind: ErrNoSFTP, What: "the SFTP server of " + c.name + " does not begin" + said(begin.noise(), errs.bytes()), Err: err,
+		return nil, fail(Error{Kind: ErrNoSFTP, Err: err,
+			What: "the SFTP server of " + c.name + " does not begin" + said(begin.noise(), errs.bytes()),
 			Next: "does `sftp " + c.name + "` work? A start-up file of the login shell (.bashrc, .cshrc, ...) that prints, or ends it, breaks it"})
 	}
 	r.on, r.s = c, s
