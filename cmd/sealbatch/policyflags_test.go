@@ -53,7 +53,7 @@ func TestPolicyFlags(t *testing.T) {
 	}
 	for _, bad := range []func(*policyFlags){
 		func(p *policyFlags) { p.Users, p.Groups = nil, nil },
-		func(p *policyFlags) { p.Users = []string{"a b"} },
+		func(p *policyFlags) { p.Users = []string{"a;b"} },
 		func(p *policyFlags) { p.Nodes = []string{"cn1;rm"} },
 		func(p *policyFlags) { p.Tier = "D" },
 		func(p *policyFlags) { p.Expires = "90" },
