@@ -271,7 +271,8 @@ func foreign(kind error, status string, b []byte, cause error) error {
 		what = "which is a web page: of a proxy, or of another server"
 	}
 	text := fmt.Sprintf("%v: HTTP status %s with an answer %s", kind, status, what)
-	return fault.WithHint(fault.Reword(errors.Join(kind, cause), text), "is [hpcs-server] url right, its path too, and does no proxy stand before it?")
+	return fault.WithHint(fault.Reword(errors.Join(kind, cause), text),
+		"is [hpcs-server] url right, its path too, and does no proxy stand before it?")
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.
