@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
@@ -96,6 +97,11 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {
 		return nil, err
+	}
+	if c.conf.Supercomputer.Local {
+		if err := output.Apart(how.out, rec.JobDir); err != nil {
+			return nil, err
+		}
 	}
 	ids, err := c.resultIdentities(rec, how.identities)
 	if err != nil {

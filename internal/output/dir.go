@@ -26,8 +26,11 @@ func (d Dir) Check() error {
 
 // look is Check, and reports whether the directory exists.
 func (d Dir) look() (exists bool, err error) {
-	if err := apart(d.Path, d.Inputs); err != nil {
+	if err := Apart(d.Path, d.Inputs...); err != nil {
 		return false, err
+	}
+	if d.Path == "" {
+		return false, refused(ErrKind, "name a new directory", "the directory to write has no name")
 	}
 	st, err := os.Stat(d.Path) // of a link, what it leads to is filled
 	if errors.Is(err, fs.ErrNotExist) {
@@ -67,11 +70,11 @@ type Filling struct {
 // Create makes an empty directory with mode 0700, beside the one that is to be made, or in the one
 // that is to be filled, which is kept: somebody may be in it, or have mounted it.
 func (d Dir) Create() (*Filling, error) {
-	d.Path = filepath.Clean(d.Path)
 	exists, err := d.look()
 	if err != nil {
 		return nil, err
 	}
+	d.Path = filepath.Clean(d.Path)
 	x := &Filling{want: d, exists: exists, work: besides(d.Path)}
 	if exists {
 		x.work = besides(filepath.Join(d.Path, "tree"))
@@ -109,7 +112,17 @@ func (x *Filling) Commit() error {
 	return err
 }
 
-// moveIn moves what is in the working directory to the directory that it lies in.
+// Put gives a tree that lies elsewhere on the same file system its name: path is new, or an empty
+// directory, which is filled.
+func Put(tree, path string) error {
+	exists, err := Dir{Path: path}.look()
+	if err != nil {
+		return err
+	}
+	return (&Filling{want: Dir{Path: path}, exists: exists, work: tree}).Commit()
+}
+
+// moveIn moves what is in the working directory to the directory that is filled.
 func (x *Filling) moveIn() error {
 	st, err := os.Stat(x.work)
 	if err == nil {

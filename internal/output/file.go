@@ -29,23 +29,21 @@ func (f File) Check() error {
 
 // look is Check, and returns the file that has the name; nil if none has.
 func (f File) look() (fs.FileInfo, error) {
-	if err := apart(f.Path, f.Inputs); err != nil {
+	if err := Apart(f.Path, f.Inputs...); err != nil {
 		return nil, err
 	}
 	st, err := os.Lstat(f.Path)
-	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(f.Path, "/") {
+	gone := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case gone && (f.Path == "" || strings.HasSuffix(f.Path, "/")):
+		return nil, refused(ErrKind, "name a file", "%q is no file's name", f.Path)
+	case gone:
 		_, err = os.Stat(filepath.Dir(f.Path))
 		return nil, err
-	}
-	switch {
 	case err != nil:
 		return nil, err
 	case st.Mode()&fs.ModeSymlink != 0:
-		hint := hintOther
-		if to, err := os.Readlink(f.Path); err == nil {
-			hint = "links are not followed: name " + to + " itself, or " + hintOther
-		}
-		return nil, refused(ErrKind, hint, "%s is a symbolic link", f.Path)
+		return nil, refused(ErrKind, "links are not followed: name what it leads to, or "+hintOther, "%s is a symbolic link", f.Path)
 	case st.IsDir():
 		return nil, refused(ErrKind, "name a file in it", "%s is a directory", f.Path)
 	case !st.Mode().IsRegular():

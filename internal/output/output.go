@@ -44,9 +44,9 @@ func (r *refusal) Is(target error) bool { return target == r.is }
 
 const hintOther = "choose another name for the output"
 
-// apart fails with ErrInput if path, or what it leads to, is one of the inputs, or would lie in one.
+// Apart fails with ErrInput if path, or what it leads to, is one of the inputs, or would lie in one.
 // Inputs that cannot be looked at are passed over: reading them says it better.
-func apart(path string, inputs []string) error {
+func Apart(path string, inputs ...string) error {
 	out, err := os.Stat(path)
 	if err != nil {
 		out = nil

@@ -38,6 +38,7 @@ var refusals = map[string]struct {
 	"a dangling link":     {func(d string) error { return os.Symlink("none", d+"/out") }, "out", nil, ErrKind, "is a symbolic link"},
 	"a pipe":              {func(d string) error { return syscall.Mkfifo(d+"/out", 0o600) }, "out", nil, ErrKind, "is a named pipe"},
 	"a device":            {nil, "/dev/null", nil, ErrKind, "is a device"},
+	"no name":             {nil, "no/", nil, ErrKind, "is no file's name"},
 	"nowhere":             {nil, "no/out", nil, fs.ErrNotExist, "no such file"},
 }
 
@@ -220,6 +221,7 @@ func TestDir(t *testing.T) {
 		if got := listing(t, path+"/."); got != ". d---------\nb ---------- b\nsub d---------\nsub/a ---------- a\n" {
 			t.Errorf("%s: there is %s", name, got)
 		}
+		t.Cleanup(func() { _ = errors.Join(os.Chmod(path, 0o700), os.Chmod(path+"/sub", 0o700)) }) // so that it can be removed
 		if st, err := os.Stat(path + "/sub"); err != nil || st.Mode().Perm() != 0o555 {
 			t.Errorf("%s: %v, %v", name, st, err)
 		}

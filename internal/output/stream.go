@@ -20,7 +20,7 @@ func (f File) Stream() (*os.File, error) {
 	if err != nil || st.Mode()&(fs.ModeNamedPipe|fs.ModeCharDevice) == 0 {
 		return nil, nil
 	}
-	if err := apart(f.Path, f.Inputs); err != nil {
+	if err := Apart(f.Path, f.Inputs...); err != nil {
 		return nil, err
 	}
 	out, err := os.OpenFile(f.Path, os.O_WRONLY, 0)
@@ -51,5 +51,5 @@ func CheckStdout(inputs []string) error {
 	if err != nil {
 		return nil // it has no name
 	}
-	return apart(path, inputs)
+	return Apart(path, inputs...)
 }

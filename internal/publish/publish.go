@@ -37,7 +37,7 @@ const (
 )
 
 // maxName leaves room for the longest ending in a file name of 255 bytes.
-const maxName = 255 - len(InfoSuffix+SigSuffix+transfer.PartialSuffix)
+const maxName = 255 - len(InfoSuffix+SigSuffix+"."+transfer.PartialSuffix) - shortID
 
 // SealedMode is the mode of sealed volumes and info files on the site: they
 // are ciphertext, and others than their owner may run on them.
@@ -233,7 +233,7 @@ func (p *publishing) reachable(ctx context.Context) error {
 	for _, n := range notes {
 		p.Log.Info(n)
 	}
-	return nil
+	return p.apart()
 }
 
 // room fails if a sealed file of the input's size cannot have space in dir.

@@ -150,9 +150,9 @@ func TestOrder(t *testing.T) {
 		secrets int
 		files   []string
 	}{
-		"d.sealed.????????????.partial":  {0, nil},
-		"d.sealed.info.yaml.sig.partial": {1, []string{"d.sealed"}},
-		"d.sealed.info.yaml.partial":     {1, []string{"d.sealed", "d.sealed.info.yaml.sig"}},
+		"d.sealed.????????????.partial":               {0, nil},
+		"d.sealed.info.yaml.sig.????????????.partial": {1, []string{"d.sealed"}},
+		"d.sealed.info.yaml.????????????.partial":     {1, []string{"d.sealed", "d.sealed.info.yaml.sig"}},
 	} {
 		t.Run(suffix, func(t *testing.T) {
 			t.Parallel()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -17,7 +19,7 @@ func (p *publishing) takeUp() bool {
 		err = p.resume(*c)
 	}
 	if c != nil && (err != nil || c.Partial != p.partial()) {
-		_ = p.FS.Remove(c.Partial) // of a volume, or at a place, that will never be published
+		p.removePartial(*c) // of a volume, or at a place, that will never be published
 	}
 	if err == nil && c != nil {
 		p.Log.Info("going on with the sealed file of an earlier run", "file", p.r.SealedPath)
@@ -30,6 +32,17 @@ func (p *publishing) takeUp() bool {
 		p.removeCheckpoint()
 	}
 	return false
+}
+
+// removePartial removes what a run that was broken off left on the site: the checkpoint says that it is one's own.
+func (p *publishing) removePartial(c checkpoint) {
+	_ = p.FS.Remove(c.Partial)
+	if len(c.VolumeID) < shortID {
+		return
+	}
+	if remote, ok := strings.CutSuffix(c.Partial, "."+c.VolumeID[:shortID]+transfer.PartialSuffix); ok {
+		removeStaged(p.FS, remote+InfoSuffix, c.VolumeID)
+	}
 }
 
 // sealNew sets p.s to a new sealed file, unless it is one that was published, which is

@@ -165,15 +165,15 @@ func TestTwoAtOnce(t *testing.T) {
 // TestInterrupted ends at each stage with the code of Ctrl-C and the next step.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	for suffix, hint := range map[string]string{".partial": "", "info.yaml.partial": hintGoOn} {
+	for pattern, hint := range map[string]string{"*.partial": "", "*.info.yaml.????????????.partial": hintGoOn} {
 		s := newSetting(t) // the upload begins while the input is sealed, which may be done by then or not
 		s.withState(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		s.d.FS = cancelling{suffix: suffix, cancel: cancel}
+		s.d.FS = cancelling{pattern: pattern, cancel: cancel}
 		_, err := Run(ctx, s.d, s.r)
 		if fault.ClassOf(err) != fault.Interrupted || !strings.Contains(fault.Hint(err), cmp.Or(hint, "the same command")) ||
 			!errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v; %s", suffix, err, fault.Hint(err))
+			t.Errorf("%s: %v; %s", pattern, err, fault.Hint(err))
 		}
 		if _, err := Run(t.Context(), s.d, s.r); err != nil {
 			t.Errorf("afterwards: %v", err)
@@ -190,12 +190,12 @@ func TestInterrupted(t *testing.T) {
 
 type cancelling struct {
 	transfer.Local
-	suffix string
-	cancel func()
+	pattern string
+	cancel  func()
 }
 
 func (c cancelling) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
-	if strings.HasSuffix(p, c.suffix) {
+	if ok, err := filepath.Match(c.pattern, filepath.Base(p)); ok || err != nil {
 		c.cancel()
 	}
 	return c.Local.Create(p, m)

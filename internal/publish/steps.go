@@ -68,10 +68,13 @@ func (p *publishing) nameSealed(ctx context.Context, a *announcement, remote str
 	return p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.name(ctx, fsys, p.partial(), remote, remote) })
 }
 
+// shortID is how much of a volume's id is in the names of its unfinished files.
+const shortID = 12
+
 // partial is the remote name of the file until it is whole. No other volume
 // has the same, so that two uploads at once do not mix.
 func (p *publishing) partial() string {
-	return p.r.pathAtRest() + "." + p.s.ID.String()[:12] + transfer.PartialSuffix
+	return staging(p.r.pathAtRest(), p.s.ID.String()) + transfer.PartialSuffix
 }
 
 // arrived reports whether the file at remote is this very volume. It got its
@@ -179,6 +182,7 @@ func (p *publishing) deposit(ctx context.Context) error {
 
 // announcement is the info file and its signature.
 type announcement struct {
+	id        string // the volume's
 	info, sig []byte
 	staged    bool   // both lie on the site under their partial names
 	kept      string // name on the site that the sealed file before gets; "" for none
@@ -190,15 +194,18 @@ func (p *publishing) sign(info manifest.Info) (*announcement, error) {
 		return nil, err
 	}
 	sig, err := sshid.SignSSH(p.Signer, manifest.NamespaceInfo, b)
-	return &announcement{info: b, sig: sig}, err
+	return &announcement{id: info.VolumeID, info: b, sig: sig}, err
 }
+
+// staging is a file's name on the site until it gets its own, without the ending: no other volume's is called so.
+func staging(final, id string) string { return final + "." + id[:shortID] }
 
 // stage brings both to the site, so that they only need their names later. That
 // it did not work does no harm: put does it all.
 func (a *announcement) stage(ctx context.Context, fsys transfer.FS, remote string) {
 	sig, info := make(chan error, 1), make(chan error, 1)
-	go func() { sig <- transfer.StageFile(ctx, fsys, remote+SigSuffix, a.sig, SealedMode) }()
-	go func() { info <- transfer.StageFile(ctx, fsys, remote, a.info, SealedMode) }()
+	go func() { sig <- transfer.StageFile(ctx, fsys, staging(remote+SigSuffix, a.id), a.sig, SealedMode) }()
+	go func() { info <- transfer.StageFile(ctx, fsys, staging(remote, a.id), a.info, SealedMode) }()
 	a.staged = true
 	if err := errors.Join(<-sig, <-info); err != nil {
 		a.unstage(fsys, remote)
@@ -208,10 +215,15 @@ func (a *announcement) stage(ctx context.Context, fsys transfer.FS, remote strin
 // unstage removes what stage left.
 func (a *announcement) unstage(fsys transfer.FS, remote string) {
 	if a.staged {
-		_ = fsys.Remove(remote + SigSuffix + transfer.PartialSuffix)
-		_ = fsys.Remove(remote + transfer.PartialSuffix)
+		removeStaged(fsys, remote, a.id)
 	}
 	a.staged = false
+}
+
+// removeStaged removes the info file of a volume, and its signature, that have not got their names.
+func removeStaged(fsys transfer.FS, info, id string) {
+	_ = fsys.Remove(staging(info+SigSuffix, id) + transfer.PartialSuffix)
+	_ = fsys.Remove(staging(info, id) + transfer.PartialSuffix)
 }
 
 // put gives both their final names, the info file last.
@@ -222,13 +234,13 @@ func (a *announcement) put(ctx context.Context, fsys transfer.FS, remote string)
 		name string
 		data []byte
 	}{{remote + SigSuffix, a.sig}, {remote, a.info}} {
-		partial := f.name + transfer.PartialSuffix
+		partial := staging(f.name, a.id) + transfer.PartialSuffix
 		err := fs.ErrNotExist
 		if staged {
 			err = a.name(ctx, fsys, partial, f.name, remote)
 		}
 		if errors.Is(err, fs.ErrNotExist) { // not staged, or gone since
-			if err = transfer.StageFile(ctx, fsys, f.name, f.data, SealedMode); err == nil {
+			if err = transfer.StageFile(ctx, fsys, staging(f.name, a.id), f.data, SealedMode); err == nil {
 				err = a.name(ctx, fsys, partial, f.name, remote)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -28,6 +29,7 @@ type outDir struct {
 // Names in an output directory.
 const (
 	workName   = ".fetch"
+	ownName    = ".sealbatch" // in the working directory: says whose it is
 	markSuffix = ".sealbatch" // .NODE.sealbatch says what NODE is
 )
 
@@ -77,7 +79,7 @@ func (o *outDir) lock() (ok bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("%w: it should be a directory of sealbatch's own: remove it", err)
+		return false, o.taken()
 	}
 	err = fsx.TryLock(f)
 	if errors.Is(err, fsx.ErrLocked) {
@@ -90,11 +92,39 @@ func (o *outDir) lock() (ok bool, err error) {
 		_ = f.Close()
 		return false, nil
 	}
+	if err := o.own(); err != nil {
+		return false, errors.Join(err, fsx.Unlock(f))
+	}
 	o.work = f // where the file system knows no locks, it does without
 	return true, nil
 }
 
-// clear empties the working directory.
+// owned is what the working directory's file says.
+const owned = "sealbatch results puts trees together here; what a killed one left is removed by the next.\n"
+
+// own makes the working directory, which is locked, one's own if it is empty. Any other says that it is.
+func (o *outDir) own() error {
+	mark := filepath.Join(o.path(workName), ownName)
+	if b, err := fsx.ReadRegular(mark, maxMark); err == nil && (string(b) == owned || len(b) == 0) {
+		return nil // an empty one is of a run that was killed at once
+	}
+	names, err := os.ReadDir(o.path(workName))
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return o.taken()
+	}
+	return fsx.WriteNew(mark, []byte(owned), 0o600)
+}
+
+// taken says that what has the working directory's name is somebody's own.
+func (o *outDir) taken() error {
+	return fault.New(fault.Usage, fmt.Errorf("%w: %s is not sealbatch's, and its name is needed", volume.ErrPath, o.path(workName)),
+		"name another directory with -o")
+}
+
+// clear empties the working directory but for what says whose it is.
 func (o *outDir) clear() error {
 	entries, err := os.ReadDir(o.path(workName))
 	if err != nil {
@@ -102,9 +132,11 @@ func (o *outDir) clear() error {
 	}
 	for _, e := range entries {
 		p := filepath.Join(o.path(workName), e.Name())
-		if e.IsDir() {
+		switch {
+		case e.Name() == ownName:
+		case e.IsDir():
 			err = errors.Join(err, volume.RemoveTree(p))
-		} else {
+		default:
 			err = errors.Join(err, os.Remove(p))
 		}
 	}
@@ -112,8 +144,10 @@ func (o *outDir) clear() error {
 }
 
 func (o *outDir) close() {
-	_ = o.clear()
-	_ = os.Remove(o.path(workName))
+	if o.clear() == nil {
+		_ = os.Remove(filepath.Join(o.path(workName), ownName))
+		_ = os.Remove(o.path(workName))
+	}
 	_ = fsx.Unlock(o.work)
 }
 
@@ -156,15 +190,29 @@ func (o *outDir) put(tree, node, source string, partial bool) error {
 		return err
 	}
 	marked := o.path("." + node + markSuffix)
-	if err := os.WriteFile(marked, b, 0o600); err != nil {
+	if !isMark(marked) {
+		return fault.New(fault.Usage, fmt.Errorf("%w: %s is not sealbatch's, and its name is needed", volume.ErrPath, marked),
+			"name another directory with -o")
+	}
+	if err := output.Overwrite(marked, b, 0o600); err != nil {
 		return err
 	}
-	// Unlike os.Rename, rename(2) replaces an existing directory if it is empty.
-	if err := unix.Rename(tree, o.path(node)); err != nil {
+	if err := output.Put(tree, o.path(node)); err != nil {
 		_ = os.Remove(marked)
-		return &os.LinkError{Op: "rename", Old: tree, New: o.path(node), Err: err}
+		return err
 	}
 	return nil
+}
+
+// isMark reports whether a mark may be written: nothing is there, or a mark of a tree that is gone.
+func isMark(path string) bool {
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	var m mark
+	b, rerr := fsx.ReadRegular(path, maxMark)
+	return err == nil && st.Mode().IsRegular() && rerr == nil && json.Unmarshal(b, &m) == nil && m.Source != ""
 }
 
 // collector gathers what is damaged, from several goroutines.
