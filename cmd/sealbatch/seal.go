@@ -60,7 +60,7 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	}
 	s.Key.Wipe()
 	answer := a.stdout
-	if out == stdoutName {
+	if isStdout(out) {
 		answer = a.stderr
 	}
 	fmt.Fprintf(answer, "%s %s\n", s.ID, s.Digest)
@@ -69,6 +69,16 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 
 // stdoutName means standard output.
 const stdoutName = "-"
+
+// isStdout reports whether what was written to an output went to standard output, by whatever name.
+func isStdout(path string) bool {
+	if path == stdoutName {
+		return true
+	}
+	st, err := os.Stat(path)
+	stdout, serr := os.Stdout.Stat()
+	return err == nil && serr == nil && os.SameFile(st, stdout)
+}
 
 // sealTo seals into a file, or into standard output, a pipe or a device as they are.
 func sealTo(ctx context.Context, a *app, input source.Input, out output.File, rcpts []age.Recipient) (volume.Sealed, error) {

@@ -105,7 +105,7 @@ func TestBadInput(t *testing.T) {
 			func(s *setting, _ string) error { s.r.SealedPath += "\nx"; return nil }},
 		"name that is no text": {"clean absolute path", "", fault.Usage,
 			func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
-		"link in the way": {"is a symbolic link", "name /etc/passwd itself", fault.Usage, func(s *setting, dir string) error {
+		"link in the way": {"is a symbolic link", "name what it leads to", fault.Usage, func(s *setting, dir string) error {
 			return os.Symlink("/etc/passwd", s.r.SealedPath)
 		}},
 		"a file in the way": {"d.sealed exists", "--force", fault.Usage, func(s *setting, dir string) error {

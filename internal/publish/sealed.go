@@ -1,9 +1,14 @@
 package publish
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -25,6 +30,29 @@ func (r Request) inputs() []string {
 // sealed is the sealed file as it is to be made.
 func (r Request) sealed(replace bool) output.File {
 	return output.File{Path: r.SealedPath, Inputs: r.inputs(), Replace: replace}
+}
+
+// apart fails if what is made at the site would be the sealed file, or an input, or lie in one. It can be told
+// where the site is this machine.
+func (p *publishing) apart() error {
+	st, err := p.FS.Stat(p.r.DirAtRest)
+	if err != nil {
+		return fmt.Errorf("directory at rest: %w", err)
+	}
+	if _, here := st.Sys().(*syscall.Stat_t); !here {
+		return nil
+	}
+	if dir, err := os.Stat(filepath.Dir(p.r.SealedPath)); err == nil && os.SameFile(dir, st) {
+		return fault.New(fault.Usage, fmt.Errorf("%s is where the sealed volume is to lie at the site, too", p.r.SealedPath),
+			"name a file in another directory with --data-path")
+	}
+	remote := p.r.pathAtRest()
+	for _, name := range []string{remote, remote + InfoSuffix, remote + InfoSuffix + SigSuffix} {
+		if err := output.Apart(name, p.r.inputs()...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxMade bounds the record of the volumes that were sealed into one file, in bytes.
