@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"filippo.io/age"
@@ -84,11 +85,15 @@ func rewrapFile(ctx context.Context, a *app, cf clientFlags, path, id, info stri
 	if err := a.confirmWithout(ctx, yes, path, ids, rcpts); err != nil {
 		return err
 	}
+	others := otherNames(path)
 	volumeID, digest, err := volume.Rewrap(ctx, path, ids, rcpts)
 	if err != nil {
 		return fmt.Errorf("rewrap %s: %w", path, err)
 	}
 	fmt.Fprintf(a.stdout, "%s %s\n", volumeID, digest)
+	if others > 0 {
+		fmt.Fprintf(a.stderr, "note: the file has %d other names (hard links): under them it is as it was\n", others)
+	}
 	const kept = "whoever could open the volume before may have kept a copy"
 	if r == nil {
 		fmt.Fprintln(a.stderr, "note: the file's checksum is another one now; an info file of it has to be signed anew, see --info;", kept)
@@ -126,6 +131,15 @@ func (a *app) confirmWithout(ctx context.Context, yes bool, what string, ids []a
 	}
 	return a.confirm(ctx, false, fmt.Sprintf("Neither the identity that opens %s now nor your own SSH key is among the %d recipients: "+
 		"you could not open it any more.\n", what, len(rcpts)), "add yourself with -r; --yes does without")
+}
+
+// otherNames returns how many hard links a file has besides path.
+func otherNames(path string) uint64 {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return uint64(st.Sys().(*syscall.Stat_t).Nlink) - 1
 }
 
 // reinfo is an info file that is to describe the rewrapped volume.
