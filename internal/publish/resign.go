@@ -25,8 +25,12 @@ func Resign(ctx context.Context, fsys transfer.FS, remote string, signer ssh.Sig
 	if err := check(info, sig); err != nil {
 		return fmt.Errorf("info file %s: %w", remote, err)
 	}
+	i, err := manifest.ParseInfo(info)
+	if err != nil {
+		return fmt.Errorf("info file %s: %w", remote, err)
+	}
 	if sig, err = sshid.SignSSH(signer, manifest.NamespaceInfo, info); err != nil {
 		return err
 	}
-	return (&announcement{info: info, sig: sig}).put(ctx, fsys, remote)
+	return (&announcement{id: i.VolumeID, info: info, sig: sig}).put(ctx, fsys, remote)
 }
