@@ -128,7 +128,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, fault.New(fault.Usage, fmt.Errorf("%s can be read only once, so that it cannot be compared", input),
 			"leave --checksum out: it becomes a new version")
 	}
-	p := &publishing{Deps: d, r: r, input: input}
+	p := &publishing{Deps: d, r: r, input: input, local: r.SealedPath}
 	if err := p.reachable(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
@@ -168,6 +168,7 @@ func (p *publishing) finish(ctx context.Context) (Published, error) {
 		p.Log.Warn("the same command again will seal again: what was published cannot be remembered", "error", err)
 	}
 	p.removeCheckpoint()
+	p.removeLocal()
 	return Published{Info: info, InfoPath: p.r.pathAtRest() + InfoSuffix}, nil
 }
 
@@ -189,6 +190,7 @@ func interrupted(ctx context.Context, err error, hint string) error {
 type publishing struct {
 	Deps
 	r       Request
+	local   string // the sealed file: SealedPath, unless that is where it is to lie at the site
 	input   scanned
 	current *keyapi.SecretEntry // the version that is published; nil if there is none
 	awaited bool                // jobs are known to wait for it
@@ -233,7 +235,7 @@ func (p *publishing) reachable(ctx context.Context) error {
 	for _, n := range notes {
 		p.Log.Info(n)
 	}
-	return p.apart()
+	return p.place()
 }
 
 // room fails if a sealed file of the input's size cannot have space in dir.
@@ -278,7 +280,7 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 	}
 	bar := p.Progress.Start("sealing "+p.r.Name, 0, 0)
 	begin := time.Now()
-	s, err := volume.SealFile(ctx, p.r.SealedPath, p.input.Input, volume.SealOptions{
+	s, err := volume.SealFile(ctx, p.local, p.input.Input, volume.SealOptions{
 		Recipients: p.r.Recipients,
 		Progress:   bar.Update,
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -32,9 +31,10 @@ func (r Request) sealed(replace bool) output.File {
 	return output.File{Path: r.SealedPath, Inputs: r.inputs(), Replace: replace}
 }
 
-// apart fails if what is made at the site would be the sealed file, or an input, or lie in one. It can be told
-// where the site is this machine.
-func (p *publishing) apart() error {
+// place looks, where the site is this machine, at what is made there: it is no input and lies in none. Where
+// it is the sealed file, too, that is made beside it, and goes when it is published: the version before stays
+// until it is superseded.
+func (p *publishing) place() error {
 	st, err := p.FS.Stat(p.r.DirAtRest)
 	if err != nil {
 		return fmt.Errorf("directory at rest: %w", err)
@@ -43,8 +43,7 @@ func (p *publishing) apart() error {
 		return nil
 	}
 	if dir, err := os.Stat(filepath.Dir(p.r.SealedPath)); err == nil && os.SameFile(dir, st) {
-		return fault.New(fault.Usage, fmt.Errorf("%s is where the sealed volume is to lie at the site, too", p.r.SealedPath),
-			"name a file in another directory with --data-path")
+		p.local = p.r.SealedPath + ".local"
 	}
 	remote := p.r.pathAtRest()
 	for _, name := range []string{remote, remote + InfoSuffix, remote + InfoSuffix + SigSuffix} {
@@ -53,6 +52,13 @@ func (p *publishing) apart() error {
 		}
 	}
 	return nil
+}
+
+// removeLocal removes the sealed file where the published one has its name.
+func (p *publishing) removeLocal() {
+	if p.local != p.r.SealedPath && p.sealedID() == p.s.ID.String() {
+		_ = os.Remove(p.local)
+	}
 }
 
 // maxMade bounds the record of the volumes that were sealed into one file, in bytes.
@@ -100,7 +106,7 @@ func (p *publishing) remember(id volume.ID) {
 
 // sealedID returns the id of the sealed file; "" if there is none.
 func (p *publishing) sealedID() string {
-	f, err := transfer.Local{}.Open(p.r.SealedPath)
+	f, err := transfer.Local{}.Open(p.local)
 	if err != nil {
 		return ""
 	}

@@ -11,22 +11,13 @@ import (
 	"github.com/sealbatch/sealbatch/internal/source"
 )
 
-// TestSiteIsHere: where the site is this machine, what is made there is neither the sealed file nor an input.
+// TestSiteIsHere: where the site is this machine, what is made there is no input and lies in none.
 func TestSiteIsHere(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(s *setting) error
 		says   string
 	}{
-		"the sealed file": {func(s *setting) error {
-			s.r.SealedPath = s.r.DirAtRest + "/d.sealed"
-			return nil
-		}, "is where the sealed volume is to lie at the site"},
-		"the sealed file, by a link": {func(s *setting) error {
-			link := filepath.Join(filepath.Dir(s.file), "link")
-			s.r.SealedPath = link + "/d.sealed"
-			return os.Symlink(s.r.DirAtRest, link)
-		}, "is where the sealed volume is to lie at the site"},
 		"an input": {func(s *setting) error {
 			s.r.Input = source.At(s.r.DirAtRest + "/d.sealed")
 			return os.WriteFile(s.r.DirAtRest+"/d.sealed", []byte("precious"), 0o600)
@@ -51,6 +42,43 @@ func TestSiteIsHere(t *testing.T) {
 		}
 		if after, _ := os.ReadDir(s.r.DirAtRest); len(after) != len(before) {
 			t.Errorf("%s: there are %v", name, after)
+		}
+	}
+}
+
+// TestSamePlace: the sealed file and the one at the site are to be the same, which is then the published one alone.
+func TestSamePlace(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	link := filepath.Join(filepath.Dir(s.file), "link")
+	if err := os.Symlink(s.r.DirAtRest, link); err != nil {
+		t.Fatal(err)
+	}
+	s.r.SealedPath = link + "/d.sealed"
+	keys := s.d.Keys
+	for _, content := range []string{"one", "two", "three"} {
+		if err := os.WriteFile(s.file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := os.ReadFile(s.r.SealedPath)
+		s.d.Keys = awayKeys{s.service.Client(t, s.d.Signer)}
+		if _, err := Run(t.Context(), s.d, s.r); err == nil {
+			t.Fatal("no error without a key service")
+		}
+		if now, _ := os.ReadFile(s.r.SealedPath); string(now) != string(before) {
+			t.Error("the version before was replaced, and is not superseded")
+		}
+		s.d.Keys = keys
+		p, err := Run(t.Context(), s.d, s.r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names, _ := filepath.Glob(s.r.DirAtRest + "/*"); len(names) != 3 || p.Already {
+			t.Errorf("there are %q", names)
+		}
+		if p, err = Run(t.Context(), s.d, s.r); err != nil || !p.Already {
+			t.Errorf("again: %+v, %v", p, err)
 		}
 	}
 }
