@@ -106,7 +106,7 @@ func TestBadInput(t *testing.T) {
 		"name that is no text": {"clean absolute path", "", fault.Usage,
 			func(s *setting, _ string) error { s.r.SealedPath += "\xff"; return nil }},
 		"link in the way": {"is a symbolic link", "name what it leads to", fault.Usage, func(s *setting, dir string) error {
-			return os.Symlink("/etc/passwd", s.r.SealedPath)
+			return os.Symlink("nowhere", s.r.SealedPath)
 		}},
 		"a file in the way": {"d.sealed exists", "--force", fault.Usage, func(s *setting, dir string) error {
 			return os.WriteFile(s.r.SealedPath, []byte("precious"), 0o600)

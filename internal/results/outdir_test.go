@@ -78,8 +78,10 @@ func TestOutDirOfOthers(t *testing.T) {
 		"working directory": func(out string) error {
 			return errors.Join(os.Mkdir(out+"/"+workName, 0o700), os.WriteFile(out+"/"+workName+"/precious", []byte("mine"), 0o600))
 		},
-		"mark":           func(out string) error { return os.WriteFile(out+"/.cn1"+markSuffix, []byte("mine"), 0o600) },
-		"link as a mark": func(out string) error { return os.Symlink("/etc/hostname", out+"/.cn1"+markSuffix) },
+		"mark": func(out string) error { return os.WriteFile(out+"/.cn1"+markSuffix, []byte("mine"), 0o600) },
+		"link as a mark": func(out string) error {
+			return errors.Join(os.WriteFile(out+"/mine", []byte("mine"), 0o600), os.Symlink("mine", out+"/.cn1"+markSuffix))
+		},
 		"link as a node": func(out string) error { return os.Symlink("nowhere", out+"/cn1") },
 		"file as a node": func(out string) error { return os.WriteFile(out+"/cn1", []byte("mine"), 0o600) },
 	} {
