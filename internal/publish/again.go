@@ -113,7 +113,7 @@ func (p *publishing) takeUpPublished(st *standing) (why string, err error) {
 		p.s.Key.Wipe()
 		return "", err
 	}
-	p.Log.Info(why+": shipping the same volume again", "file", p.local)
+	p.Log.Info(why+": shipping the same volume again", "file", p.local())
 	return "", nil
 }
 

@@ -128,7 +128,7 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, fault.New(fault.Usage, fmt.Errorf("%s can be read only once, so that it cannot be compared", input),
 			"leave --checksum out: it becomes a new version")
 	}
-	p := &publishing{Deps: d, r: r, input: input, local: r.SealedPath}
+	p := &publishing{Deps: d, r: r, input: input}
 	if err := p.reachable(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
@@ -190,7 +190,7 @@ func interrupted(ctx context.Context, err error, hint string) error {
 type publishing struct {
 	Deps
 	r       Request
-	local   string // the sealed file: SealedPath, unless that is where it is to lie at the site
+	beside  bool // SealedPath is where the sealed file is to lie at the site
 	input   scanned
 	current *keyapi.SecretEntry // the version that is published; nil if there is none
 	awaited bool                // jobs are known to wait for it
@@ -280,7 +280,7 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 	}
 	bar := p.Progress.Start("sealing "+p.r.Name, 0, 0)
 	begin := time.Now()
-	s, err := volume.SealFile(ctx, p.local, p.input.Input, volume.SealOptions{
+	s, err := volume.SealFile(ctx, p.local(), p.input.Input, volume.SealOptions{
 		Recipients: p.r.Recipients,
 		Progress:   bar.Update,
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },

@@ -22,7 +22,7 @@ func (p *publishing) takeUp() bool {
 		p.removePartial(*c) // of a volume, or at a place, that will never be published
 	}
 	if err == nil && c != nil {
-		p.Log.Info("going on with the sealed file of an earlier run", "file", p.local)
+		p.Log.Info("going on with the sealed file of an earlier run", "file", p.local())
 		return true
 	}
 	if err != nil {
@@ -83,7 +83,7 @@ func (p *publishing) resume(c checkpoint) error {
 	if err := p.fits(c); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(p.local, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(p.local(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (p *publishing) place() error {
 		return nil
 	}
 	if dir, err := os.Stat(filepath.Dir(p.r.SealedPath)); err == nil && os.SameFile(dir, st) {
-		p.local = p.r.SealedPath + ".local"
+		p.beside = true
 	}
 	remote := p.r.pathAtRest()
 	for _, name := range []string{remote, remote + InfoSuffix, remote + InfoSuffix + SigSuffix} {
@@ -54,10 +54,18 @@ func (p *publishing) place() error {
 	return nil
 }
 
+// local returns where the sealed file is made.
+func (p *publishing) local() string {
+	if p.beside {
+		return p.r.SealedPath + ".local"
+	}
+	return p.r.SealedPath
+}
+
 // removeLocal removes the sealed file where the published one has its name.
 func (p *publishing) removeLocal() {
-	if p.local != p.r.SealedPath && p.sealedID() == p.s.ID.String() {
-		_ = os.Remove(p.local)
+	if p.beside && p.sealedID() == p.s.ID.String() {
+		_ = os.Remove(p.local())
 	}
 }
 
@@ -106,7 +114,7 @@ func (p *publishing) remember(id volume.ID) {
 
 // sealedID returns the id of the sealed file; "" if there is none.
 func (p *publishing) sealedID() string {
-	f, err := transfer.Local{}.Open(p.local)
+	f, err := transfer.Local{}.Open(p.local())
 	if err != nil {
 		return ""
 	}

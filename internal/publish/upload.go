@@ -52,7 +52,7 @@ func (p *publishing) sendMeanwhile(ctx context.Context, id volume.ID, made io.Re
 
 // sendSealed begins to upload a sealed file of an earlier run.
 func (p *publishing) sendSealed(ctx context.Context) error {
-	r, local, err := transfer.OpenResumable(p.local, volume.SegmentSize, digests(p.s.Segments))
+	r, local, err := transfer.OpenResumable(p.local(), volume.SegmentSize, digests(p.s.Segments))
 	if err == nil {
 		p.begin(ctx, r, local)
 	}
