@@ -2,13 +2,19 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/noderun"
 	"github.com/sealbatch/sealbatch/internal/results"
+	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
+	"github.com/sealbatch/sealbatch/slurm"
 )
 
 func TestVerdictOnTheApplication(t *testing.T) {
@@ -91,4 +97,42 @@ func TestApplicationCode(t *testing.T) {
 			t.Errorf("%s: %d, %v", name, got, err)
 		}
 	}
+}
+
+// TestWhyNothing: what is known of a job that has left nothing is said, and ends with a code that says whether more can come.
+func TestWhyNothing(t *testing.T) {
+	t.Parallel()
+	c := &client{fs: transfer.Local{}}
+	log := filepath.Join(t.TempDir(), "job.log")
+	if err := os.WriteFile(log, []byte("first\nlast words\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		log   string
+		state jobState
+		class fault.Class
+		want  string
+		hint  string
+	}{
+		"never began": {"/nowhere", jobState{Status: slurm.Status{State: slurm.Cancelled, ExitCode: -1}}, fault.Empty, "never began: it is CANCELLED", "submit it again"},
+		"refused": {log, jobState{Status: slurm.Status{State: slurm.Failed, ExitCode: noderun.ExitKey}}, fault.Empty,
+			"exit code 242 (a policy refused a key", "last words"},
+		"forgotten":    {log, jobState{Status: slurm.Status{State: slurm.Unknown}}, fault.Empty, "does not know it any more", "last words"},
+		"Slurm is out": {log, jobState{asked: errors.New("down")}, fault.Job, "cannot be asked", "last words"},
+		"runs":         {log, jobState{Status: slurm.Status{State: slurm.Running}}, fault.Job, "left nothing yet", ""},
+	} {
+		err := whyNothing(t, c.log, c.state)
+		if fault.ClassOf(err) != c.class || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) {
+			t.Errorf("%s: %v, %s, hint %q", name, err, fault.ClassOf(err), fault.Hint(err))
+		}
+	}
+	if err := c.whyNothing(submission.Record{JobID: "7"}, jobState{}, nil); err != nil {
+		t.Errorf("nothing is wrong: %v", err)
+	}
+}
+
+func whyNothing(t *testing.T, log string, s jobState) error {
+	t.Helper()
+	c := &client{fs: transfer.Local{}}
+	return c.whyNothing(submission.Record{JobID: "7", LogFile: log}, s, fault.New(fault.Job, results.ErrNothing, ""))
 }
