@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/jobprep"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -38,8 +39,13 @@ func (c *client) state(ctx context.Context, rec submission.Record) (jobState, er
 	if err != nil || s.State == slurm.Unknown || s.State.Ended() {
 		return s, nil
 	}
-	return s, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, s.State),
-		"wait for it, or end it with scancel "+rec.JobID+"; results --recover shows what it has written so far")
+	how := "wait for it, or end it with scancel " + rec.JobID
+	if outlook, _ := s.Waiting(); outlook == slurm.Never && s.State == slurm.Pending {
+		how = "end it with scancel " + rec.JobID
+	}
+	stands := strings.TrimPrefix(jobprep.Describe(id, s.Status), "job "+rec.JobID+": ")
+	return s, fault.New(fault.Job, fmt.Errorf("job %s has not ended: it is %s", id, stands),
+		how+"; results --recover shows what it has written so far")
 }
 
 // whyNothing says why a job, or a node of it, has left nothing, as far as Slurm and the job's log
