@@ -124,7 +124,7 @@ func TestPrepareRefuses(t *testing.T) {
 		"forbidden flag":     {fault.Usage, "-flags", func(s *site) { s.o.Flags = []string{"--keep-privs"} }},
 		"damaged argument":   {fault.Usage, "U+FFFD", func(s *site) { s.o.Args = []string{"gen\ufffdme"} }},
 		"invalid UTF-8":      {fault.Usage, "UTF-8", func(s *site) { s.o.Args = []string{"\x80\xff"} }},
-		"two equal names":    {fault.Usage, "two inputs are named", func(s *site) { s.o.DataInfo = append(s.o.DataInfo, s.o.DataInfo[0]) }},
+		"two equal names":    {fault.Usage, "two datasets are called", func(s *site) { s.o.DataInfo = append(s.o.DataInfo, s.o.DataInfo[0]) }},
 		"scripts nowhere":    {fault.Usage, "verification scripts", func(s *site) { s.o.InputScripts = s.scratch + "/nowhere" }},
 		"scripts are a file": {fault.Usage, "not a directory", func(s *site) { s.o.InputScripts = s.o.DataInfo[0] }},
 		"no program":         {fault.Other, "program for the nodes", func(s *site) { s.o.Programs[1] += "x" }},
