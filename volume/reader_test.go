@@ -132,7 +132,7 @@ func TestOpenFileRefuses(t *testing.T) {
 	text := filepath.Join(dir, "text")
 	must(t, os.WriteFile(text, bytes.Repeat([]byte("no volume\n"), 1000), 0o600))
 	for path, want := range map[string]error{text: ErrFooter, dir: ErrFooter, filepath.Join(dir, "none"): os.ErrNotExist} {
-		if _, err := OpenFile(path, key); !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+		if _, err := OpenFile(path, key); !errors.Is(err, want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
