@@ -143,8 +143,8 @@ type tarWalk struct {
 	named bool // the member at hand told the root's attributes
 	root  node
 
-	global map[string]string // records for all members that follow
-	sparse int64             // bytes of sparse files so far, holes included
+	mtime  string // for all members that follow, as a global header says it
+	sparse int64  // bytes of sparse files so far, holes included
 }
 
 // refuse is an error about a member.
@@ -163,6 +163,8 @@ func (w *tarWalk) member(h *tar.Header) error {
 	case typeLabel:
 		return nil // the archive's name
 	}
+	// They may be parts of a header of 1 MiB, and are kept until the end.
+	h.Name, h.Linkname = strings.Clone(h.Name), strings.Clone(h.Linkname)
 	w.applyGlobal(h)
 	kind, err := hostile(h)
 	if err == nil {

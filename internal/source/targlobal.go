@@ -3,7 +3,6 @@ package source
 import (
 	"archive/tar"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -12,28 +11,26 @@ import (
 )
 
 // setGlobal takes the records of a global pax header, which hold for all members that follow (POSIX pax,
-// typeflag g): comments, as of git archive, owners, which volumes do not have, and times. Names and sizes that hold
-// for all members would make one thing of several.
+// typeflag g): comments, as of git archive, owners, which volumes do not have, and times, of which alone something is
+// kept: there may be any number of headers. Names and sizes that hold for all members would make one thing of several.
 func (w *tarWalk) setGlobal(records map[string]string) error {
 	for key := range records {
 		if key == "path" || key == "linkpath" || key == "size" || strings.HasPrefix(key, "GNU.sparse.") {
 			return fmt.Errorf("%w: it says a %s for all of its members", ErrArchive, key)
 		}
 	}
-	if w.global == nil {
-		w.global = map[string]string{}
+	if mtime, ok := records["mtime"]; ok {
+		w.mtime = strings.Clone(mtime) // not with all of its header, which may be 1 MiB
 	}
-	maps.Copy(w.global, records)
 	return nil
 }
 
 // applyGlobal gives a member the time that a global header says, where its own says none.
 func (w *tarWalk) applyGlobal(h *tar.Header) {
-	value := w.global["mtime"]
-	if _, own := h.PAXRecords["mtime"]; own || value == "" {
+	if _, own := h.PAXRecords["mtime"]; own || w.mtime == "" {
 		return
 	}
-	if t, err := paxTime(value); err == nil { // archive/tar passes on none that is wrong
+	if t, err := paxTime(w.mtime); err == nil { // archive/tar passes on none that is wrong
 		h.ModTime = t
 	}
 }
