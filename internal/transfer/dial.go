@@ -29,8 +29,9 @@ type Options struct {
 
 	// Prompt asks the person at the terminal; nil if there is nobody.
 	Prompt func(context.Context, Prompt) (string, error)
-	// Timeout is for each host's connection up to authentication; 0 means 30 seconds, or ssh_config's
-	// ConnectTimeout if that is longer. Time that a person takes to answer a Prompt does not count.
+	// Timeout is for each host's connection up to authentication; 0 means 30 seconds, two minutes with a
+	// ProxyCommand, or ssh_config's ConnectTimeout if that is longer. Time that a person takes to answer a
+	// Prompt does not count.
 	Timeout time.Duration
 	// Stall is how long the SFTP server may leave requests unanswered, with nothing moving, until the
 	// connection is taken for broken; 0 means two minutes.
@@ -115,7 +116,7 @@ func (o *Options) hop(ctx context.Context, before *ssh.Client, t *target) (*ssh.
 	if err != nil {
 		return nil, err
 	}
-	limit := cmp.Or(max(o.Timeout, 0), t.connectTimeout, defaultTimeout)
+	limit := cmp.Or(max(o.Timeout, 0), t.patience())
 	deadline := newDeadline(ctx, limit)
 	defer deadline.stop()
 	conn, err := t.dial(deadline.ctx, before)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A ProxyCommand is run as ssh runs it, and what it says is in the error; its host key is checked as any.
@@ -39,6 +40,34 @@ func TestProxyCommand(t *testing.T) {
 		!strings.Contains(err.Error(), "the ProxyCommand says: no way") {
 		t.Errorf("a command that fails: %v", err)
 	}
+}
+
+// A ProxyCommand may ask somebody, which takes longer than connecting; ConnectTimeout only ever adds to that.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		target target
+		want   time.Duration
+	}{
+		{target{}, defaultTimeout},
+		{target{connectTimeout: time.Second}, defaultTimeout},
+		{target{connectTimeout: time.Hour}, time.Hour},
+		{target{proxyCommand: "nc"}, commandTimeout},
+		{target{proxyCommand: "nc", connectTimeout: time.Second}, commandTimeout},
+		{target{proxyCommand: "nc", connectTimeout: time.Hour}, time.Hour},
+	} {
+		if got := c.target.patience(); got != c.want {
+			t.Errorf("%q, ConnectTimeout %v: %v, want %v", c.target.proxyCommand, c.target.connectTimeout, got, c.want)
+		}
+	}
+	// Who answers, but not at once, is waited for although connecting had to be quicker.
+	s := newServer(t, []string{"ed25519"})
+	key := userKey(t)
+	s.authorize(t, readString(t, key+".pub"))
+	o := s.login(t, knownHosts(t, s.line(t, "ed25519")), "ConnectTimeout 1",
+		"ProxyCommand sh -c 'sleep 1.2; exec /usr/sbin/sshd -i -f "+filepath.Join(s.dir, "sshd_config")+"'")
+	o.Keys = []string{key}
+	mustDial(t, o)
 }
 
 // AddressFamily, BindAddress and ConnectTimeout are kept to.
