@@ -172,9 +172,11 @@ func TestRefusedJob(t *testing.T) {
 	data := alice.dataset(t, "refused-job", simple)
 	work := alice.scratch() + "/refused-job"
 	must(t, "login", "alice", "mkdir", "-p", work)
-	r := alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", work, "-p",
-		"no_such_partition", "-J", "refused-job")
-	told(t, r, 8, "invalid partition", "nothing was submitted, and what was prepared is removed")
+	args := []string{"job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", work, "-J", "refused-job"}
+	told(t, alice.sb(t, append(args, "-p", "no_such_partition")...), 8, "the site has no partition no_such_partition",
+		"choose one of them with --partition")
+	told(t, alice.sb(t, append(args, "--sbatch", "licenses=no_such")...), 8, "Invalid license",
+		"nothing was submitted, and what was prepared is removed")
 	if got := onSite(t, work, ""); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
