@@ -110,6 +110,16 @@ func (o OpenOptions) Open(r io.ReaderAt, size int64, key Key) (*Reader, error) {
 	return v, nil
 }
 
+// CheckKey returns the id and the digest of a sealed volume if key opens its index, which is not inflated and so
+// takes no more memory than it has in the file.
+func (o OpenOptions) CheckKey(r io.ReaderAt, size int64, key Key) (ID, Digest, error) {
+	x, err := o.openIndex(r, size, key)
+	if err != nil {
+		return ID{}, Digest{}, err
+	}
+	return x.head.id, x.digest, nil
+}
+
 // openedIndex is an index that the key opens.
 type openedIndex struct {
 	head   indexHeader

@@ -90,15 +90,15 @@ func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Re
 	}
 	defer key.Wipe()
 	// The index has to open, but is not inflated: it may be of any size.
-	x, err := OpenOptions{MaxIndex: AnyIndex}.openIndex(f, fi.Size(), key)
+	id, digest, err := OpenOptions{MaxIndex: AnyIndex}.CheckKey(f, fi.Size(), key)
 	if err != nil {
 		return ID{}, Digest{}, err
 	}
-	head, err := rewrappedHead(f, x.head.id, key, rcpts)
+	head, err := rewrappedHead(f, id, key, rcpts)
 	if err != nil {
 		return ID{}, Digest{}, err
 	}
-	return x.head.id, x.digest, replaceHead(ctx, f, fi, path, head, x.digest)
+	return id, digest, replaceHead(ctx, f, fi, path, head, digest)
 }
 
 // rewrappedHead returns the beginning of a volume up to the end of its keys.age, with

@@ -74,10 +74,12 @@ func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpt
 	}
 	n, err := results.Rewrap(ctx, results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Rewrapped: rewrapped(store, rec)},
 		rec, rcpts, func(volumeID string, wrapped []byte) error { return store.SaveKey(rec.Run, volumeID, wrapped) })
-	if err != nil {
-		return fmt.Errorf("rewrap the results of job %s: %w", ref, err)
+	if n > 0 || err == nil {
+		fmt.Fprintf(a.stderr, "note: %d keys are wrapped anew and kept on this machine, where sealbatch results finds them; "+
+			"what lies at the site still opens to those of before\n", n)
 	}
-	fmt.Fprintf(a.stderr, "note: %d keys are wrapped anew and kept on this machine, where sealbatch results finds them; "+
-		"what lies at the site still opens to those of before\n", n)
+	if err != nil {
+		return fmt.Errorf("not all keys of the results of job %s are wrapped anew: keep the old key: %w", ref, err)
+	}
 	return nil
 }

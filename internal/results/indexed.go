@@ -108,9 +108,14 @@ func (f *fetch) extractIndexed(r *volume.Reader, tree string) error {
 	return f.unlessDamaged()
 }
 
-// wrappedKey opens keys.age, which Check has compared with the origin statement.
+// wrappedKey opens keys.age as the node signed it: Check compares it only where there
+// are no sealed results, and anybody can make one for the owner's public key.
 func (f *fetch) wrappedKey() (volume.ID, volume.Key, error) {
 	v := f.v
+	if manifest.DigestOf(f.files.Keys) != v.Origin.Keys {
+		return volume.ID{}, volume.Key{}, fault.New(fault.Integrity, fmt.Errorf("wrapped keys of the outputs: %w: %s is not the one that "+
+			"the node signed", jobdir.ErrNotOurs, jobdir.KeysName), "somebody replaced it after the job; do not use it")
+	}
 	id, key, err := volume.ReadKey(bytes.NewReader(f.files.Keys), f.Identities...)
 	if errors.Is(err, volume.ErrNoIdentity) {
 		if key, err = f.orRewrapped(v.Origin.VolumeID, key, err); err == nil {

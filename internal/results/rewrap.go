@@ -13,12 +13,15 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
+	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
 // Rewrap wraps the keys of a job's results to other recipients, and has keep keep each:
-// what the job signed stays as it is at the site. It returns how many keys there were.
+// what the job signed stays as it is at the site. No key is kept that does not belong to
+// the very results that the job signed. It returns how many were kept; what keeps others
+// from it, on any node, is the error.
 func Rewrap(ctx context.Context, d Deps, rec submission.Record, rcpts []age.Recipient, keep func(volumeID string, wrapped []byte) error) (n int, err error) {
 	names, err := nodeNames(d.FS, rec)
 	if err != nil {
@@ -27,19 +30,23 @@ func Rewrap(ctx context.Context, d Deps, rec submission.Record, rcpts []age.Reci
 	for _, name := range names {
 		f := &fetch{Deps: d, ctx: ctx, rec: rec, remote: jobdir.NodePath(rec.JobDir, name)}
 		f.Name = name
-		keys, err := f.keys()
+		keys, kerr := f.keys()
 		for _, k := range keys {
-			if err == nil {
-				err = k.keep(rcpts, keep)
+			if e := k.keep(rcpts, keep); e != nil {
+				kerr = errors.Join(kerr, e)
+			} else {
 				n++
 			}
 			k.key.Wipe()
 		}
-		if err != nil {
-			return n, fmt.Errorf("node %s: %w", name, err)
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		if kerr != nil {
+			err = errors.Join(err, fmt.Errorf("node %s: %w", name, kerr))
 		}
 	}
-	return n, nil
+	return n, err
 }
 
 // volumeKey is the key of one of a node's volumes.
@@ -69,42 +76,57 @@ func (f *fetch) keys() (keys []volumeKey, err error) {
 		return nil, err
 	}
 	if r := f.v.Receipt; r != nil && r.Output.Sealed {
-		k, err := f.sealedKey(r.Output.File, r.Output.VolumeID)
-		if err != nil {
-			return nil, err
+		var k volumeKey
+		if k, err = f.sealedKey(r.Output); err == nil {
+			keys = append(keys, k)
 		}
-		keys = append(keys, k)
 	}
 	if len(f.files.Keys) > 0 && f.files.Origin != "" {
-		id, key, err := f.wrappedKey()
-		if err != nil {
-			return keys, err
+		id, key, werr := f.wrappedKey()
+		switch {
+		case werr != nil:
+			err = errors.Join(err, werr)
+		case len(keys) > 0 && keys[0].id == id: // the sealed results have it, and it was tried on them
+			key.Wipe()
+		default:
+			keys = append(keys, volumeKey{id, key})
 		}
-		keys = append(keys, volumeKey{id, key})
 	}
-	return keys, nil
+	return keys, err
 }
 
-// sealedKey opens the key of the sealed results, of which no more is read.
-func (f *fetch) sealedKey(file, volumeID string) (k volumeKey, err error) {
-	if !filepath.IsLocal(file) {
-		return k, fault.New(fault.Integrity, fmt.Errorf("receipt names the file %.80q", file), "")
+// sealedKey opens the key of the sealed results, and their index with it: no more is
+// read of them. Whoever writes the storage can exchange them, and their keys.age.
+func (f *fetch) sealedKey(out manifest.Output) (k volumeKey, err error) {
+	if !filepath.IsLocal(out.File) {
+		return k, fault.New(fault.Integrity, fmt.Errorf("receipt names the file %.80q", out.File), "")
 	}
-	remote, err := f.FS.Open(path.Join(f.remote, file))
+	remote, err := f.FS.Open(path.Join(f.remote, out.File))
 	if err != nil {
 		return k, err
 	}
 	defer remote.Close()
 	st, err := remote.Stat()
+	if err == nil && st.Size() != out.Size {
+		err = wrongSize(out, st.Size())
+	}
+	if err == nil {
+		err = checkDigest(out, remote)
+	}
 	if err != nil {
 		return k, err
 	}
-	if k.id, err = volume.ParseID(volumeID); err != nil {
+	k.key, err = volume.UnwrapKey(remote, out.Size, f.Identities...)
+	if k.key, err = f.orRewrapped(out.VolumeID, k.key, err); err != nil {
 		return k, err
 	}
-	k.key, err = volume.UnwrapKey(remote, st.Size(), f.Identities...)
-	k.key, err = f.orRewrapped(volumeID, k.key, err)
-	return k, err
+	opt := volume.OpenOptions{MaxIndex: volume.AnyIndex, Digest: volume.Digest(out.Digest)}
+	if k.id, _, err = opt.CheckKey(remote, out.Size, k.key); err != nil {
+		k.key.Wipe()
+		return k, fault.New(fault.Integrity, fmt.Errorf("the key that came with the sealed results does not open them: %w", err),
+			"it was replaced after the job; a copy made earlier will do")
+	}
+	return k, nil
 }
 
 // orRewrapped returns the key that Rewrap kept of a volume if none of the identities

@@ -26,8 +26,7 @@ func (f *fetch) openSealed(tmp, tree string) error {
 		return fault.New(fault.Integrity, fmt.Errorf("the sealed results are missing: %w", err), "somebody removed them after the job")
 	}
 	if err == nil && st.Size() != out.Size {
-		return fault.New(fault.Integrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", st.Size(), out.Size),
-			"they were cut or replaced after the job; do not use them")
+		return wrongSize(out, st.Size())
 	}
 	sealed := filepath.Join(tmp, "sealed")
 	if err := f.download(path.Join(f.remote, out.File), sealed, out.Size); err != nil {
@@ -38,13 +37,8 @@ func (f *fetch) openSealed(tmp, tree string) error {
 		return err
 	}
 	defer local.Close()
-	id, digest, err := volume.ReadDigest(local, out.Size)
-	if err != nil {
+	if err := checkDigest(out, local); err != nil {
 		return err
-	}
-	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
-		return fault.New(fault.Integrity, errors.New("the sealed results are not those that the job signed"),
-			"they were replaced after the job; do not use them")
 	}
 	sum, err := volume.ReadChecksum(f.ctx, io.NewSectionReader(local, 0, out.Size))
 	if err != nil {
@@ -59,6 +53,25 @@ func (f *fetch) openSealed(tmp, tree string) error {
 		f.Notes = append(f.Notes, err.Error())
 	}
 	return f.extractSealed(local, out, tree)
+}
+
+// wrongSize is the error of sealed results of another size than the job signed.
+func wrongSize(out manifest.Output, size int64) error {
+	return fault.New(fault.Integrity, fmt.Errorf("the sealed results have %d bytes, not the %d that the job signed", size, out.Size),
+		"they were cut or replaced after the job; do not use them")
+}
+
+// checkDigest refuses another volume, or another version of it, than the job signed.
+func checkDigest(out manifest.Output, r io.ReaderAt) error {
+	id, digest, err := volume.ReadDigest(r, out.Size)
+	if err != nil {
+		return err
+	}
+	if id.String() != out.VolumeID || manifest.Digest(digest) != out.Digest {
+		return fault.New(fault.Integrity, errors.New("the sealed results are not those that the job signed"),
+			"they were replaced after the job; do not use them")
+	}
+	return nil
 }
 
 func (f *fetch) extractSealed(local *os.File, out manifest.Output, tree string) error {
