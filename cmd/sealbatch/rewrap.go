@@ -186,7 +186,7 @@ func (c *client) checkOwnInfo(ctx context.Context, info, sig []byte, made time.T
 	if err != nil || own {
 		return err
 	}
-	return fault.New(fault.Integrity, fmt.Errorf("it is signed by %s, which is none of your account's keys", key),
+	return fault.New(fault.Integrity, fmt.Errorf("it is signed by %s, which is none of your account's keys that count now", key),
 		"only its owner can sign it anew: for a key that was yours, sealbatch policy renew does, where it lies at the site")
 }
 
@@ -201,7 +201,7 @@ func (c *client) infoSigner(ctx context.Context, info, sig []byte, made time.Tim
 	if err != nil {
 		return "", false, err
 	}
-	own, err = trust.IsOwn(k, manifest.NamespaceInfo, made)
+	own, err = trust.IsOwn(k, manifest.NamespaceInfo, time.Now(), made)
 	return sshid.Fingerprint(k), own, err
 }
 

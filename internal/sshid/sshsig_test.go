@@ -329,7 +329,7 @@ func TestTrustOtherKeys(t *testing.T) {
 		if got != c.want || (c.want == "") != errors.Is(err, ErrUntrusted) || (asked > 0) == (c.want == OwnPrincipal) {
 			t.Errorf("%s: %q, %v, asked %d times", c.name, got, err, asked)
 		}
-		if own, err := trust.IsOwn(c.signer.PublicKey(), c.namespace, c.made); own != (c.want != "") || err != nil {
+		if own, err := trust.IsOwn(c.signer.PublicKey(), c.namespace, retired, c.made); own != (c.want != "") || err != nil {
 			t.Errorf("%s: own: %v, %v", c.name, own, err)
 		}
 	}
@@ -342,8 +342,41 @@ func TestTrustOtherKeys(t *testing.T) {
 		t.Errorf("others could not be asked: %v", err)
 	}
 	listed := Trust{Allowed: others, File: "x"}
-	if own, err := listed.IsOwn(old.PublicKey(), testNamespace, retired.Add(-time.Hour)); own || err != nil {
+	if own, err := listed.IsOwn(old.PublicKey(), testNamespace, retired.Add(-time.Hour), retired.Add(-time.Hour)); own || err != nil {
 		t.Errorf("an allowed signer is oneself: %v, %v", own, err)
+	}
+}
+
+// TestTrustListedOtherKey: of a key that one's own list has, the list decides, whatever
+// the key service says of it, and whatever time the message gives.
+func TestTrustListedOtherKey(t *testing.T) {
+	t.Parallel()
+	old := newEd25519(t)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	sig, err := SignSSH(old, testNamespace, message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for options, want := range map[string]string{
+		`valid-before="20260201Z"`: "",
+		`valid-after="20260401Z"`:  "",
+		`namespaces="git"`:         "",
+		`namespaces="*"`:           "alice",
+	} {
+		allowed, err := ParseAllowedSigners(strings.NewReader("alice " + options + " " + authorizedLine(old.PublicKey())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		trust := Trust{Allowed: allowed, Others: func() ([]AllowedSigner, error) {
+			return []AllowedSigner{{Principals: []string{"alice"}, Key: old.PublicKey()}}, nil
+		}}
+		got, err := trust.Check(testNamespace, message, sig, now, now.AddDate(0, -2, 0))
+		if got != want || (want == "") != errors.Is(err, ErrUntrusted) || want == "" && !strings.Contains(err.Error(), "is listed in") {
+			t.Errorf("%s: %q, %v", options, got, err)
+		}
+		if own, err := trust.IsOwn(old.PublicKey(), testNamespace, now, now.AddDate(0, -2, 0)); own != (want != "") || err != nil {
+			t.Errorf("%s: own: %v, %v", options, own, err)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ type Trust struct {
 	Own []ssh.PublicKey
 	// Others returns further keys of one's own, such as earlier ones, with what they may
 	// sign and when; nil for none. It is asked only of signatures by a key that is
-	// neither own nor allowed.
+	// neither own nor listed in Allowed: of a listed one, the list has the last word.
 	Others func() ([]AllowedSigner, error)
 	// Allowed are the lines of an allowed_signers file.
 	Allowed []AllowedSigner
@@ -48,9 +48,9 @@ func (t Trust) Check(namespace string, message, sig []byte, at, made time.Time) 
 	if t.isOwn(key) {
 		return OwnPrincipal, nil
 	}
-	listed := false
+	listed := false // the key, or the authority of its certificate
 	for _, a := range t.Allowed {
-		plain := !a.CertAuthority && sameKey(a.Key, plainKey(key))
+		plain := a.lists(key)
 		authority := a.CertAuthority && certified && sameKey(a.Key, cert.SignatureKey)
 		if !plain && !authority {
 			continue
@@ -66,6 +66,9 @@ func (t Trust) Check(namespace string, message, sig []byte, at, made time.Time) 
 			return p, nil
 		}
 	}
+	if t.isListed(key) {
+		return "", t.untrusted(namespace, key, true)
+	}
 	other, err := t.isOther(namespace, key, made)
 	switch {
 	case other:
@@ -78,12 +81,27 @@ func (t Trust) Check(namespace string, message, sig []byte, at, made time.Time) 
 }
 
 // IsOwn reports whether key is one of one's own, as far as it counts for what was
-// signed in namespace at time made.
-func (t Trust) IsOwn(key ssh.PublicKey, namespace string, made time.Time) (bool, error) {
+// signed in namespace at time made. One that Allowed lists has to be allowed at time at,
+// too.
+func (t Trust) IsOwn(key ssh.PublicKey, namespace string, at, made time.Time) (bool, error) {
 	if t.isOwn(key) {
 		return true, nil
 	}
+	allowed := func(a AllowedSigner) bool { return a.lists(key) && a.Allows(namespace, at) }
+	if t.isListed(key) && !slices.ContainsFunc(t.Allowed, allowed) {
+		return false, nil
+	}
 	return t.isOther(namespace, key, made)
+}
+
+// isListed reports whether a line of Allowed is for key itself.
+func (t Trust) isListed(key ssh.PublicKey) bool {
+	return slices.ContainsFunc(t.Allowed, func(a AllowedSigner) bool { return a.lists(key) })
+}
+
+// lists reports whether a line is for key itself, not for an authority.
+func (a AllowedSigner) lists(key ssh.PublicKey) bool {
+	return !a.CertAuthority && sameKey(a.Key, plainKey(key))
 }
 
 func (t Trust) isOwn(key ssh.PublicKey) bool {
@@ -97,7 +115,7 @@ func (t Trust) isOther(namespace string, key ssh.PublicKey, made time.Time) (boo
 	}
 	others, err := t.Others()
 	return slices.ContainsFunc(others, func(a AllowedSigner) bool {
-		return !a.CertAuthority && sameKey(a.Key, plainKey(key)) && a.Allows(namespace, made)
+		return a.lists(key) && a.Allows(namespace, made)
 	}), err
 }
 
