@@ -31,7 +31,7 @@ func commands() []command {
 		{name: "open", summary: "open a sealed volume into a directory", run: runOpen},
 		{name: "mount", summary: "mount a sealed volume read-only", run: runMount},
 		{name: "inspect", summary: "show what a sealed volume is, and what it holds", run: runInspect},
-		{name: "verify", summary: "read every byte of a sealed volume and check it", run: runVerify},
+		{name: "verify", summary: "check every file in a sealed volume", run: runVerify},
 		{name: "rewrap", summary: "change who can open a sealed volume", run: runRewrap},
 		{summary: "\nServices:"},
 		{name: "serve", summary: "the key service", hangUp: true, run: runServe},

@@ -29,7 +29,7 @@ func TestNodeDirectory(t *testing.T) {
 		err := run(t.Context(), &app{stdin: os.Stdin, stdout: &out, stderr: &errOut}, append([]string{"-i", id}, args...))
 		return out.String() + errOut.String(), err
 	}
-	if out, err := do(runVerify, dir); err != nil || !strings.Contains(out, "every byte is as it was sealed: 2 entries") {
+	if out, err := do(runVerify, dir); err != nil || !strings.Contains(out, "every file is as it was sealed: 2 entries") {
 		t.Errorf("verify: %s, %v", out, err)
 	}
 	if out, err := do(runInspect, dir); err != nil || !strings.Contains(out, "sub/file") {

@@ -319,10 +319,11 @@ func lost(n results.Node) string {
 // findJob returns the record that ref names.
 func findJob(store submission.Store, ref string) (submission.Record, error) {
 	rec, err := store.Find(ref)
-	if errors.Is(err, submission.ErrDamaged) {
-		return rec, err
+	asked := errors.Is(err, submission.ErrNotFound) || errors.Is(err, submission.ErrAmbiguous)
+	if asked && !errors.Is(err, submission.ErrDamaged) {
+		err = fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
 	}
-	return rec, fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+	return rec, err
 }
 
 // listJobs prints the records that can be read, and returns an error about the others.

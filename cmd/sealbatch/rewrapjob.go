@@ -42,9 +42,9 @@ func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpt
 	if err != nil {
 		return err
 	}
-	rec, err := store.Find(ref)
+	rec, err := findJob(store, ref)
 	if err != nil {
-		return fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that submitted it")
+		return err
 	}
 	c, err := loadClient(ctx, a, cf)
 	if err != nil {

@@ -12,13 +12,14 @@ import (
 )
 
 func runVerify(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch verify", "Read every byte of a sealed volume, or of a node's directory with an index, and check it.", "FILE", `
+	f := ui.NewFlags("sealbatch verify", `Check every file in a sealed volume, or in a node's directory with an index: content, names and attributes.
+What lies between the files in the sealed volume (tar headers, padding) is compared with --checksum only.`, "FILE", `
 sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	var how opening
 	var digest, checksum string
 	how.add(f)
 	f.Word(&digest, "the volume digest that it must have, from a signed info file", []string{"digest"})
-	f.Word(&checksum, "the checksum that the whole file must have, from a signed info file", []string{"checksum"})
+	f.Word(&checksum, "the checksum that the whole sealed volume must have, every byte, from a signed info file", []string{"checksum"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -49,7 +50,7 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 		return fmt.Errorf("verify %s: %w", file, err)
 	}
 	p.End(true)
-	fmt.Fprintf(a.stdout, "%s: every byte is as it was sealed: %d entries, %s\n", file, r.Entries(), text.Size(report.PlainBytes))
+	fmt.Fprintf(a.stdout, "%s: every file is as it was sealed: %d entries, %s\n", file, r.Entries(), text.Size(report.PlainBytes))
 	if report.Unread > 0 {
 		fmt.Fprintf(a.stderr, "note: %d files have no digest in the index: an older version of the same file would pass too\n", report.Unread)
 	}
@@ -65,5 +66,8 @@ func optionalDigest(s string) (volume.Digest, error) {
 		return volume.Digest{}, nil
 	}
 	d, err := volume.ParseDigest(s)
+	if err == nil && d == (volume.Digest{}) {
+		err = fmt.Errorf("%s is no digest, but zeros", s) // which would be taken for none
+	}
 	return d, fault.New(fault.Usage, err, "")
 }

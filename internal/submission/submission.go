@@ -148,15 +148,22 @@ func (s Store) Lock(run string) (unlock func(), err error) {
 	}, nil
 }
 
-// List returns every record, newest first. With an error, which wraps ErrDamaged, these are those that can be read.
+// List returns every record, newest first. With an error that wraps ErrDamaged, these are those that can be read;
+// with any other there is none. A directory that is not there has none.
 func (s Store) List() ([]Record, error) {
-	names, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the records of jobs: %w", err)
 	}
 	var all []Record
-	for _, n := range names {
-		r, rerr := read(n)
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		r, rerr := read(filepath.Join(s.dir, e.Name()))
 		if rerr != nil {
 			err = errors.Join(err, rerr)
 			continue

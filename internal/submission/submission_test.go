@@ -89,3 +89,31 @@ func TestDamagedRecordIsReported(t *testing.T) {
 		}
 	}
 }
+
+// TestListOfAnyDirectory: a directory's name is no pattern, and one that cannot be read is not an empty one.
+func TestListOfAnyDirectory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "h[1]*")
+	s, _ := Open(dir)
+	if all, err := s.List(); err != nil || len(all) > 0 {
+		t.Errorf("of a directory that is not there: %v, %v", all, err)
+	}
+	run := strings.Repeat("a", 32)
+	if err := s.Save(record(run, "41")); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Find("41"); err != nil || r.Run != run {
+		t.Errorf("in a directory called %q: %+v, %v", dir, r, err)
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "jobs"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = Open(other)
+	if _, err := s.List(); err == nil || errors.Is(err, ErrDamaged) {
+		t.Errorf("of a file in its place: %v", err)
+	}
+	if _, err := s.Find("41"); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("a job, with a file in the directory's place: %v", err)
+	}
+}
