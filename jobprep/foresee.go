@@ -128,7 +128,8 @@ func (p *planned) until(m manifest.Manifest) time.Time {
 	return until
 }
 
-// expect is what the key service is told of the job beside its manifest.
+// expect is what the key service is told of the job beside its manifest: of very many nodes, as many as it takes.
 func (p *planned) expect() keyapi.Expect {
-	return keyapi.Expect{Account: p.o.Script.Account, Partition: p.partition, Nodes: slices.Clone(p.nodes)}
+	nodes := slices.Clone(p.nodes[:min(len(p.nodes), keyapi.MaxExpectedNodes)])
+	return keyapi.Expect{Account: p.o.Script.Account, Partition: p.partition, Nodes: nodes}
 }

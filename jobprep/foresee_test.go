@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -101,6 +102,18 @@ func TestForeseen(t *testing.T) {
 		p.Close()
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("not said: %q: %s", want, said)
+		}
+	}
+}
+
+// TestExpectManyNodes: a job on more nodes than the key service looks at names as many as it takes.
+func TestExpectManyNodes(t *testing.T) {
+	t.Parallel()
+	for nodes, want := range map[int]int{0: 0, 2: 2, keyapi.MaxExpectedNodes: keyapi.MaxExpectedNodes,
+		keyapi.MaxExpectedNodes + 1: keyapi.MaxExpectedNodes} {
+		p := planned{nodes: make([]string, nodes), o: Options{Script: slurm.Script{Account: "a"}}, partition: "p"}
+		if e := p.expect(); len(e.Nodes) != want || e.Account != "a" || e.Partition != "p" {
+			t.Errorf("%d nodes: %d, %q, %q", nodes, len(e.Nodes), e.Account, e.Partition)
 		}
 	}
 }

@@ -175,8 +175,11 @@ type Manifest struct {
 type Expect struct {
 	Account   string   `json:"account,omitempty"` // Slurm's
 	Partition string   `json:"partition,omitempty"`
-	Nodes     []string `json:"nodes,omitempty"` // names of nodes that the job will run on, and no others
+	Nodes     []string `json:"nodes,omitempty"` // on which the job will run, no others; MaxExpectedNodes at most
 }
+
+// MaxExpectedNodes bounds the nodes of an Expect. Of a job on more, a client names some.
+const MaxExpectedNodes = 1 << 12
 
 // ManifestInfo answers POST /v1/manifests.
 type ManifestInfo struct {
