@@ -1,9 +1,9 @@
 package keyserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
@@ -12,13 +12,10 @@ import (
 	"github.com/sealbatch/sealbatch/internal/service"
 )
 
-// maxExpectedNodes bounds an expectation's nodes.
-const maxExpectedNodes = 1 << 12
-
 // foresee refuses a manifest whose job would get no key as things are, where that can be known before there is evidence:
 // a job would wait in the queue for nothing. It looks at a snapshot, and decides nothing: the release does.
 func (s *Server) foresee(q *request, m manifest.Manifest, rec manifestRecord, e keyapi.Expect) error {
-	if len(e.Nodes) > maxExpectedNodes {
+	if len(e.Nodes) > keyapi.MaxExpectedNodes {
 		return service.Refuse(keyapi.CodeBadRequest, "%d expected nodes", len(e.Nodes))
 	}
 	claims := attest.Claims{Attestor: m.Attest.Type, Tier: s.likelyTier(m), Account: e.Account, Partition: e.Partition}
@@ -32,22 +29,71 @@ func (s *Server) foresee(q *request, m manifest.Manifest, rec manifestRecord, e 
 		return service.Refuse(keyapi.CodePolicy, "this key service releases nothing below tier %s, the evidence would be of tier %s",
 			s.minTier, claims.Tier)
 	}
-	return s.store.View(q.ctx, func(r store.Reader) error {
-		for _, v := range rec.Volumes {
+	g, secrets, err := s.copyFor(q.ctx, rec.Volumes)
+	if err != nil {
+		return err
+	}
+	f, err := newForecast(q.ctx, claims, e.Nodes, g, secrets)
+	if err != nil {
+		return err
+	}
+	for _, sec := range secrets {
+		if err := s.foreseeSecret(g, sec, rec, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copied is what was read of the store, by bucket and key.
+type copied map[[2]string][]byte
+
+func (c copied) Get(bucket, key string) ([]byte, error) {
+	if b, ok := c[[2]string{bucket, key}]; ok {
+		return b, nil
+	}
+	return nil, store.ErrNotFound
+}
+
+// take reads a record, if it is there.
+func (c copied) take(g getter, bucket, key string) error {
+	b, err := g.Get(bucket, key)
+	switch {
+	case err == nil:
+		c[[2]string{bucket, key}] = b
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	return nil
+}
+
+// copyFor reads what foresee looks at: the volumes' records, and of each policy one copy. Nothing is decided meanwhile,
+// since whoever wants the store for themselves waits.
+func (s *Server) copyFor(ctx context.Context, volumes []volumeUse) (c copied, secrets []secretRecord, err error) {
+	c = copied{}
+	policies := map[manifest.Digest]bool{}
+	err = s.store.View(ctx, func(r store.Reader) error {
+		for _, v := range volumes {
 			var sec secretRecord
 			err := getJSON(r, bucketSecrets, v.ID, &sec)
 			if errors.Is(err, store.ErrNotFound) || err == nil && sec.Digest != v.Digest {
 				continue // registering refuses it
 			}
+			if err == nil {
+				err = c.take(r, bucketWithdrawn, sec.Owner)
+			}
+			if err == nil && !policies[sec.Policy.Digest] {
+				err = c.take(r, bucketPolicies, sec.VolumeID)
+			}
 			if err != nil {
 				return err
 			}
-			if err := s.foreseeSecret(r, sec, rec, claims, e.Nodes); err != nil {
-				return err
-			}
+			policies[sec.Policy.Digest] = true
+			secrets = append(secrets, sec)
 		}
 		return nil
 	})
+	return c, secrets, err
 }
 
 // likelyTier returns what the evidence that a manifest names can reach here; the highest where that is not known.
@@ -71,22 +117,18 @@ func (s *Server) likelyTier(m manifest.Manifest) manifest.Tier {
 	return manifest.TierA
 }
 
-func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, c attest.Claims, nodes []string) error {
+func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, f *forecast) error {
 	refuse := func(why, hint string) error {
 		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", sec.Name, sec.VolumeID, why).WithHint("%s", hint)
 	}
-	if why := unusable(sec, c, s.now()); why != "" {
+	if why := unusable(sec, f.claims, s.now()); why != "" {
 		hint := "ask its owner"
 		if sec.SupersededBy != "" {
 			hint = "use the newer volume's info file, or ask its owner to pin this version"
 		}
 		return refuse(why, hint)
 	}
-	p, err := policyOf(g, sec)
-	if err != nil {
-		return err
-	}
-	why, err := foreseeable(p, c, nodes)
+	why, err := f.of(sec)
 	if err != nil {
 		return err
 	}
@@ -96,38 +138,10 @@ func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, c a
 	if why := excessive(sec, m); why != "" {
 		return refuse(why, "")
 	}
+	// How many are left is for the owner to know.
 	if left := sec.Policy.Releases - sec.Released; sec.Policy.Releases > 0 && left < m.Nodes {
-		return refuse(fmt.Sprintf("its key may be released %d times more, and each of the job's %d nodes needs it", left, m.Nodes),
+		return refuse(fmt.Sprintf("too few releases of its key are left for the job's %d nodes, each of which needs one", m.Nodes),
 			"ask its owner for more: sealbatch policy set --releases")
 	}
 	return s.standsPolicy(g, sec)
-}
-
-// foreseeable returns what of a job a policy does not name, where the submitter can know it. Groups, and what Slurm
-// chooses, only evidence shows.
-func foreseeable(p manifest.Policy, c attest.Claims, nodes []string) (string, error) {
-	hosts, anyNode, err := p.Hosts()
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case p.Evidence != "" && p.Evidence != c.Attestor:
-		return fmt.Sprintf("its policy accepts no evidence but of type %s, this job has %s", p.Evidence, c.Attestor), nil
-	case len(p.Clusters) > 0 && c.Job.Cluster != "" && !slices.Contains(p.Clusters, c.Job.Cluster):
-		return "its policy does not name cluster " + c.Job.Cluster, nil
-	case c.Attestor == keyapi.EvidenceToken && len(p.Accounts)+len(p.Partitions) > 0:
-		return "its policy names Slurm accounts or partitions, which a one-time token does not show", nil
-	case c.User != "" && !slices.Contains(p.Users, c.User) && (len(p.Groups) == 0 || c.Attestor == keyapi.EvidenceToken):
-		return "its policy does not name user " + c.User, nil
-	case c.Account != "" && len(p.Accounts) > 0 && !slices.ContainsFunc(p.Accounts, sameAccount(c.Account)):
-		return fmt.Sprintf("its policy does not name Slurm account %q", c.Account), nil
-	case c.Partition != "" && len(p.Partitions) > 0 && !slices.Contains(p.Partitions, c.Partition):
-		return fmt.Sprintf("its policy does not name partition %q", c.Partition), nil
-	}
-	for _, n := range nodes {
-		if !anyNode && !hosts.Contains(n) {
-			return fmt.Sprintf("its policy does not name node %.80q", n), nil
-		}
-	}
-	return "", nil
 }

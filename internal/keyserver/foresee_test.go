@@ -2,8 +2,10 @@ package keyserver_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
@@ -69,7 +71,7 @@ func TestForeseen(t *testing.T) {
 			says: "a one-time token does not show"},
 		"no network": {policy: func(p *manifest.Policy) { p.Network = manifest.NetworkNone }, says: "without a network"},
 		"too few releases left": {policy: func(p *manifest.Policy) { p.Releases = 1 }, manifest: func(m *manifest.Manifest) { m.Nodes = 2 },
-			says: "1 times more, and each of the job's 2 nodes"},
+			says: "too few releases of its key are left for the job's 2 nodes"},
 		"too many nodes": {expect: keyapi.Expect{Nodes: make([]string, 5000)}, says: "5000 expected nodes"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,5 +107,44 @@ func TestForeseen(t *testing.T) {
 				t.Errorf("RegisterManifest: %v", err)
 			}
 		})
+	}
+}
+
+// TestDearExpectations: what owners write into policies, and submitters expect, holds up nobody. Nodes that are held
+// against each volume's policy take a hundred times as long as the registration without them.
+func TestDearExpectations(t *testing.T) {
+	s := newSite(t, keyservertest.Options{})
+	ranges := make([]string, 20) // which do not hold what the last range does
+	for i := range ranges {
+		ranges[i] = fmt.Sprintf("%d-%d", i*10+1000000000, i*10+1000000005)
+	}
+	bracket := "[" + strings.Join(ranges, ",") + ",0-99999999999999999]"
+	p := keyservertest.Policy("alice")
+	p.Nodes = []string{strings.Repeat(bracket, 3)}
+	volumes := make([]keyservertest.Volume, 65)
+	for i := range volumes {
+		volumes[i] = s.Deposit(t, s.alice, fmt.Sprint("d", i), manifest.KindDataset, p)
+	}
+	_, b := s.Manifest(t, func(m *manifest.Manifest) { m.Cluster = "testcluster" }, volumes...)
+	nodes := make([]string, keyapi.MaxExpectedNodes)
+	for i := range nodes {
+		nodes[i] = fmt.Sprintf("%s%04d", strings.Repeat("7", 46), i)
+	}
+	sig, private, client := keyservertest.Sign(t, s.alice, manifest.NamespaceManifest, b), keyservertest.PrivateOf(t, b), s.Client(t, s.alice)
+	fastest := func(e keyapi.Expect) time.Duration {
+		best := time.Hour
+		for range 3 {
+			start := time.Now()
+			if _, err := client.RegisterJob(t.Context(), b, sig, private, e); err != nil {
+				t.Fatal(err)
+			}
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	fastest(keyapi.Expect{}) // is registered
+	without, with := fastest(keyapi.Expect{}), fastest(keyapi.Expect{Nodes: nodes})
+	if t.Logf("%s, with nodes %s", without, with); with > 20*without {
+		t.Errorf("a registration takes %s, and with nodes %s", without, with)
 	}
 }

@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type request struct {
 	ctx    context.Context
 	srv    *Server
 	body   []byte
+	dear   bool   // it takes turns with those that take a processor for long
 	volume string // of the path, a valid id
 	query  string // of the path, as it was sent
 	remote string
@@ -162,6 +164,7 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 		defer done()
 	}
 	q.body = body
+	q.dear = rt.dear(body)
 	leave, busy := s.turn(q, r)
 	if busy != nil {
 		return nil, busy
@@ -177,13 +180,22 @@ func (s *Server) admit(rt route, q *request, w http.ResponseWriter, r *http.Requ
 	return answer, err
 }
 
+// manyElements are, by the commas between them, more than a job's registration has that expects few nodes or none.
+const manyElements = 256
+
+// dear reports whether a request takes a processor for long, by its body.
+func (rt route) dear(body []byte) bool {
+	return len(body) > gate.SmallBody || rt.max == 0 && bytes.Count(body, []byte(",")) > manyElements
+}
+
 // turn waits for the request's turn at work. Those with large bodies take turns
-// among themselves first: reading one takes a processor for a third of a second.
+// among themselves first: reading one takes a processor for a third of a second; and with them
+// the registrations of jobs that expect many nodes, whose names are held against policies.
 func (s *Server) turn(q *request, r *http.Request) (leave func(), err error) {
 	wait, cancel := context.WithTimeout(q.ctx, turnTime)
 	defer cancel()
 	leaveLarge := func() {}
-	if len(q.body) > gate.SmallBody {
+	if q.dear {
 		if leaveLarge, err = s.front.Enter(wait, s.large, r); err != nil {
 			return nil, err
 		}
