@@ -105,6 +105,10 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 	if err != nil {
 		return err
 	}
+	t.Reads = c.reads()
+	if err := t.Check(); err != nil {
+		return err
+	}
 	if err := c.connect(ctx); err != nil {
 		return err
 	}

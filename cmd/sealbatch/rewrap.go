@@ -47,7 +47,7 @@ sealbatch rewrap --job 4711 -i ~/.ssh/id_ed25519.old -r ~/.ssh/id_ed25519.pub`)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
-	rcpts, err := parseRecipients(a, recipients)
+	rcpts, _, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"filippo.io/age"
 
@@ -47,14 +48,15 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	if input.FromStdin() {
 		input.FileName = name
 	}
-	rcpts, err := parseRecipients(a, recipients)
+	rcpts, files, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
 	}
 	if err := input.Check(); errors.Is(err, source.ErrInput) {
 		return fault.New(fault.Usage, err, "")
 	}
-	s, err := sealTo(ctx, a, input, output.File{Path: out, Inputs: append(input.Files(), recipients...), Replace: force}, rcpts)
+	reads := slices.Concat(input.Files(), files, sshFiles())
+	s, err := sealTo(ctx, a, input, output.File{Path: out, Inputs: reads, Replace: force}, rcpts)
 	if err != nil {
 		return err
 	}
@@ -124,19 +126,19 @@ func (a *app) stream(out output.File) (io.WriteCloser, error) {
 	return f, nil
 }
 
-// parseRecipients reads recipients as given; none means one's own SSH key.
-func parseRecipients(a *app, given []string) ([]age.Recipient, error) {
+// parseRecipients reads recipients as given, and returns what they were read from, too; none means one's own SSH key.
+func parseRecipients(a *app, given []string) (rcpts []age.Recipient, files []string, err error) {
 	if len(given) == 0 {
 		p, err := homeFile(".ssh/id_ed25519.pub")
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if _, err := os.Stat(p); err != nil {
-			return nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"),
+			return nil, nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"),
 				"name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")
 		}
 		given = []string{p}
 	}
-	rcpts, err := volume.ParseOwnRecipients(given, a.plugins(), a.skipped)
-	return rcpts, fault.New(fault.Usage, err, "")
+	rcpts, err = volume.ParseOwnRecipients(given, a.plugins(), a.skipped)
+	return rcpts, given, fault.New(fault.Usage, err, "")
 }

@@ -56,7 +56,8 @@ type Target struct {
 	SealedPath string // local path of the sealed volume
 	DirAtRest  string // where it goes on the site, absolute
 	Policy     manifest.Policy
-	Force      bool            // replaces whatever file has SealedPath
+	Force      bool            // replaces whatever file has SealedPath, but those in Reads
+	Reads      []string        // files that the run reads besides Input: keys, configuration
 	Recipients []age.Recipient // who can open the volume without the key service
 	Readers    []string        // the recipients as text, by which another run's are recognised
 	Expiry     string          // the policy's expiry as it was asked for, by which another run's is recognised

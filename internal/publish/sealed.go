@@ -18,12 +18,15 @@ import (
 // filed is an Input that can name the files and directories that it reads.
 type filed interface{ Files() []string }
 
-// inputs returns what the sealed file is made from.
+// Check finds out early, before anybody is asked, whether a sealed file that is named takes the place of what is read.
+func (t Target) Check() error { return output.Apart(t.SealedPath, t.Reads...) }
+
+// inputs returns what the sealed file is made from, and what else is read.
 func (r Request) inputs() []string {
 	if f, ok := r.Input.(filed); ok {
-		return f.Files()
+		return slices.Concat(f.Files(), r.Reads)
 	}
-	return nil
+	return r.Reads
 }
 
 // sealed is the sealed file as it is to be made.
