@@ -58,8 +58,8 @@ func (f File) look() (fs.FileInfo, error) {
 type Made struct {
 	*os.File
 	want File
-	had  fs.FileInfo // what Commit replaces; nil for nothing
-	name string      // "" as long as it has none
+	had  *os.File // what Commit replaces, kept open so that nothing else gets its inode; nil for nothing
+	name string   // "" as long as it has none
 }
 
 // Create begins to make the file, with mode 0600 and for reading, too.
@@ -70,13 +70,36 @@ func (f File) create(nameless func(dir string) (*os.File, error)) (*Made, error)
 	if err != nil {
 		return nil, err
 	}
-	m := &Made{want: f, had: had}
+	m := &Made{want: f}
+	if had != nil {
+		if m.had, err = hold(f.Path, had); err != nil {
+			return nil, err
+		}
+	}
 	if m.File, err = nameless(filepath.Dir(f.Path)); err == nil {
 		return m, nil
 	}
-	m.name = besides(f.Path)
-	m.File, err = os.OpenFile(m.name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	return m, err
+	name := besides(f.Path)
+	if m.File, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		_ = m.had.Close() // of nil, too
+		return nil, err
+	}
+	m.name = name
+	return m, nil
+}
+
+// hold opens what was found under a name, without reading it: a file that is removed would else give its inode to
+// the next one.
+func hold(path string, found fs.FileInfo) (*os.File, error) {
+	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !os.SameFile(st, found) {
+		_ = f.Close()
+		return nil, cameMeanwhile(path)
+	}
+	return f, nil
 }
 
 // nameless opens a new file without a name, to which fsx.FDPath leads.
@@ -123,13 +146,14 @@ func (m *Made) Commit() error {
 }
 
 func (m *Made) settle() error {
+	defer m.had.Close() // of nil, too
 	now, err := os.Lstat(m.want.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return m.taken(m.nameNew(m.want.Path))
 	case err != nil:
 		return err
-	case m.had == nil || !os.SameFile(m.had, now):
+	case !m.replaces(now):
 		return m.taken(fs.ErrExist)
 	}
 	if m.name == "" {
@@ -146,12 +170,25 @@ func (m *Made) settle() error {
 	return nil
 }
 
+// replaces reports whether it is what Create found.
+func (m *Made) replaces(now fs.FileInfo) bool {
+	if m.had == nil {
+		return false
+	}
+	had, err := m.had.Stat()
+	return err == nil && os.SameFile(had, now)
+}
+
 // taken says that something else got the name meanwhile, if that is the error.
 func (m *Made) taken(err error) error {
 	if errors.Is(err, fs.ErrExist) {
-		return refused(fs.ErrExist, "look at it, and run the same command again", "%s came into being meanwhile", m.want.Path)
+		return cameMeanwhile(m.want.Path)
 	}
 	return err
+}
+
+func cameMeanwhile(path string) error {
+	return refused(fs.ErrExist, "look at it, and run the same command again", "%s came into being meanwhile", path)
 }
 
 // nameNew gives the file a name that nothing has.
@@ -173,6 +210,7 @@ func (m *Made) nameNew(path string) error {
 // Discard closes the file, and removes it if it has got no name. It may be called after Commit.
 func (m *Made) Discard() {
 	_ = m.Close()
+	_ = m.had.Close() // of nil, too
 	if m.name != "" {
 		_ = os.Remove(m.name)
 		m.name = ""

@@ -125,13 +125,15 @@ func TestCommit(t *testing.T) {
 			before, meanwhile string
 			replace           bool
 			want              error
+			removed           bool // what was there, before the other comes: ext4 gives its inode to that one
 		}{
-			"new":                    {"", "", false, nil},
-			"new, to be replaced":    {"", "", true, nil},
-			"in another's place":     {"old", "", true, nil},
-			"something came":         {"", "theirs", false, fs.ErrExist},
-			"something came, forced": {"", "theirs", true, fs.ErrExist},
-			"something else came":    {"old", "theirs", true, fs.ErrExist},
+			"new":                    {"", "", false, nil, false},
+			"new, to be replaced":    {"", "", true, nil, false},
+			"in another's place":     {"old", "", true, nil, false},
+			"something came":         {"", "theirs", false, fs.ErrExist, false},
+			"something came, forced": {"", "theirs", true, fs.ErrExist, false},
+			"something else came":    {"old", "theirs", true, fs.ErrExist, false},
+			"it has the inode":       {"old", "theirs", true, fs.ErrExist, true},
 		} {
 			dir := t.TempDir()
 			path := filepath.Join(dir, strings.Repeat("n", 250))
@@ -150,7 +152,13 @@ func TestCommit(t *testing.T) {
 			if _, err := m.WriteString("made"); err != nil {
 				t.Fatal(err)
 			}
-			put(c.meanwhile)
+			if c.removed {
+				if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte(c.meanwhile), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				put(c.meanwhile)
+			}
 			want := "made"
 			if c.want != nil {
 				want = c.meanwhile
