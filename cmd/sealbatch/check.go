@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ import (
 
 // serverChecks are what serve --check looks at, beside the configuration itself.
 var serverChecks = []func(*config.Server, doctor.Report){
-	checkAccounts, checkMasterKey, checkKeys, checkEvidence, checkFiles,
+	checkAccounts, checkMasterKey, checkRecords, checkKeys, checkEvidence, checkFiles,
 	func(c *config.Server, report doctor.Report) {
 		checkCertificate(setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}, report)
 	},
@@ -92,15 +93,11 @@ func checkKeys(c *config.Server, report doctor.Report) {
 		return
 	}
 	path, err := slotstore.Path(c.DataDir, c.KeyStore.Parameters)
-	var f *os.File
 	if err == nil {
-		f, err = trusted.Open(path, trusted.Secret)
-	}
-	if err == nil {
-		err = f.Close()
+		err = checkSlots(c, path)
 	}
 	if err != nil {
-		report(doctor.Failed("keys", err))
+		report(doctor.Failed("keys", damagedStore(err)))
 		return
 	}
 	if fs, ok := slotstore.InPlace(path); !ok {
@@ -110,6 +107,73 @@ func checkKeys(c *config.Server, report doctor.Report) {
 		return
 	}
 	report(doctor.Finding{What: "keys", Detail: path})
+}
+
+func checkSlots(c *config.Server, path string) error {
+	f, err := trusted.Open(path, trusted.Secret)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	k, err := boltstore.LoadMasterKey(c.MasterKeyFile)
+	if err != nil {
+		return nil // checkMasterKey tells
+	}
+	defer clear(k[:])
+	if err := slotstore.CheckHeader(f, k.Derive); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// checkRecords looks at the store and at the audit log, which must agree. Those of a service that runs change
+// all the time: of them it sees only that they are there.
+func checkRecords(c *config.Server, report doctor.Report) {
+	path := filepath.Join(c.DataDir, boltstore.FileName)
+	if err := missing(path); err != nil {
+		report(doctor.Failed("store", err))
+		return
+	}
+	k, err := boltstore.LoadMasterKey(c.MasterKeyFile)
+	if err != nil {
+		return // checkMasterKey tells
+	}
+	defer clear(k[:])
+	follows := func(io.Reader) error { return nil }
+	switch st, err := boltstore.Read(path, k); {
+	case errors.Is(err, boltstore.ErrInUse):
+		report(doctor.Finding{What: "store", Detail: path + ", on which a key service runs"})
+	case err != nil:
+		report(doctor.Failed("store", damagedStore(err)))
+		return
+	default:
+		follows, err = keyserver.LogCheck(st)
+		if err := errors.Join(err, st.Close()); err != nil {
+			report(doctor.Failed("store", damagedStore(err)))
+			return
+		}
+		report(doctor.Finding{What: "store", Detail: path})
+	}
+	if err := checkLog(c.Audit, follows); err != nil {
+		report(doctor.Failed("audit log", notFresh(err)))
+		return
+	}
+	report(doctor.Finding{What: "audit log", Detail: c.Audit})
+}
+
+func checkLog(path string, follows func(io.Reader) error) error {
+	if err := missing(path); err != nil {
+		return err
+	}
+	f, err := trusted.Open(path, trusted.Public)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := follows(f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // checkFiles looks at what the other checks do not open.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -237,6 +238,9 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 		return err
 	}
 	path := filepath.Join(c.DataDir, boltstore.FileName)
+	if err := missing(path); err != nil { // only --init makes a service
+		return err
+	}
 	if s.records, err = boltstore.Open(path, master); err != nil {
 		return damagedStore(err)
 	}
@@ -248,6 +252,21 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 		return errors.Join(damagedStore(err), s.records.Close())
 	}
 	return nil
+}
+
+// missing returns the error of a file of the service's data that is not there, or is empty.
+func missing(path string) error {
+	what := "is empty"
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		what = "is missing"
+	case err != nil:
+		return err
+	case st.Size() > 0:
+		return nil
+	}
+	return fault.New(fault.Integrity, fmt.Errorf("%s %s", path, what),
+		"restore it from a backup (\"Backup and restoring\" in docs/key-service.md), or make a new service with --init")
 }
 
 // damagedStore gives an error of what the service keeps its class and hint, where it was damaged or does not belong together.

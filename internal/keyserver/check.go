@@ -2,8 +2,10 @@ package keyserver
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -22,6 +24,27 @@ const (
 	// segmentAge is how long one segment of the log is written to at most.
 	segmentAge = 30 * 24 * time.Hour
 )
+
+// LogCheck returns what holds the current segment of an audit log against what the store has now.
+// Neither is changed. It fails for a store without a service's identity.
+func LogCheck(st interface {
+	View(ctx context.Context, fn func(store.Reader) error) error
+}) (follows func(io.Reader) error, err error) {
+	var si serviceIdentity
+	var head audit.Head
+	err = st.View(context.Background(), func(r store.Reader) error {
+		return errors.Join(getJSON(r, bucketMeta, keyIdentity, &si), getJSON(r, bucketMeta, keyHead, &head))
+	})
+	if err == nil && len(si.Seed) != ed25519.SeedSize {
+		err = errors.New("damaged record")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("identity of the key service: %w", err)
+	}
+	pub := ed25519.NewKeyFromSeed(si.Seed).Public().(ed25519.PublicKey)
+	clear(si.Seed)
+	return func(log io.Reader) error { return audit.Follows(log, pub, head) }, nil
+}
 
 // errClosed says that the service has ended.
 var errClosed = fmt.Errorf("%w: the service is stopping", audit.ErrWrite)

@@ -149,6 +149,12 @@ type checked struct {
 	dropped int // entries after head
 }
 
+// Follows reports whether the segment that is written to agrees with the store's head, as Open does, and changes nothing.
+func Follows(r io.Reader, pub ed25519.PublicKey, stored Head) error {
+	_, err := check(r, pub, stored)
+	return err
+}
+
 // check reads the segment that is written to. It has to hold the store's head, or
 // to follow it at once.
 func check(r io.Reader, pub ed25519.PublicKey, stored Head) (c checked, err error) {

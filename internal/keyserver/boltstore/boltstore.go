@@ -52,28 +52,56 @@ type Store struct {
 }
 
 // Open opens or makes the store at path. A wrong master key is store.ErrSeal, a
-// file that bbolt cannot read store.ErrDamaged; a file that another process uses is an
-// error after a second.
+// file that bbolt cannot read store.ErrDamaged; a file that another process uses is
+// ErrInUse after a second.
 func Open(path string, k MasterKey) (*Store, error) {
+	s, err := open(path, k, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkKey(); err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w", path, err), s.Close())
+	}
+	return s, nil
+}
+
+// ErrInUse: a key service runs on the store.
+var ErrInUse = errors.New("another key service runs on it")
+
+// Read opens the store at path for View alone, and changes nothing. Errors are Open's; one that is missing is
+// fs.ErrNotExist.
+func Read(path string, k MasterKey) (*Store, error) {
+	s, err := open(path, k, &bbolt.Options{Timeout: time.Millisecond, ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	err = s.View(context.Background(), func(r store.Reader) error {
+		_, err := r.Get(bucketMeta, keyCanary)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w", path, err), s.Close())
+	}
+	return s, nil
+}
+
+func open(path string, k MasterKey, o *bbolt.Options) (*Store, error) {
+	o.OpenFile = openSecret
 	var db *bbolt.DB
 	err := guarded(func() (err error) {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, InitialMmapSize: mapSize, OpenFile: openSecret})
+		db, err = bbolt.Open(path, 0o600, o)
 		return err
 	})
 	if unreadable(err) {
 		err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
 	}
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("store %s is in use: another key service runs on it", path)
+		return nil, fmt.Errorf("store %s is in use: %w", path, ErrInUse)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", path, err)
 	}
-	s := &Store{db: db, seal: newSealer(k)}
-	if err := s.checkKey(); err != nil {
-		return nil, errors.Join(fmt.Errorf("store %s: %w", path, err), db.Close())
-	}
-	return s, nil
+	return &Store{db: db, seal: newSealer(k)}, nil
 }
 
 func openSecret(path string, flag int, perm os.FileMode) (*os.File, error) {

@@ -105,12 +105,27 @@ func openNamed(path string, key []byte) (*os.File, *sealer, error) {
 	return f, s, nil
 }
 
+// CheckHeader reports whether f is a file of slots under the master key that derive belongs to, and changes nothing.
+func CheckHeader(f io.ReaderAt, derive func(purpose string) ([]byte, error)) error {
+	key, err := derive(purposeSlots)
+	if err != nil {
+		return err
+	}
+	defer clear(key)
+	_, err = readHeader(f, key)
+	return err
+}
+
 func checkFile(f *os.File, key []byte) (*sealer, error) {
 	if err := fsx.TryLock(f); errors.Is(err, fsx.ErrLocked) {
 		return nil, errors.New("the file is in use: another key service runs on it")
 	} else if err != nil {
 		return nil, err
 	}
+	return readHeader(f, key)
+}
+
+func readHeader(f io.ReaderAt, key []byte) (*sealer, error) {
 	b := make([]byte, headerSize)
 	if _, err := f.ReadAt(b, 0); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: it ends early", store.ErrDamaged)

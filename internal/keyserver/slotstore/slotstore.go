@@ -80,7 +80,7 @@ func Open(ctx context.Context, home store.Home, p store.Parameters) (store.KeySt
 	if err != nil {
 		return nil, err
 	}
-	key, err := home.Derive("key slots")
+	key, err := home.Derive(purposeSlots)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,9 @@ func Open(ctx context.Context, home store.Home, p store.Parameters) (store.KeySt
 	}
 	return s, nil
 }
+
+// purposeSlots names the key that seals the slots.
+const purposeSlots = "key slots"
 
 // Path returns the path of the file of slots, by Open's parameters.
 func Path(dir string, p store.Parameters) (string, error) {
