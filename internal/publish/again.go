@@ -155,7 +155,7 @@ func (p *publishing) lies(ctx context.Context, st *standing) (there bool, err er
 
 func liesAt(fsys transfer.FS, remote string, want manifest.Info) (bool, error) {
 	f, err := fsys.Open(remote)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, transfer.ErrNotRegular) {
 		return false, nil
 	}
 	if err != nil {

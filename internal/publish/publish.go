@@ -215,13 +215,17 @@ func (r Request) info(s volume.Sealed) manifest.Info {
 }
 
 // check reports early what the info file would be refused for at the end,
-// when the key is deposited and an older version superseded. Digests and size,
-// which only sealing gives, are made up.
+// when the key is deposited and an older version superseded.
 func (r Request) check() error {
 	if n := len(filepath.Base(r.SealedPath)); n > maxName {
 		return fmt.Errorf("the sealed file's name has %d bytes; %d are possible, since endings such as %s are added", n, maxName, InfoSuffix)
 	}
-	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1}).Validate()
+	return r.foreseen().Validate()
+}
+
+// foreseen returns the info file. Digests and size, which only sealing gives, are made up.
+func (r Request) foreseen() manifest.Info {
+	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1})
 }
 
 // reachable reports early, before hours of sealing, why the end cannot be reached.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -53,10 +54,14 @@ func (a *announcement) name(ctx context.Context, fsys transfer.FS, staged, final
 		if final != remote || final == info {
 			_ = fsys.Remove(staged) // small, and made again; a sealed file stays to go on with
 		}
-		return fault.New(fault.Other, fmt.Errorf("%s: %w", final, errOther),
-			"look at what is there; if it is not needed, remove it and run the same command again")
+		return other(final)
 	}
 	return nil
+}
+
+func other(final string) error {
+	return fault.New(fault.Other, fmt.Errorf("%s: %w", final, errOther),
+		"look at what is there; if it is not needed, remove it and run the same command again")
 }
 
 // The last line of a replacement that is done, and of one that failed.
@@ -76,22 +81,57 @@ func cannotReplace(final string, err error) error {
 	return err
 }
 
-// replaceable reports early, while the earlier version is still the one that counts, that it cannot be replaced.
+// replaceable reports early, while the earlier version is still the one that counts, that it cannot be replaced, or that
+// what has its names is something else.
 func (p *publishing) replaceable(ctx context.Context) error {
 	remote := p.r.pathAtRest()
 	return p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
-		sh, ok := fsys.(shell)
-		if _, err := fsys.Lstat(remote); errors.Is(err, fs.ErrNotExist) || !ok {
-			return nil
-		} else if err != nil {
-			return err
-		}
 		if p.s.Size > 0 && p.arrived(fsys, remote) {
 			return nil
 		}
-		_, _, _, err := sh.Run(ctx, []string{"true"}, nil)
+		there, err := p.earlier(fsys, remote)
+		sh, ok := fsys.(shell)
+		if err != nil || !there || !ok {
+			return err
+		}
+		_, _, _, err = sh.Run(ctx, []string{"true"}, nil)
 		return cannotReplace(remote, err)
 	})
+}
+
+// earlier reports whether an earlier version has the names at the site, by what name goes by when it gives them to
+// another. Something else that has one is errOther.
+func (p *publishing) earlier(fsys transfer.FS, remote string) (there bool, err error) {
+	had := map[string]bool{}
+	for _, name := range []string{remote, remote + InfoSuffix, remote + InfoSuffix + SigSuffix} {
+		switch st, err := fsys.Lstat(name); {
+		case err == nil && st.IsDir():
+			return false, other(name)
+		case err == nil:
+			had[name] = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, err
+		}
+	}
+	if !had[remote] && !had[remote+InfoSuffix] {
+		return false, nil
+	}
+	made, err := p.r.foreseen().Encode()
+	if err != nil {
+		return false, err
+	}
+	info, err := transfer.ReadFile(fsys, remote+InfoSuffix, maxInfo)
+	if errors.Is(err, transfer.ErrConnect) {
+		return false, err
+	}
+	where := (&announcement{info: made}).where()
+	if err != nil || !slices.Contains(strings.Split(string(info), "\n"), where) {
+		if !had[remote] {
+			remote += InfoSuffix
+		}
+		return false, other(remote)
+	}
+	return had[remote], nil
 }
 
 // replace returns the shell's command. A signature without an info file is of no use.

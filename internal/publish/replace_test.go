@@ -12,7 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyserver/keyservertest"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 )
@@ -98,6 +101,44 @@ func readFile(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// TestOccupied: what has one of the names at the site and is no earlier version is told before anything is sealed.
+func TestOccupied(t *testing.T) {
+	t.Parallel()
+	file := func(name string) error { return os.WriteFile(name, []byte("precious"), 0o600) }
+	dir := func(name string) error { return os.Mkdir(name, 0o700) }
+	link := func(name string) error { return os.Symlink("/etc/passwd", name) }
+	pipe := func(name string) error { return unix.Mkfifo(name, 0o600) }
+	for what, put := range map[string]func(name string) error{"file": file, "directory": dir, "link": link, "pipe": pipe} {
+		for _, end := range []string{"", InfoSuffix, InfoSuffix + SigSuffix} {
+			if end == InfoSuffix+SigSuffix && what != "directory" {
+				continue // a signature without an info file is of no use: it is replaced
+			}
+			t.Run(what+end, func(t *testing.T) {
+				t.Parallel()
+				s := newSetting(t)
+				keys := s.service.Client(t, s.d.Signer)
+				name := s.r.DirAtRest + "/d.sealed" + end
+				if err := put(name); err != nil {
+					t.Fatal(err)
+				}
+				was, _ := os.Lstat(name)
+				if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, errOther) || fault.Hint(err) == "" {
+					t.Errorf("Run: %v", err)
+				}
+				if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("sealed all the same: %v", err)
+				}
+				if now, err := os.Lstat(name); err != nil || !os.SameFile(was, now) {
+					t.Errorf("it was replaced: %v", err)
+				}
+				if all := keyservertest.Secrets(t, keys); len(all) > 0 {
+					t.Errorf("deposited: %+v", all)
+				}
+			})
+		}
+	}
 }
 
 // TestWhere: the line that a shell looks for is that of the info file, however odd the path.

@@ -77,7 +77,7 @@ func (p *publishing) keptName(ctx context.Context, remote string) (string, error
 	var kept string
 	err := p.withReconnect(ctx, nil, func(fsys transfer.FS) error {
 		f, err := fsys.Open(remote)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, transfer.ErrNotRegular) {
 			return nil
 		}
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 type FS interface {
 	Stat(path string) (fs.FileInfo, error)
 	Lstat(path string) (fs.FileInfo, error)
+	// Open opens a regular file, through links too; anything else is ErrNotRegular, and a named pipe is not waited for.
 	Open(path string) (File, error)
 	// Create makes a new file; one that exists, and a symbolic link, are fs.ErrExist. It never has more
 	// permissions than perm; a umask can take some away.
@@ -36,6 +37,31 @@ type FS interface {
 	RealPath(path string) (string, error)
 	// Free returns the bytes that the caller may still write below path; -1 if the server cannot tell.
 	Free(path string) (int64, error)
+}
+
+// ErrNotRegular: something else than a file lies there.
+var ErrNotRegular = errors.New("not a regular file")
+
+// checkRegular returns ErrNotRegular for what is something else.
+func checkRegular(path string, info fs.FileInfo) error {
+	if info.Mode().IsRegular() {
+		return nil
+	}
+	return fmt.Errorf("%s is a %s, %w", At(path), kindOf(info.Mode()), ErrNotRegular)
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "named pipe"
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	case m&fs.ModeDevice != 0:
+		return "device"
+	}
+	return "special file"
 }
 
 // At returns how messages show a path on the login node, apart from those on this machine: site:/scratch/...
@@ -76,17 +102,13 @@ func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &missing{fmt.Sprintf("there is no %s", At(path)), err}
 	}
+	if errors.Is(err, ErrNotRegular) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", At(path), err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("is a %s, not a regular file", info.Mode().Type())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", At(path), err)
-	}
 	data, err := fsx.ReadAll(f, limit)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", At(path), err)

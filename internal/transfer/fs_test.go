@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bothFS runs a test on a real SFTP server and on the local file system: they must behave alike.
@@ -100,8 +102,19 @@ func testContents(t *testing.T, fsys FS, dir string) {
 	if _, err := ReadFile(fsys, dir+"/c", 4); err == nil || !strings.Contains(err.Error(), "larger than 4") {
 		t.Errorf("ReadFile of too much: %v", err)
 	}
-	if _, err := ReadFile(fsys, dir, 100); err == nil {
-		t.Error("ReadFile of a directory")
+	if err := errors.Join(unix.Mkfifo(dir+"/pipe", 0o600), os.Symlink("pipe", dir+"/to")); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir, dir + "/pipe", dir + "/to"} {
+		if _, err := ReadFile(fsys, p, 100); !errors.Is(err, ErrNotRegular) {
+			t.Errorf("ReadFile of %s: %v", p, err)
+		}
+		if _, err := fsys.Open(p); !errors.Is(err, ErrNotRegular) {
+			t.Errorf("Open of %s: %v", p, err)
+		}
+	}
+	if err := errors.Join(fsys.Remove(dir+"/pipe"), fsys.Remove(dir+"/to")); err != nil {
+		t.Error(err)
 	}
 	for _, err := range []error{fsys.Remove(dir + "/none"), second(fsys.Stat(dir + "/none")),
 		second(fsys.Open(dir + "/none")), second(fsys.ReadDir(dir + "/none"))} {

@@ -70,6 +70,13 @@ func (r remote) RealPath(path string) (string, error) {
 }
 
 func (r remote) Open(path string) (File, error) {
+	info, err := r.Stat(path) // the server would wait for a named pipe's other end, and answer nothing meanwhile
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRegular(path, info); err != nil {
+		return nil, err
+	}
 	f, err := r.c.Open(path)
 	if err != nil {
 		return nil, r.w.lost(err)
