@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/fusefs"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -26,6 +27,9 @@ fusermount3 -u /mnt/genomes`)
 		return usageError("sealbatch mount: FILE and DIR are needed", "sealbatch mount --help shows an example")
 	}
 	file, dir := f.Args()[0], f.Args()[1]
+	if err := output.Named(dir); err != nil {
+		return fmt.Errorf("mount on a directory: %w", err)
+	}
 	// A reader of the notices that goes away must not end this by a signal, which would leave a dead mount.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	r, err := openWith(a, file, how)

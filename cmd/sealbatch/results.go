@@ -62,6 +62,9 @@ sealbatch results 4711 -o results-4711`)
 	if out == "" {
 		out = "results-" + filepath.Base(ref)
 	}
+	if err := output.Named(out); err != nil {
+		return err
+	}
 	how := fetching{identities: identities, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
 	nodes, err := fetchResults(ctx, a, cf, store, rec, &how)
 	if err != nil {

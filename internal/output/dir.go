@@ -26,11 +26,11 @@ func (d Dir) Check() error {
 
 // look is Check, and reports whether the directory exists.
 func (d Dir) look() (exists bool, err error) {
-	if err := Apart(d.Path, d.Inputs...); err != nil {
+	if err := Named(d.Path); err != nil {
 		return false, err
 	}
-	if d.Path == "" {
-		return false, refused(ErrKind, "name a new directory", "the directory to write has no name")
+	if err := Apart(d.Path, d.Inputs...); err != nil {
+		return false, err
 	}
 	st, err := os.Stat(d.Path) // of a link, what it leads to is filled
 	if errors.Is(err, fs.ErrNotExist) {

@@ -42,6 +42,17 @@ type refusal struct {
 func (r *refusal) Error() string        { return r.text }
 func (r *refusal) Is(target error) bool { return target == r.is }
 
+// Named fails with ErrKind if path is no name for what cannot go to standard output: "" or -.
+func Named(path string) error {
+	switch path {
+	case "":
+		return refused(ErrKind, hintOther, "the output has no name")
+	case "-":
+		return refused(ErrKind, hintOther+": ./- is one of that name", "- would be standard output, where this cannot go")
+	}
+	return nil
+}
+
 const hintOther = "choose another name for the output"
 
 // Apart fails with ErrInput if path, or what it leads to, is one of the inputs, or would lie in one.

@@ -256,6 +256,11 @@ func TestDirRefused(t *testing.T) {
 	if err := (Dir{Path: top + "/full/new", Inputs: []string{top + "/full"}}).Check(); !errors.Is(err, ErrInput) {
 		t.Errorf("in an input: %v", err)
 	}
+	for _, name := range []string{"", "-"} {
+		if err := (Dir{Path: name}).Check(); !errors.Is(err, ErrKind) || fault.Hint(err) == "" {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
 	x, err := Dir{Path: top + "/new"}.Create()
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,8 +19,14 @@ import (
 // filed is an Input that can name the files and directories that it reads.
 type filed interface{ Files() []string }
 
-// Check finds out early, before anybody is asked, whether a sealed file that is named takes the place of what is read.
-func (t Target) Check() error { return output.Apart(t.SealedPath, t.Reads...) }
+// Check finds out early, before anybody is asked, whether a sealed file that is named takes the place of what is read, or would be
+// standard output.
+func (t Target) Check() error {
+	if t.SealedPath == "" {
+		return nil // it gets one
+	}
+	return cmp.Or(output.Named(t.SealedPath), output.Apart(t.SealedPath, t.Reads...))
+}
 
 // inputs returns what the sealed file is made from, and what else is read.
 func (r Request) inputs() []string {
