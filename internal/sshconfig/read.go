@@ -182,7 +182,7 @@ func (r *reader) finish() error {
 		r.v["user"] = []string{r.me.name}
 	}
 	r.v["hostkeyalgorithms"] = []string{algorithms(r.v.Get("hostkeyalgorithms"))}
-	for _, keyword := range []string{"proxyjump", "proxycommand"} {
+	for _, keyword := range []string{"proxyjump", "proxycommand", "revokedhostkeys"} {
 		if strings.EqualFold(r.v.Get(keyword), "none") {
 			delete(r.v, keyword)
 		}

@@ -27,7 +27,7 @@ type Query struct {
 }
 
 // Values are what a configuration says: the keyword in lower case, and its values as ssh -G writes them.
-// Paths of keys and certificates still have their tokens (Expand).
+// Paths of keys, certificates and revoked keys still have their tokens (Expand).
 type Values map[string][]string
 
 // Get returns a keyword's first value; "" if there is none.
@@ -69,7 +69,7 @@ var Keywords = map[string]kind{
 	"port": number, "serveralivecountmax": number, "connecttimeout": span, "serveraliveinterval": span,
 	"identitiesonly": choice, "addressfamily": choice, "stricthostkeychecking": choice, "proxyusefdpass": choice,
 	"canonicalizehostname": choice, "identityfile": each, "certificatefile": each,
-	"userknownhostsfile": files, "globalknownhostsfile": files,
+	"userknownhostsfile": files, "globalknownhostsfile": files, "revokedhostkeys": files,
 	"proxycommand": restOfLine, "proxyjump": jump, "hostkeyalgorithms": keylist,
 }
 

@@ -11,7 +11,7 @@
 //
 // Of ssh_config these are used (package sshconfig, which asks ssh itself where it is installed): HostName,
 // User, Port, IdentityFile, CertificateFile, IdentitiesOnly, IdentityAgent, ProxyJump, ProxyCommand,
-// UserKnownHostsFile, GlobalKnownHostsFile, HostKeyAlias, HostKeyAlgorithms, AddressFamily, BindAddress,
-// ConnectTimeout, ServerAliveInterval and ServerAliveCountMax, and what selects them: Host, Match, Include,
-// CanonicalizeHostname.
+// UserKnownHostsFile, GlobalKnownHostsFile, RevokedHostKeys (lists of keys, not KRLs, which are refused),
+// HostKeyAlias, HostKeyAlgorithms, AddressFamily, BindAddress, ConnectTimeout, ServerAliveInterval and
+// ServerAliveCountMax, and what selects them: Host, Match, Include, CanonicalizeHostname.
 package transfer

@@ -15,8 +15,9 @@ import (
 type hostKeys struct {
 	target *target
 	known  []knownKey
-	bad    []string // lines that could not be read
-	passed bool     // the host's key was accepted
+	listed []knownKey // revoked by RevokedHostKeys, whatever the host
+	bad    []string   // lines that could not be read
+	passed bool       // the host's key was accepted
 }
 
 func newHostKeys(t *target) (*hostKeys, error) {
@@ -24,7 +25,11 @@ func newHostKeys(t *target) (*hostKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &hostKeys{target: t, known: known, bad: bad}
+	listed, err := revokedKeys(t.revoked)
+	if err != nil {
+		return nil, err
+	}
+	h := &hostKeys{target: t, known: known, listed: listed, bad: bad}
 	if len(h.algorithms()) == 0 {
 		return nil, fail(Error{Kind: ErrConfig,
 			What: fmt.Sprintf("ssh_config allows no algorithm for the host key of %s that sealbatch has: HostKeyAlgorithms %s",
@@ -46,14 +51,18 @@ func (h *hostKeys) name() string {
 // having returns the lines with a marker, and with the key unless it is nil.
 func (h *hostKeys) having(marker string, key ssh.PublicKey) (out []knownKey) {
 	for _, k := range h.known {
-		if k.marker == marker && (key == nil || bytes.Equal(k.key.Marshal(), key.Marshal())) {
+		if k.marker == marker && (key == nil || k.has(key)) {
 			out = append(out, k)
 		}
 	}
 	return out
 }
 
-// own returns the host's own known keys: where lines name it with its port, those.
+// has reports whether the line has a key.
+func (k knownKey) has(key ssh.PublicKey) bool { return bytes.Equal(k.key.Marshal(), key.Marshal()) }
+
+// own returns the host's own known keys: where lines name it with its port, those alone, as ssh looks. Behind a
+// gateway's forwarded port is another host than the gateway.
 func (h *hostKeys) own() []knownKey {
 	all := h.having("", nil)
 	if full := slices.DeleteFunc(slices.Clone(all), func(k knownKey) bool { return k.bare }); len(full) > 0 {
@@ -99,7 +108,7 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	}
 	own := h.own()
 	switch {
-	case len(h.having("", key)) > 0:
+	case slices.ContainsFunc(own, func(k knownKey) bool { return k.has(key) }):
 		h.passed = true
 		return nil
 	case len(own) > 0 && !own[0].bare:
@@ -108,9 +117,15 @@ func (h *hostKeys) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	return h.unknown(key)
 }
 
-// checkRevoked refuses a key that a line marks.
+// checkRevoked refuses a key that a line of known_hosts marks, for the host with its port or without, or that
+// a list of RevokedHostKeys has.
 func (h *hostKeys) checkRevoked(key ssh.PublicKey) error {
 	revoked := h.having("revoked", key)
+	for _, k := range h.listed {
+		if k.has(plain(key)) {
+			revoked = append(revoked, k)
+		}
+	}
 	if len(revoked) == 0 {
 		return nil
 	}

@@ -29,7 +29,8 @@ type target struct {
 	jumps             []string
 	proxyCommand      string // for the shell; "" for none
 	knownHosts        []string
-	family            string // "inet", "inet6", or "any"
+	revoked           []string // files of RevokedHostKeys
+	family            string   // "inet", "inet6", or "any"
 	bindAddress       string
 	connectTimeout    time.Duration // 0 means none is set
 	aliveInterval     time.Duration // 0 means none is set
@@ -82,7 +83,7 @@ func resolve(ctx context.Context, q sshconfig.Query) (*target, error) {
 		t.knownHosts = append(t.knownHosts, slices.DeleteFunc(v[list], func(p string) bool { return strings.EqualFold(p, "none") })...)
 	}
 	t.agentSocket = agentSocket(v.Get("identityagent"))
-	for _, expand := range []func(sshconfig.Query, sshconfig.Values) error{t.resolveKeys, t.resolveCommand} {
+	for _, expand := range []func(sshconfig.Query, sshconfig.Values) error{t.resolveKeys, t.resolveRevoked, t.resolveCommand} {
 		if err := expand(q, v); err != nil {
 			return nil, configError("", err, "ssh -v "+q.Host+" says more")
 		}
