@@ -24,6 +24,9 @@ type reader struct {
 // Read returns what the configuration says of a host, without ssh. Keywords that it does not use are passed
 // over. Errors wrap ErrConfig, and name file and line, or are of files that cannot be used.
 func Read(ctx context.Context, q Query) (Values, error) {
+	if err := q.check(); err != nil {
+		return nil, err
+	}
 	r := &reader{q: q, me: whoAmI(), host: q.Host, v: Values{}}
 	if q.User != "" {
 		r.v["user"] = []string{q.User}

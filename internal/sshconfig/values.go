@@ -3,12 +3,10 @@ package sshconfig
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/sealbatch/sealbatch/internal/sitecmd"
@@ -98,8 +96,8 @@ var whoAmI = sync.OnceValue(func() person {
 // Look returns what the configuration says of a host: ssh's own answer where there is an ssh that
 // would read the same files, else that of Read. Errors wrap ErrConfig, or are of files that cannot be used.
 func Look(ctx context.Context, q Query) (Values, error) {
-	if q.Host == "" || strings.HasPrefix(q.Host, "-") {
-		return nil, fmt.Errorf("%w: %q is not a host", ErrConfig, q.Host)
+	if err := q.check(); err != nil {
+		return nil, err
 	}
 	ssh, err := exec.LookPath("ssh")
 	if err != nil || !whoAmI().known {

@@ -233,6 +233,7 @@ func TestConfigErrors(t *testing.T) {
 		"Match of\nUser x\n":                                   "Match",
 		"Host x\nProxyCommand nc a b\nProxyUseFdpass yes":      "ProxyUseFdpass",
 		"Host x\nHostName a;b\nProxyCommand nc %h":             "not a name for the ProxyCommand",
+		"Host x\nHostKeyAlias a;b\nProxyCommand nc %k":         "not a name for the ProxyCommand",
 		"Host x\nPort many":                                    "many",
 		"Host x\nProxyJump -oX=y":                              "-oX=y",
 		"Host x\nIdentityFile ${SEALBATCH_NO_SUCH_VARIABLE}/k": "SEALBATCH_NO_SUCH_VARIABLE",
@@ -244,8 +245,13 @@ func TestConfigErrors(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if _, err := Dial(t.Context(), Options{Host: "-oProxyCommand=x", ConfigFile: "none"}); !errors.Is(err, ErrConfig) {
-		t.Errorf("host that is an option: %v", err)
+	for want, o := range map[string]Options{
+		"address": {Host: "-oProxyCommand=x"}, "set [supercomputer] address": {Host: "a;b"}, "username": {Host: "a", User: "b;c"},
+	} {
+		o.ConfigFile = "none"
+		if _, err := Dial(t.Context(), o); !errors.Is(err, ErrConfig) || !strings.Contains(fault.Hint(err), want) {
+			t.Errorf("host %q, user %q: %v", o.Host, o.User, err)
+		}
 	}
 }
 

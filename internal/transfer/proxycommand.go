@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,19 +15,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/sshconfig"
 	terminal "github.com/sealbatch/sealbatch/internal/text"
-)
-
-// What names must not hold that get into a shell's command, as ssh has it since 9.6 (valid_hostname and
-// valid_ruser in ssh.c): a user may be DOM\alice.
-const (
-	hostSigns = "'`\"$\\;&<>|(){}"
-	userSigns = "'`\";&<>|(){}"
 )
 
 // resolveCommand makes the ProxyCommand ready for the shell.
@@ -39,11 +32,10 @@ func (t *target) resolveCommand(q sshconfig.Query, v sshconfig.Values) error {
 		return fmt.Errorf("%w: ProxyUseFdpass is set for %s, which is not supported; use ProxyJump, or a ProxyCommand without it",
 			sshconfig.ErrConfig, t.alias)
 	}
-	for _, c := range []struct{ name, signs string }{{t.host, hostSigns + " "}, {t.user, userSigns}} {
-		name := c.name
-		if strings.ContainsAny(name, c.signs) || strings.ContainsFunc(name, unicode.IsControl) || strings.HasPrefix(name, "-") ||
-			strings.HasSuffix(name, "\\") {
-			return fmt.Errorf("%w: %q is not a name for the ProxyCommand of %s", sshconfig.ErrConfig, name, t.alias)
+	for _, err := range []error{sshconfig.CheckHost(t.alias), sshconfig.CheckHost(t.host), sshconfig.CheckUser(t.user),
+		sshconfig.CheckHost(cmp.Or(t.hostKeyAlias, t.alias))} {
+		if err != nil {
+			return fmt.Errorf("%w, so not a name for the ProxyCommand of %s", err, t.alias)
 		}
 	}
 	var err error

@@ -174,8 +174,11 @@ func (o *Options) route(ctx context.Context) ([]*target, error) {
 
 // resolve applies ssh_config to a host, and puts what client.conf says before that.
 func (o *Options) resolve(ctx context.Context, q sshconfig.Query) (*target, error) {
-	if q.Host == "" || strings.HasPrefix(q.Host, "-") {
+	if sshconfig.CheckHost(q.Host) != nil {
 		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a host", q.Host), Next: "set [supercomputer] address"})
+	}
+	if sshconfig.CheckUser(q.User) != nil {
+		return nil, fail(Error{Kind: ErrConfig, What: fmt.Sprintf("%q is not a user", q.User), Next: "set [supercomputer] username"})
 	}
 	q.File = o.ConfigFile
 	t, err := resolve(ctx, q)
