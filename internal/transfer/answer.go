@@ -15,9 +15,14 @@ import (
 //
 //	whatever MARK< the answer MARK>EXIT LF whatever
 //
-// MARK is random for each command, and EXIT the command's exit status in three digits. sshd hands a command's line to
-// whatever login shell the user has, so the line is one that sh, csh, zsh and fish read alike, and has POSIX's shell do
-// the rest: it has no character that any of them takes for something else.
+// MARK is random for each command, and EXIT the command's exit status in three digits. MARK tells noise from the answer,
+// and is no secret: it stands in the shell's command line, which others on a login node without hidepid can read in
+// /proc. Who has read it in time, and has the command print it, as by the name of a file that it lists, ends the
+// answer early, with an exit status of their choice. So what a command writes to its standard output must not hold
+// names or texts of others, unless they are escaped.
+//
+// sshd hands a command's line to whatever login shell the user has, so the line is one that sh, csh, zsh and fish read
+// alike, and has POSIX's shell do the rest: it has no character that any of them takes for something else.
 const (
 	markBytes = 16
 	statusLen = len("000\n")
@@ -110,7 +115,7 @@ func (a *answer) end(from int) {
 		return
 	}
 	if _, err := fmt.Sscanf(string(status[:statusLen]), "%03d\n", &a.exit); err != nil {
-		return // nobody else knows the mark
+		return // not a mark that shellLine's text wrote
 	}
 	a.ended, a.buf = true, a.buf[:from+at]
 	a.over = len(a.buf) > maxOutput

@@ -39,7 +39,8 @@ func (l *limited) Write(p []byte) (int, error) {
 var errOutput = fmt.Errorf("wrote more than %d bytes", maxOutput)
 
 // Run runs a command on the login node, by whatever login shell the user has there, and takes only what the command
-// itself writes for its answer (answer.go). A command that ended by itself gives its exit status and a nil error.
+// itself writes for its answer (answer.go). It must not print names or texts that others choose, unless it escapes them:
+// they could cut its answer short. A command that ended by itself gives its exit status and a nil error.
 // ErrNoCommands if the login node did not run it. When ctx ends, or a limit is reached, so does the wait; the command
 // gets SIGTERM if the server passes that on.
 func (c *Client) Run(ctx context.Context, argv []string, stdin io.Reader) (stdout, stderr []byte, exit int, err error) {
