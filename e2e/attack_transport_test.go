@@ -29,7 +29,7 @@ func listens(t *testing.T, host string, port int) {
 func TestAttackSSHMiddle(t *testing.T) {
 	t.Parallel()
 	trusting := weakness{"internal/transfer/hostkeys.go",
-		`case len(h.having("", key)) > 0:`, "case true:"}
+		`case slices.ContainsFunc(own, func(k knownKey) bool { return k.has(key) }):`, "case true:"}
 	weakest := weakness{"internal/transfer/dial.go", "HostKeyAlgorithms: keys.algorithms(),",
 		`HostKeyAlgorithms: append(ssh.InsecureAlgorithms().HostKeys, keys.algorithms()...),
 		Config: ssh.Config{KeyExchanges: ssh.InsecureAlgorithms().KeyExchanges, Ciphers: ssh.InsecureAlgorithms().Ciphers},`}
