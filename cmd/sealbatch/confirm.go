@@ -9,6 +9,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // confirmFinal is confirm for what cannot be undone.
@@ -22,7 +23,9 @@ func (a *app) confirm(ctx context.Context, yes bool, what, hint string) error {
 	if yes {
 		return nil
 	}
-	fmt.Fprint(a.stderr, what)
+	for line := range strings.Lines(what) { // others may have chosen a part of it: paths, names
+		fmt.Fprintln(a.stderr, text.Printable(line))
+	}
 	if !term.IsTerminal(int(a.stdin.Fd())) {
 		return usageError("nothing was done: there is no terminal to ask on whether it should be", hint)
 	}

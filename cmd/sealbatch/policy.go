@@ -275,7 +275,7 @@ func listSecrets(a *app, all iter.Seq2[keyapi.SecretEntry, error]) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), s.Kind, text.Size(s.Size),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), text.Printable(string(s.Kind)), text.Size(s.Size),
 			s.Created.Local().Format(time.DateTime), s.Released, state(s))
 	}
 	return w.Flush()
@@ -318,9 +318,9 @@ func policyFields(p manifest.Policy) []policyField {
 
 func showSecret(a *app, s keyapi.SecretInfo) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, value) }
+	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, text.Printable(value)) }
 	row("volume", s.VolumeID)
-	row("name", text.Printable(s.Name))
+	row("name", s.Name)
 	row("digest", s.Digest.String())
 	row("state", state(s.Entry()))
 	for _, f := range policyFields(s.Policy) {

@@ -125,7 +125,7 @@ func (c *client) changePolicy(ctx context.Context, s keyapi.SecretInfo, o policy
 func (c *client) noteUseless(s keyapi.SecretInfo) {
 	if s.SupersededBy != "" && !s.Policy.PinVersion {
 		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: %s of the same name superseded it; --pin-version opens it\n",
-			s.SupersededBy)
+			text.Printable(s.SupersededBy))
 	}
 	if limit := s.Policy.Releases; limit > 0 && s.Released >= limit {
 		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: it was released %d times already\n", s.Released)

@@ -142,6 +142,6 @@ func (c *client) ownVolumeOf(ctx context.Context, b, sig []byte, yes bool) (s ke
 		return s, err
 	}
 	return s, c.a.confirm(ctx, yes, fmt.Sprintf("%s describes your volume %s (%s), to be mounted as %q. It is signed by %s, which is "+
-		"none of your account's keys that count now.\n", info.PathAtRest, s.VolumeID, text.Printable(s.Name), info.Name, key),
+		"none of your account's keys that count now.\n", text.Printable(info.PathAtRest), s.VolumeID, text.Printable(s.Name), info.Name, key),
 		"if that was a key of yours, --yes signs the file anew")
 }

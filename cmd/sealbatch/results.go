@@ -122,7 +122,7 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 			return nil, err
 		}
 		how.running = true
-		fmt.Fprintf(a.stderr, "note: %v: what follows is as it is at this moment\n", err)
+		fmt.Fprintf(a.stderr, "note: %s: what follows is as it is at this moment\n", text.Printable(err.Error()))
 	}
 	deps := results.Deps{FS: c.fs, Identities: ids, Log: a.log, Progress: c.progress, Recover: how.recover,
 		Open: how.open, Rewrapped: rewrapped(store, rec)}
@@ -345,7 +345,8 @@ func listJobs(a *app, store submission.Store) error {
 		if id == "" {
 			id = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], text.Printable(r.Name), r.Submitted.Local().Format(time.DateTime), r.JobDir)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], text.Printable(r.Name), r.Submitted.Local().Format(time.DateTime),
+			text.Printable(r.JobDir))
 	}
 	return errors.Join(w.Flush(), damaged)
 }

@@ -45,7 +45,7 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	report, err := r.Verify(ctx, volume.VerifyOptions{Checksum: wantChecksum, Progress: p.Update})
 	if err != nil {
 		for _, d := range report.Damaged {
-			fmt.Fprintf(a.stderr, "damaged: %s: %v\n", text.Printable(d.Path), d.Err)
+			fmt.Fprintf(a.stderr, "damaged: %s: %s\n", text.Printable(d.Path), text.Printable(d.Err.Error()))
 		}
 		return fmt.Errorf("verify %s: %w", file, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealbatch/sealbatch/internal/names"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // InfoFormat is the value of an info file's format field.
@@ -115,17 +116,18 @@ func (i Info) Encode() ([]byte, error) {
 // below /sd-container and in a runtime's bind specification.
 func validName(s string) error {
 	if s == "" || s == "." || s == ".." || len(s) > 255 || damaged(s) ||
-		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }) {
+		strings.Contains(s, "/") || strings.ContainsFunc(s, text.Steers) {
 		return fmt.Errorf("%w: %.80q is not a file name", ErrInvalid, s)
 	}
 	return nil
 }
 
-// validPath accepts a clean absolute path without control characters.
+// validPath accepts a clean absolute path without what could steer the terminal that
+// shows it.
 func validPath(s string) error {
 	if !path.IsAbs(s) || path.Clean(s) != s || len(s) > 4096 || damaged(s) ||
-		strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return fmt.Errorf("%w: %.80q is not a clean absolute path", ErrInvalid, s)
+		strings.ContainsFunc(s, text.Steers) {
+		return fmt.Errorf("%w: %.80q is not a clean absolute path of printable characters", ErrInvalid, s)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func TestInfoRoundTrip(t *testing.T) {
 	odd.Kind, odd.Name, odd.AccessRole = KindImage, "yes: [no] # 'x' \"y\" ünï", "0x10"
 	odd.VolumeID = "123456789012345678901234567890e1"
 	odd.SpiffeID, odd.SecretPath, odd.Service = "~", "1.5", "2026-01-01"
-	odd.PathAtRest = "/scratch/*&!|>%@`/{a}"
+	odd.PathAtRest = "/scratch/*&!|>%@`/{a}/ünï \u05d0\u200d\u00a0\u65e5"
 	for _, want := range []Info{plain, odd} {
 		b, err := want.Encode()
 		if err != nil {
@@ -60,11 +60,17 @@ func TestInfoValidateRefuses(t *testing.T) {
 		"name with DEL":          func(i *Info) { i.Name = "a\x7fb" },
 		"name of no UTF-8":       func(i *Info) { i.Name = "a\xffb" },
 		"name with U+FFFD":       func(i *Info) { i.Name = "a\ufffdb" },
+		"name with CSI":          func(i *Info) { i.Name = "a\u009b2Kb" },
+		"name that turns round":  func(i *Info) { i.Name = "a\u202eb" },
 		"name too long":          func(i *Info) { i.Name = strings.Repeat("a", 256) },
 		"relative path":          func(i *Info) { i.PathAtRest = "scratch/x" },
 		"path leads up":          func(i *Info) { i.PathAtRest = "/scratch/../etc/x" },
 		"path with double slash": func(i *Info) { i.PathAtRest = "/scratch//x" },
 		"path with newline":      func(i *Info) { i.PathAtRest = "/scratch/x\ny" },
+		"path with CSI":          func(i *Info) { i.PathAtRest = "/scratch/x\u009b2K\u009b1A" },
+		"path with DEL":          func(i *Info) { i.PathAtRest = "/scratch/x\x7f" },
+		"path that turns round":  func(i *Info) { i.PathAtRest = "/scratch/x\u202eabc" },
+		"path with an isolate":   func(i *Info) { i.PathAtRest = "/scratch/x\u2066abc" },
 		"path too long":          func(i *Info) { i.PathAtRest = "/" + strings.Repeat("a", 4096) },
 		"policy":                 func(i *Info) { i.Policy.Nodes = nil },
 	} {

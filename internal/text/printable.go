@@ -8,7 +8,7 @@ import (
 // Printable escapes everything in s that could steer a terminal, except line ends, which it indents.
 func Printable(s string) string {
 	s = strings.TrimRight(s, "\n")
-	if !strings.ContainsFunc(s, func(r rune) bool { return r == '\n' || r == '\t' || steers(r) }) {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r == '\n' || r == '\t' || Steers(r) }) {
 		return s
 	}
 	var b strings.Builder
@@ -18,7 +18,7 @@ func Printable(s string) string {
 			b.WriteString("\n  ")
 		case r == '\t':
 			b.WriteByte(' ')
-		case steers(r):
+		case Steers(r):
 			fmt.Fprintf(&b, "\\u%04x", r)
 		default:
 			b.WriteRune(r)
@@ -27,9 +27,9 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// steers reports whether a terminal may take r for more than a character: controls, directions of writing, and what is no
+// Steers reports whether a terminal may take r for more than a character: controls, directions of writing, and what is no
 // valid UTF-8.
-func steers(r rune) bool {
+func Steers(r rune) bool {
 	return r < 0x20 || (r >= 0x7f && r < 0xa0) || r == 0xfffd ||
 		(r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069)
 }
