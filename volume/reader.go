@@ -3,11 +3,14 @@ package volume
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fsx"
 )
 
 // Reader reads a sealed volume, or a cipher directory that has a sealed index,
@@ -165,7 +168,10 @@ func OpenFile(path string, key Key) (*Reader, error) { return OpenOptions{}.Open
 
 // OpenFile is the function OpenFile with options.
 func (o OpenOptions) OpenFile(path string, key Key) (*Reader, error) {
-	f, err := os.Open(path)
+	f, err := fsx.OpenRegular(path)
+	if errors.Is(err, fsx.ErrNotRegular) {
+		return nil, fmt.Errorf("%w: %w", ErrFooter, fsx.ErrNotRegular)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -182,9 +188,6 @@ func (o OpenOptions) openFile(f *os.File, key Key) (*Reader, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: not a regular file", ErrFooter)
 	}
 	return o.Open(f, fi.Size(), key)
 }

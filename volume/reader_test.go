@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 )
@@ -131,7 +132,9 @@ func TestOpenFileRefuses(t *testing.T) {
 	dir := t.TempDir()
 	text := filepath.Join(dir, "text")
 	must(t, os.WriteFile(text, bytes.Repeat([]byte("no volume\n"), 1000), 0o600))
-	for path, want := range map[string]error{text: ErrFooter, dir: ErrFooter, filepath.Join(dir, "none"): os.ErrNotExist} {
+	pipe := filepath.Join(dir, "pipe") // without a writer, which opening must not wait for
+	must(t, syscall.Mkfifo(pipe, 0o600))
+	for path, want := range map[string]error{text: ErrFooter, dir: ErrFooter, pipe: ErrFooter, filepath.Join(dir, "none"): os.ErrNotExist} {
 		if _, err := OpenFile(path, key); !errors.Is(err, want) {
 			t.Errorf("%s: %v", path, err)
 		}

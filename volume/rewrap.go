@@ -12,6 +12,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/output"
 )
 
@@ -75,7 +76,7 @@ func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Re
 	if err != nil {
 		return ID{}, Digest{}, err
 	}
-	f, err := os.Open(path)
+	f, err := fsx.OpenRegular(path)
 	if err != nil {
 		return ID{}, Digest{}, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"fmt"
@@ -74,6 +75,9 @@ func auditVerify(a *app, paths []string, key string, heads []string) error {
 			return err
 		}
 		defer f.Close()
+		if st, err := f.Stat(); err != nil || st.IsDir() {
+			return fault.New(fault.Usage, cmp.Or(err, fmt.Errorf("%s is a directory", path)), "name the log's segments in it, in order: audit*.log")
+		}
 		row = append(row, f)
 	}
 	r, err := audit.Verify(pub, row, remembered...)

@@ -73,17 +73,17 @@ sealbatch inspect genomes.sealed -i ~/.ssh/id_ed25519 --json`)
 
 // inspect reads what a volume is; r is nil if there is no identity that opens it.
 func inspect(a *app, path string, how opening) (in inspection, r *volume.Reader, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return in, nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
+	st, err := os.Stat(path)
 	if err != nil {
 		return in, nil, err
 	}
 	in = inspection{File: path, Size: st.Size()}
 	if !st.IsDir() {
+		f, err := openSealed(path)
+		if err != nil {
+			return in, nil, err
+		}
+		defer f.Close()
 		if in.ID, in.Digest, err = volume.ReadDigest(f, st.Size()); err != nil || how.identity == "" {
 			return in, nil, err
 		}

@@ -51,11 +51,12 @@ fusermount3 -u /mnt/genomes`)
 	case <-ctx.Done():
 	}
 	if err := s.Unmount(); err != nil {
+		if err := s.Detach(); err != nil {
+			return errors.Join(fault.New(fault.Other, fmt.Errorf("%s stays mounted, without anybody who serves it: %w", dir, err),
+				"unmount what lies over it, if anything does; then fusermount3 -u "+dir), ctx.Err())
+		}
 		a.log.Warn(dir + " is still in use: it is no longer mounted there, and served until the last program has let go of it; " +
 			"Ctrl-C ends that at once")
-		if detaching := s.Detach(); detaching != nil {
-			return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), detaching, ctx.Err())
-		}
 	}
 	return <-ended
 }

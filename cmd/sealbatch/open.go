@@ -132,7 +132,7 @@ func openNodeDir(dir string, ids []age.Identity, opt volume.OpenOptions) (*volum
 	if err != nil {
 		return nil, err
 	}
-	keys, err := os.Open(filepath.Join(dir, jobdir.KeysName))
+	keys, err := fsx.OpenRegular(filepath.Join(dir, jobdir.KeysName))
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +145,17 @@ func openNodeDir(dir string, ids []age.Identity, opt volume.OpenOptions) (*volum
 	return opt.OpenIndexed(filepath.Join(dir, jobdir.CipherDirName), index, id, key)
 }
 
+// openSealed opens a sealed volume for reading; a named pipe does not block it.
+func openSealed(path string) (*os.File, error) {
+	f, err := fsx.OpenRegular(path)
+	if errors.Is(err, fsx.ErrNotRegular) {
+		return nil, fault.New(fault.Usage, fsx.ErrNotRegular, "name a sealed volume's file; what comes from a pipe has to be written to one first")
+	}
+	return f, err
+}
+
 func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {
-	f, err := os.Open(path)
+	f, err := openSealed(path)
 	if err != nil {
 		return volume.Key{}, err
 	}

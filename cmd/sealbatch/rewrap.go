@@ -65,6 +65,11 @@ sealbatch rewrap --job 4711 -i ~/.ssh/id_ed25519.old -r ~/.ssh/id_ed25519.pub`)
 }
 
 func rewrapFile(ctx context.Context, a *app, cf clientFlags, path, id, info string, rcpts []age.Recipient, yes bool) error {
+	f, err := openSealed(path)
+	if err != nil {
+		return fmt.Errorf("rewrap %s: %w", path, err)
+	}
+	f.Close()
 	ids, err := identities(a, id)
 	if err != nil {
 		return err
@@ -199,7 +204,8 @@ func (c *client) infoSigner(ctx context.Context, info, sig []byte, made time.Tim
 	}
 	k, err := sshid.VerifySSH(manifest.NamespaceInfo, info, sig)
 	if err != nil {
-		return "", false, err
+		return "", false, fault.New(fault.Integrity, err, "the info file or its signature was altered, or they are of two versions: "+
+			"take both from where they are whole; the same data-prep or container-prep command writes them anew")
 	}
 	own, err = trust.IsOwn(k, manifest.NamespaceInfo, time.Now(), made)
 	return sshid.Fingerprint(k), own, err
@@ -228,7 +234,7 @@ func (r *reinfo) write(ctx context.Context, sealed string) error {
 }
 
 func fileChecksum(ctx context.Context, path string) (volume.Digest, error) {
-	f, err := os.Open(path)
+	f, err := openSealed(path)
 	if err != nil {
 		return volume.Digest{}, err
 	}

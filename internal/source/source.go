@@ -102,8 +102,10 @@ func (in Input) Check() error {
 	switch {
 	case len(in.Paths) == 0:
 		return fmt.Errorf("%w: none is named", ErrInput)
-	case in.FromStdin() && in.AsFile && (in.FileName == "" || strings.Contains(in.FileName, "/")):
+	case in.FromStdin() && in.AsFile && in.FileName == "":
 		return fmt.Errorf("%w: standard input as one file has to be given a name", ErrInput)
+	case in.FromStdin() && in.AsFile && (in.FileName == "." || in.FileName == ".." || strings.Contains(in.FileName, "/")):
+		return fmt.Errorf("%w: standard input as one file has to be given a name, and %.80q is none of a file", ErrInput, in.FileName)
 	}
 	for _, p := range in.Paths {
 		if p == Stdin && len(in.Paths) > 1 {

@@ -244,6 +244,8 @@ func TestSeveral(t *testing.T) {
 		"goes with no other":           {Paths: []string{Stdin, dir}},
 		"has to be given a name":       {Paths: []string{Stdin}, AsFile: true},
 		"none is named":                {},
+		`".." is none of a file`:       {Paths: []string{Stdin}, AsFile: true, FileName: ".."},
+		`"." is none of a file`:        {Paths: []string{Stdin}, AsFile: true, FileName: "."},
 	} {
 		if err := in.Check(); !errors.Is(err, ErrInput) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", in, err)
