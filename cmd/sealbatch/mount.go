@@ -52,8 +52,9 @@ fusermount3 -u /mnt/genomes`)
 	}
 	if err := s.Unmount(); err != nil {
 		if err := s.Detach(); err != nil {
-			return errors.Join(fault.New(fault.Other, fmt.Errorf("%s stays mounted, without anybody who serves it: %w", dir, err),
-				"unmount what lies over it, if anything does; then fusermount3 -u "+dir), ctx.Err())
+			a.log.Warn(fmt.Sprintf("%s stays mounted, and nothing serves it any more: %v", dir, err))
+			return fault.New(fault.Other, fmt.Errorf("unmount %s: %w", dir, errors.Join(err, ctx.Err())),
+				"unmount what lies over it, if anything does; then fusermount3 -u "+dir)
 		}
 		a.log.Warn(dir + " is still in use: it is no longer mounted there, and served until the last program has let go of it; " +
 			"Ctrl-C ends that at once")

@@ -361,3 +361,25 @@ func TestMountUnheard(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+// TestMountCovered: under another mount it stays, and that is said, not the contrary. It runs in a namespace of its own,
+// where anybody may mount.
+func TestMountCovered(t *testing.T) {
+	t.Parallel()
+	dir := sealTree(t)
+	script := `mkdir "$0/point" && mkfifo "$0/says" && cd "$0" || exit 99
+sealbatch mount v.sealed point -i id 2>says &
+exec 3<says && read -r line <&3 || exit 98
+mount -t tmpfs none point && kill -INT $! || exit 97
+cat <&3
+wait $!`
+	out, err := exec.Command("unshare", "-rm", "sh", "-c", script, dir).CombinedOutput()
+	var ended *exec.ExitError
+	if !errors.As(err, &ended) || ended.ExitCode() != 130 {
+		t.Errorf("it ended with %v", err)
+	}
+	if text := string(out); strings.Contains(text, "no longer mounted") || !strings.Contains(text, "point stays mounted, ") ||
+		!strings.Contains(text, "something else is mounted over "+dir+"/point") {
+		t.Errorf("it says\n%s", out)
+	}
+}
