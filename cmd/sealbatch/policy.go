@@ -200,8 +200,8 @@ const minIDPrefix = 4
 // findSecret takes a volume id, its first digits, or a name; of several versions of a name, the
 // one that is in force.
 func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo, error) {
-	if names.ID(ref) {
-		s, err := c.keys.GetSecret(ctx, ref)
+	if id := strings.ToLower(ref); names.ID(id) {
+		s, err := c.keys.GetSecret(ctx, id)
 		if !errors.Is(err, keyclient.ErrNotFound) {
 			return s, err
 		}
@@ -237,7 +237,7 @@ func (c *client) secretsNamed(ctx context.Context, ref string) (found []keyapi.S
 		if s.Name == name {
 			found = append(found, s)
 		}
-		if len(ref) >= minIDPrefix && strings.HasPrefix(s.VolumeID, ref) {
+		if len(ref) >= minIDPrefix && strings.HasPrefix(s.VolumeID, strings.ToLower(ref)) {
 			ids = append(ids, s)
 		}
 	}

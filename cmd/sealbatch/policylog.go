@@ -61,8 +61,8 @@ func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
 
 // versions returns the volume with an id, or its first digits, or all versions of a name.
 func (c *client) versions(ctx context.Context, ref string) (found []keyapi.SecretEntry, err error) {
-	if names.ID(ref) {
-		s, err := c.keys.GetSecret(ctx, ref)
+	if id := strings.ToLower(ref); names.ID(id) {
+		s, err := c.keys.GetSecret(ctx, id)
 		if !errors.Is(err, keyclient.ErrNotFound) {
 			return []keyapi.SecretEntry{s.Entry()}, err
 		}
@@ -84,7 +84,11 @@ func (c *client) versions(ctx context.Context, ref string) (found []keyapi.Secre
 }
 
 func noVolume(ref string) error {
-	return fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), "sealbatch policy list shows them")
+	hint := "sealbatch policy list shows them"
+	if len(ref) < minIDPrefix && strings.Trim(strings.ToLower(ref), "0123456789abcdef") == "" {
+		hint = fmt.Sprintf("of an id at least %d digits are needed; %s", minIDPrefix, hint)
+	}
+	return fault.New(fault.Usage, fmt.Errorf("you have no volume %.80q at the key service", ref), hint)
 }
 
 // since returns when the first entry was made.

@@ -45,9 +45,10 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	if err != nil {
 		return err
 	}
-	if input.FromStdin() {
-		input.FileName = name
+	if name != "" && !(input.FromStdin() && input.AsFile) {
+		return usageError("sealbatch seal: --name names standard input's file", "give it with - as INPUT and --as-file; other inputs keep their names")
 	}
+	input.FileName = name
 	rcpts, files, err := parseRecipients(a, recipients)
 	if err != nil {
 		return err
@@ -91,8 +92,12 @@ func sealTo(ctx context.Context, a *app, input source.Input, out output.File, rc
 	if err != nil {
 		return volume.Sealed{}, err
 	}
-	if _, _, err := input.Scan(ctx); err != nil { // what cannot be sealed is named at once, all of it
+	holds, _, err := input.Scan(ctx)
+	if err != nil { // what cannot be sealed is named at once, all of it
 		return volume.Sealed{}, fmt.Errorf("seal %s: %w", input, err)
+	}
+	if holds.Entries == 0 && len(input.Exclude) > 0 && !input.FromStdin() {
+		a.log.Warn("the volume is empty: --exclude leaves out everything in " + input.String())
 	}
 	p := ui.NewProgress(a.stderr, "sealing "+filepath.Base(out.Path), 0, 0)
 	defer p.End(false)

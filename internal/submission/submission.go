@@ -221,10 +221,10 @@ func (s Store) Find(ref string) (Record, error) {
 		return Record{}, err
 	}
 	found := matching(all, func(r Record) bool {
-		return ref != "" && (r.JobID == ref || r.Run == ref || r.JobDir == strings.TrimSuffix(ref, "/"))
+		return ref != "" && (r.JobID == ref || r.Run == strings.ToLower(ref) || r.JobDir == strings.TrimSuffix(ref, "/"))
 	})
 	if len(found) == 0 && len(ref) >= minPrefix {
-		found = matching(all, func(r Record) bool { return strings.HasPrefix(r.Run, ref) })
+		found = matching(all, func(r Record) bool { return strings.HasPrefix(r.Run, strings.ToLower(ref)) })
 	}
 	switch len(found) {
 	case 0:

@@ -30,7 +30,7 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, c[:4]: c, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
+	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, c[:4]: c, "CCCC": c, strings.ToUpper(a): a, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
 		r, err := s.Find(ref)
 		if err != nil || r.Run != want {
 			t.Errorf("Find(%q) = %q, %v; want %q", ref, r.Run, err, want)
