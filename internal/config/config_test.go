@@ -120,10 +120,15 @@ func TestClientErrors(t *testing.T) {
 		{ok + "[identity]\nssh-key = ~bob/x\n", `other users' home`},
 		{ok + "[job]\nseal-time = soon\n", `not a length of time`},
 		{ok + "nonsense\n", `is not an INI file`},
+		{ok + strings.Repeat("nonsense", 100) + "\n", `is not an INI file`},
+		{"\x7fELF" + strings.Repeat("\x00", 600), `is no text, but binary data`},
 	} {
 		_, err := LoadClient(write(t, c.text))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q:\n got %v\nwant ...%s", c.text, err, c.want)
+		}
+		if err != nil && len(err.Error()) > 500 {
+			t.Errorf("%.20q: %d bytes are said", c.text, len(err.Error()))
 		}
 		if !errors.Is(err, ErrConfig) {
 			t.Errorf("%q: %v does not wrap ErrConfig", c.text, err)

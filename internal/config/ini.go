@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -73,6 +74,9 @@ func rootCause(err error) string {
 
 // apply parses the file and hands every value to the schema.
 func (f *file) apply(s schema) error {
+	if bytes.IndexByte(f.data, 0) >= 0 {
+		return f.errorf("", "", "is no text, but binary data")
+	}
 	parsed, err := ini.LoadSources(ini.LoadOptions{
 		IgnoreInlineComment:        true, // as configparser: `module load x # y` is one value
 		IgnoreContinuation:         true,
@@ -83,7 +87,7 @@ func (f *file) apply(s schema) error {
 		ChildSectionDelimiter:      "\x00", // no inheritance between sections
 	}, f.data)
 	if err != nil {
-		return f.errorf("", "", "is not an INI file: %v", err)
+		return f.errorf("", "", "is not an INI file: %.200v", err)
 	}
 	for _, section := range parsed.Sections() {
 		if section.Name() == ini.DefaultSection && len(section.Keys()) == 0 {
