@@ -108,14 +108,23 @@ func parseRecipient(s string, plugins *plugin.ClientUI) (string, age.Recipient, 
 	return strings.TrimSpace(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))) + " " + comment), r, nil
 }
 
+// errMistyped stands for what Bech32 says of a recipient, which is in terms of its own.
+var errMistyped = errors.New("mistyped, or not all of it")
+
 // ageRecipient reads a recipient in age's own notation. Bech32 has no 1 in what
 // comes after the kind's name, but one before it.
 func ageRecipient(s string, plugins *plugin.ClientUI) (age.Recipient, error) {
 	switch kind := s[:strings.LastIndexByte(s, '1')]; kind {
 	case "age":
-		return age.ParseX25519Recipient(s)
+		if r, err := age.ParseX25519Recipient(s); err == nil {
+			return r, nil
+		}
+		return nil, errMistyped
 	case "age1pq":
-		return age.ParseHybridRecipient(s)
+		if r, err := age.ParseHybridRecipient(s); err == nil {
+			return r, nil
+		}
+		return nil, errMistyped
 	}
 	if name, _, err := plugin.ParseRecipient(s); err == nil && plugins == nil {
 		return nil, fmt.Errorf("it needs the program age-plugin-%s, which is not run here: name a recipient that needs none", name)
