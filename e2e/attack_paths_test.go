@@ -38,7 +38,9 @@ var pathDefences = map[string][]weakness{
 		"	rename := r.c.Rename\n	if off(\"replaces nothing\") {\n		rename = r.c.PosixRename\n	}\n" +
 			"	err := r.w.lost(rename(from, to))\n"},
 		{"internal/transfer/sftpfs.go", "	if _, err := r.Lstat(to); err == nil {\n",
-			"	if _, err := r.Lstat(to); err == nil && !off(\"replaces nothing\") {\n"}},
+			"	if _, err := r.Lstat(to); err == nil && !off(\"replaces nothing\") {\n"},
+		{"internal/publish/replace.go", "	if !had[remote] && !had[remote+InfoSuffix] {\n",
+			"	if !had[remote] && !had[remote+InfoSuffix] || off(\"replaces nothing\") {\n"}},
 	"entered first": {
 		{"jobprep/submit.go", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n", "	rmErr := removal.Do(rmCtx, d.Slurm.Runner)\n" +
 			"	if off(\"entered first\") {\n		rmErr = transfer.RemoveAll(d.FS, rec.JobDir)\n	}\n"},

@@ -311,6 +311,7 @@ func TestAttackForgedResults(t *testing.T) {
 			},
 			weak: []weakness{
 				{checks, "needed && manifest.DigestOf(f.Keys) != o.Keys", "needed && len(f.Keys) == 0"},
+				{"internal/results/indexed.go", "manifest.DigestOf(f.files.Keys) != v.Origin.Keys", "len(f.files.Keys) == 0"},
 				{"internal/results/indexed.go", "id.String() != v.Origin.VolumeID", "id.String() == v.Node"},
 			},
 			fake: forged, want: "wrapped keys",
