@@ -78,8 +78,11 @@ func (c *Client) speakSFTP(ctx context.Context, s *ssh.Session, stop <-chan stru
 	go w.watch(stop, c.Close)
 	r, err := newRemote(w, c.conn.Close)
 	if err != nil {
-		if errors.Is(err, ErrConnect) || ctx.Err() != nil {
+		if errors.Is(err, ErrConnect) {
 			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, c.broke(ctx, err, "starts no SFTP server")
 		}
 		select {
 		case <-read:
