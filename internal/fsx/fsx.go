@@ -166,10 +166,8 @@ func replace(in directory, name string, data []byte, perm os.FileMode) error {
 	return err
 }
 
-// Commit renames partial, whose content is durable already, to path, which is in
+// commit renames partial, whose content is durable already, to name, which is in
 // the same directory, and makes the name durable.
-func Commit(partial, path string) error { return commit(byPath{}, partial, path) }
-
 func commit(in directory, partial, name string) error {
 	if err := in.Rename(partial, name); err != nil {
 		return err

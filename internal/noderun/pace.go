@@ -38,15 +38,10 @@ func (u usage) walkTime() time.Duration  { return time.Duration(u.files)*perFile
 // padding and the index come on top of the content.
 func (u usage) sealedBytes() int64 { return u.bytes + int64(u.files)*2048 + 256<<10 }
 
-// tidy measures a tree of one's own in which nobody writes any more, and makes readable
+// tidy adds up a tree of one's own in which nobody writes any more, and makes readable
 // what its owner made unreadable: an application's odd umask is no reason to lose its
 // results. It goes by descriptors, since encrypted paths can be longer than the system
 // takes. What it cannot look at is found, and named, by who reads the tree afterwards.
-func tidy(root *os.Root) (u usage) {
-	u.tidy(root)
-	return u
-}
-
 func (u *usage) tidy(root *os.Root) {
 	u.files++
 	f, err := root.Open(".")

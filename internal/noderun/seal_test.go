@@ -40,7 +40,9 @@ func TestTidy(t *testing.T) {
 	root, err := os.OpenRoot(dir)
 	check(t, err)
 	defer root.Close()
-	if got, want := tidy(root), (usage{bytes: 8, files: 8, opened: 3}); got != want {
+	var got usage
+	got.tidy(root)
+	if want := (usage{bytes: 8, files: 8, opened: 3}); got != want {
 		t.Fatalf("%+v; want %+v", got, want)
 	}
 	for name, want := range map[string]os.FileMode{

@@ -96,7 +96,8 @@ func splitLine(line string) (keyword, rest string, err error) {
 
 func isWord(r rune) bool { return r < 0x80 && (r|0x20 >= 'a' && r|0x20 <= 'z' || r >= '0' && r <= '9') }
 
-// MatchPattern reports whether s is what a pattern of * and ? stands for.
+// MatchPattern reports whether s is what a pattern of * (any run of characters) and ? (any one) stands for, in time
+// proportional to the product of the lengths.
 func MatchPattern(pattern, s string) bool {
 	star, mark := -1, 0
 	i, j := 0, 0
@@ -118,7 +119,7 @@ func MatchPattern(pattern, s string) bool {
 	return strings.Trim(pattern[i:], "*") == ""
 }
 
-// MatchList reports whether s is in a list of patterns: one that begins with ! and matches decides, and
+// MatchList is OpenSSH's match_pattern_list: one that begins with ! and matches decides, and
 // without any other match the answer is no.
 func MatchList(patterns []string, s string) bool {
 	found := false

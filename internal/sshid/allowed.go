@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/sshconfig"
 	"github.com/sealbatch/sealbatch/internal/sshkey"
 )
 
@@ -33,13 +34,15 @@ type AllowedSigner struct {
 
 // Allows reports whether the line admits signatures in namespace at time at.
 func (a AllowedSigner) Allows(namespace string, at time.Time) bool {
-	return (len(a.Namespaces) == 0 || matchList(a.Namespaces, namespace)) &&
+	return (len(a.Namespaces) == 0 || sshconfig.MatchList(a.Namespaces, namespace)) &&
 		(a.ValidAfter.IsZero() || !at.Before(a.ValidAfter)) &&
 		(a.ValidBefore.IsZero() || !at.After(a.ValidBefore))
 }
 
 // Matches reports whether principal is among the line's principals.
-func (a AllowedSigner) Matches(principal string) bool { return matchList(a.Principals, principal) }
+func (a AllowedSigner) Matches(principal string) bool {
+	return sshconfig.MatchList(a.Principals, principal)
+}
 
 // Bounds of an allowed_signers file.
 const (
@@ -264,44 +267,4 @@ func parseKeyFields(s string) (ssh.PublicKey, error) {
 // like one.
 func isKeyType(s string) bool {
 	return strings.HasPrefix(s, "ssh-") || strings.HasPrefix(s, "ecdsa-") || strings.HasPrefix(s, "sk-")
-}
-
-// matchList is OpenSSH's match_pattern_list: a negated pattern that matches
-// decides; without any positive match the answer is no.
-func matchList(patterns []string, s string) bool {
-	found := false
-	for _, p := range patterns {
-		positive, negated := strings.CutPrefix(p, "!")
-		if !matchPattern(positive, s) {
-			continue
-		}
-		if negated {
-			return false
-		}
-		found = true
-	}
-	return found
-}
-
-// matchPattern matches * (any run of characters) and ? (any one), in time
-// proportional to the product of the lengths.
-func matchPattern(p, s string) bool {
-	star, mark := -1, 0
-	i, j := 0, 0
-	for j < len(s) {
-		switch {
-		case i < len(p) && p[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(p) && (p[i] == '?' || p[i] == s[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	return strings.Trim(p[i:], "*") == ""
 }
