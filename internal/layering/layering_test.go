@@ -34,7 +34,7 @@ var floors = [][]string{
 	{"fusefs", "internal/keyserver/attest"},
 	{"internal/keyapi"},
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge", "internal/sshconfig"},
-	{"internal/trusted", "internal/output"},
+	{"internal/trusted", "internal/output", "internal/spool"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
 		"internal/progress", "internal/harden", "internal/sshkey", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version"},
 }
