@@ -36,7 +36,8 @@ var floors = [][]string{
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge", "internal/sshconfig"},
 	{"internal/trusted", "internal/output", "internal/spool"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
-		"internal/progress", "internal/harden", "internal/sshkey", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version"},
+		"internal/progress", "internal/harden", "internal/sshkey", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version",
+		"internal/squashfs"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {
