@@ -156,9 +156,11 @@ func cipherSize(plain int64) int64 {
 	if plain == 0 {
 		return 0
 	}
-	blocks := (plain + plainBlock - 1) / plainBlock
-	return headerSize + plain + blocks*overhead
+	return headerSize + plain + blocksOf(plain)*overhead
 }
+
+// blocksOf returns how many blocks a file has.
+func blocksOf(plain int64) int64 { return (plain + plainBlock - 1) / plainBlock }
 
 // plainSize inverts cipherSize. A bare header counts as an empty file, as
 // gocryptfs leaves one when it is interrupted. ErrSize if no file has that size.

@@ -6,8 +6,8 @@
 // docs/sealed-volume.md describes it for whoever writes a reader, docs/vectors
 // holds volumes to test one with. In short:
 //
-// A sealed volume is one POSIX tar file, written in one pass. All its numbers
-// are big-endian. Its entries, in this order:
+// A sealed volume is one POSIX tar file, written in one pass (but for a head that
+// is known last, see Late). All its numbers are big-endian. Its entries, in this order:
 //
 //	keys.age                  the master key, encrypted with age to the owner's recipients
 //	volume/                   a gocryptfs v2 cipher directory
@@ -22,7 +22,7 @@
 // sealed directory itself; a single file is sealed as the only entry of a root
 // that is made for it. Times in tar headers are whole seconds and owners are
 // 0:0; everything is in USTAR form except where a path or a time needs a PAX
-// record.
+// record, or a size that is known last gets one.
 //
 // # keys.age
 //

@@ -188,30 +188,47 @@ func (p *pipeline) Write(b []byte) (int, error) {
 // content lays out size bytes read from r as the blocks of a file.
 func (p *pipeline) content(r io.Reader, size int64, id fileID) error {
 	for done := int64(0); done < size; {
-		ch, err := p.chunk()
+		room, err := p.reserve(size - done)
 		if err != nil {
 			return err
 		}
-		n := ch.room(size - done)
-		if n == 0 {
-			if err := p.dispatch(); err != nil {
-				return err
-			}
-			continue
-		}
-		at := len(ch.plain)
-		ch.plain = ch.plain[:at+n]
-		if _, err := io.ReadFull(r, ch.plain[at:]); err != nil {
+		if _, err := io.ReadFull(r, room); err != nil {
 			return err
 		}
-		blocks := (n + plainBlock - 1) / plainBlock
-		ch.spans = append(ch.spans, span{plain: at, n: n, out: len(ch.out), block: uint64(done / plainBlock), id: id})
-		ch.out = ch.out[:len(ch.out)+n+blocks*overhead]
-		ch.blocks += blocks
-		p.off += int64(n + blocks*overhead)
-		done += int64(n)
+		p.lay(len(room), done, id)
+		done += int64(len(room))
 	}
 	return nil
+}
+
+// reserve returns room for the next left bytes of a file: all, or whole blocks. It is taken by lay, which comes next.
+func (p *pipeline) reserve(left int64) ([]byte, error) {
+	for {
+		ch, err := p.chunk()
+		if err != nil {
+			return nil, err
+		}
+		if n, at := ch.room(left), len(ch.plain); n > 0 {
+			return ch.plain[at : at+n], nil
+		}
+		if err := p.dispatch(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lay lays out the first n bytes of what reserve returned, which are a file's from done on, as blocks.
+func (p *pipeline) lay(n int, done int64, id fileID) {
+	if n == 0 {
+		return
+	}
+	ch, at := p.cur, len(p.cur.plain)
+	ch.plain = ch.plain[:at+n]
+	blocks := (n + plainBlock - 1) / plainBlock
+	ch.spans = append(ch.spans, span{plain: at, n: n, out: len(ch.out), block: uint64(done / plainBlock), id: id})
+	ch.out = ch.out[:len(ch.out)+n+blocks*overhead]
+	ch.blocks += blocks
+	p.off += int64(n + blocks*overhead)
 }
 
 // room returns how many of the next left bytes of a file fit: all, or whole blocks.

@@ -25,8 +25,9 @@ type SealOptions struct {
 	// Begun, if set, is called once, before anything is written, with the volume's id and with w if that
 	// can be read (nil if not): what Written told of can be read there while the rest is made.
 	Begun func(id ID, w io.ReaderAt)
-	// Written, if set, is called often, from one goroutine, with the number of bytes written so far.
-	Written func(size int64)
+	// Written, if set, is called often, from one goroutine, with the number of bytes written so far. Those
+	// before final are not: SegmentSize, once there is an Entry with Late content, else 0.
+	Written func(final, size int64)
 	// Replace says that SealFile replaces a regular file.
 	Replace bool
 	// Confirm, if set, is asked by SealFile before the volume gets its name; its error ends sealing.
@@ -51,15 +52,17 @@ type Sealed struct {
 // Seal writes src to w as a sealed volume with a fresh id and key. It reads and
 // writes in one pass. If it fails, what was written is worthless and must be
 // discarded: a key seals once, a retry starts afresh. ErrChanged if the input
-// changed meanwhile, ErrSpecial if it holds a socket, pipe or device.
+// changed meanwhile, ErrSpecial if it holds a socket, pipe or device, ErrNotSeekable if it has an Entry with
+// Late content, which takes SealFile.
 func Seal(ctx context.Context, w io.Writer, src Source, opt SealOptions) (Sealed, error) {
 	return sealer{random: rand.Reader, wrap: wrapFresh}.seal(ctx, w, src, opt)
 }
 
 // sealer holds where randomness comes from, so that tests can fix it.
 type sealer struct {
-	random io.Reader
-	wrap   func(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error
+	random     io.Reader
+	wrap       func(w io.Writer, id ID, key Key, rcpts ...age.Recipient) error
+	rewritable rewritable // the output, where what comes first can be written last; else nil
 }
 
 // sealing is one seal under way.
@@ -74,6 +77,8 @@ type sealing struct {
 	dirs   map[uint32]cipherDir
 	linked map[uint32]string // tar paths of files with further names
 	mtime  time.Time
+	open   *patch       // what is left open until all else is written; nil for nothing
+	final  atomic.Int64 // where what is final begins, SegmentSize if something is left open
 }
 
 // cipherDir is where a directory lies in the cipher tree.
@@ -98,7 +103,7 @@ func (s sealer) seal(ctx context.Context, w io.Writer, src Source, opt SealOptio
 		r, _ := w.(io.ReaderAt)
 		opt.Begun(g.out.ID, r)
 	}
-	g.pipe = newPipeline(ctx, w, g.codec, s.random, workers, written(opt.Written, progress(ctx, src, opt.Progress)))
+	g.pipe = newPipeline(ctx, w, g.codec, s.random, workers, g.written(opt.Written, progress(ctx, src, opt.Progress)))
 	err := src.Walk(g.pipe.ctx, g.entry)
 	if err == nil && g.index.nodes == 0 {
 		err = fmt.Errorf("%w: the source gave no root directory", ErrPath)
@@ -106,22 +111,24 @@ func (s sealer) seal(ctx context.Context, w io.Writer, src Source, opt SealOptio
 	if err == nil {
 		err = g.finish()
 	}
-	if err := g.pipe.close(err); err != nil {
+	if err = g.pipe.close(err); err == nil {
+		g.out.Size, g.out.Segments = g.pipe.off, g.pipe.sums.finish()
+		err = g.close(ctx)
+	}
+	if err != nil {
 		g.out.Key.Wipe()
 		return Sealed{}, err
 	}
-	g.out.Size = g.pipe.off
-	g.out.Segments = g.pipe.sums.finish()
 	g.out.Checksum = ChecksumOf(g.out.Segments)
 	return g.out, nil
 }
 
 // written turns chunk sizes into a running total for report.
-func written(report func(size int64), plain func(int)) func(plain, sealed int) {
+func (g *sealing) written(report func(final, size int64), plain func(int)) func(plain, sealed int) {
 	var size int64
 	return func(n, sealed int) {
 		if size += int64(sealed); report != nil {
-			report(size)
+			report(g.final.Load(), size)
 		}
 		plain(n)
 	}
@@ -273,6 +280,9 @@ func (g *sealing) dir(e Entry, h tar.Header) (uint32, error) {
 }
 
 func (g *sealing) file(e Entry, h tar.Header) (uint32, error) {
+	if e.Late != nil {
+		return g.late(e, h)
+	}
 	if e.Attr.Size < 0 || e.Attr.Size > maxFileSize {
 		return 0, fmt.Errorf("%w: a file of %d bytes", ErrPath, e.Attr.Size)
 	}
@@ -280,18 +290,24 @@ func (g *sealing) file(e Entry, h tar.Header) (uint32, error) {
 	if err := g.header(h); err != nil {
 		return 0, err
 	}
-	node, err := g.index.add(e, g.pipe.off)
+	node, err := g.enter(e, h.Name, g.pipe.off)
 	if err != nil {
 		return 0, err
 	}
-	if e.Attr.Nlink > 1 {
-		g.linked[node] = h.Name
-	}
-	g.out.PlainBytes += e.Attr.Size
 	if err := g.content(e, g.ids.id(node)); err != nil {
 		return 0, err
 	}
 	return node, g.pad()
+}
+
+// enter puts a file, whose ciphertext begins at start, into the index.
+func (g *sealing) enter(e Entry, path string, start int64) (uint32, error) {
+	node, err := g.index.add(e, start)
+	if err == nil && e.Attr.Nlink > 1 {
+		g.linked[node] = path
+	}
+	g.out.PlainBytes += e.Attr.Size
+	return node, err
 }
 
 // content seals what e.Open returns, which must be exactly as long as announced.

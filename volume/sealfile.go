@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"crypto/rand"
 
 	"github.com/sealbatch/sealbatch/internal/output"
 )
@@ -20,7 +21,8 @@ func SealFile(ctx context.Context, path string, src Source, opt SealOptions) (s 
 			s.Key.Wipe()
 		}
 	}()
-	if s, err = Seal(ctx, f.File, src, opt); err != nil {
+	into := sealer{random: rand.Reader, wrap: wrapFresh, rewritable: f.File}
+	if s, err = into.seal(ctx, f.File, src, opt); err != nil {
 		return s, err
 	}
 	if opt.Confirm != nil {

@@ -75,6 +75,8 @@ type Entry struct {
 	// most once, before emit returns; the content may be read later. Closing it
 	// reports whether it changed since Walk looked at it (ErrChanged).
 	Open func() (io.ReadCloser, error)
+	// Late, if set, is a file's content in place of Open. Attr.Size is then unused.
+	Late *Late
 }
 
 // Source is a tree that can be sealed or extracted: a directory, a sealed
