@@ -37,7 +37,7 @@ var floors = [][]string{
 	{"internal/trusted", "internal/output", "internal/spool"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
 		"internal/progress", "internal/harden", "internal/sshkey", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version",
-		"internal/squashfs"},
+		"internal/squashfs", "internal/inflate"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

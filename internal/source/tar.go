@@ -42,7 +42,7 @@ const tarEnd = 1024
 // it. ErrArchive, with the member's name, for everything that could be lost, or
 // mean something else than it seems: see hostile.
 func Tar(ctx context.Context, r io.Reader, top string, exclude []Pattern, emit func(volume.Entry) (uint32, error)) error {
-	plain, free, err := inflate(r)
+	plain, free, err := inflated(r)
 	if err != nil {
 		return err
 	}
