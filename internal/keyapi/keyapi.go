@@ -7,6 +7,7 @@
 //	GET  /v1/secrets?after=&limit= s    a page of one's own secrets, without keys and policies
 //	GET  /v1/secrets/{volume}     s     one secret, without its key
 //	GET  /v1/secrets/{volume}/log?after=&limit= s    a page of what became of it
+//	GET  /v1/secrets/{volume}/jobs s    the registered jobs that may still ask for it
 //	PUT  /v1/secrets/{volume}/policy?if=DIGEST s  replace the policy, if it still is that one
 //	POST /v1/secrets/{volume}/revoke s  never release it again, destroy its key
 //	DELETE /v1/secrets/{volume}   s     the same, and forget the volume
@@ -359,6 +360,31 @@ const (
 type SecretLog struct {
 	Entries []LogEntry `json:"entries"`
 	Next    string     `json:"next,omitempty"`
+}
+
+// MaxSecretJobs bounds the jobs that a SecretJobs names.
+const MaxSecretJobs = 100
+
+// SecretJobs answers GET /v1/secrets/{volume}/jobs, for the volume's owner: the jobs that
+// are registered, may still ask for its key, and would get it by its policy as it is, as far as that can be
+// known. The service does not know which of them wait in a queue; the first are those that expire first.
+type SecretJobs struct {
+	Jobs []SecretJob `json:"jobs"`
+	More int         `json:"more,omitempty"` // beyond MaxSecretJobs
+	// Uncounted says that more are registered than the service looks at for one answer.
+	Uncounted bool `json:"uncounted,omitempty"`
+}
+
+// SecretJob is a registered job: none of its nodes, or not all of them, have been given keys.
+type SecretJob struct {
+	Account    string        `json:"account"`           // name of who registered it
+	User       string        `json:"user"`              // of the site, by that one's word
+	Cluster    string        `json:"cluster,omitempty"` // likewise; "" any
+	Nodes      int           `json:"nodes"`
+	Job        *manifest.Job `json:"job,omitempty"` // known once one of its nodes has asked
+	Registered time.Time     `json:"registered"`
+	Expires    time.Time     `json:"expires"`            // after which it gets no key
+	Manifest   string        `json:"manifest,omitempty"` // its digest, of the owner's own
 }
 
 // SecretList answers GET /v1/secrets with a page of the list, which is in the

@@ -108,6 +108,13 @@ func (c *Client) SecretLog(ctx context.Context, volume string) (all []keyapi.Log
 	}
 }
 
+// SecretJobs returns the registered jobs that may still ask for the key of one's own secret.
+func (c *Client) SecretJobs(ctx context.Context, volume string) (keyapi.SecretJobs, error) {
+	var out keyapi.SecretJobs
+	err := c.do(ctx, call{method: http.MethodGet, path: secretPath(volume) + "/jobs", signed: true}, &out)
+	return out, err
+}
+
 // SetPolicy replaces the policy of one's own secret, whatever it is.
 func (c *Client) SetPolicy(ctx context.Context, volume string, p manifest.Policy) (keyapi.SecretInfo, error) {
 	return c.putPolicy(ctx, volume, "", p)

@@ -41,7 +41,7 @@ func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.store.View(ctx, func(r store.Reader) error {
 		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats,
-			bucketSecrets, bucketDeleted, bucketNonces, bucketHistory} {
+			bucketSecrets, bucketDeleted, bucketNonces, bucketHistory, bucketWaiting} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err
 			}
@@ -67,6 +67,25 @@ func PlantSecrets(s *Server, name string, n int) error {
 		}})
 	}
 	return s.commits.doAll(ops)
+}
+
+// PlantJobs registers n jobs more like the one with that manifest.
+func PlantJobs(s *Server, like manifest.Digest, n int) error {
+	_, err := s.commits.do(&audit.Event{Event: "plant", Outcome: audit.OutcomeDone}, func(w store.Writer) error {
+		var m manifestRecord
+		if err := getJSON(w, bucketManifests, like.String(), &m); err != nil {
+			return err
+		}
+		for i := range n {
+			m.Digest = manifest.DigestOf(fmt.Append(nil, i))
+			err := errors.Join(putJSON(w, bucketManifests, m.Digest.String(), m), w.Put(bucketWaiting, m.waitingKeys()[0], nil))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return err
 }
 
 // HistoryPage reads a page of a volume's history.

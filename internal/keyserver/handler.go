@@ -97,6 +97,7 @@ func (s *Server) routes() http.Handler {
 		{"GET /v1/secrets", "secret.list", true, maxSmallBody, (*Server).listSecrets},
 		{"GET /v1/secrets/{volume}", "secret.get", true, maxSmallBody, (*Server).getSecret},
 		{"GET /v1/secrets/{volume}/log", "secret.log", true, maxSmallBody, (*Server).secretLog},
+		{"GET /v1/secrets/{volume}/jobs", "secret.jobs", true, maxSmallBody, (*Server).secretJobs},
 		{"PUT /v1/secrets/{volume}/policy", "secret.policy", true, maxPolicyBody, (*Server).putPolicy},
 		{"POST /v1/secrets/{volume}/revoke", "secret.revoke", true, maxSmallBody, (*Server).revokeSecret},
 		{"DELETE /v1/secrets/{volume}", "secret.delete", true, maxSmallBody, (*Server).deleteSecret},

@@ -45,6 +45,7 @@ type manifestRecord struct {
 	Tier       manifest.Tier    `json:"tier"`
 	Cluster    string           `json:"cluster"` // whose nodes may present it; "" any
 	User       string           `json:"user"`    // Unix user whose job it is
+	Attest     string           `json:"attest"`  // the type of its evidence
 	Nodes      int              `json:"nodes"`
 	HostBinds  bool             `json:"host_binds"` // its runtime flags need permission
 	Network    string           `json:"network"`
@@ -149,7 +150,7 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who ac
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
 		Digest: d, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
-		Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
+		Attest: m.Attest.Type, Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
 	}
 	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {
@@ -226,6 +227,13 @@ func (s *Server) storeManifest(w store.Writer, who account, rec manifestRecord, 
 		return fmt.Errorf("record in %s: %w", bucketManifests, err)
 	}
 	rec.Bytes = len(b)
+	waiting := rec.waitingKeys()
+	for _, key := range waiting {
+		rec.Bytes += len(key)
+		if err := w.Put(bucketWaiting, key, nil); err != nil {
+			return err
+		}
+	}
 	if err := roomFor(w, who, countBytes, rec.Bytes+len(private), s.limits.JobBytes); err != nil {
 		return err
 	}

@@ -146,18 +146,17 @@ func oldRepeat(_ store.Reader, now time.Time, name string, b []byte) ([]record, 
 }
 
 func oldManifest(r store.Reader, now time.Time, digest string, b []byte) (old []record, err error) {
-	var m struct {
-		Expires time.Time
-		Account string
-		Bytes   int
-	}
+	var m manifestRecord
 	if err := json.Unmarshal(b, &m); err != nil || now.Before(m.Expires.Add(keyapi.RepeatTTL)) {
 		return nil, err
 	}
 	private, err := r.Get(bucketPrivate, digest)
 	switch {
-	case err == nil:
-		old = []record{{bucketPrivate, digest, m.Account, []share{{countBytes, len(private)}}}}
+	case err == nil: // the last, so that what is left of the others is found again
+		for _, key := range m.waitingKeys() {
+			old = append(old, record{bucket: bucketWaiting, key: key})
+		}
+		old = append(old, record{bucketPrivate, digest, m.Account, []share{{countBytes, len(private)}}})
 	case !errors.Is(err, store.ErrNotFound):
 		return nil, err
 	}
