@@ -10,11 +10,21 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // confirmFinal is confirm for what cannot be undone.
 func (a *app) confirmFinal(ctx context.Context, yes bool, what string) error {
 	return a.confirm(ctx, yes, what+"This is final.\n", "--yes does it without a question")
+}
+
+// confirmIfAsked is confirm for what a script may do without a word: it asks where somebody
+// is there to be asked, and goes on otherwise.
+func (a *app) confirmIfAsked(ctx context.Context, yes bool, what string) error {
+	if !term.IsTerminal(int(a.stdin.Fd())) || !ui.IsTerminal(a.stderr) {
+		return nil
+	}
+	return a.confirm(ctx, yes, what, "")
 }
 
 // confirm says what is going to happen and asks on the terminal whether it should.

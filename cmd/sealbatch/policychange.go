@@ -114,11 +114,15 @@ func (c *client) changePolicy(ctx context.Context, s keyapi.SecretInfo, o policy
 	if err := c.confirmVoid(ctx, s, o.yes); err != nil {
 		return s, err
 	}
-	s, err := c.keys.ReplacePolicy(ctx, s.VolumeID, s.PolicyDigest, p)
-	if err == nil {
-		c.noteUseless(s)
+	before, err := c.keys.SecretJobs(ctx, s.VolumeID)
+	if err != nil {
+		return s, err
 	}
-	return s, err
+	if s, err = c.keys.ReplacePolicy(ctx, s.VolumeID, s.PolicyDigest, p); err != nil {
+		return s, err
+	}
+	c.noteUseless(s)
+	return s, c.noteShutOut(ctx, s.VolumeID, before)
 }
 
 // noteUseless says what keeps a policy from opening a volume to anybody.

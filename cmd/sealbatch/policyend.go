@@ -28,8 +28,12 @@ const stillOpens = "The sealed file itself stays, and opens to the age identitie
 
 // revoke ends the release of a volume's key for good.
 func (c *client) revoke(ctx context.Context, s keyapi.SecretInfo, o policyOptions) (keyapi.SecretInfo, error) {
-	err := c.a.confirmFinal(ctx, o.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s\n",
-		text.Printable(s.Name), s.VolumeID, stillOpens))
+	waiting, err := c.whatWaits(ctx, s.VolumeID)
+	if err != nil {
+		return s, err
+	}
+	err = c.a.confirmFinal(ctx, o.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s%s\n",
+		text.Printable(s.Name), s.VolumeID, waiting, stillOpens))
 	if err != nil {
 		return s, err
 	}
@@ -46,6 +50,14 @@ func (c *client) remove(ctx context.Context, ref string, e endFlags) error {
 	var list strings.Builder
 	for _, s := range doomed {
 		fmt.Fprintf(&list, "  %s  %s\n", s.VolumeID, text.Printable(s.Name))
+		if s.Revoked {
+			continue
+		}
+		waiting, err := c.whatWaits(ctx, s.VolumeID)
+		if err != nil {
+			return err
+		}
+		list.WriteString(waiting)
 	}
 	err = c.a.confirmFinal(ctx, e.yes, fmt.Sprintf("The key service destroys its copies of these keys, and forgets the volumes:\n%s"+
 		"No job gets them ever again, and they cannot be deposited again.\n%s\n", &list, stillOpens))

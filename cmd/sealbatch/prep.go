@@ -13,16 +13,15 @@ import (
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/publish"
-	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/jobprep"
 )
 
 // prepFlags are what data-prep and container-prep have in common.
 type prepFlags struct {
 	client clientFlags
 	policy policyFlags
+	yes    bool // do not ask
 }
 
 // add puts the flags of a sealed volume's target into f.
@@ -32,6 +31,7 @@ func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
 	f.String(&t.DirAtRest, "directory at the site", []string{"data-path-at-rest"}, ui.Required)
 	f.Bool(&t.Checksum, "find out by reading all of it whether the input is published already, not by names, sizes, times and inodes:\n"+
 		"the same content with other times counts as there", []string{"checksum"})
+	f.Bool(&p.yes, "do not ask, on a terminal, before a new version is made while jobs wait for the older one", []string{"y", "yes"})
 }
 
 func runDataPrep(ctx context.Context, a *app, args []string) error {
@@ -84,16 +84,6 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return containerprep.Run(ctx, d, o) })
 }
 
-// waiting names the jobs submitted from here that wait for a volume's key.
-func (c *client) waiting(ctx context.Context, volumeID string) ([]string, error) {
-	store, err := submission.Open("")
-	if err != nil {
-		return nil, err
-	}
-	d := jobprep.Deps{FS: c.fs, Slurm: c.slurm(), Store: store, Address: c.conf.Supercomputer.Address}
-	return jobprep.Waiting(ctx, d, volumeID)
-}
-
 // publish completes t from the flags and the configuration, connects, runs one of
 // the two and says what came of it.
 func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(publish.Deps) (publish.Published, error)) error {
@@ -128,6 +118,7 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 		FS: c.fs, Site: c.conf.Supercomputer.Address, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
 		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFiles()) },
 		Waiting:    c.waiting,
+		Confirm:    func(ctx context.Context, what string) error { return a.confirmIfAsked(ctx, p.yes, what) },
 	})
 	if err != nil {
 		return err

@@ -336,14 +336,28 @@ func TestSaidBefore(t *testing.T) {
 	}
 	var log bytes.Buffer
 	s.d.Log = slog.New(slog.NewTextHandler(&log, nil))
-	s.d.Waiting = func(_ context.Context, id string) ([]string, error) {
+	s.d.Waiting = func(_ context.Context, id string) (Waiting, error) {
 		if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("it was sealed before: %v", err)
 		}
 		if id != first.Info.VolumeID {
 			t.Errorf("asked for %s", id)
 		}
-		return []string{"job 4711 (PENDING)"}, nil
+		return Waiting{Here: []string{"job 4711 (PENDING)"}, Else: "2 jobs of bob's"}, nil
+	}
+	no := errors.New("no")
+	s.d.Confirm = func(context.Context, string) error { return no }
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, no) {
+		t.Errorf("it went on: %v", err)
+	}
+	if all := keyservertest.Secrets(t, s.service.Client(t, s.d.Signer)); len(all) != 1 || all[0].SupersededBy != "" {
+		t.Errorf("after no: %+v", all)
+	}
+	s.d.Confirm = func(_ context.Context, what string) error {
+		if !strings.Contains(what, "these jobs do not get its key") {
+			t.Errorf("asked %q", what)
+		}
+		return nil
 	}
 	if _, err := Run(t.Context(), s.d, s.r); err != nil {
 		t.Fatal(err)
@@ -352,7 +366,7 @@ func TestSaidBefore(t *testing.T) {
 		t.Errorf("what a job waits for may still be pinned, but: %v", err)
 	}
 	for _, want := range []string{"supersedes the one that is published", first.Info.VolumeID, "the input has changed",
-		"waiting for the older version: job 4711 (PENDING)", "sealbatch policy set " + first.Info.VolumeID + " --pin-version keeps it open"} {
+		"waiting for the older version: job 4711 (PENDING)", "2 jobs of bob's", "sealbatch policy set " + first.Info.VolumeID + " --pin-version keeps it open"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("it does not say %q: %s", want, log.String())
 		}
@@ -372,7 +386,9 @@ func TestSaidWhenTakenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := s.service.Client(t, s.d.Signer)
-	s.d.Waiting = func(context.Context, string) ([]string, error) { return []string{"job 4711 (PENDING)"}, nil }
+	s.d.Waiting = func(context.Context, string) (Waiting, error) {
+		return Waiting{Here: []string{"job 4711 (PENDING)"}}, nil
+	}
 	s.d.Keys = awayKeys{keys}
 	if _, err := Run(t.Context(), s.d, s.r); err == nil {
 		t.Fatal("no error")

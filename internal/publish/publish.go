@@ -88,12 +88,22 @@ type Deps struct {
 	// is published, so that a later run can go on with it, and then what the same again
 	// is recognised by; "" for none.
 	State string
-	// Waiting names the jobs that are known to wait for a volume's key; nil if none can be.
-	Waiting func(ctx context.Context, volumeID string) ([]string, error)
+	// Waiting names the jobs that are known to wait for a volume's key; nil if none can be. With an error it names
+	// those that are known all the same.
+	Waiting func(ctx context.Context, volumeID string) (Waiting, error)
+	// Confirm asks whether that is to happen which was said; an error ends Run. It is asked before
+	// jobs that wait lose their key, and nil goes on.
+	Confirm func(ctx context.Context, what string) error
 	// Identities open the user's own sealed files, for that.
 	Identities func() ([]age.Identity, error)
 	Log        *slog.Logger
 	Progress   progress.Starter
+}
+
+// Waiting are jobs that wait for a volume's key, in words.
+type Waiting struct {
+	Here []string // that were submitted from here
+	Else string   // the others that the key service knows, in one sentence; "" for none
 }
 
 // Published is what was made.
@@ -149,7 +159,9 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 	if err := p.replaceable(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}
-	p.sayWhatEnds(ctx, why)
+	if err := p.sayWhatEnds(ctx, why); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
 	if !taken {
 		if err := p.sealNew(ctx); err != nil {
 			return Published{}, interrupted(ctx, err, hintAfresh)

@@ -28,11 +28,12 @@ func (p *publishing) findCurrent(ctx context.Context) error {
 }
 
 // sayWhatEnds tells, before anything is sealed or shipped, which version the new one
-// supersedes, why there is a new one, and what waits for the old one.
-func (p *publishing) sayWhatEnds(ctx context.Context, why string) {
+// supersedes, why there is a new one, and what waits for the old one; where something
+// does, it asks.
+func (p *publishing) sayWhatEnds(ctx context.Context, why string) error {
 	old := p.current
 	if old == nil || old.VolumeID == p.s.ID.String() || old.Revoked {
-		return
+		return nil
 	}
 	args := []any{"volume", old.VolumeID, "published", old.Created.Local().Format(time.DateTime)}
 	if why != "" {
@@ -40,34 +41,45 @@ func (p *publishing) sayWhatEnds(ctx context.Context, why string) {
 	}
 	if old.PinVersion {
 		p.Log.Warn("this is a new version; the one that is published stays open to jobs, as --pin-version says", args...)
-		return
+		return nil
 	}
 	p.Log.Warn("this is a new version, which supersedes the one that is published: jobs that still wait for that one will not get its key",
 		args...)
-	p.sayWhatWaits(ctx, *old)
+	return p.sayWhatWaits(ctx, *old)
 }
 
-func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) {
+func (p *publishing) sayWhatWaits(ctx context.Context, old keyapi.SecretEntry) error {
 	keep := "sealbatch policy set " + old.VolumeID + " --pin-version"
 	const first = "end this, and keep it open to them first: "
 	if p.Waiting == nil {
 		p.Log.Info("if some do, " + first + keep)
-		return
+		return nil
 	}
 	jobs, err := p.Waiting(ctx, old.VolumeID)
 	if err != nil {
 		p.awaited = true // its file is kept, for all that is known
 		p.Log.Warn("which jobs wait for it cannot be found out", "error", err)
 	}
-	switch {
-	case len(jobs) > 0:
-		p.awaited = true
-		p.Log.Warn("waiting for the older version: " + strings.Join(jobs, ", "))
-	case err == nil:
-		p.Log.Info("no job that was submitted from here waits for it; if others' do, " + first + keep)
-		return
+	known := len(jobs.Here) > 0 || jobs.Else != ""
+	if !known && err == nil {
+		p.Log.Info("no job waits for it, as far as this machine and the key service know; if one does, " + first + keep)
+		return nil
+	}
+	if len(jobs.Here) > 0 {
+		p.Log.Warn("waiting for the older version: " + strings.Join(jobs.Here, ", "))
+	}
+	if jobs.Else != "" {
+		p.Log.Warn(jobs.Else)
 	}
 	p.Log.Info("hint: " + keep + " keeps it open to them, as long as they have not begun")
+	if !known {
+		return nil
+	}
+	p.awaited = true
+	if p.Confirm == nil {
+		return nil
+	}
+	return p.Confirm(ctx, "The older version is about to be superseded, so that these jobs do not get its key.\n")
 }
 
 // keptName returns under which name the sealed file at remote stays on the site when
