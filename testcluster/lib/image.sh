@@ -1,6 +1,7 @@
 #!/bin/bash
 # image.sh DIR: small images with bash, coreutils, jp2a and the libraries they need, made from the
-# root file system it runs in: DIR/jp2a.sif runs jp2a, DIR/sh.sif runs a shell.
+# root file system it runs in: DIR/jp2a.sif runs jp2a, DIR/sh.sif runs a shell, and DIR/jp2a.tar is what
+# docker save writes of an image that runs jp2a.
 set -euo pipefail
 dir=$1
 box=$(mktemp -d /var/tmp/box.XXXXXX)
@@ -37,6 +38,22 @@ printf 'PRETTY_NAME="sealbatch test image"\nID=debian\n' >"$box/etc/os-release"
 : >"$box/etc/resolv.conf"
 : >"$box/etc/hosts"
 : >"$box/etc/localtime"
+
+# As Docker has it: a layer, and a configuration that names it and is the image's name.
+archive=$(mktemp -d /var/tmp/archive.XXXXXX)
+digest() { sha256sum "$1" | cut -d' ' -f1; }
+tar -C "$box" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@1700000000 -cf "$archive/layer.tar" .
+cat >"$archive/config" <<EOF
+{"architecture": "$(dpkg --print-architecture)", "os": "linux", "created": "2023-11-14T22:13:20Z",
+ "config": {"Entrypoint": ["jp2a"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+  "Labels": {"org.opencontainers.image.title": "jp2a"}},
+ "rootfs": {"type": "layers", "diff_ids": ["sha256:$(digest "$archive/layer.tar")"]}}
+EOF
+config=$(digest "$archive/config").json
+mv "$archive/config" "$archive/$config"
+printf '[{"Config": "%s", "RepoTags": ["talinx/jp2a:latest"], "Layers": ["layer.tar"]}]' "$config" >"$archive/manifest.json"
+tar -C "$archive" -cf "$dir/jp2a.tar" manifest.json "$config" layer.tar
+rm -rf "$archive"
 
 mkdir "$box/.singularity.d"
 for entry in jp2a sh; do

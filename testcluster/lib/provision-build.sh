@@ -109,7 +109,7 @@ mv "$root"/var/tmp/make/keys/* "$dir/keys"
 
 cp "$here/image.sh" "$root/var/tmp/make/image.sh"
 in_root bash /var/tmp/make/image.sh /var/tmp/make
-mv "$root"/var/tmp/make/{jp2a,sh}.sif "$dir/images/"
+mv "$root"/var/tmp/make/{jp2a.sif,sh.sif,jp2a.tar} "$dir/images/"
 perl "$here/picture.pl" >"$dir/images/image.png"
 chmod 644 "$dir"/images/*
 rm -rf "$root/var/tmp/make"

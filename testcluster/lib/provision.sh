@@ -85,7 +85,7 @@ provision_prune() {
 
 image_path() {
     case ${1-jp2a.sif} in
-        jp2a.sif | sh.sif | image.png) printf '%s\n' "$CACHE/images/${1-jp2a.sif}" ;;
-        *) die "no test image \"$1\": there are jp2a.sif, sh.sif and image.png" ;;
+        jp2a.sif | jp2a.tar | sh.sif | image.png) printf '%s\n' "$CACHE/images/${1-jp2a.sif}" ;;
+        *) die "no test image \"$1\": there are jp2a.sif, jp2a.tar, sh.sif and image.png" ;;
     esac
 }
