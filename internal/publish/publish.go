@@ -301,12 +301,8 @@ func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
 		Recipients: p.r.Recipients,
 		Progress:   bar.Update,
 		Begun:      func(id volume.ID, made io.ReaderAt) { p.sendMeanwhile(ctx, id, made) },
-		Written: func(final, size int64) {
-			if final == 0 {
-				p.sent.grow(size)
-			}
-		},
-		Replace: p.r.Force || p.isOurs(),
+		Written:    func(final, size int64) { p.sent.grow(final, size) },
+		Replace:    p.r.Force || p.isOurs(),
 		Confirm: func(s volume.Sealed) error {
 			p.remember(s.ID)
 			return p.input.unchanged(ctx, begin)

@@ -91,10 +91,10 @@ func (p *publishing) begin(ctx context.Context, r *transfer.ResumableUpload, loc
 	}()
 }
 
-// grow tells the upload how much there is of the file that is being made.
-func (u *upload) grow(size int64) {
+// grow tells the upload how much there is of the file that is being made, and from where on it is final.
+func (u *upload) grow(final, size int64) {
 	if u != nil {
-		u.resumable.Grow(size)
+		u.resumable.Grow(final, size)
 	}
 }
 

@@ -37,7 +37,7 @@ func (u *ResumableUpload) send(ctx context.Context, fsys FS, f WriteFile, name s
 	for range cap(s.free) {
 		s.free <- nil // allocated when it is needed
 	}
-	if u.isConfirmed(0) {
+	if u.isConfirmed(u.mark) {
 		close(s.begun)
 	}
 	feeding, fed := context.WithCancel(ctx)
@@ -67,7 +67,7 @@ type sending struct {
 	group *errgroup.Group
 	work  chan part
 	free  chan []byte
-	begun chan struct{} // closed when the first piece has arrived
+	begun chan struct{} // closed when the piece at mark has arrived
 }
 
 // lane has pieces written to f, several at once. failed, if not nil, comes with its errors.
@@ -80,7 +80,7 @@ func (s *sending) lane(f WriteFile, failed error) {
 				if err != nil {
 					return errors.Join(failed, err)
 				}
-				if s.confirm(p.off, int64(len(p.buf)), true); p.off == 0 {
+				if s.confirm(p.off, int64(len(p.buf)), true); p.off == s.mark {
 					close(s.begun)
 				}
 			}
@@ -94,7 +94,7 @@ func (s *sending) large(ctx context.Context) bool {
 	if !s.making {
 		return s.Size >= worthLanes
 	}
-	n, err := s.growth.wait(ctx, 0, worthLanes)
+	_, n, err := s.growth.wait(ctx, 0, worthLanes)
 	return err == nil && n >= worthLanes
 }
 
@@ -109,7 +109,7 @@ func (s *sending) join(ctx context.Context, fsys FS, name string) {
 	if err != nil {
 		return
 	}
-	if ours, err := s.begins(f); err != nil || !ours {
+	if ours, err := s.isOurs(f); err != nil || !ours {
 		_ = f.Close()
 		return
 	}
@@ -120,17 +120,7 @@ func (s *sending) join(ctx context.Context, fsys FS, name string) {
 // the digests if they are known.
 func (s *sending) feed(ctx context.Context) error {
 	if s.making {
-		for off := int64(0); ; off += pieceSize {
-			n, err := s.growth.wait(ctx, off, pieceSize)
-			if err != nil || n <= 0 {
-				return err
-			}
-			if !s.isConfirmed(off) {
-				if err := s.read(ctx, off, n, nil); err != nil {
-					return err
-				}
-			}
-		}
+		return s.feedMade(ctx)
 	}
 	sum := sha256.New()
 	for i, want := range s.Segments {
@@ -209,7 +199,7 @@ func (u *ResumableUpload) confirm(off, n int64, are bool) {
 func (u *ResumableUpload) afresh() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.pieces, u.arrived = nil, 0
+	u.pieces, u.arrived, u.mark = nil, 0, 0
 }
 
 func (u *ResumableUpload) isConfirmed(off int64) bool {

@@ -28,7 +28,8 @@ type ResumableUpload struct {
 
 	making bool // Size and Segments are not known yet
 	growth *growth
-	alone  bool // other connections than the first have failed
+	mark   int64 // where the piece lies that was sent first
+	alone  bool  // other connections than the first have failed
 
 	mu      sync.Mutex
 	pieces  []bool // that the server confirmed in this process, or that were read back
@@ -68,7 +69,7 @@ func (u *ResumableUpload) Send(ctx context.Context, fsys FS, name string, mode f
 	return err
 }
 
-// open opens what an earlier Send left, if it begins with our first piece: that is what tells it from
+// open opens what an earlier Send left, if it has the piece of ours that was sent first: that is what tells it from
 // another file that somebody put into its place. Else it starts afresh.
 func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode fs.FileMode) (WriteFile, error) {
 	info, err := fsys.Lstat(name)
@@ -80,7 +81,7 @@ func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode f
 		if err != nil {
 			return nil, err
 		}
-		ours, err := u.begins(f)
+		ours, err := u.isOurs(f)
 		if err == nil && ours {
 			return f, u.survey(ctx, f, info.Size())
 		}
@@ -100,23 +101,31 @@ func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode f
 // continues reports whether a file of that size can be the beginning of ours.
 func (u *ResumableUpload) continues(size int64) bool {
 	if u.making { // nobody else can have sent any of it
-		return u.isConfirmed(0)
+		return u.isConfirmed(u.mark)
 	}
 	return size >= min(pieceSize, u.Size) && size <= u.Size
 }
 
-// begins reports whether f begins as Src does. It was not there before the upload began, and nobody can
-// guess it.
-func (u *ResumableUpload) begins(f io.ReaderAt) (bool, error) {
-	n := int64(pieceSize)
-	if !u.making {
-		n = min(n, u.Size)
+// isOurs reports whether f has the piece that was sent first: the first one, or of a file whose first segment was made
+// last, the one behind that. It was not there before the upload began, and nobody can guess it.
+func (u *ResumableUpload) isOurs(f io.ReaderAt) (bool, error) {
+	if u.making {
+		return u.hasPiece(f, u.mark, pieceSize)
 	}
+	ours, err := u.hasPiece(f, 0, min(pieceSize, u.Size))
+	if err == nil && !ours && u.Size >= u.Segment+pieceSize { // less might be in other files, too
+		ours, err = u.hasPiece(f, u.Segment, pieceSize)
+	}
+	return ours, err
+}
+
+// hasPiece reports whether f has Src's n bytes at off.
+func (u *ResumableUpload) hasPiece(f io.ReaderAt, off, n int64) (bool, error) {
 	ours, theirs := make([]byte, n), make([]byte, n)
-	if _, err := u.Src.ReadAt(ours, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := u.Src.ReadAt(ours, off); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
-	if _, err := f.ReadAt(theirs, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := f.ReadAt(theirs, off); err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("reading back what has arrived: %w", err)
 	}
 	return bytes.Equal(ours, theirs), nil

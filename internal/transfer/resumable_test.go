@@ -22,14 +22,20 @@ const testSegment = 1 << 20
 // whole makes a file of n bytes, on disk, with its digests.
 func whole(t *testing.T, n int) (*ResumableUpload, []byte) {
 	t.Helper()
+	return wholeOf(t, n, testSegment)
+}
+
+// wholeOf is whole with segments of another size.
+func wholeOf(t *testing.T, n, segment int) (*ResumableUpload, []byte) {
+	t.Helper()
 	data := content(n)
 	local := filepath.Join(t.TempDir(), "local")
 	writeFile(t, local, string(data))
 	var sums [][sha256.Size]byte
-	for rest := data; len(rest) > 0; rest = rest[min(len(rest), testSegment):] {
-		sums = append(sums, sha256.Sum256(rest[:min(len(rest), testSegment)]))
+	for rest := data; len(rest) > 0; rest = rest[min(len(rest), segment):] {
+		sums = append(sums, sha256.Sum256(rest[:min(len(rest), segment)]))
 	}
-	u, f, err := OpenResumable(local, testSegment, sums)
+	u, f, err := OpenResumable(local, int64(segment), sums)
 	if err != nil {
 		t.Fatal(err)
 	}
