@@ -31,6 +31,7 @@ var floors = [][]string{
 		"internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/slotstore",
 		"internal/keyserver/voucher",
 		"internal/keyserver/token", "internal/service", "internal/source"},
+	{"internal/registry"},
 	{"fusefs", "internal/keyserver/attest", "internal/oci"},
 	{"internal/keyapi", "internal/layers"},
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge", "internal/sshconfig"},
