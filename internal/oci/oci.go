@@ -150,7 +150,7 @@ func (r *resolver) choose(ctx context.Context, list []v1.Descriptor, depth int) 
 	var others []*Image
 	for _, d := range list {
 		switch {
-		case attestation(d) || d.ArtifactType != "":
+		case attestation(d) || (d.ArtifactType != "" && !types.MediaType(d.ArtifactType).IsConfig()): // ko and crane name images so
 		case d.Platform == nil || d.Platform.OS == "" || d.MediaType.IsIndex():
 			open = append(open, d)
 		case rank(r.want, *d.Platform) > 0:
