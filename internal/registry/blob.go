@@ -18,7 +18,7 @@ import (
 // download is a blob on its way. It goes on where a connection broke:
 //
 //	GET /v2/NAME/blobs/sha256:...                        200, all of it     ──▶ breaks at byte 1,000
-//	GET, Range: bytes=1000-                              206, the rest      ──▶ appended
+//	GET, Range: bytes=1000-4999                          206, the rest      ──▶ appended
 //	                                                     200, all of it     ──▶ 1,000 bytes passed over, the rest appended
 //
 // The digest is of what was put together, so that it does not matter who sent
@@ -89,7 +89,11 @@ func (b *download) part(ctx context.Context, s *source) (int64, error) {
 	if b.whole {
 		start = 0
 	}
-	resp, err := s.get(ctx, "blobs/"+b.d.Digest.String(), nil, start)
+	rest := ""
+	if start > 0 {
+		rest = fmt.Sprintf("bytes=%d-%d", start, b.d.Size-1)
+	}
+	resp, err := s.get(ctx, "blobs/"+b.d.Digest.String(), "Range", rest)
 	if e := status(err); e != nil && e.Code == http.StatusRequestedRangeNotSatisfiable && !b.whole {
 		b.whole = true
 		return b.part(ctx, s)

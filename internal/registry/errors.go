@@ -131,7 +131,7 @@ func (s *source) inWords(err error) error {
 	if errors.Is(err, ErrBlob) {
 		return fault.WithHint(fmt.Errorf("%s: %w", s.host(), err), "try again; if it stays so, have who runs "+s.host()+" look, or push the image anew")
 	}
-	if e := status(err); e != nil {
+	if e := status(err); e != nil && !unvouched(err) {
 		said, hint := s.refusal(e)
 		return fault.New(fault.Other, fault.Reword(err, said), hint)
 	}
@@ -183,22 +183,22 @@ func quote(message string) string {
 // trouble says what is wrong with a line where internal/fault does not know, or knows it of other services.
 func (s *source) trouble(err error) (said, hint string) {
 	host := s.host()
-	var unknown x509.UnknownAuthorityError
-	var unverified *tls.CertificateVerificationError
 	var hostname x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	authority := "put its CA's certificate into ~/.config/containers/certs.d/" + host + "/ca.crt"
 	switch {
 	case errors.As(err, &hostname), errors.As(err, &invalid):
 		return "", ""
-	case errors.As(err, &unknown), errors.As(err, &unverified):
+	case unvouched(err):
 		return host + " shows a certificate of an unknown authority", authority + ", or name all that count with SSL_CERT_FILE"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return host + " does not speak TLS, and " + errPlain.Error(), "is the port in the image's name right?"
-	case errors.Is(err, errPlain) && !loopback(s.repo.RegistryStr()) && !connecting(err):
+	case errors.Is(err, errPlain) && !connecting(err):
 		return host + " leads to an address without TLS, and " + errPlain.Error(), "ask who runs it"
 	case errors.Is(err, errElsewhere):
 		return host + " leads to another host, and " + errElsewhere.Error(), "ask who runs it; without a login (docker logout) it may be read"
+	case strings.Contains(err.Error(), "www-authenticate"):
+		return host + " names a token server to which no login can be sent safely", "ask who runs it: the realm that it names has to be an https address"
 	case errors.Is(err, errWebPage):
 		return host + " answers with " + errWebPage.Error(), "does this network want a login in a browser, and is it a container registry?"
 	case errors.Is(err, errTooLong):
@@ -211,6 +211,13 @@ func (s *source) trouble(err error) (said, hint string) {
 		return "the connection to " + host + " breaks again and again", "try again later"
 	}
 	return "", ""
+}
+
+// unvouched reports whether nobody whom this machine believes vouches for a certificate.
+func unvouched(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var unverified *tls.CertificateVerificationError
+	return errors.As(err, &unknown) || errors.As(err, &unverified)
 }
 
 // connecting reports whether err is, too, one of a connection that could not be made.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -24,10 +25,10 @@ type document struct {
 
 // acceptable are the documents that are asked for. Those of before 2017 (schema 1) are, so
 // that they can be refused by name.
-var acceptable = []string{
+var acceptable = strings.Join([]string{
 	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
 	string(types.DockerManifestSchema1Signed) + ";q=0.1",
-}
+}, ",")
 
 // Tries of one document, and of a layer without progress.
 const (
@@ -64,7 +65,7 @@ func (r *Remote) eachSource(ctx context.Context, try func(*source) error) (err e
 
 // manifest fetches one document. What is asked for by digest is held against it.
 func (s *source) manifest(ctx context.Context, identifier string) (document, error) {
-	resp, err := s.get(ctx, "manifests/"+identifier, acceptable, 0)
+	resp, err := s.get(ctx, "manifests/"+identifier, "Accept", acceptable)
 	if err != nil {
 		return document{}, err
 	}

@@ -44,7 +44,9 @@ type Options struct {
 	Progress progress.Starter
 	Log      *slog.Logger
 
-	firstWait time.Duration // for tests: the wait after the first failure
+	// For tests: the wait after the first failure, and what waits.
+	firstWait time.Duration
+	sleep     func(ctx context.Context, d time.Duration) error
 }
 
 const (

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -24,7 +23,9 @@ import (
 )
 
 // env is an environment of some variables.
-func env(vars map[string]string) func(string) string { return func(key string) string { return vars[key] } }
+func env(vars map[string]string) func(string) string {
+	return func(key string) string { return vars[key] }
+}
 
 // options are those of a user with an empty home directory, who waits for nothing.
 func options(t *testing.T) Options {
@@ -38,7 +39,7 @@ func options(t *testing.T) Options {
 // start serves a registry, behind wrap if that is not nil.
 func start(t *testing.T, wrap func(http.Handler) http.Handler) *httptest.Server {
 	t.Helper()
-	h := server.New(server.Logger(log.New(io.Discard, "", 0)), server.WithReferrersSupport(true))
+	h := server.New(server.Logger(quiet), server.WithReferrersSupport(true))
 	if wrap != nil {
 		h = wrap(h)
 	}

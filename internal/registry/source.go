@@ -3,10 +3,8 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +45,9 @@ func (s *source) connect(ctx context.Context) (*http.Client, error) {
 	w := &wire{host: s.repo.RegistryStr(), anonymous: s.login.Authenticator == authn.Anonymous, to: s.hosts.to, stall: s.hosts.stall}
 	rt := transport.NewUserAgent(w, "sealbatch/"+version.String())
 	rt, err := transport.NewWithContext(ctx, s.repo.Registry, s.login.Authenticator, rt, []string{s.repo.Scope(transport.PullScope)})
+	if e, ok := errors.AsType[*StatusError](err); ok && passing(e.Code) {
+		return nil, retry.After(e, e.Wait) // without what https said before http was tried on this machine
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -59,9 +60,9 @@ func (s *source) connect(ctx context.Context) (*http.Client, error) {
 	return s.client, nil
 }
 
-// get asks for /v2/REPOSITORY/path, from a byte on where from is not 0. The caller closes the body, which
+// get asks for /v2/REPOSITORY/path, with a header if its value is not empty. The caller closes the body, which
 // fails when nothing comes for a while. Statuses but 200 and 206 are errors.
-func (s *source) get(ctx context.Context, path string, accept []string, from int64) (*http.Response, error) {
+func (s *source) get(ctx context.Context, path, header, value string) (*http.Response, error) {
 	client, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -71,11 +72,8 @@ func (s *source) get(ctx context.Context, path string, accept []string, from int
 	if err != nil {
 		return nil, err
 	}
-	if len(accept) > 0 {
-		req.Header.Set("Accept", strings.Join(accept, ","))
-	}
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	if value != "" {
+		req.Header.Set(header, value)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -91,7 +89,7 @@ func (s *source) get(ctx context.Context, path string, accept []string, from int
 // patience is how requests are repeated that broke.
 func (r *Remote) patience(tries int, doing string) retry.Policy {
 	return retry.Policy{
-		First: r.o.firstWait, Most: 20 * time.Second, Tries: tries, Worth: again,
+		First: r.o.firstWait, Most: 20 * time.Second, Tries: tries, Worth: again, Sleep: r.o.sleep,
 		Waiting: func(wait time.Duration, err error) {
 			if wait >= time.Second {
 				r.o.Log.Info(doing+": again", "in", wait.Round(time.Second), "error", withoutURL(err))
