@@ -32,7 +32,7 @@ var floors = [][]string{
 		"internal/keyserver/voucher",
 		"internal/keyserver/token", "internal/service", "internal/source"},
 	{"internal/registry"},
-	{"fusefs", "internal/keyserver/attest", "internal/oci"},
+	{"fusefs", "internal/keyserver/attest", "internal/oci", "internal/cosign"},
 	{"internal/keyapi", "internal/layers"},
 	{"volume", "internal/manifest", "internal/config", "internal/keyserver/store", "internal/gate", "internal/munge", "internal/sshconfig"},
 	{"internal/trusted", "internal/output", "internal/spool"},
