@@ -124,7 +124,7 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 	if err != nil {
 		return manifest.Info{}, fault.New(fault.Integrity, err, trustHint(err))
 	}
-	p.d.Log.Info("info file is signed", "file", path.Base(file), "by", who)
+	p.d.Log.Info("info file is signed", "name", info.Name, "file", path.Base(file), "by", who)
 	return info, bad
 }
 

@@ -166,7 +166,7 @@ func showAccount(a *app, info keyserver.AccountInfo) error {
 		row("key", k.Fingerprint, until)
 	}
 	for _, v := range info.Volumes {
-		row("volume", v.ID, v.Name, "policy set with "+v.Key, state(v.Withheld))
+		row("volume", v.ID, v.Name, v.File, "policy set with "+v.Key, state(v.Withheld))
 	}
 	for _, j := range info.Jobs {
 		row("job", j.Manifest, "user "+j.User, "registered "+date(j.Registered), "with "+j.Key, "until "+date(j.Expires),

@@ -318,7 +318,7 @@ func (c *caller) newToken(ctx context.Context) (int, error) {
 
 func (c *caller) deposit(ctx context.Context) (int, error) {
 	digest := manifest.DigestOf([]byte(keyservertest.RandomHex(16)))
-	s := keyapi.Secret{Name: keyservertest.RandomHex(8), Kind: manifest.KindDataset, Digest: digest, Size: 1,
+	s := keyapi.Secret{Name: "data", File: keyservertest.RandomHex(8), Kind: manifest.KindDataset, Digest: digest, Size: 1,
 		Key: digest[:], Policy: widest("mallory")}
 	return c.signed(ctx, "PUT", "/v1/secrets/"+keyservertest.RandomHex(16), s, nil)
 }

@@ -210,31 +210,29 @@ func (c *client) findSecret(ctx context.Context, ref string) (keyapi.SecretInfo,
 	if err != nil {
 		return keyapi.SecretInfo{}, err
 	}
-	var found []string
+	var found []keyapi.SecretEntry
 	for _, s := range all {
 		if s.SupersededBy == "" || byID {
-			found = append(found, s.VolumeID)
+			found = append(found, s)
 		}
 	}
 	switch len(found) {
 	case 0:
 		return keyapi.SecretInfo{}, noVolume(ref)
 	case 1:
-		return c.keys.GetSecret(ctx, found[0])
+		return c.keys.GetSecret(ctx, found[0].VolumeID)
 	}
 	return keyapi.SecretInfo{}, severalVolumes(ref, found)
 }
 
-// secretsNamed returns one's volumes of a name, which may be given as their info file's, or else (byID) those whose ids
-// begin with ref.
+// secretsNamed returns one's volumes of a name, or else (byID) those whose ids begin with ref.
 func (c *client) secretsNamed(ctx context.Context, ref string) (found []keyapi.SecretEntry, byID bool, err error) {
-	name := strings.TrimSuffix(path.Base(ref), publish.InfoSuffix)
 	var ids []keyapi.SecretEntry
 	for s, err := range c.keys.Secrets(ctx) {
 		if err != nil {
 			return nil, false, err
 		}
-		if s.Name == name {
+		if isCalled(s, ref) {
 			found = append(found, s)
 		}
 		if len(ref) >= minIDPrefix && strings.HasPrefix(s.VolumeID, strings.ToLower(ref)) {
@@ -247,9 +245,22 @@ func (c *client) secretsNamed(ctx context.Context, ref string) (found []keyapi.S
 	return found, false, nil
 }
 
-func severalVolumes(ref string, ids []string) error {
+// isCalled reports whether people mean a volume by ref: it has its name, its sealed file's or its info file's, with or
+// without a directory.
+func isCalled(s keyapi.SecretEntry, ref string) bool {
+	return ref == s.Name || strings.TrimSuffix(path.Base(ref), publish.InfoSuffix) == s.File
+}
+
+// called returns how people are told of a volume.
+func called(s keyapi.SecretEntry) string { return text.Printable(keyapi.Called(s.Name, s.File)) }
+
+func severalVolumes(ref string, found []keyapi.SecretEntry) error {
+	var ids []string
+	for _, s := range found {
+		ids = append(ids, s.VolumeID+" ("+called(s)+")")
+	}
 	return usageError(fmt.Sprintf("you have %d volumes of the name %.80q, or of ids that begin so", len(ids), ref),
-		"give the id of one: "+strings.Join(ids, ", "))
+		"give the id of one, or its file: "+strings.Join(ids, ", "))
 }
 
 func state(s keyapi.SecretEntry) string {
@@ -270,12 +281,12 @@ func state(s keyapi.SecretEntry) string {
 
 func listSecrets(a *app, all iter.Seq2[keyapi.SecretEntry, error]) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VOLUME\tNAME\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
+	fmt.Fprintln(w, "VOLUME\tNAME\tFILE\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
 	for s, err := range all {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), text.Printable(string(s.Kind)), text.Size(s.Size),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), text.Printable(s.File), text.Printable(string(s.Kind)), text.Size(s.Size),
 			s.Created.Local().Format(time.DateTime), s.Released, state(s))
 	}
 	return w.Flush()
@@ -321,6 +332,7 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, text.Printable(value)) }
 	row("volume", s.VolumeID)
 	row("name", s.Name)
+	row("file", s.File)
 	row("digest", s.Digest.String())
 	row("state", state(s.Entry()))
 	for _, f := range policyFields(s.Policy) {

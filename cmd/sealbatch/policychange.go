@@ -128,7 +128,7 @@ func (c *client) changePolicy(ctx context.Context, s keyapi.SecretInfo, o policy
 // noteUseless says what keeps a policy from opening a volume to anybody.
 func (c *client) noteUseless(s keyapi.SecretInfo) {
 	if s.SupersededBy != "" && !s.Policy.PinVersion {
-		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: %s of the same name superseded it; --pin-version opens it\n",
+		fmt.Fprintf(c.a.stderr, "note: nobody gets this volume's key all the same: %s, a newer version, superseded it; --pin-version opens it\n",
 			text.Printable(s.SupersededBy))
 	}
 	if limit := s.Policy.Releases; limit > 0 && s.Released >= limit {
@@ -140,7 +140,7 @@ func isPolicyFlag(name string) bool { return slices.Contains(settable, name) }
 
 func revoked(s keyapi.SecretInfo) error {
 	return fault.New(fault.Key, fmt.Errorf("volume %s (%s) was revoked: its key is destroyed, and no policy opens it again",
-		s.VolumeID, text.Printable(s.Name)), "publish the data again: they get a new volume, with a policy of its own")
+		s.VolumeID, called(s.Entry())), "publish the data again: they get a new volume, with a policy of its own")
 }
 
 // confirmVoid asks before a policy gets the word of another key as a whole: what stays
@@ -154,7 +154,7 @@ func (c *client) confirmVoid(ctx context.Context, s keyapi.SecretInfo, yes bool)
 		fmt.Fprintf(&b, "  %s: %s\n", f.name, text.Printable(cmp.Or(f.value, f.without)))
 	}
 	return c.a.confirm(ctx, yes, fmt.Sprintf("The policy of %s (%s) counts no more: the key that set it is not enrolled any more (%s), "+
-		"or the administrator withdrew it.\nWhat is not changed of it stays as that key set it:\n%s", text.Printable(s.Name), s.VolumeID,
+		"or the administrator withdrew it.\nWhat is not changed of it stays as that key set it:\n%s", called(s.Entry()), s.VolumeID,
 		s.PolicyKey, &b), "look at the policy (sealbatch policy show); --yes sets it again without a question")
 }
 

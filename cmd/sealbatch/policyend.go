@@ -7,7 +7,6 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
-	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
@@ -33,7 +32,7 @@ func (c *client) revoke(ctx context.Context, s keyapi.SecretInfo, o policyOption
 		return s, err
 	}
 	err = c.a.confirmFinal(ctx, o.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s%s\n",
-		text.Printable(s.Name), s.VolumeID, waiting, stillOpens))
+		called(s.Entry()), s.VolumeID, waiting, stillOpens))
 	if err != nil {
 		return s, err
 	}
@@ -49,7 +48,7 @@ func (c *client) remove(ctx context.Context, ref string, e endFlags) error {
 	}
 	var list strings.Builder
 	for _, s := range doomed {
-		fmt.Fprintf(&list, "  %s  %s\n", s.VolumeID, text.Printable(s.Name))
+		fmt.Fprintf(&list, "  %s  %s\n", s.VolumeID, called(s))
 		if s.Revoked {
 			continue
 		}
@@ -83,7 +82,7 @@ func (c *client) doomed(ctx context.Context, ref string, superseded bool) ([]key
 		if err != nil {
 			return nil, err
 		}
-		if s.Name == ref && s.SupersededBy != "" && (!s.PinVersion || s.Revoked) {
+		if isCalled(s, ref) && s.SupersededBy != "" && (!s.PinVersion || s.Revoked) {
 			found = append(found, s)
 		}
 	}

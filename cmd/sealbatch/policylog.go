@@ -22,6 +22,7 @@ import (
 type volumeLog struct {
 	VolumeID string            `json:"volume_id"`
 	Name     string            `json:"name"`
+	File     string            `json:"file"`
 	State    string            `json:"state"`
 	Released int               `json:"released"` // how often in all
 	Entries  []keyapi.LogEntry `json:"entries"`  // by time
@@ -35,7 +36,7 @@ func (c *client) showLog(ctx context.Context, ref string, asJSON bool) error {
 	}
 	var logs []volumeLog
 	for _, s := range versions {
-		l := volumeLog{VolumeID: s.VolumeID, Name: s.Name, State: state(s), Released: s.Released}
+		l := volumeLog{VolumeID: s.VolumeID, Name: s.Name, File: s.File, State: state(s), Released: s.Released}
 		if l.Entries, err = c.keys.SecretLog(ctx, s.VolumeID); err != nil {
 			return err
 		}
@@ -74,11 +75,7 @@ func (c *client) versions(ctx context.Context, ref string) (found []keyapi.Secre
 	case len(found) == 0:
 		return nil, noVolume(ref)
 	case byID && len(found) > 1:
-		var ids []string
-		for _, s := range found {
-			ids = append(ids, s.VolumeID)
-		}
-		return nil, severalVolumes(ref, ids)
+		return nil, severalVolumes(ref, found)
 	}
 	return found, nil
 }
@@ -101,7 +98,7 @@ func (l volumeLog) since() time.Time {
 
 // print writes a table. What others chose is made harmless for the terminal.
 func (l volumeLog) print(out io.Writer) error {
-	fmt.Fprintf(out, "%s %s, %s\n", l.VolumeID, text.Printable(l.Name), l.State)
+	fmt.Fprintf(out, "%s %s, %s\n", l.VolumeID, called(keyapi.SecretEntry{Name: l.Name, File: l.File}), l.State)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TIME\tEVENT\tACCOUNT\tUSER\tJOB\tNODE\tEVIDENCE\tDETAILS")
 	shown := 0

@@ -76,7 +76,7 @@ func (c *client) renewAll(ctx context.Context, o policyOptions) error {
 			err = c.renewPolicy(ctx, s, o)
 		}
 		if err != nil {
-			return fmt.Errorf("volume %s (%s): %w", entry.VolumeID, text.Printable(entry.Name), err)
+			return fmt.Errorf("volume %s (%s): %w", entry.VolumeID, called(entry), err)
 		}
 	}
 	return nil
@@ -93,7 +93,7 @@ func (c *client) renewPolicy(ctx context.Context, s keyapi.SecretInfo, o policyO
 		return revoked(s)
 	}
 	if c.rests(s.Entry()) {
-		fmt.Fprintf(c.a.stderr, "%s (%s): its policy was set with this key already\n", s.VolumeID, text.Printable(s.Name))
+		fmt.Fprintf(c.a.stderr, "%s (%s): its policy was set with this key already\n", s.VolumeID, called(s.Entry()))
 		return nil
 	}
 	if err := c.confirmVoid(ctx, s, o.yes); err != nil {
@@ -142,6 +142,6 @@ func (c *client) ownVolumeOf(ctx context.Context, b, sig []byte, yes bool) (s ke
 		return s, err
 	}
 	return s, c.a.confirm(ctx, yes, fmt.Sprintf("%s describes your volume %s (%s), to be mounted as %q. It is signed by %s, which is "+
-		"none of your account's keys that count now.\n", text.Printable(info.PathAtRest), s.VolumeID, text.Printable(s.Name), info.Name, key),
+		"none of your account's keys that count now.\n", text.Printable(info.PathAtRest), s.VolumeID, called(s.Entry()), info.Name, key),
 		"if that was a key of yours, --yes signs the file anew")
 }

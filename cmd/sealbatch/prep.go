@@ -127,7 +127,7 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 	if out.Already {
 		what = "already there, unchanged: nothing is sealed or shipped"
 	}
-	a.log.Info(what, "volume", out.Info.VolumeID, "size", text.Size(out.Info.Size),
+	a.log.Info(what, "name", out.Info.Name, "volume", out.Info.VolumeID, "size", text.Size(out.Info.Size),
 		"expires", out.Info.Policy.Expires.Format(time.DateOnly))
 	fmt.Fprintln(a.stdout, out.InfoPath)
 	return nil

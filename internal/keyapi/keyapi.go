@@ -121,7 +121,8 @@ type Cluster struct {
 
 // Secret is the body of PUT /v1/secrets/{volume}.
 type Secret struct {
-	Name   string          `json:"name"`
+	Name   string          `json:"name"` // the info file's: what jobs mount it as
+	File   string          `json:"file"` // name of the sealed file: versions have the same
 	Kind   manifest.Kind   `json:"kind"`
 	Digest manifest.Digest `json:"digest"` // volume digest
 	Size   int64           `json:"size"`
@@ -132,7 +133,8 @@ type Secret struct {
 // SecretInfo is what the owner sees of a secret.
 type SecretInfo struct {
 	VolumeID     string          `json:"volume_id"`
-	Name         string          `json:"name"`
+	Name         string          `json:"name"` // as deposited
+	File         string          `json:"file"` // likewise
 	Kind         manifest.Kind   `json:"kind"`
 	Digest       manifest.Digest `json:"digest"`
 	Size         int64           `json:"size"`
@@ -150,10 +152,18 @@ type SecretInfo struct {
 	PolicyVoid bool `json:"policy_void,omitempty"`
 }
 
+// Called returns how people are told of a volume: by its name, with its sealed file where that is called otherwise.
+func Called(name, file string) string {
+	if name == file {
+		return name
+	}
+	return name + " in " + file
+}
+
 // Entry returns what a list says of s.
 func (s SecretInfo) Entry() SecretEntry {
 	return SecretEntry{
-		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
+		VolumeID: s.VolumeID, Name: s.Name, File: s.File, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
 		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy, PolicyVoid: s.PolicyVoid,
 		PolicyKey: s.PolicyKey,
 	}
@@ -313,6 +323,7 @@ type Deleted struct {
 type SecretEntry struct {
 	VolumeID     string        `json:"volume_id"`
 	Name         string        `json:"name"`
+	File         string        `json:"file"`
 	Kind         manifest.Kind `json:"kind"`
 	Size         int64         `json:"size"`
 	Created      time.Time     `json:"created"`

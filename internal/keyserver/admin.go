@@ -50,6 +50,7 @@ type AccountKey struct {
 type VolumeState struct {
 	ID       string `json:"id"`
 	Name     string `json:"name"`
+	File     string `json:"file"`
 	Key      string `json:"key"` // fingerprint of the SSH key that set its policy
 	Withheld string `json:"withheld"`
 }
@@ -162,7 +163,7 @@ func (s *Server) addVolumes(r store.Reader, to *AccountInfo) error {
 			return err
 		}
 		withheld, err := reason(s.standsPolicy(r, sec))
-		to.Volumes = append(to.Volumes, VolumeState{sec.VolumeID, sec.Name, sec.PolicySet.Key, withheld})
+		to.Volumes = append(to.Volumes, VolumeState{sec.VolumeID, sec.Name, sec.File, sec.PolicySet.Key, withheld})
 		return err
 	})
 }

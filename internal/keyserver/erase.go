@@ -111,7 +111,7 @@ func (s *Server) forget(w store.Writer, q *request) error {
 	if err := room(w, q.caller.account, countDeleted, s.limits.Deleted); err != nil {
 		return err
 	}
-	name := nameKey(rec.Owner, string(rec.Kind), rec.Name)
+	name := nameKey(rec.Owner, string(rec.Kind), rec.File)
 	newest, err := w.Get(bucketNames, name)
 	if err == nil && string(newest) == rec.VolumeID {
 		err = w.Delete(bucketNames, name)

@@ -60,7 +60,7 @@ func PlantSecrets(s *Server, name string, n int) error {
 			var acc account
 			errs := []error{getJSON(w, bucketAccounts, name, &acc)}
 			for i := i + 1; i <= last; i++ {
-				rec := secretRecord{VolumeID: fmt.Sprintf("%032x", i), Name: fmt.Sprint(i), Owner: acc.ID, Policy: terms{Tier: manifest.TierC}}
+				rec := secretRecord{VolumeID: fmt.Sprintf("%032x", i), Name: fmt.Sprint(i), File: fmt.Sprint(i), Owner: acc.ID, Policy: terms{Tier: manifest.TierC}}
 				errs = append(errs, w.Put(bucketOwned, rec.Owner+"/"+rec.VolumeID, nil), putJSON(w, bucketSecrets, rec.VolumeID, rec))
 			}
 			return errors.Join(errs...)

@@ -119,7 +119,7 @@ func (s *Server) likelyTier(m manifest.Manifest) manifest.Tier {
 
 func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, f *forecast) error {
 	refuse := func(why, hint string) error {
-		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", sec.Name, sec.VolumeID, why).WithHint("%s", hint)
+		return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", keyapi.Called(sec.Name, sec.File), sec.VolumeID, why).WithHint("%s", hint)
 	}
 	if why := unusable(sec, f.claims, s.now()); why != "" {
 		hint := "ask its owner"

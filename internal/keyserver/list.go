@@ -88,7 +88,7 @@ func (s *Server) readPage(r store.Reader, account, after string, limit int) (key
 
 func (s secretRecord) entry() keyapi.SecretEntry {
 	return keyapi.SecretEntry{
-		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
+		VolumeID: s.VolumeID, Name: s.Name, File: s.File, Kind: s.Kind, Size: s.Size, Created: s.Created, Expires: s.Policy.Expires,
 		PinVersion: s.Policy.PinVersion, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
 		PolicyKey: s.PolicySet.Key,
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,5 +113,33 @@ func TestManyVolumes(t *testing.T) {
 	}
 	if err := alice.Enrolled(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNames: a volume is told of by the name that jobs mount it by, which may change until it is published; versions are
+// those of one sealed file.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, keyservertest.Options{})
+	c := s.Client(t, s.alice)
+	v := keyservertest.NewVolume(t, "genomes.sealed", manifest.KindDataset, keyservertest.Policy("alice"))
+	for _, name := range []string{"input", "genomes"} {
+		v.Secret.Name, v.Secret.Key = name, slices.Clone(v.Key)
+		if got, err := c.PutSecret(t.Context(), v.ID, v.Secret); err != nil || got.Name != name || got.File != "genomes.sealed" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	v.Secret.File, v.Secret.Key = "other.sealed", slices.Clone(v.Key)
+	if _, err := c.PutSecret(t.Context(), v.ID, v.Secret); !errors.Is(err, keyclient.ErrConflict) {
+		t.Errorf("another file: %v", err)
+	}
+	next := keyservertest.NewVolume(t, "genomes.sealed", manifest.KindDataset, keyservertest.Policy("alice"))
+	next.Secret.Name = "renamed"
+	if _, err := c.PutSecret(t.Context(), next.ID, next.Secret); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.GetSecret(t.Context(), v.ID)
+	if err != nil || got.Name != "genomes" || got.SupersededBy != next.ID || got.Entry().Name != "genomes" || got.Entry().File != "genomes.sealed" {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -38,7 +38,7 @@ func checkSecret(g getter, s secretRecord, m manifestRecord, v *verdicts, now ti
 	if why == "" {
 		return nil
 	}
-	return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", s.Name, s.VolumeID, why)
+	return service.Refuse(keyapi.CodePolicy, "volume %s (%s): %s", keyapi.Called(s.Name, s.File), s.VolumeID, why)
 }
 
 // unusable returns why a key is released to nobody, or not on such evidence.
@@ -48,7 +48,7 @@ func unusable(s secretRecord, c attest.Claims, now time.Time) string {
 	case s.Revoked:
 		return "its key was revoked by its owner"
 	case s.SupersededBy != "" && !p.PinVersion:
-		return fmt.Sprintf("it was superseded by volume %s of the same name", s.SupersededBy)
+		return fmt.Sprintf("it was superseded by volume %s, a newer version", s.SupersededBy)
 	case !now.Before(p.Expires):
 		return "its policy expired at " + p.Expires.UTC().Format(time.RFC3339)
 	case c.Tier < p.Tier:

@@ -20,13 +20,14 @@ import (
 const (
 	bucketSecrets = "secrets" // by volume id: secretRecord
 	bucketOwned   = "owned"   // by account/volume id: empty
-	bucketNames   = "names"   // by nameKey: volume id of the newest version
+	bucketNames   = "names"   // by nameKey: volume id of the newest version of a sealed file
 )
 
 // secretRecord is a deposited secret without its key.
 type secretRecord struct {
 	VolumeID string          `json:"volume_id"`
-	Name     string          `json:"name"`
+	Name     string          `json:"name"` // what jobs mount it as
+	File     string          `json:"file"` // name of the sealed file
 	Kind     manifest.Kind   `json:"kind"`
 	Digest   manifest.Digest `json:"digest"`
 	Size     int64           `json:"size"`
@@ -45,13 +46,13 @@ type secretRecord struct {
 
 func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
 	return keyapi.SecretInfo{
-		VolumeID: s.VolumeID, Name: s.Name, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
+		VolumeID: s.VolumeID, Name: s.Name, File: s.File, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
 		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, PolicyDigest: s.Policy.Digest,
 		PolicyKey: s.PolicySet.Key, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
 	}
 }
 
-// nameKey returns the record key of a name: hashed, since names can be telling and
+// nameKey returns the record key of a sealed file's name: hashed, since names can be telling and
 // record keys are not sealed.
 func nameKey(account, kind, name string) string {
 	h := sha256.Sum256([]byte(account + "\x00" + kind + "\x00" + name))
@@ -60,6 +61,10 @@ func nameKey(account, kind, name string) string {
 
 // notInNames reports whether a file's name cannot hold a rune.
 func notInNames(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }
+
+func isFileName(s string) bool {
+	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, notInNames)
+}
 
 // depositOf reads and checks the body of PUT /v1/secrets/{volume}.
 func depositOf(q *request, now time.Time) (secretRecord, keyapi.Secret, error) {
@@ -75,8 +80,8 @@ func depositOf(q *request, now time.Time) (secretRecord, keyapi.Secret, error) {
 		return bad("key of %d bytes, not %d", len(body.Key), keyapi.SecretKeyLen)
 	case body.Kind != manifest.KindDataset && body.Kind != manifest.KindImage:
 		return bad("kind %.40q is neither dataset nor image", body.Kind)
-	case body.Name == "" || len(body.Name) > 255 || strings.ContainsFunc(body.Name, notInNames):
-		return bad("name %.80q is not a file name", body.Name)
+	case !isFileName(body.Name) || !isFileName(body.File):
+		return bad("name %.80q or %.80q is not a file name", body.Name, body.File)
 	case body.Digest.IsZero():
 		return bad("no digest")
 	case body.Size <= 0:
@@ -86,13 +91,13 @@ func depositOf(q *request, now time.Time) (secretRecord, keyapi.Secret, error) {
 		return secretRecord{}, body, err
 	}
 	return secretRecord{
-		VolumeID: q.volume, Name: body.Name, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
+		VolumeID: q.volume, Name: body.Name, File: body.File, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
 		Owner: q.caller.account.ID, Created: now.UTC(),
 	}, body, nil
 }
 
 // putSecret answers PUT /v1/secrets/{volume}. The same deposit again is no
-// error and sets the policy anew; the newest volume of a name supersedes the
+// error and sets name and policy anew; the newest volume of a file supersedes the
 // one before.
 func (s *Server) putSecret(q *request) (any, error) {
 	rec, body, err := depositOf(q, s.now())
@@ -106,7 +111,7 @@ func (s *Server) putSecret(q *request) (any, error) {
 	}
 	defer leave()
 	conflict := service.Refuse(keyapi.CodeConflict,
-		"volume %s was deposited before, by somebody else or with another key, digest or name", rec.VolumeID).
+		"volume %s was deposited before, by somebody else or with another key, digest or file", rec.VolumeID).
 		WithHint("seal the volume again: a new one gets an id of its own")
 	// Looked at before the key is stored, so that a stranger's deposit leaves
 	// nothing behind; decided below.
@@ -156,7 +161,7 @@ func (s *Server) recordDeposit(w store.Writer, q *request, rec *secretRecord, p 
 	}
 	act.Event = keyapi.LogPolicy
 	return updateSecret(w, rec.VolumeID, func(old *secretRecord) error {
-		old.Policy, old.PolicySet = rec.Policy, rec.PolicySet
+		old.Name, old.Policy, old.PolicySet = rec.Name, rec.Policy, rec.PolicySet
 		*rec = *old
 		return addAct(w, old, act)
 	})
@@ -196,7 +201,7 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	if err := getJSON(g, bucketSecrets, rec.VolumeID, &old); err != nil {
 		return err
 	}
-	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.Name != rec.Name || old.Kind != rec.Kind || old.Size != rec.Size {
+	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.File != rec.File || old.Kind != rec.Kind || old.Size != rec.Size {
 		return conflict
 	}
 	if old.Revoked {
@@ -208,7 +213,7 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 
 // deposit records a new secret, with what its history begins with.
 func deposit(w store.Writer, rec *secretRecord, act keyapi.LogEntry) error {
-	name := nameKey(rec.Owner, string(rec.Kind), rec.Name)
+	name := nameKey(rec.Owner, string(rec.Kind), rec.File)
 	before, err := w.Get(bucketNames, name)
 	if err == nil {
 		err = updateSecret(w, string(before), func(old *secretRecord) error {

@@ -122,7 +122,7 @@ func (s *Server) standsPolicy(g getter, sec secretRecord) error {
 		}
 		why = "was set with an SSH key of its owner's that " + why
 	}
-	r := service.Refuse(keyapi.CodePolicy, "volume %s (%s): its policy %s", sec.Name, sec.VolumeID, why).
+	r := service.Refuse(keyapi.CodePolicy, "volume %s (%s): its policy %s", keyapi.Called(sec.Name, sec.File), sec.VolumeID, why).
 		WithHint("its owner looks at the policy and sets it again: sealbatch policy renew")
 	if s.accounts.uncertain() {
 		return r.AsRetryable()

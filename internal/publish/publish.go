@@ -214,7 +214,7 @@ type publishing struct {
 
 func (r Request) pathAtRest() string { return path.Join(r.DirAtRest, r.volumeName()) }
 
-// volumeName is what the key service calls the volume: versions have the same.
+// volumeName is the sealed file's name: versions have the same.
 func (r Request) volumeName() string { return filepath.Base(r.SealedPath) }
 
 func (r Request) info(s volume.Sealed) manifest.Info {

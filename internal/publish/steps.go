@@ -174,7 +174,7 @@ func (p *publishing) deposit(ctx context.Context) error {
 	key := p.s.Key.Bytes()
 	defer clear(key)
 	_, err := p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
-		Name: p.r.volumeName(), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
+		Name: p.r.Name, File: p.r.volumeName(), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
 		Size: p.s.Size, Key: key, Policy: p.r.Policy,
 	})
 	return err

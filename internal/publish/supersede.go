@@ -20,7 +20,7 @@ func (p *publishing) findCurrent(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.Name == p.r.volumeName() && s.Kind == p.r.Kind && s.SupersededBy == "" {
+		if s.File == p.r.volumeName() && s.Kind == p.r.Kind && s.SupersededBy == "" {
 			p.current = &s
 		}
 	}
@@ -35,7 +35,7 @@ func (p *publishing) sayWhatEnds(ctx context.Context, why string) error {
 	if old == nil || old.VolumeID == p.s.ID.String() || old.Revoked {
 		return nil
 	}
-	args := []any{"volume", old.VolumeID, "published", old.Created.Local().Format(time.DateTime)}
+	args := []any{"name", old.Name, "volume", old.VolumeID, "published", old.Created.Local().Format(time.DateTime)}
 	if why != "" {
 		args = append(args, "why", why)
 	}

@@ -60,7 +60,7 @@ func NewVolume(t testing.TB, name string, kind manifest.Kind, p manifest.Policy)
 	key := make([]byte, keyapi.SecretKeyLen)
 	rand.Read(key) // never fails
 	v := Volume{ID: RandomHex(16), Digest: manifest.DigestOf(key), Key: key}
-	v.Secret = keyapi.Secret{Name: name, Kind: kind, Digest: v.Digest, Size: 4096, Key: bytes.Clone(key), Policy: p}
+	v.Secret = keyapi.Secret{Name: name, File: name, Kind: kind, Digest: v.Digest, Size: 4096, Key: bytes.Clone(key), Policy: p}
 	return v
 }
 
