@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -40,7 +41,7 @@ func (p *publishing) sameContent(ctx context.Context, st *standing) (why string,
 	}
 	defer r.Close()
 	bar := p.Progress.Start("comparing "+p.r.Name, 0, 2*p.input.usage.PlainBytes)
-	c := comparison{bar: bar, entries: map[string][sha256.Size]byte{}}
+	c := comparison{bar: bar, entries: map[string][sha256.Size]byte{}, heads: map[string]int64{}}
 	if err = c.read(ctx, p.input); err == nil {
 		err = c.compare(ctx, r)
 	}
@@ -75,6 +76,7 @@ type comparison struct {
 	bar     progress.Bar
 	done    int64
 	entries map[string][sha256.Size]byte // by path, what only the first has so far
+	heads   map[string]int64             // by path, how much of a file goes into its digest last, as it is known last
 	why     string
 }
 
@@ -119,7 +121,7 @@ func (c *comparison) walk(ctx context.Context, tree volume.Source, found func(st
 			found(path, nodes[e.Link].sum)
 			return e.Link, nil
 		}
-		sum, err := c.sum(ctx, e)
+		sum, err := c.sum(ctx, path, e)
 		if err != nil {
 			return 0, fmt.Errorf("%q: %w", path, err)
 		}
@@ -130,22 +132,48 @@ func (c *comparison) walk(ctx context.Context, tree volume.Source, found func(st
 }
 
 // sum returns the digest of one entry but for its times.
-func (c *comparison) sum(ctx context.Context, e volume.Entry) (out [sha256.Size]byte, err error) {
+func (c *comparison) sum(ctx context.Context, path string, e volume.Entry) (out [sha256.Size]byte, err error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %o %q\n", e.Attr.Type, e.Attr.Mode, e.Target)
-	if e.Attr.Type == volume.File {
-		r, err := e.Open()
-		if err != nil {
-			return out, err
+	switch {
+	case e.Attr.Type != volume.File:
+	case e.Late != nil:
+		c.heads[path] = e.Late.HeadSize
+		var head []byte
+		if head, err = e.Late.Write(ctx, counted{h, c}); err == nil {
+			_, err = h.Write(head)
 		}
-		n, err := io.Copy(h, reader{ctx, r})
-		if err := errors.Join(err, r.Close()); err != nil {
-			return out, err
-		}
-		c.done += n
-		c.bar.Update(c.done, 0)
+	default:
+		err = c.content(ctx, h, e, c.heads[path])
 	}
-	return [sha256.Size]byte(h.Sum(nil)), nil
+	return [sha256.Size]byte(h.Sum(nil)), err
+}
+
+// content hashes a file, its first bytes last.
+func (c *comparison) content(ctx context.Context, h io.Writer, e volume.Entry, first int64) error {
+	r, err := e.Open()
+	if err != nil {
+		return err
+	}
+	var head bytes.Buffer
+	in := reader{ctx, r}
+	if _, err = io.CopyN(&head, in, first); err == nil || errors.Is(err, io.EOF) {
+		_, err = io.Copy(counted{h, c}, in)
+	}
+	_, _ = head.WriteTo(h)
+	return errors.Join(err, r.Close())
+}
+
+// counted shows how much has been read.
+type counted struct {
+	io.Writer
+	c *comparison
+}
+
+func (w counted) Write(b []byte) (int, error) {
+	w.c.done += int64(len(b))
+	w.c.bar.Update(w.c.done, 0)
+	return w.Writer.Write(b)
 }
 
 // reader ends with its context.

@@ -82,6 +82,14 @@ func (d *dying) PutSecret(ctx context.Context, id string, s keyapi.Secret) (i ke
 	return i, err
 }
 
+// dies reports whether a write at off is to be the last, the n-th action.
+func (d *dying) dies(n int, off int64) bool {
+	if d.v.Late {
+		return off == d.v.Offset
+	}
+	return n == d.v.At
+}
+
 // dyingFile dies with half of what should be written.
 type dyingFile struct {
 	transfer.WriteFile
@@ -89,10 +97,17 @@ type dyingFile struct {
 }
 
 func (f dyingFile) WriteAt(b []byte, off int64) (n int, err error) {
-	if int(f.d.count.Load())+1 == f.d.v.At && !f.d.v.After {
+	dies := f.d.dies(int(f.d.count.Load())+1, off)
+	if dies && !f.d.v.After {
 		_, _ = f.WriteFile.WriteAt(b[:len(b)/2], off)
 	}
+	if dies && f.d.v.Late && !f.d.v.After {
+		f.d.die()
+	}
 	f.d.act(func() { n, err = f.WriteFile.WriteAt(b, off) })
+	if dies && f.d.v.Late {
+		f.d.die()
+	}
 	return n, err
 }
 

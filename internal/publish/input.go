@@ -10,13 +10,16 @@ import (
 	"github.com/sealbatch/sealbatch/volume"
 )
 
-// Input is what is sealed: a tree, and what can be told of it beforehand.
+// Input is what is sealed: a tree, and what can be told of it beforehand. Walk may be called again, to compare the input
+// with what is published; a volume.Late entry is then written again, too.
 type Input interface {
 	volume.Source
 	fmt.Stringer // how messages call it
 	// Scan looks at the input without reading its content: how much it is, 0 where
-	// that is not known, and what of it could not be sealed. The fingerprint differs
-	// whenever anything in the input did. The zero fingerprint says that this cannot
+	// that is not known, and what of it could not be sealed. Sizes that are guessed
+	// are guessed low: nothing begins where they have no room. The fingerprint differs
+	// whenever anything in the input did, or in how it is converted: where it is that of what
+	// is published, nothing is read. The zero fingerprint says that this cannot
 	// be told: the input is then not compared with what it was before it was sealed,
 	// and a run that was broken off is not resumed.
 	Scan(ctx context.Context) (volume.Usage, volume.Digest, error)

@@ -6,10 +6,13 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -34,8 +37,17 @@ type victim struct {
 	Owner              string // age identity
 	Input, Out, Remote string
 	State              string
-	At                 int  // dies at this action on the site or the key service
-	After              bool // once it has taken effect, so that only the answer is lost
+	At                 int   // dies at this action on the site or the key service
+	Late               bool  // the input is converted, and its beginning made last
+	Offset             int64 // with Late, dies at the write there instead
+	After              bool  // once it has taken effect, so that only the answer is lost
+}
+
+func (v victim) input() (Input, error) {
+	if v.Late {
+		return convertedFile(v.Input)
+	}
+	return source.At(v.Input), nil
 }
 
 func (v victim) run(ctx context.Context, wrap func(Deps) Deps) (Published, error) {
@@ -51,9 +63,13 @@ func (v victim) run(ctx context.Context, wrap func(Deps) Deps) (Published, error
 	if err != nil {
 		return Published{}, err
 	}
+	in, err := v.input()
+	if err != nil {
+		return Published{}, err
+	}
 	d := wrap(Deps{FS: transfer.Local{}, Keys: keys, Signer: signer, State: v.State,
 		Identities: func() ([]age.Identity, error) { return []age.Identity{owner}, nil }})
-	return Run(ctx, d, Request{Input: source.At(v.Input), Kind: manifest.KindDataset, Target: Target{
+	return Run(ctx, d, Request{Input: in, Kind: manifest.KindDataset, Target: Target{
 		Name: "data", SealedPath: v.Out, DirAtRest: v.Remote, Policy: keyservertest.Policy("alice"), ServiceURL: v.URL,
 		Recipients: []age.Recipient{owner.Recipient()}, Readers: []string{owner.Recipient().String()},
 	}})
@@ -82,7 +98,7 @@ func TestKilledAnywhere(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	s := newKillable(t)
+	s := newKillable(t, false)
 	for n := 1; ; n++ {
 		killed := 0
 		for _, after := range []bool{false, true} {
@@ -106,11 +122,13 @@ type killable struct {
 	v              victim
 	keys           *keyclient.Client
 	owner          *age.X25519Identity
-	content        []byte
+	content        []byte // the input's
+	version        int    // of it
 	wentOn, afresh int
+	sent           int64 // bytes of the last run of again
 }
 
-func newKillable(t *testing.T) *killable {
+func newKillable(t *testing.T, late bool) *killable {
 	t.Helper()
 	pub, priv, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -132,8 +150,9 @@ func newKillable(t *testing.T) *killable {
 		Limits: keyserver.Limits{PerSecond: 1e6, Burst: 1e6}})
 	dir := t.TempDir()
 	k := &killable{keys: service.Client(t, signer), owner: owner,
-		v: victim{URL: service.URL, CA: string(service.CA), Seed: priv.Seed(), Owner: owner.String(),
-			Input: filepath.Join(dir, "input"), Out: filepath.Join(dir, "d.sealed"), Remote: t.TempDir(), State: filepath.Join(dir, "state")}}
+		v: victim{URL: service.URL, CA: string(service.CA), Seed: priv.Seed(), Owner: owner.String(), Late: late,
+			Input: filepath.Join(dir, "input"), Out: filepath.Join(dir, "d.sealed"), Remote: t.TempDir(),
+			State: filepath.Join(dir, "state")}}
 	k.change(t)
 	k.again(t)
 	return k
@@ -142,11 +161,24 @@ func newKillable(t *testing.T) *killable {
 // change makes a new version of the input.
 func (k *killable) change(t *testing.T) {
 	t.Helper()
-	k.content = append(bytes.Repeat([]byte("genome "), 3000), byte('0'+len(k.content)%7))
-	k.content = append(k.content, bytes.Repeat([]byte("x"), len(k.content)%11)...)
+	k.version++
+	k.content = fmt.Append(bytes.Repeat([]byte("genome "), 3000), k.version)
 	if err := os.WriteFile(k.v.Input, k.content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// want returns what is to be published.
+func (k *killable) want(t *testing.T) []byte {
+	t.Helper()
+	if !k.v.Late {
+		return k.content
+	}
+	in, err := convertedFile(k.v.Input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.content
 }
 
 // round runs one victim and reports whether it was killed.
@@ -160,7 +192,7 @@ func (k *killable) round(t *testing.T, n int, after bool) bool {
 	if err = errors.Join(err, os.WriteFile(file, b, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAnywhere$")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAnywhere$") // it is the victim there
 	cmd.Env = append(os.Environ(), victimEnv+"="+file)
 	out, err := cmd.CombinedOutput()
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -224,10 +256,12 @@ func (k *killable) look(t *testing.T, n int, after bool) {
 // again runs the command to its end and checks what is published.
 func (k *killable) again(t *testing.T) {
 	t.Helper()
-	p, err := k.v.run(t.Context(), func(d Deps) Deps { return d })
+	site := sizing{sent: new(atomic.Int64)}
+	p, err := k.v.run(t.Context(), func(d Deps) Deps { d.FS = site; return d })
 	if err != nil {
 		t.Fatalf("again: %v", err)
 	}
+	k.sent = site.sent.Load()
 	b, err := os.ReadFile(p.InfoPath)
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +290,7 @@ func (k *killable) again(t *testing.T) {
 	if err := r.Extract(t.Context(), into, volume.ExtractOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := os.ReadFile(filepath.Join(into, "input")); err != nil || !bytes.Equal(got, k.content) {
+	if got, err := os.ReadFile(filepath.Join(into, "input")); err != nil || !bytes.Equal(got, k.want(t)) {
 		t.Errorf("published is another version, %v", err)
 	}
 	for _, dir := range []string{k.v.Remote, filepath.Join(k.v.State, "sealed"), filepath.Dir(k.v.Out)} {
@@ -270,4 +304,31 @@ func (k *killable) again(t *testing.T) {
 			}
 		}
 	}
+}
+
+// sizing is a site that counts what is written to it in pieces.
+type sizing struct {
+	transfer.Local
+	sent *atomic.Int64
+}
+
+func (s sizing) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
+	f, err := s.Local.Create(p, m)
+	return sizingFile{f, s}, err
+}
+
+func (s sizing) Reopen(p string) (transfer.WriteFile, error) {
+	f, err := s.Local.Reopen(p)
+	return sizingFile{f, s}, err
+}
+
+type sizingFile struct {
+	transfer.WriteFile
+	s sizing
+}
+
+func (f sizingFile) WriteAt(b []byte, off int64) (int, error) {
+	n, err := f.WriteFile.WriteAt(b, off)
+	f.s.sent.Add(int64(n))
+	return n, err
 }

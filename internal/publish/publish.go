@@ -282,13 +282,18 @@ func away(err error, hint string) error {
 // was read.
 func (p *publishing) seal(ctx context.Context) (volume.Sealed, error) {
 	s, err := p.make(ctx)
+	if err == nil {
+		p.s = s
+		err = p.writeCheckpoint() // before the rest is sent: from here on, a run that breaks off can be gone on with
+	}
 	if err != nil {
 		p.sent.abandon(p)
 		p.sent = nil
-	} else {
-		p.sent.finish(s)
+		s.Key.Wipe()
+		return s, err
 	}
-	return s, err
+	p.sent.finish(s)
+	return s, nil
 }
 
 func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {

@@ -39,7 +39,7 @@ func (s *swapped) Create(p string, m fs.FileMode) (transfer.WriteFile, error) {
 // files of the same names: none of them is replaced.
 func TestReplacesNothingElsewhere(t *testing.T) {
 	t.Parallel()
-	s := newKillable(t)
+	s := newKillable(t, false)
 	archive, rest := t.TempDir(), filepath.Join(t.TempDir(), "rest")
 	atArchive := s.v
 	atArchive.Remote, atArchive.Out = archive, filepath.Join(t.TempDir(), "d.sealed")
@@ -181,7 +181,7 @@ func (filesOnly) Run(context.Context, []string, io.Reader) (stdout, stderr []byt
 // before anything is sealed, and the first one stays what it is.
 func TestFilesOnly(t *testing.T) {
 	t.Parallel()
-	s := newKillable(t)
+	s := newKillable(t, false)
 	only := func(d Deps) Deps { d.FS = filesOnly{}; return d }
 	v := s.v
 	v.Remote, v.Out, v.State = t.TempDir(), filepath.Join(t.TempDir(), "d.sealed"), t.TempDir()

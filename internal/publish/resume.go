@@ -54,10 +54,8 @@ func (p *publishing) sealNew(ctx context.Context) (err error) {
 	if err := p.room(p.FS, p.r.DirAtRest, "on the site"); err != nil {
 		return err
 	}
-	if p.s, err = p.seal(ctx); err != nil {
-		return err
-	}
-	return p.writeCheckpoint()
+	p.s, err = p.seal(ctx)
+	return err
 }
 
 // fits reports why a sealed file with the checkpoint c cannot be what p would seal.
