@@ -1,0 +1,103 @@
+package layers
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+)
+
+// The kinds of errors; the texts that people read are those of the *Error around them.
+var (
+	ErrDigest    = fault.Sentinel(fault.Integrity, "a layer is not what its digest says")
+	ErrChanged   = fault.Sentinel(fault.Integrity, "a layer changed while it was read")
+	ErrFormat    = fault.Sentinel(fault.Usage, "a layer that cannot be unpacked")
+	ErrTooLarge  = fault.Sentinel(fault.Usage, "a layer beyond what is taken")
+	ErrMediaType = fault.Sentinel(fault.Usage, "a layer of an unknown kind")
+	ErrEncrypted = fault.New(fault.Usage, errors.New("an encrypted layer"),
+		"decrypt the image first: skopeo copy --decryption-key KEY docker://IMAGE oci:DIR, and name oci:DIR")
+	ErrForeign = fault.New(fault.Usage, errors.New("a layer that the image does not contain"),
+		"build the image on a base whose layers may be distributed")
+)
+
+// Error is what is wrong with a layer. It is one of the kinds above, for errors.Is, and
+// its cause.
+type Error struct {
+	Layer, Layers int    // the first is 1, and of how many
+	Digest        string // of the blob, or the diff id where nothing names that
+	Path          string // the name of the entry as the layer has it; "" if it is about the layer
+	Kind          error
+	Text          string // what is wrong; "" if the cause says it
+	Cause         error  // may be nil
+}
+
+// Error returns one sentence with the layer and the name.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("layer %d of %d (%s): ", e.Layer, e.Layers, Short(e.Digest))
+	if e.Path != "" {
+		s += quoted(e.Path) + " "
+	}
+	switch {
+	case e.Text == "":
+		return s + e.Cause.Error()
+	case e.Cause != nil:
+		return s + e.Text + ": " + e.Cause.Error()
+	}
+	return s + e.Text
+}
+
+// Unwrap returns the kind and the cause.
+func (e *Error) Unwrap() []error {
+	var errs []error
+	for _, err := range []error{e.Kind, e.Cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// quoted returns a name of any bytes and length for people.
+func quoted(name string) string {
+	const most = 200
+	if len(name) > most {
+		return fmt.Sprintf("%q...", name[:most])
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+// shortDigest is how many digits of a digest messages have, as Docker's do.
+const shortDigest = 12
+
+// Short returns a digest as messages have it: "0123456789ab".
+func Short(digest string) string {
+	_, digits, _ := cutDigest(digest)
+	return digits[:min(len(digits), shortDigest)]
+}
+
+// problem is an error about an entry, or the whole layer, that lacks its layer.
+type problem struct {
+	kind, cause error
+	path, text  string
+}
+
+func (p *problem) Error() string { return p.text }
+
+// refuse returns a problem of an entry.
+func refuse(kind error, path, format string, args ...any) error {
+	return &problem{kind: kind, path: path, text: fmt.Sprintf(format, args...)}
+}
+
+// located puts a layer's place and digest around an error.
+func located(err error, layer int, all []Layer) error {
+	l := all[layer]
+	e := &Error{Layer: layer + 1, Layers: len(all), Digest: l.Digest, Cause: err}
+	if e.Digest == "" {
+		e.Digest = l.DiffID
+	}
+	var p *problem
+	if errors.As(err, &p) {
+		e.Kind, e.Path, e.Text, e.Cause = p.kind, p.path, p.text, p.cause
+	}
+	return e
+}
