@@ -22,6 +22,7 @@ import (
 type member struct {
 	tar.Header
 	content string
+	records [][2]string // of pax, which archive/tar does not write
 }
 
 var day = time.Unix(1_700_000_000, 0)
@@ -31,7 +32,7 @@ func made(kind byte, name, target, content string) member {
 	if kind == tar.TypeDir {
 		h.Mode = 0o755
 	}
-	return member{h, content}
+	return member{Header: h, content: content}
 }
 
 func dir(name string) member            { return made(tar.TypeDir, name+"/", "", "") }
@@ -41,7 +42,6 @@ func hard(name, target string) member   { return made(tar.TypeLink, name, target
 func gone(name string) member           { return made(tar.TypeReg, name, "", "") }
 func device(name string) member         { return made(tar.TypeChar, name, "", "") }
 func (m member) mode(mode int64) member { m.Mode = mode; return m }
-func (m member) at(t time.Time) member  { m.ModTime = t; m.Format = tar.FormatPAX; return m }
 func (m member) pax(k, v string) member {
 	records := map[string]string{k: v}
 	for k, v := range m.PAXRecords {
@@ -57,6 +57,10 @@ func pack(t testing.TB, members ...member) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, m := range members {
+		if m.records != nil {
+			must(t, w.Flush())
+			packRecords(t, &b, m.records)
+		}
 		if err := w.WriteHeader(&m.Header); err != nil {
 			t.Fatalf("%q: %v", m.Name, err)
 		}
@@ -68,6 +72,36 @@ func pack(t testing.TB, members ...member) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// packRecords writes a pax header with any records.
+func packRecords(t testing.TB, b *bytes.Buffer, records [][2]string) {
+	t.Helper()
+	var data strings.Builder
+	for _, r := range records {
+		rest := fmt.Sprintf(" %s=%s\n", r[0], r[1])
+		n := len(rest) + 1
+		for len(fmt.Sprint(n))+len(rest) != n {
+			n++
+		}
+		fmt.Fprintf(&data, "%d%s", n, rest)
+	}
+	m := file("pax", data.String())
+	header := pack(t, m)
+	header = header[:len(header)-1024]
+	retype(header, 'x')
+	b.Write(header)
+}
+
+// retype changes the kind in a member's header.
+func retype(header []byte, kind byte) {
+	header[156] = kind
+	copy(header[148:156], "        ")
+	sum := 0
+	for _, c := range header[:512] {
+		sum += int(c)
+	}
+	copy(header[148:156], fmt.Sprintf("%06o\x00 ", sum))
 }
 
 func digestOf(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
@@ -90,11 +124,6 @@ func gzipped(b []byte) []byte {
 	w.Write(b)
 	w.Close()
 	return out.Bytes()
-}
-
-func zstded(b []byte) []byte {
-	w, _ := zstd.NewWriter(nil)
-	return w.EncodeAll(b, nil)
 }
 
 // layer packs members into a gzip layer.
@@ -167,4 +196,9 @@ func merged(t testing.TB, layers ...Layer) *Tree {
 // headerOf is a global header of pax that says something of all members.
 func headerOf(kind byte) tar.Header {
 	return tar.Header{Typeflag: kind, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x", "path": "all/the/same"}}
+}
+
+func zstded(b []byte) []byte {
+	w, _ := zstd.NewWriter(nil)
+	return w.EncodeAll(b, nil)
 }
