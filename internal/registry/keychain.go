@@ -129,7 +129,7 @@ func (k keychain) load(path string) (*configfile.ConfigFile, error) {
 // lookUp returns what cf has for repo, or nil.
 func lookUp(cf *configfile.ConfigFile, repo name.Repository) (authn.Authenticator, error) {
 	hosts := []string{repo.RegistryStr()}
-	if hosts[0] == name.DefaultRegistry {
+	if hosts[0] == name.DefaultRegistry || hosts[0] == "registry-1."+hub {
 		hosts = []string{authn.DefaultAuthKey, hub, name.DefaultRegistry, "registry-1." + hub}
 	}
 	for path := repo.RepositoryStr(); path != "." && path != "/" && path != ""; path = filepath.Dir(path) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -38,9 +39,13 @@ func ParseReference(s string) (Reference, error) {
 		tagged, err = name.NewTag(base, name.Insecure) // http where it does not speak https
 	}
 	if err != nil {
-		return Reference{}, refuse(s, why(err), "it is [HOST[:PORT]/]REPOSITORY[:TAG][@sha256:DIGEST], in lower case: docker.io/library/debian:13")
+		return Reference{}, refuse(s, why(err), nameHint)
 	}
-	r := Reference{repo: tagged.Repository, tag: tagged.TagStr()}
+	if !names.MatchString(tagged.RepositoryStr()) {
+		return Reference{}, refuse(s, "its repository is no name", nameHint)
+	}
+	repo := tagged.Registry.Repo(tagged.RepositoryStr()) // with library/, where it goes without saying
+	r := Reference{repo: repo, tag: tagged.TagStr()}
 	if !pinned {
 		return r, nil
 	}
@@ -52,6 +57,11 @@ func ParseReference(s string) (Reference, error) {
 	}
 	return r, nil
 }
+
+const nameHint = "it is [HOST[:PORT]/]REPOSITORY[:TAG][@sha256:DIGEST], in lower case: docker.io/library/debian:13"
+
+// names are a repository's: the library looks at the characters only, and takes "a/../b" (distribution-spec, "Pulling manifests").
+var names = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 
 // isDigest reports whether s is "sha256:" and 64 hexadecimal digits.
 func isDigest(s string) bool {

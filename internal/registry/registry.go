@@ -111,14 +111,11 @@ func Open(ctx context.Context, ref string, o Options) (*Remote, error) {
 
 // places returns where the image may be, with the logins for it.
 func (r *Remote) places() (all []*source, err error) {
+	if all, err = r.wanted(); err != nil {
+		return nil, err
+	}
 	r.hosts = &hosts{proxy: r.o.Proxy, getenv: r.o.Getenv, stall: r.o.Stall}
 	keys := keychain{getenv: r.o.Getenv, uid: os.Getuid(), log: r.o.Log}
-	for _, m := range r.o.Mirrors {
-		if repo, ok := m.of(r.Reference); ok {
-			all = append(all, &source{repo: repo, mirror: true})
-		}
-	}
-	all = append(all, &source{repo: r.Reference.repo})
 	for _, s := range all {
 		s.hosts = r.hosts
 		if s.login, err = keys.find(s.repo); err != nil {
