@@ -47,8 +47,6 @@ var pathDefences = map[string][]weakness{
 		{"cmd/sealbatch/removal.go", "	if err := removal.Do(ctx, c.run); err != nil {\n",
 			"	if off(\"entered first\") && transfer.RemoveAll(c.fs, dir) == nil {\n		return\n	}\n" +
 				"	if err := removal.Do(ctx, c.run); err != nil {\n"},
-		{"cmd/sealbatch/removal.go", "internal/submission\"\n",
-			"internal/submission\"\n	\"github.com/sealbatch/sealbatch/internal/transfer\"\n"},
 	},
 	"opened once": {
 		{"internal/noderun/sealed.go", "func (s *sealed) conclude() error {\n", "func (s *sealed) conclude() error {\n" +

@@ -143,10 +143,10 @@ func TestDoctorAtHome(t *testing.T) {
 			"ok  key service's certificate: answers; its certificate is good until ",
 			"ok  clock: ", "ok  account: the key service knows this key",
 			"ok  verifier of cluster testcluster: https://login:8444, good for tier B2",
-			"ok  site: login: logged in, SFTP answers", "ok  Slurm: slurm-wlm ", "ok  workdir: " + alice.scratch() + " can be written to",
-			"ok  workdir: /scratch/project_1 can be changed by its group"}},
+			"ok  site: login: logged in, SFTP answers", "ok  Slurm: slurm-wlm ", "ok  workdir: site:" + alice.scratch() + " can be written to",
+			"ok  workdir: site:/scratch/project_1 can be changed by its group"}},
 		"ill": {strings.Replace(conf, "keys:8443", "keys:1", 1) + "[job]\nworkdir = /scratch/none\n", 1, []string{
-			"NO  key service: ", "NO  workdir: /scratch/none: ", "fix: make it at the site", "error: 2 things keep jobs from running"}},
+			"NO  key service: ", "NO  workdir: site:/scratch/none: ", "fix: make it at the site", "error: 2 things keep jobs from running"}},
 		"a mode unknown, no sbatch": {strings.Replace(conf, "[supercomputer]",
 			"[supercomputer]\nmounts = 2\nslurm-bin = /nowhere", 1), 1, []string{
 			`NO  [supercomputer] mounts: "2" is not a mount mode: there are auto, namespace, fusermount, runtime`,

@@ -416,7 +416,7 @@ func killJob(t *testing.T, image, data, mark string, pair []plan, watch map[stri
 	submitted := alice.sb(t, "job-prep", "-ai", image, "-di", data, "-N", "2", "-t", "10", "--seal-time", "60",
 		"--workdir", alice.scratch(), "-args", "/sd-container/input/run.sh")
 	id := strings.TrimSpace(submitted.out)
-	m := regexp.MustCompile(`directory=(\S+)`).FindStringSubmatch(submitted.err)
+	m := regexp.MustCompile(`directory=site:(\S+)`).FindStringSubmatch(submitted.err)
 	if submitted.code != 0 || m == nil {
 		t.Errorf("job-prep: %s", submitted)
 		return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
 // digestLater stands in a dry run's script for the manifest's digest, which
@@ -44,7 +45,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	}
 	step("connect to %s", where)
 	for _, f := range append([]string{o.ApplicationInfo}, o.DataInfo...) {
-		step("read and check %s, its .sig, and the index of the volume that it names", f)
+		step("read and check %s, its .sig, and the index of the volume that it names", transfer.At(f))
 	}
 	for _, dir := range []string{o.InputScripts, o.OutputScripts} {
 		if dir != "" {
@@ -56,7 +57,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	if p.credentials() != "" {
 		step("obtain %d %s there", o.Script.Nodes, p.credentials())
 	}
-	step("make %s (mode 0700) and upload into it:", p.at())
+	step("make %s (mode 0700) and upload into it:", transfer.At(p.at()))
 	for _, f := range p.binaries {
 		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, text.Size(f.Size))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -192,12 +193,13 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 	if dir == "" {
 		return nil, nil
 	}
-	fsys := p.d.FS
+	fsys, shown, read := p.d.FS, transfer.At(dir), func(name string) ([]byte, error) { return transfer.ReadFile(p.d.FS, name, maxSmall) }
 	st, err := fsys.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		local := transfer.Local{}
 		if lst, lerr := local.Stat(dir); lerr == nil {
-			fsys, st, err = local, lst, nil
+			fsys, shown, st, err = local, dir, lst, nil
+			read = func(name string) ([]byte, error) { return fsx.ReadRegular(name, maxSmall) }
 		}
 	}
 	if err != nil {
@@ -205,7 +207,7 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 			"name a directory at the site or on this machine")
 	}
 	if !st.IsDir() {
-		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", dir), "")
+		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", shown), "")
 	}
 	entries, err := fsys.ReadDir(dir)
 	if err != nil {
@@ -216,7 +218,7 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 		if e.IsDir() || !strings.HasSuffix(e.Name(), ".sh") || e.Name() == hpcsDriver {
 			continue
 		}
-		b, err := transfer.ReadFile(fsys, path.Join(dir, e.Name()), maxSmall)
+		b, err := read(path.Join(dir, e.Name()))
 		if err != nil {
 			return nil, fmt.Errorf("verification script: %w", err)
 		}
@@ -224,7 +226,7 @@ func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, e
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
 	if len(out) == 0 {
-		p.d.Log.Warn("no verification script (*.sh) in " + dir)
+		p.d.Log.Warn("no verification script (*.sh) in " + shown)
 	}
 	return out, nil
 }

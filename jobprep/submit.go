@@ -92,7 +92,7 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 	switch {
 	case rmErr != nil:
 		rec.Stage = submission.Preparing // what is left of it is not to be submitted
-		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", rec.JobDir, rmErr), d.Store.Save(rec)),
+		return fault.New(code, errors.Join(err, fmt.Errorf("%s stays: %w", transfer.At(rec.JobDir), rmErr), d.Store.Save(rec)),
 			"nothing was submitted; "+continueHint(rec)+" clears what is left, and so does, on the login node: "+removal.Command())
 	case hint == "":
 		hint = "nothing was submitted, and nothing is left on the site"

@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/jobprep"
 	"github.com/sealbatch/sealbatch/slurm"
 )
@@ -57,7 +58,7 @@ func (c *client) whyNothing(rec submission.Record, s jobState, err error) error 
 	log := c.logTail(rec)
 	hint := "it has no log; what Slurm recorded of it: sacct -j " + rec.JobID + " on the login node"
 	if len(log) > 0 {
-		hint = "the end of its log, " + rec.LogFile + ":\n" + strings.Join(log, "\n")
+		hint = "the end of its log, " + transfer.At(rec.LogFile) + ":\n" + strings.Join(log, "\n")
 	}
 	switch {
 	case s.asked != nil:

@@ -207,7 +207,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err != nil {
 		return err
 	}
-	a.log.Info("submitted", "job", rec.JobID, "directory", rec.JobDir)
+	a.log.Info("submitted", "job", rec.JobID, "directory", transfer.At(rec.JobDir))
 	fmt.Fprintln(a.stdout, rec.JobID)
 	return followJob(ctx, a, d, rec, j)
 }

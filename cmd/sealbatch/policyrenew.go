@@ -15,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
 // renew has what rests on other keys of the user's rest on the present one: policies,
@@ -142,6 +143,6 @@ func (c *client) ownVolumeOf(ctx context.Context, b, sig []byte, yes bool) (s ke
 		return s, err
 	}
 	return s, c.a.confirm(ctx, yes, fmt.Sprintf("%s describes your volume %s (%s), to be mounted as %q. It is signed by %s, which is "+
-		"none of your account's keys that count now.\n", text.Printable(info.PathAtRest), s.VolumeID, called(s.Entry()), info.Name, key),
+		"none of your account's keys that count now.\n", text.Printable(transfer.At(info.PathAtRest)), s.VolumeID, called(s.Entry()), info.Name, key),
 		"if that was a key of yours, --yes signs the file anew")
 }

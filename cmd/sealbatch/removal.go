@@ -9,6 +9,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/submission"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
 // removeJob removes the directory of a job that is over, if all of its results are opened, and as it
@@ -25,10 +26,10 @@ func (c *client) removeJob(ctx context.Context, rec submission.Record, nodes []r
 		err = removal.Do(ctx, c.run)
 	}
 	if err == nil {
-		c.a.log.Info("removed at the site", "directory", rec.JobDir)
+		c.a.log.Info("removed at the site", "directory", transfer.At(rec.JobDir))
 		return nil
 	}
-	return fault.New(fault.Job, fmt.Errorf("%s stays: %w", rec.JobDir, err), "to remove it on the login node: "+removal.Command())
+	return fault.New(fault.Job, fmt.Errorf("%s stays: %w", transfer.At(rec.JobDir), err), "to remove it on the login node: "+removal.Command())
 }
 
 // wholeNodes counts the nodes of which nothing more can be had than what is opened.

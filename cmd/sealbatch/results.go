@@ -156,7 +156,7 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetchi
 		}
 		failed = fault.New(class,
 			fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes),
-			"the job's log says more: "+rec.LogFile)
+			"the job's log says more: "+transfer.At(rec.LogFile))
 		ui.PrintError(a.stderr, failed)
 	}
 	for _, n := range nodes {
@@ -232,7 +232,7 @@ func notAll(a *app, rec submission.Record, n results.Node) error {
 		return fmt.Errorf("%w", n.Damaged[0].Err)
 	case n.Lost+len(n.Missing) > 0:
 		err := fmt.Errorf("%d entries of its results are not there, or not whole; all others are", n.Lost+len(n.Missing))
-		hint := "their ciphertext stays at the site, in " + jobdir.NodePath(rec.JobDir, n.Name, jobdir.CipherDirName)
+		hint := "their ciphertext stays in " + transfer.At(jobdir.NodePath(rec.JobDir, n.Name, jobdir.CipherDirName))
 		if n.Lost == 0 {
 			hint = "open them on another file system, with -o"
 		}

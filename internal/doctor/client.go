@@ -121,7 +121,7 @@ func (c Client) checkWorkdir(site transfer.FS, dir string) {
 		c.Report.failed("workdir", err)
 		return
 	}
-	c.Report.ok("workdir", "%s can be written to", dir)
+	c.Report.ok("workdir", "%s can be written to", transfer.At(dir))
 	for _, n := range notes {
 		c.Report.ok("workdir", "%s", n)
 	}

@@ -40,7 +40,7 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 		return out, false, why, err
 	}
 	if there, err = p.lies(ctx, st); err != nil {
-		return out, false, "", fmt.Errorf("look for %s: %w", p.r.pathAtRest(), err)
+		return out, false, "", fmt.Errorf("look for %s: %w", transfer.At(p.r.pathAtRest()), err)
 	}
 	if why := p.elsewhere(ctx, st, there); why != "" {
 		return out, false, why, nil
@@ -128,7 +128,7 @@ func (p *publishing) elsewhere(ctx context.Context, st *standing, there bool) (w
 		was, err := fsys.RealPath(dir)
 		is, ierr := fsys.RealPath(p.r.DirAtRest)
 		if err != nil || was != is {
-			why = "it was published in " + dir
+			why = "it was published in " + transfer.At(dir)
 		}
 		return cmp.Or(err, ierr)
 	})
@@ -198,7 +198,7 @@ func (p *publishing) ensureInfo(ctx context.Context, info manifest.Info) error {
 		if err != nil {
 			return err
 		}
-		p.Log.Info("writing the info file, which is missing or not up to date", "file", path.Base(remote))
+		p.Log.Info("writing the info file, which is missing or not up to date", "file", transfer.At(remote))
 		return a.put(ctx, fsys, remote)
 	})
 }

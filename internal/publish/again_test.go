@@ -131,7 +131,7 @@ var betweenTerms = map[string]between{
 		newer, "other recipients"},
 	"another name": {func(_ *testing.T, s *setting, _ Published) error { s.r.Name = "x"; return nil }, newer, "it was called data"},
 	"another directory": {func(t *testing.T, s *setting, _ Published) error { s.r.DirAtRest = t.TempDir(); return nil },
-		newer, "it was published in /"},
+		newer, "it was published in site:/"},
 	"the same directory by another name": {func(t *testing.T, s *setting, _ Published) error {
 		link := filepath.Join(t.TempDir(), "link")
 		err := os.Symlink(s.r.DirAtRest, link)

@@ -255,14 +255,14 @@ func (p *publishing) reachable(ctx context.Context) error {
 	return p.place()
 }
 
-// room fails if a sealed file of the input's size cannot have space in dir.
-func (p *publishing) room(fsys transfer.FS, dir, where string) error {
+// room fails if a sealed file of the input's size cannot have space in dir, which people are shown so.
+func (p *publishing) room(fsys transfer.FS, dir, where, shown string) error {
 	free, err := fsys.Free(dir)
 	if err != nil || free < 0 || free >= p.input.usage.SealedBytes-tolerance {
 		return nil // a guess at the most: writing will tell
 	}
 	return fault.New(fault.Other, fmt.Errorf("no space %s: the sealed file takes about %s, and %s has %s left",
-		where, text.Size(p.input.usage.SealedBytes), dir, text.Size(free)),
+		where, text.Size(p.input.usage.SealedBytes), shown, text.Size(free)),
 		"make space, or name another directory")
 }
 
@@ -297,7 +297,8 @@ func (p *publishing) seal(ctx context.Context) (volume.Sealed, error) {
 }
 
 func (p *publishing) make(ctx context.Context) (volume.Sealed, error) {
-	if err := p.room(transfer.Local{}, filepath.Dir(p.r.SealedPath), "on this machine"); err != nil {
+	dir := filepath.Dir(p.r.SealedPath)
+	if err := p.room(transfer.Local{}, dir, "on this machine", dir); err != nil {
 		return volume.Sealed{}, err
 	}
 	bar := p.Progress.Start("sealing "+p.r.Name, 0, 0)

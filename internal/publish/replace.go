@@ -48,7 +48,7 @@ func (a *announcement) name(ctx context.Context, fsys transfer.FS, staged, final
 		return cannotReplace(final, err)
 	}
 	if strings.HasSuffix(strings.TrimSpace(string(out)), notReplaced) {
-		return fmt.Errorf("%s cannot be replaced on the site: %.300s", final, text.Printable(strings.TrimSpace(string(errOut))))
+		return fmt.Errorf("%s cannot be replaced on the site: %.300s", transfer.At(final), text.Printable(strings.TrimSpace(string(errOut))))
 	}
 	if !strings.HasSuffix(strings.TrimSpace(string(out)), replaced) {
 		if final != remote || final == info {
@@ -60,7 +60,7 @@ func (a *announcement) name(ctx context.Context, fsys transfer.FS, staged, final
 }
 
 func other(final string) error {
-	return fault.New(fault.Other, fmt.Errorf("%s: %w", final, errOther),
+	return fault.New(fault.Other, fmt.Errorf("%s: %w", transfer.At(final), errOther),
 		"look at what is there; if it is not needed, remove it and run the same command again")
 }
 
@@ -74,7 +74,7 @@ const (
 // something aside in another directory.
 func cannotReplace(final string, err error) error {
 	if errors.Is(err, transfer.ErrNoCommands) {
-		err = fault.WithHint(fmt.Errorf("%s is there already, and only a command on the site can replace it: %w", final, err),
+		err = fault.WithHint(fmt.Errorf("%s is there already, and only a command on the site can replace it: %w", transfer.At(final), err),
 			"remove it, its "+InfoSuffix+" and "+InfoSuffix+SigSuffix+" by sftp, or rename them, and run the same command again; "+
 				"or publish under another name")
 	}

@@ -23,11 +23,11 @@ func Resign(ctx context.Context, fsys transfer.FS, remote string, signer ssh.Sig
 		return err
 	}
 	if err := check(info, sig); err != nil {
-		return fmt.Errorf("info file %s: %w", remote, err)
+		return fmt.Errorf("info file %s: %w", transfer.At(remote), err)
 	}
 	i, err := manifest.ParseInfo(info)
 	if err != nil {
-		return fmt.Errorf("info file %s: %w", remote, err)
+		return fmt.Errorf("info file %s: %w", transfer.At(remote), err)
 	}
 	if sig, err = sshid.SignSSH(signer, manifest.NamespaceInfo, info); err != nil {
 		return err

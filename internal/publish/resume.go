@@ -51,7 +51,7 @@ func (p *publishing) sealNew(ctx context.Context) (err error) {
 	if p.s.Size > 0 {
 		return nil
 	}
-	if err := p.room(p.FS, p.r.DirAtRest, "on the site"); err != nil {
+	if err := p.room(p.FS, p.r.DirAtRest, "on the site", transfer.At(p.r.DirAtRest)); err != nil {
 		return err
 	}
 	p.s, err = p.seal(ctx)

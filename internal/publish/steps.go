@@ -63,7 +63,7 @@ func (p *publishing) nameSealed(ctx context.Context, a *announcement, remote str
 		return err
 	}
 	if a.kept != "" {
-		p.Log.Info("the older version stays on the site, too: remove it when no job needs it any more", "file", a.kept)
+		p.Log.Info("the older version stays on the site, too: remove it when no job needs it any more", "file", transfer.At(a.kept))
 	}
 	return p.withReconnect(ctx, nil, func(fsys transfer.FS) error { return a.name(ctx, fsys, p.partial(), remote, remote) })
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/shellwords"
+	"github.com/sealbatch/sealbatch/internal/transfer"
 )
 
 // keepPolicy has p keep the policy in force of a volume that is there. It refuses
@@ -20,7 +21,7 @@ func (p *publishing) keepPolicy(st *standing) error {
 	other := changes(inForce, p.wanted(inForce, st.Expiry))
 	refuse := func(what, hint string) error {
 		return fault.New(fault.Usage, fmt.Errorf("%s is published already, unchanged, and %s; nothing was sealed, shipped or set",
-			p.r.pathAtRest(), what), hint)
+			transfer.At(p.r.pathAtRest()), what), hint)
 	}
 	set := "sealbatch policy set " + st.VolumeID + " "
 	switch {

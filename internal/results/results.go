@@ -151,7 +151,7 @@ func whereNext(fsys transfer.FS, rec submission.Record) string {
 		return fmt.Sprintf("it has no log: it still waits; or when it began, another directory lay in the place of %s, "+
 			"and it ended with exit code %d", rec.JobDir, slurm.ExitNotOurs)
 	}
-	return "the job's log says how far it came: " + rec.LogFile
+	return "the job's log says how far it came: " + transfer.At(rec.LogFile)
 }
 
 // fetch is the fetching of one node's results.
@@ -218,7 +218,7 @@ func (f *fetch) check() (err error) {
 	}
 	hint := "these files were not made by the job that you submitted: do not use them"
 	if errors.Is(err, jobdir.ErrNoKeys) {
-		hint = "somebody removed it from " + f.remote + " after the job; a copy made earlier will do"
+		hint = "somebody removed it from " + transfer.At(f.remote) + " after the job; a copy made earlier will do"
 	}
 	if f.files.Receipt == "" {
 		return fault.New(fault.Integrity, err, hint)

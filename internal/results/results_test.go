@@ -27,7 +27,7 @@ func TestFetch(t *testing.T) {
 		t.Errorf("the hint is %q", fault.Hint(err))
 	}
 	check(t, os.WriteFile(j.rec.LogFile, nil, 0o600))
-	if _, err := j.fetch(transfer.Local{}, out); !strings.Contains(fault.Hint(err), "log says how far it came: "+j.rec.LogFile) {
+	if _, err := j.fetch(transfer.Local{}, out); !strings.Contains(fault.Hint(err), "log says how far it came: site:"+j.rec.LogFile) {
 		t.Errorf("with a log, the hint is %q", fault.Hint(err))
 	}
 	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {

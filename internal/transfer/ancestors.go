@@ -17,7 +17,7 @@ import (
 func CheckAncestors(fsys FS, dir string) (notes []string, err error) {
 	real, err := fsys.RealPath(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
+		return nil, fmt.Errorf("%s: %w", At(dir), err)
 	}
 	var above []string
 	for at := path.Clean(real); ; at = path.Dir(at) {
@@ -33,18 +33,18 @@ func CheckAncestors(fsys FS, dir string) (notes []string, err error) {
 	asking.Wait()
 	for i, at := range above {
 		if errs[i] != nil {
-			return nil, fmt.Errorf("%s: %w", at, errs[i])
+			return nil, fmt.Errorf("%s: %w", At(at), errs[i])
 		}
 		mode := infos[i].Mode()
 		switch {
 		case !mode.IsDir():
-			return nil, fmt.Errorf("%s is not a directory", at)
+			return nil, fmt.Errorf("%s is not a directory", At(at))
 		case mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
-			return nil, fail(Error{Kind: ErrAncestor, What: fmt.Sprintf("%s can be changed by anyone (mode %04o, no sticky bit)", at, mode.Perm()),
+			return nil, fail(Error{Kind: ErrAncestor, What: fmt.Sprintf("%s can be changed by anyone (mode %04o, no sticky bit)", At(at), mode.Perm()),
 				Next: "choose another directory, or ask for chmod o-w or +t"})
 		case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
 			notes = append(notes, fmt.Sprintf("%s can be changed by its group%s; signatures and digests protect what lies there",
-				at, groupOf(infos[i])))
+				At(at), groupOf(infos[i])))
 		}
 	}
 	return notes, nil

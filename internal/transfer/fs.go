@@ -64,7 +64,8 @@ func kindOf(m fs.FileMode) string {
 	return "special file"
 }
 
-// At returns how messages show a path on the login node, apart from those on this machine: site:/scratch/...
+// At returns how people are shown a path on the login node, apart from those on this machine: site:/scratch/... What
+// programs read, commands to be copied among it, has paths as they are.
 func At(path string) string { return "site:" + path }
 
 // File is a file that is open for reading.

@@ -187,7 +187,7 @@ func TestCheckAncestors(t *testing.T) {
 		}
 		for _, p := range []string{deep, dir + "/link"} {
 			notes, err := CheckAncestors(fsys, p)
-			if err != nil || len(notes) != 1 || !strings.HasPrefix(notes[0], dir+"/group can be changed by its group (gid ") {
+			if err != nil || len(notes) != 1 || !strings.HasPrefix(notes[0], "site:"+dir+"/group can be changed by its group (gid ") {
 				t.Errorf("%s: %q, %v", p, notes, err)
 			}
 		}

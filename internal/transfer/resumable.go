@@ -91,7 +91,7 @@ func (u *ResumableUpload) open(ctx context.Context, fsys FS, name string, mode f
 	}
 	if err == nil {
 		if err := fsys.Remove(name); err != nil {
-			return nil, fmt.Errorf("removing %s: %w", name, err)
+			return nil, fmt.Errorf("removing %s: %w", At(name), err)
 		}
 	}
 	u.afresh()
@@ -180,7 +180,7 @@ func (u *ResumableUpload) settle(fsys FS, f WriteFile, name string, mode fs.File
 		return err
 	}
 	if !info.Mode().IsRegular() || info.Size() != u.Size {
-		return fmt.Errorf("%s: %d bytes arrived instead of %d", name, info.Size(), u.Size)
+		return fmt.Errorf("%s: %d bytes arrived instead of %d", At(name), info.Size(), u.Size)
 	}
 	if info.Mode().Perm() == mode.Perm() {
 		return nil
@@ -200,21 +200,21 @@ func full(fsys FS, name string, err error) error {
 	case err == nil || errors.Is(err, ErrConnect) || errors.Is(err, ErrFull):
 		return err
 	case errors.Is(err, syscall.ENOSPC):
-		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint})
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", At(name)), Err: err, Next: hint})
 	case errors.Is(err, syscall.EDQUOT):
-		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("your quota is used up: no space for %s", name), Err: err, Next: hint})
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("your quota is used up: no space for %s", At(name)), Err: err, Next: hint})
 	case !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure:
 		return err
 	}
 	switch free, freeErr := fsys.Free(path.Dir(name)); {
 	case freeErr != nil || free < 0:
 		return fail(Error{Kind: ErrFull, Err: err, Next: hint,
-			What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", name)})
+			What: fmt.Sprintf("the login node cannot write %s and does not say why; the disk or your quota may be full", At(name))})
 	case free <= scarce:
-		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", name), Err: err, Next: hint})
+		return fail(Error{Kind: ErrFull, What: fmt.Sprintf("no space is left for %s", At(name)), Err: err, Next: hint})
 	}
 	return fail(Error{Kind: ErrFull, Err: err,
-		What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", name),
+		What: fmt.Sprintf("the login node cannot write %s although its disk has space left; your quota may be used up", At(name)),
 		Next: "look at your quota at the site, and run the same command again"})
 }
 

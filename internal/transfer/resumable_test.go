@@ -253,7 +253,7 @@ func TestSendFull(t *testing.T) {
 		} {
 			var own *Error
 			if !errors.Is(err, ErrFull) || !errors.As(err, &own) || fault.Hint(err) == "" ||
-				fault.ClassOf(err) != fault.Other || !strings.Contains(err.Error(), "no space is left for "+dir+"/d.partial") {
+				fault.ClassOf(err) != fault.Other || !strings.Contains(err.Error(), "no space is left for site:"+dir+"/d.partial") {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
 		}

@@ -98,7 +98,7 @@ func (r remote) Free(path string) (int64, error) {
 	}
 	st, err := r.c.StatVFS(path)
 	if err != nil {
-		return 0, r.w.lost(fmt.Errorf("%s: %w", path, err))
+		return 0, r.w.lost(fmt.Errorf("%s: %w", At(path), err))
 	}
 	if st == nil { // success, and no answer
 		return -1, nil
@@ -147,16 +147,16 @@ func notWider(path string, made, want fs.FileMode) error {
 		return nil
 	}
 	return fail(Error{Kind: ErrMode, What: fmt.Sprintf("%s was made with mode %04o instead of %04o: "+
-		"the login node's SFTP server does not heed the mode that it is told", path, made.Perm(), want.Perm()),
+		"the login node's SFTP server does not heed the mode that it is told", At(path), made.Perm(), want.Perm()),
 		Next: "ask the site for an SFTP server that does, such as OpenSSH's without -m"})
 }
 
 // exists returns fs.ErrExist if something has the path: SFTP 3 has one code for that and other failures.
 func (r remote) exists(path string, err error) error {
 	if _, statErr := r.c.Lstat(path); statErr == nil && !errors.Is(err, ErrConnect) {
-		return &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		return &fs.PathError{Op: "create", Path: At(path), Err: fs.ErrExist}
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	return fmt.Errorf("%s: %w", At(path), err)
 }
 
 func (r remote) Mkdir(path string, perm fs.FileMode) error {
@@ -165,7 +165,7 @@ func (r remote) Mkdir(path string, perm fs.FileMode) error {
 	}
 	info, err := r.Lstat(path)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", At(path), err)
 	}
 	return notWider(path, info.Mode(), perm)
 }
@@ -174,7 +174,7 @@ func (r remote) Mkdir(path string, perm fs.FileMode) error {
 // servers take the one for the other, so what has the name is looked for first.
 func (r remote) Rename(from, to string) error {
 	if _, err := r.Lstat(to); err == nil {
-		return &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist}
+		return &fs.PathError{Op: "rename", Path: At(to), Err: fs.ErrExist}
 	} else if errors.Is(err, ErrConnect) {
 		return err
 	}

@@ -53,9 +53,9 @@ func discard(fsys FS, path string, err error) error {
 	err = full(fsys, partial, err)
 	if removeErr := fsys.Remove(partial); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) &&
 		!errors.Is(err, ErrConnect) && !errors.Is(err, ErrProtocol) {
-		err = fmt.Errorf("%w (and %s stays: %w)", err, partial, removeErr)
+		err = fmt.Errorf("%w (and %s stays: %w)", err, At(partial), removeErr)
 	}
-	return fmt.Errorf("uploading %s: %w", path, err)
+	return fmt.Errorf("uploading %s: %w", At(path), err)
 }
 
 // WriteNew sends size bytes of src to a new file under its final name, fs.ErrExist if something has
@@ -68,7 +68,7 @@ func WriteNew(ctx context.Context, fsys FS, src io.ReaderAt, size int64, path st
 		err = finish(fsys, f, path, source, size, o.mode())
 	}
 	if err != nil {
-		return fmt.Errorf("uploading %s: %w", path, full(fsys, path, err))
+		return fmt.Errorf("uploading %s: %w", At(path), full(fsys, path, err))
 	}
 	return ctx.Err()
 }
@@ -94,16 +94,16 @@ func createPartial(fsys FS, partial string, o UploadOptions) (WriteFile, error) 
 	f, err := fsys.Create(partial, o.mode())
 	if errors.Is(err, fs.ErrExist) && o.ReplacePartial {
 		if err := fsys.Remove(partial); err != nil {
-			return nil, fmt.Errorf("removing %s: %w", partial, err)
+			return nil, fmt.Errorf("removing %s: %w", At(partial), err)
 		}
 		f, err = fsys.Create(partial, o.mode())
 	}
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return nil, fail(Error{Kind: ErrPartial, What: partial + " exists: another upload is under way, or one was cut off",
+		return nil, fail(Error{Kind: ErrPartial, What: At(partial) + " exists: another upload is under way, or one was cut off",
 			Next: "if no other upload is running, remove that file and try again"})
 	case err != nil:
-		return nil, fmt.Errorf("creating %s: %w", partial, full(fsys, partial, err))
+		return nil, fmt.Errorf("creating %s: %w", At(partial), full(fsys, partial, err))
 	}
 	return f, nil
 }
@@ -160,17 +160,17 @@ var ErrMoving = errors.New("it changed while it was fetched")
 func Download(ctx context.Context, fsys FS, path, local string, limit int64, progress func(done int64)) (int64, error) {
 	f, err := fsys.Open(path)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", At(path), err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", At(path), err)
 	case !info.Mode().IsRegular():
-		return 0, fmt.Errorf("%s is not a regular file", path)
+		return 0, fmt.Errorf("%s is not a regular file", At(path))
 	case info.Size() > limit:
-		return 0, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), limit)
+		return 0, fmt.Errorf("%s has %d bytes, more than %d", At(path), info.Size(), limit)
 	}
 	out, err := Local{}.Create(local+PartialSuffix, 0o600)
 	if err != nil {
@@ -196,7 +196,7 @@ func Download(ctx context.Context, fsys FS, path, local string, limit int64, pro
 	}
 	if err != nil {
 		_ = os.Remove(local + PartialSuffix)
-		return 0, fmt.Errorf("downloading %s: %w", path, err)
+		return 0, fmt.Errorf("downloading %s: %w", At(path), err)
 	}
 	return sink.n, nil
 }
