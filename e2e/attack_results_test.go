@@ -37,7 +37,8 @@ func copyOf(t *testing.T, j *job, name string) *copied {
 	home := "/home/" + string(j.who)
 	// What others have written is not believed, so it is copied first.
 	records := t.TempDir()
-	if err := os.CopyFS(records, os.DirFS(onDisk(t, "laptop", home+"/.local/state/sealbatch"))); err != nil {
+	// Other tests publish meanwhile, whose files beside those of jobs come and go.
+	if err := os.CopyFS(records+"/jobs", os.DirFS(onDisk(t, "laptop", home+"/.local/state/sealbatch/jobs"))); err != nil {
 		t.Fatal(err)
 	}
 	store, err := submission.Open(records)
