@@ -4,7 +4,6 @@
 package image
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +14,8 @@ import (
 	"github.com/sylabs/sif/v2/pkg/sif"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/inflate"
+	"github.com/sealbatch/sealbatch/internal/oci"
 )
 
 // Info is what Inspect finds.
@@ -25,7 +26,7 @@ type Info struct {
 }
 
 // ErrFormat says that something is not an image that sealbatch can read.
-var ErrFormat = errors.New("not an image that sealbatch can read")
+var ErrFormat = oci.ErrFormat
 
 // Inspect recognises the image at path: a complete SIF file whose primary
 // partition is a container's file system. Errors wrap ErrFormat, or fs errors,
@@ -60,10 +61,6 @@ func isReference(s string) bool {
 	return ok && rest != "" && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == ""
 }
 
-func refuse(path, why, hint string) error {
-	return fault.New(fault.Usage, fmt.Errorf("image %s: %w: %s", path, ErrFormat, why), hint)
-}
-
 func inspectDir(path string) error {
 	if _, err := os.Stat(path + "/oci-layout"); err == nil {
 		return refuse(path, "it is an OCI layout, which cannot be read yet", "make a .sif of it first: apptainer build IMAGE.sif oci:"+path)
@@ -71,8 +68,8 @@ func inspectDir(path string) error {
 	return refuse(path, "it is a directory", "if it is a sandbox, make a .sif of it first: apptainer build IMAGE.sif "+path)
 }
 
-// unpackers are the programs for what compressed files begin with.
-var unpackers = map[string]string{"\x1f\x8b": "gunzip", "\x28\xb5\x2f\xfd": "unzstd", "\xfd7zXZ\x00": "unxz", "BZh": "bunzip2"}
+// unpackers are the programs for what is compressed.
+var unpackers = map[inflate.Format]string{inflate.Gzip: "gunzip", inflate.Zstd: "unzstd", inflate.XZ: "unxz", inflate.Bzip2: "bunzip2"}
 
 // hintFor looks at the first bytes of a file that is not a usable SIF.
 func hintFor(f io.ReaderAt, path string) string {
@@ -83,11 +80,9 @@ func hintFor(f io.ReaderAt, path string) string {
 	case n > 262 && string(head[257:262]) == "ustar":
 		return "it looks like a tar archive; make a .sif of it first: apptainer build IMAGE.sif docker-archive:" + path
 	}
-	for magic, program := range unpackers {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return "it is compressed; unpack it first, with " + program + "; then, if it is an archive of docker save: " +
-				"apptainer build IMAGE.sif docker-archive:FILE"
-		}
+	if program := unpackers[inflate.Detect(head)]; program != "" {
+		return "it is compressed; unpack it first, with " + program + "; then, if it is an archive of docker save: " +
+			"apptainer build IMAGE.sif docker-archive:FILE"
 	}
 	return "apptainer build makes a .sif file; apptainer inspect FILE shows whether this is one"
 }
@@ -95,10 +90,19 @@ func hintFor(f io.ReaderAt, path string) string {
 // Fields of a SIF file's global header, which Inspect checks before the
 // library allocates by them (struct header in sylabs/sif, pkg/sif/sif.go).
 const (
+	magicAt        = 32   // "SIF_MAGIC", after the line with which the file can be started
 	totalAt        = 88   // int64, little endian: number of descriptors
 	headerSize     = 128  // bytes
 	maxDescriptors = 4096 // images in use have fewer than 50
 )
+
+// beginsSIF reports whether r begins as a SIF file does.
+func beginsSIF(r io.ReaderAt) bool {
+	const magic = "SIF_MAGIC\x00"
+	b := make([]byte, len(magic))
+	_, err := r.ReadAt(b, magicAt)
+	return err == nil && string(b) == magic
+}
 
 // noWrite lets the library read a file that is open for reading only.
 type noWrite struct{ *io.SectionReader }

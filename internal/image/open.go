@@ -3,13 +3,22 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/inflate"
 	"github.com/sealbatch/sealbatch/internal/layers"
 	"github.com/sealbatch/sealbatch/internal/oci"
 	"github.com/sealbatch/sealbatch/internal/progress"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // What an image's digest is of.
@@ -47,11 +56,245 @@ func (i *Image) Close() error {
 type Options struct {
 	Platform     string // "" is oci.DefaultPlatform
 	DockerSocket string // path of the Docker daemon's; "" is that of DOCKER_HOST or the usual one, where there is one
+	SpoolDir     string // for what cannot be read in place, encrypted; "" is that of spool.New
 	Log          *slog.Logger
 	Progress     progress.Starter
 }
 
-// Open opens the image that name means; every kind but SIF, of which IsSIF tells.
+// IsSIF reports whether -b name means a SIF file, which Inspect reads: by its content, or by its name alone, if
+// it is not there or not readable.
+func IsSIF(name string) bool {
+	if t, _, err := splitName(name); err != nil || t != viaNothing {
+		return false
+	}
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return strings.HasSuffix(name, ".sif") && namesFile(name)
+	}
+	defer f.Close()
+	return beginsSIF(f) || (strings.HasSuffix(name, ".sif") && !isDir(f))
+}
+
+func isDir(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.IsDir()
+}
+
+// Open opens the image that name means; every kind but SIF, of which IsSIF tells. A name
+// without a transport is that of a file; else of an image that the Docker daemon has, if
+// there is one; else of one in a registry. What was taken is logged. Errors carry the exit
+// code for usage, unless an image is damaged or something cannot be reached, and a hint.
 func Open(ctx context.Context, name string, o Options) (*Image, error) {
-	return nil, errors.ErrUnsupported
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := oci.ParsePlatform(o.Platform); err != nil {
+		return nil, err
+	}
+	t, rest, err := splitName(name)
+	if err != nil {
+		return nil, err
+	}
+	var img *Image
+	switch t {
+	case viaFile:
+		img, err = o.openPath(ctx, rest)
+	case viaDaemon:
+		img, err = o.openDaemon(ctx, rest)
+	case viaRegistry:
+		img, err = o.openRegistry(ctx, rest)
+	default:
+		img, err = o.openBare(ctx, rest)
+	}
+	if err != nil {
+		return nil, fault.New(fault.ClassOf(err), fmt.Errorf("image %s: %w", text.Printable(name), err), "")
+	}
+	o.Log.Info("image", "taken", img.Reference, "digest", img.Digest, "of", img.DigestOf, "platform", img.Platform)
+	return img, nil
+}
+
+// openBare opens what a name without a transport means.
+func (o Options) openBare(ctx context.Context, name string) (*Image, error) {
+	st, err := os.Stat(name)
+	switch {
+	case err == nil && (!st.IsDir() || namesFile(name) || hasLayout(name)):
+		return o.openLocal(ctx, name, "")
+	case err == nil:
+		o.Log.Info("a directory that is no image has the image's name, and is left alone", "directory", name)
+	case namesFile(name):
+		return nil, fault.New(fault.Usage, err, "name a file or directory on this machine; an image of a registry is docker://HOST/REPOSITORY:TAG")
+	}
+	img, err := o.tryDaemon(ctx, name)
+	if img != nil || err != nil {
+		return img, err
+	}
+	return o.openRegistry(ctx, name)
+}
+
+func hasLayout(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, layoutFile))
+	return err == nil
+}
+
+// openPath opens PATH[:TAG], PATH@sha256:... or PATH@INDEX.
+func (o Options) openPath(ctx context.Context, rest string) (*Image, error) {
+	path, choice, err := splitPath(rest)
+	if err != nil {
+		return nil, fault.New(fault.Usage, err, "name a file or directory on this machine")
+	}
+	return o.openLocal(ctx, path, choice)
+}
+
+// openLocal opens the image that choice means of those in the file or directory at path.
+func (o Options) openLocal(ctx context.Context, path, choice string) (*Image, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	f, err := o.files(ctx, abs)
+	if err != nil {
+		return nil, err
+	}
+	img, err := o.pick(ctx, f, origin{name: abs, file: true}, choice)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return img, nil
+}
+
+// files opens the file or directory at path.
+func (o Options) files(ctx context.Context, path string) (files, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fault.New(fault.Usage, err, "")
+	}
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, f.Close())
+	case st.IsDir():
+		f.Close()
+		return openDirectory(path)
+	case !st.Mode().IsRegular():
+		f.Close()
+		return nil, fmt.Errorf("%w: it is not a regular file", ErrFormat)
+	}
+	a, err := o.archive(ctx, f, st.Size())
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return a, nil
+}
+
+// archive opens the archive in f, whose first bytes say what it is. The archive closes f, which stays open if it fails.
+func (o Options) archive(ctx context.Context, f *os.File, size int64) (*archive, error) {
+	var head [512]byte
+	n, err := f.ReadAt(head[:], 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case beginsSIF(f):
+		return nil, fmt.Errorf("%w: it is a SIF file, and no archive", ErrFormat)
+	case n == len(head) && string(head[257:262]) == "ustar":
+		return openArchive(f, size, f)
+	case inflate.Detect(head[:n]) != inflate.None:
+		return o.inflated(ctx, f, size, inflate.Detect(head[:n]))
+	}
+	return nil, fault.New(fault.Usage, fmt.Errorf("%w: it is no tar archive and no SIF file", ErrFormat),
+		"docker save, podman save and skopeo copy write archives that can be read, and apptainer build .sif files")
+}
+
+// origin is what files were found in.
+type origin struct {
+	name string // the absolute path, or what the daemon was asked for
+	file bool
+}
+
+// reference returns what was taken: the kind of archive, its name and the choice in it.
+func (s origin) reference(kind, choice string) string {
+	if !s.file {
+		return "docker-daemon:" + s.name
+	}
+	return kind + ":" + s.name + choice
+}
+
+// pick opens the image that choice means of those in f. The image closes f, which stays open if it fails.
+func (o Options) pick(ctx context.Context, f files, from origin, choice string) (*Image, error) {
+	var img *Image
+	var err error
+	switch {
+	case isLayout(f):
+		img, err = o.pickLayout(ctx, layout{f}, from, choice)
+	default:
+		img, err = o.pickDocker(dockerArchive{f}, from, choice)
+	}
+	if err != nil {
+		return nil, err
+	}
+	img.close = f.Close
+	return img, nil
+}
+
+// pickLayout opens an image of an OCI layout.
+func (o Options) pickLayout(ctx context.Context, l layout, from origin, choice string) (*Image, error) {
+	found, chosen, err := l.image(ctx, choice, o.Platform)
+	if err != nil {
+		return nil, err
+	}
+	kind := "oci-archive"
+	if _, ok := l.files.(*directory); ok {
+		kind = "oci"
+	}
+	return &Image{
+		Name: from.imageName(choice), Reference: from.reference(kind, chosen), Digest: found.Digest, DigestOf: OfManifest, Platform: found.Platform,
+		Config: found.Config, RawConfig: found.RawConfig, RawManifest: found.RawManifest, Base: found.Base(), Layers: found.Layers(l.layer),
+	}, nil
+}
+
+// pickDocker opens an image of an archive of docker save, if it is one.
+func (o Options) pickDocker(a dockerArchive, from origin, choice string) (*Image, error) {
+	if _, ok := has(a, dockerManifest); !ok {
+		return nil, notAnArchive(a.files)
+	}
+	img, chosen, err := a.image(choice, o.Platform)
+	if err != nil {
+		return nil, err
+	}
+	img.Name, img.Reference = from.imageName(choice), from.reference("docker-archive", chosen)
+	return img, nil
+}
+
+// imageName returns a name for what choice means: that of the repository if it names one, else that of the file.
+func (s origin) imageName(choice string) string {
+	ref, ok := strings.CutPrefix(choice, ":")
+	switch {
+	case !s.file:
+		return repositoryName(s.name)
+	case ok && strings.ContainsAny(ref, ":/"):
+		return repositoryName(ref)
+	}
+	return fileName(s.name)
+}
+
+// notAnArchive says what files are that hold no image.
+func notAnArchive(f files) error {
+	const what = "it holds neither an OCI layout (" + layoutFile + ", " + indexFile + ") nor what docker save writes (" + dockerManifest + ")"
+	if _, ok := f.(*directory); ok {
+		return fault.New(fault.Usage, fmt.Errorf("%w: %s", ErrFormat, what), "if it is a sandbox, make a .sif file of it: apptainer build IMAGE.sif DIRECTORY")
+	}
+	a, _ := f.(*archive)
+	switch _, old := has(f, "repositories"); {
+	case old:
+		return fault.New(fault.Usage, fmt.Errorf("%w: it was written by a Docker before 1.10", ErrFormat), "docker load it, and docker save it with a Docker of today")
+	case a != nil && a.looksLike("etc", "usr"):
+		return fault.New(fault.Usage, fmt.Errorf("%w: it is the file system of a container, as docker export writes it, without its settings", ErrFormat),
+			"docker commit the container, then docker save the image")
+	}
+	return fmt.Errorf("%w: %s", ErrFormat, what)
+}
+
+// openRegistry opens an image of a registry.
+func (o Options) openRegistry(context.Context, string) (*Image, error) {
+	return nil, fault.New(fault.Usage, fmt.Errorf("%w: it names a registry", ErrFormat), "write the image to a file: docker save IMAGE -o FILE")
 }

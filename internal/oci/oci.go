@@ -150,7 +150,7 @@ func (r *resolver) choose(ctx context.Context, list []v1.Descriptor, depth int) 
 	var others []*Image
 	for _, d := range list {
 		switch {
-		case attestation(d) || (d.ArtifactType != "" && !types.MediaType(d.ArtifactType).IsConfig()): // ko and crane name images so
+		case Attestation(d) || (d.ArtifactType != "" && !types.MediaType(d.ArtifactType).IsConfig()): // ko and crane name images so
 		case d.Platform == nil || d.Platform.OS == "" || d.MediaType.IsIndex():
 			open = append(open, d)
 		case rank(r.want, *d.Platform) > 0:
@@ -200,8 +200,8 @@ func (r *resolver) followSaid(ctx context.Context, d v1.Descriptor, depth int) (
 	return images, nil
 }
 
-// attestation reports whether d describes what BuildKit says of an image, and no image.
-func attestation(d v1.Descriptor) bool {
+// Attestation reports whether d describes what BuildKit says of an image, and no image.
+func Attestation(d v1.Descriptor) bool {
 	return d.Annotations["vnd.docker.reference.type"] != "" ||
 		(d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown")
 }
@@ -362,3 +362,6 @@ func kindOf(raw []byte, named types.MediaType) (kind, error) {
 }
 
 func known(m types.MediaType) bool { return m.IsImage() || m.IsIndex() }
+
+// DigestOf returns the digest of b: "sha256:...".
+func DigestOf(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
