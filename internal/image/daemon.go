@@ -52,7 +52,7 @@ func (o Options) socket() (string, error) {
 		path, ok := strings.CutPrefix(host, "unix://")
 		if !ok {
 			return "", fault.New(fault.Usage, fmt.Errorf("%w: DOCKER_HOST is %s", errNoSocket, text.Printable(host)),
-				"sealbatch speaks to a daemon on this machine only, by its socket; docker save IMAGE -o FILE writes a file from elsewhere, which -b takes")
+				"sealbatch speaks to a daemon on this machine only, by its socket; docker save -o FILE IMAGE writes a file, which -b takes")
 		}
 		return path, nil
 	}
@@ -141,8 +141,8 @@ func (i inspected) check(f files, img *Image) error {
 	if raw, err := readFile(f, indexFile, oci.MaxManifest); err == nil && strings.Contains(string(raw), `"`+id+`"`) {
 		return nil
 	}
-	return fault.New(fault.Other, fmt.Errorf("the daemon has sent another image, %s, than the %s that it named: the name was given to another meanwhile",
-		img.Digest, text.Printable(id)), "run it again")
+	err := fmt.Errorf("the daemon has sent another image, %s, than the %s that it named before: the name has moved on", img.Digest, text.Printable(id))
+	return fault.New(fault.Other, err, "run it again")
 }
 
 // inspect asks what the daemon has under a name: errNoImage if nothing.
@@ -218,7 +218,7 @@ func (d *dockerDaemon) noAnswer(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		hint = "your user may not speak to it: join the group docker, or write the image to a file: sudo docker save IMAGE -o FILE"
+		hint = "your user may not speak to it: join the group docker, or write the image to a file: sudo docker save -o FILE IMAGE"
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		hint = "it is not running; -d SOCKET names another, and docker://IMAGE asks the registry"
 	}
@@ -236,7 +236,7 @@ func (d *dockerDaemon) refusal(res *http.Response) error {
 	if err != nil || json.Unmarshal(b, &said) != nil || said.Message == "" {
 		said.Message = res.Status
 	}
-	why := text.Printable(said.Message)
+	why := text.Printable(strings.Join(strings.Fields(said.Message), " "))
 	if res.StatusCode == http.StatusNotFound {
 		return fault.New(fault.Usage, fmt.Errorf("%w (%s): %.200s", errNoImage, d.socket, why), "docker images lists what it has")
 	}

@@ -144,7 +144,8 @@ func (a dockerArchive) layers(paths []string, ids []v1.Hash) ([]layers.Layer, er
 	for i, p := range paths {
 		r, size, err := a.open(p)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fault.New(fault.Usage, fmt.Errorf("%w: its layer %s is missing", ErrFormat, text.Printable(p)), "write it anew, with all of its layers")
+			err := fmt.Errorf("%w: its layer %s is missing", ErrFormat, text.Printable(p))
+			return nil, fault.New(fault.Usage, err, "write it anew, with all of its layers")
 		}
 		if err != nil {
 			return nil, err

@@ -12,8 +12,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
-const errNotDir = syscall.ENOTDIR
-
 // files are what a directory or an archive holds, by slash-separated names below it.
 type files interface {
 	// open returns a regular file's content and size; fs.ErrNotExist if there is none.

@@ -22,18 +22,23 @@ func (o Options) inflated(ctx context.Context, f *os.File, size int64, format in
 	plain, free, err := inflate.NewReader(bufio.NewReaderSize(in, 256<<10), format)
 	if err != nil {
 		bar.End(false)
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return nil, unpacked(ctx, err)
 	}
 	defer free()
 	a, err := o.spooled(&bounded{r: plain, in: in})
 	bar.End(err == nil)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, spool.ErrFull) && !errors.Is(err, ErrFormat) {
-		err = fmt.Errorf("%w: it does not unpack: %w", ErrFormat, err)
+	if err != nil {
+		return nil, unpacked(ctx, err)
 	}
-	if err == nil {
-		err = f.Close()
+	return a, f.Close()
+}
+
+// unpacked says that the archive is at fault if err came of unpacking it.
+func unpacked(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, spool.ErrFull) || errors.Is(err, ErrFormat) {
+		return err
 	}
-	return a, err
+	return fmt.Errorf("%w: it does not unpack: %w", ErrFormat, err)
 }
 
 // spooled opens the archive that r holds: all of it goes to a spool, from which the archive is read.
@@ -93,8 +98,8 @@ type bounded struct {
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if b.n += int64(n); b.n > freeSize && b.n/maxRatio > b.in.n {
-		return n, fault.New(fault.Usage, fmt.Errorf("%w: it unpacks to more than %s, more than %d times what it has", ErrFormat, text.Size(b.n), maxRatio),
-			"if that is as it should be, unpack it first")
+		err := fmt.Errorf("%w: it unpacks to more than %s, more than %d times what it has", ErrFormat, text.Size(freeSize), maxRatio)
+		return n, fault.New(fault.Usage, err, "if that is as it should be, unpack it first")
 	}
 	return n, err
 }

@@ -199,14 +199,16 @@ func listed(names []string) string {
 }
 
 func ambiguous(names []string) error {
-	return fault.New(fault.Usage, fmt.Errorf("it holds several images: %s", listed(names)), "say which, after a colon: -b TRANSPORT:FILE:NAME; @0 is the first")
+	return fault.New(fault.Usage, fmt.Errorf("it holds several images: %s", listed(names)),
+		"say which: -b oci-archive:FILE:NAME or docker-archive:FILE:NAME, oci:DIRECTORY:NAME; FILE@0 is the first")
 }
 
 func noSuch(choice string, names []string) error {
 	if len(names) == 0 {
 		return fmt.Errorf("%w: it holds no image", ErrFormat)
 	}
-	return fault.New(fault.Usage, fmt.Errorf("it holds no image %s", text.Printable(strings.TrimPrefix(choice, ":"))), "it holds "+listed(names))
+	err := fmt.Errorf("it holds no image %s", text.Printable(strings.TrimPrefix(choice, ":")))
+	return fault.New(fault.Usage, err, "it holds "+listed(names))
 }
 
 // resolve returns the image among found that is of the platform. Two are one too many.

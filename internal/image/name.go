@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
@@ -31,7 +32,7 @@ var transports = map[string]transport{
 // elsewhere are transports that other programs have, with the way round.
 var elsewhere = map[string]string{
 	"library":            "apptainer pull IMAGE.sif %s makes a .sif file, which -b takes",
-	"shub":               "Singularity Hub has closed; apptainer pull IMAGE.sif %s may still fetch it from its archive, and -b takes the .sif file",
+	"shub":               "Singularity Hub has closed; if apptainer pull IMAGE.sif %s still fetches it, -b takes the .sif file",
 	"oras":               "apptainer pull IMAGE.sif %s fetches the .sif file, which -b takes",
 	"http":               "fetch the file first, for instance with curl; -b takes it",
 	"https":              "fetch the file first, for instance with curl; -b takes it",
@@ -64,8 +65,8 @@ func splitName(name string) (transport, string, error) {
 	case refused && (url || pathLike(scheme, rest)):
 		return "", "", refuse(name, scheme+": is a source that it does not read", strings.ReplaceAll(hint, "%s", text.Printable(name)))
 	case url:
-		return "", "", refuse(name, scheme+":// is a source that it does not know", "-b takes a .sif file, docker://REFERENCE, docker-daemon:REFERENCE, "+
-			"oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE]")
+		return "", "", refuse(name, scheme+":// is a source that it does not know", "-b takes a .sif file, docker://REFERENCE, "+
+			"docker-daemon:REFERENCE, oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE]")
 	}
 	return viaNothing, name, nil
 }
@@ -81,7 +82,7 @@ func splitPath(s string) (path, choice string, err error) {
 	for end := len(s); end > 0; end = strings.LastIndexAny(s[:end], ":@") {
 		if _, err := os.Stat(s[:end]); err == nil {
 			return s[:end], strings.Replace(s[end:], ":@", "@", 1), nil
-		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotDir) {
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 			return "", "", err
 		}
 	}
@@ -89,7 +90,7 @@ func splitPath(s string) (path, choice string, err error) {
 	if first == "" {
 		return "", "", errors.New("it names no file")
 	}
-	return "", "", &fs.PathError{Op: "open", Path: first, Err: fs.ErrNotExist}
+	return "", "", &fs.PathError{Op: "open", Path: first, Err: syscall.ENOENT}
 }
 
 // namesFile reports whether a bare name can only be meant as a file's.

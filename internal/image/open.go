@@ -30,7 +30,7 @@ const (
 // Image is an image of one platform, whose layers can be read more than once.
 type Image struct {
 	Name      string // what it is called by default, fit for the name of a file: "jp2a"
-	Reference string // what was taken: "docker.io/talinx/jp2a:latest", "oci:/dir:tag", "docker-archive:/file:ref", "docker-daemon:ref"
+	Reference string // what was taken: "docker.io/talinx/jp2a:latest", "oci:/dir:tag", "docker-archive:/file:ref", ...
 	Digest    string // "sha256:...", of what DigestOf says
 	DigestOf  string // OfManifest, or OfConfig where there is no manifest: archives of docker save
 	Platform  string // "linux/amd64", "linux/arm64/v8"
@@ -122,7 +122,8 @@ func (o Options) openBare(ctx context.Context, name string) (*Image, error) {
 	case err == nil:
 		o.Log.Info("a directory that is no image has the image's name, and is left alone", "directory", name)
 	case namesFile(name):
-		return nil, fault.New(fault.Usage, err, "name a file or directory on this machine; an image of a registry is docker://HOST/REPOSITORY:TAG")
+		return nil, fault.New(fault.Usage, err,
+			"name a file or directory on this machine; an image of a registry is docker://HOST/REPOSITORY:TAG")
 	}
 	img, err := o.tryDaemon(ctx, name)
 	if img != nil || err != nil {
@@ -247,8 +248,10 @@ func (o Options) pickLayout(ctx context.Context, l layout, from origin, choice s
 		kind = "oci"
 	}
 	return &Image{
-		Name: from.imageName(choice), Reference: from.reference(kind, chosen), Digest: found.Digest, DigestOf: OfManifest, Platform: found.Platform,
-		Config: found.Config, RawConfig: found.RawConfig, RawManifest: found.RawManifest, Base: found.Base(), Layers: found.Layers(l.layer),
+		Name: from.imageName(choice), Reference: from.reference(kind, chosen),
+		Digest: found.Digest, DigestOf: OfManifest, Platform: found.Platform,
+		Config: found.Config, RawConfig: found.RawConfig, RawManifest: found.RawManifest,
+		Base: found.Base(), Layers: found.Layers(l.layer),
 	}, nil
 }
 
@@ -279,16 +282,19 @@ func (s origin) imageName(choice string) string {
 
 // notAnArchive says what files are that hold no image.
 func notAnArchive(f files) error {
-	const what = "it holds neither an OCI layout (" + layoutFile + ", " + indexFile + ") nor what docker save writes (" + dockerManifest + ")"
+	const what = "it holds neither an OCI layout (" + layoutFile + ", " + indexFile + ") nor what docker save writes (" +
+		dockerManifest + ")"
 	if _, ok := f.(*directory); ok {
-		return fault.New(fault.Usage, fmt.Errorf("%w: %s", ErrFormat, what), "if it is a sandbox, make a .sif file of it: apptainer build IMAGE.sif DIRECTORY")
+		return fault.New(fault.Usage, fmt.Errorf("%w: %s", ErrFormat, what),
+			"if it is a sandbox, make a .sif file of it: apptainer build IMAGE.sif DIRECTORY")
 	}
 	a, _ := f.(*archive)
 	switch _, old := has(f, "repositories"); {
 	case old:
-		return fault.New(fault.Usage, fmt.Errorf("%w: it was written by a Docker before 1.10", ErrFormat), "docker load it, and docker save it with a Docker of today")
+		return fault.New(fault.Usage, fmt.Errorf("%w: it was written by a Docker before 1.10", ErrFormat),
+			"docker load it, and docker save it with a Docker of today")
 	case a != nil && a.looksLike("etc", "usr"):
-		return fault.New(fault.Usage, fmt.Errorf("%w: it is the file system of a container, as docker export writes it, without its settings", ErrFormat),
+		return fault.New(fault.Usage, fmt.Errorf("%w: it is a container's file system without its settings, as docker export writes it", ErrFormat),
 			"docker commit the container, then docker save the image")
 	}
 	return fmt.Errorf("%w: %s", ErrFormat, what)

@@ -55,7 +55,8 @@ func openArchive(r io.ReaderAt, size int64, closer io.Closer) (*archive, error) 
 		case err != nil:
 			return nil, err
 		case n == maxMembers || len(h.Name) > maxNameSize || len(h.Linkname) > maxNameSize:
-			return nil, fmt.Errorf("%w: the archive has more than %d members, or one whose name is longer than %d bytes", ErrFormat, maxMembers, maxNameSize)
+			return nil, fmt.Errorf("%w: the archive has more than %d members, or one whose name is longer than %d bytes",
+				ErrFormat, maxMembers, maxNameSize)
 		}
 		at, err := section.Seek(0, io.SeekCurrent)
 		if err != nil {

@@ -49,6 +49,9 @@ var (
 	ErrPlatform = fault.Sentinel(fault.Usage, "no image of the wanted platform")
 )
 
+// errTooMany ends a search that an index made to be searched for long.
+var errTooMany = fmt.Errorf("%w: finding its platform takes more than %d documents", ErrFormat, maxBlobs)
+
 // Fetch returns the manifest, index or config that d describes, of at most limit bytes. It
 // need not check them.
 type Fetch func(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error)
@@ -92,10 +95,11 @@ type resolver struct {
 // read returns the document that d names, checked.
 func (r *resolver) read(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
 	if r.blobs++; r.blobs > maxBlobs {
-		return nil, fmt.Errorf("%w: finding its platform takes more than %d documents", ErrFormat, maxBlobs)
+		return nil, errTooMany
 	}
 	if d.Size > limit {
-		return nil, fmt.Errorf("%w: %s has %s, more than the %s that such a document may have", ErrFormat, d.Digest, text.Size(d.Size), text.Size(limit))
+		return nil, fmt.Errorf("%w: %s has %s, more than the %s that such a document may have",
+			ErrFormat, d.Digest, text.Size(d.Size), text.Size(limit))
 	}
 	b, err := r.fetch(ctx, d, limit)
 	if err != nil {
@@ -165,7 +169,7 @@ func (r *resolver) choose(ctx context.Context, list []v1.Descriptor, depth int) 
 	var refused error
 	for _, d := range open {
 		images, err := r.follow(ctx, d, depth+1)
-		if errors.Is(err, ErrFormat) {
+		if errors.Is(err, ErrFormat) && !errors.Is(err, errTooMany) {
 			refused = err // an artifact beside the images
 			continue
 		}
@@ -191,7 +195,8 @@ func (r *resolver) followSaid(ctx context.Context, d v1.Descriptor, depth int) (
 		p, err := ParsePlatform(img.Platform)
 		if err != nil || p.Architecture != d.Platform.Architecture || p.OS != d.Platform.OS {
 			return nil, fault.New(fault.Usage, fmt.Errorf("%w: its index says %s, and the image itself %s", ErrPlatform,
-				platformString(*d.Platform), text.Printable(img.Platform)), "have it built anew, or name the image by its digest, "+d.Digest.String()+", with --platform")
+				platformString(*d.Platform), text.Printable(img.Platform)),
+				"have it built anew, or name the image by its digest, "+d.Digest.String()+", with --platform")
 		}
 		if d.Platform.Variant != "" {
 			img.Platform = platformString(*d.Platform)
@@ -350,10 +355,12 @@ func kindOf(raw []byte, named types.MediaType) (kind, error) {
 	isIndex, isImage := probe.Manifests != nil, probe.Config != nil || probe.Layers != nil
 	switch {
 	case probe.SchemaVersion == 1 || probe.FSLayers != nil || says.IsSchema1() || named.IsSchema1():
-		return 0, fmt.Errorf("%w: its manifest is of Docker's schema 1, which registries gave up in 2017: push it anew with a Docker of today", ErrFormat)
+		return 0, fmt.Errorf("%w: its manifest is of Docker's schema 1, which registries gave up in 2017: "+
+			"push it anew with a Docker of today", ErrFormat)
 	case says != "" && named != "" && says != named && known(named):
-		return 0, fmt.Errorf("%w: it is named as %s and says %s of itself", ErrFormat, text.Printable(string(named)), text.Printable(string(says)))
-	case isIndex == isImage, says.IsIndex() && isImage, says.IsImage() && isIndex, named.IsIndex() && isImage, named.IsImage() && isIndex:
+		return 0, fmt.Errorf("%w: it is named as %s and says %s of itself",
+			ErrFormat, text.Printable(string(named)), text.Printable(string(says)))
+	case isIndex == isImage, isImage && (says.IsIndex() || named.IsIndex()), isIndex && (says.IsImage() || named.IsImage()):
 		return 0, fmt.Errorf("%w: it is neither a manifest nor an index, or says that it is both", ErrFormat)
 	case isIndex:
 		return index, nil

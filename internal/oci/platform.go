@@ -17,7 +17,9 @@ const DefaultPlatform = "linux/amd64"
 
 // machines are the names that uname(1) has for what Go, and with it every image, calls
 // otherwise.
-var machines = map[string]string{"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "armel": "arm", "i386": "386", "i686": "386"}
+var machines = map[string]string{
+	"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "armel": "arm", "i386": "386", "i686": "386",
+}
 
 var platformRE = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 
@@ -37,7 +39,8 @@ func ParsePlatform(s string) (v1.Platform, error) {
 	case bad:
 		return v1.Platform{}, fault.New(fault.Usage, fmt.Errorf("%q is no platform", s), "write it as linux/amd64 or linux/arm64")
 	case parts[0] != "linux":
-		return v1.Platform{}, fault.New(fault.Usage, fmt.Errorf("%w: it is for %s, and the nodes of a cluster run Linux", ErrPlatform, parts[0]), "")
+		err := fmt.Errorf("%w: it is for %s, and the nodes of a cluster run Linux", ErrPlatform, parts[0])
+		return v1.Platform{}, fault.New(fault.Usage, err, "")
 	}
 	p := v1.Platform{OS: parts[0], Architecture: parts[1]}
 	if goes, ok := machines[p.Architecture]; ok {
@@ -136,6 +139,9 @@ func noPlatform(want v1.Platform, have []string) error {
 		return fault.New(fault.Usage, fmt.Errorf("%w: there is no image in it at all", ErrFormat), "")
 	}
 	shown := strings.Join(have[:min(len(have), 12)], ", ")
-	hint := "--platform " + have[0] + " takes that one: it runs on such nodes only"
+	hint := ""
+	if i := slices.IndexFunc(have, func(s string) bool { return strings.HasPrefix(s, "linux/") }); i >= 0 {
+		hint = "--platform " + have[i] + " takes that one: it runs on such nodes only"
+	}
 	return fault.New(fault.Usage, fmt.Errorf("%w: there is none for %s, only for %s", ErrPlatform, platformString(want), shown), hint)
 }
