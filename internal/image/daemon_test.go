@@ -6,15 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/oci"
@@ -202,6 +211,59 @@ func TestBareNames(t *testing.T) {
 			t.Errorf("%s: %v (hint %q)", name, err, fault.Hint(err))
 		}
 	}
+}
+
+// TestRegistry: what is neither a file nor an image of a daemon comes from the registry that it names.
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "nothing")
+	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(s.Close)
+	host := strings.TrimPrefix(s.URL, "http://")
+	want, err := random.Image(1000, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err = mutate.ConfigFile(want, &v1.ConfigFile{OS: "linux", Architecture: "amd64", RootFS: diffIDs(t, want)}); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(host + "/talinx/jp2a:1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, want); err != nil {
+		t.Fatal(err)
+	}
+	digest, err := want.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, asked := range []string{ref.Name(), "docker://" + ref.Name(), host + "/talinx/jp2a@" + digest.String()} {
+		img, err := Open(t.Context(), asked, Options{DockerSocket: d.socket, SpoolDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img.Digest != digest.String() || img.Reference != strings.TrimPrefix(asked, "docker://") || img.Name != "jp2a" || img.Remote == nil {
+			t.Errorf("%s: %+v", asked, img)
+		}
+		checkLayers(t, img)
+		if err := img.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err = Open(t.Context(), host+"/talinx/none", Options{DockerSocket: d.socket})
+	if err == nil || strings.Count(err.Error(), "talinx/none") != 1 {
+		t.Errorf("no such image: %v", err)
+	}
+}
+
+func diffIDs(t *testing.T, img v1.Image) v1.RootFS {
+	t.Helper()
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.RootFS
 }
 
 // TestSocket: the user's word, then DOCKER_HOST's.

@@ -18,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/layers"
 	"github.com/sealbatch/sealbatch/internal/oci"
 	"github.com/sealbatch/sealbatch/internal/progress"
+	"github.com/sealbatch/sealbatch/internal/registry"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
@@ -41,6 +42,8 @@ type Image struct {
 	Base        oci.Base
 	Layers      []layers.Layer // lowest first
 
+	Remote *registry.Remote // where it came from, if that is a registry; nil otherwise
+
 	close func() error
 }
 
@@ -59,6 +62,7 @@ type Options struct {
 	SpoolDir     string // for what cannot be read in place, encrypted; "" is that of spool.New
 	Log          *slog.Logger
 	Progress     progress.Starter
+	Registry     registry.Options // but for those of its fields that are above
 }
 
 // IsSIF reports whether -b name means a SIF file, which Inspect reads: by its content, or by its name alone, if
@@ -106,8 +110,12 @@ func Open(ctx context.Context, name string, o Options) (*Image, error) {
 	default:
 		img, err = o.openBare(ctx, rest)
 	}
+	var named registryError // whose own words have the name
+	if err != nil && !errors.As(err, &named) {
+		err = fmt.Errorf("image %s: %w", text.Printable(name), err)
+	}
 	if err != nil {
-		return nil, fault.New(fault.ClassOf(err), fmt.Errorf("image %s: %w", text.Printable(name), err), "")
+		return nil, err
 	}
 	o.Log.Info("image", "taken", img.Reference, "digest", img.Digest, "of", img.DigestOf, "platform", img.Platform)
 	return img, nil
@@ -300,7 +308,24 @@ func notAnArchive(f files) error {
 	return fmt.Errorf("%w: %s", ErrFormat, what)
 }
 
+// registryError is one of package registry.
+type registryError struct{ error }
+
+// Unwrap returns the error itself.
+func (e registryError) Unwrap() error { return e.error }
+
 // openRegistry opens an image of a registry.
-func (o Options) openRegistry(context.Context, string) (*Image, error) {
-	return nil, fault.New(fault.Usage, fmt.Errorf("%w: it names a registry", ErrFormat), "write the image to a file: docker save IMAGE -o FILE")
+func (o Options) openRegistry(ctx context.Context, name string) (*Image, error) {
+	r := o.Registry
+	r.Platform, r.SpoolDir, r.Log, r.Progress = o.Platform, o.SpoolDir, o.Log, o.Progress
+	found, err := registry.Open(ctx, name, r)
+	if err != nil {
+		return nil, registryError{err}
+	}
+	return &Image{
+		Name: repositoryName(found.Reference.Repository()), Reference: found.Reference.String(),
+		Digest: found.Digest, DigestOf: OfManifest, Platform: found.Platform,
+		Config: found.Config, RawConfig: found.RawConfig, RawManifest: found.RawManifest,
+		Base: found.Base(), Layers: found.Layers, Remote: found, close: found.Close,
+	}, nil
 }
