@@ -237,8 +237,8 @@ func (d *dockerDaemon) refusal(res *http.Response) error {
 		said.Message = res.Status
 	}
 	why := text.Printable(strings.Join(strings.Fields(said.Message), " "))
-	if res.StatusCode == http.StatusNotFound {
-		return fault.New(fault.Usage, fmt.Errorf("%w (%s): %.200s", errNoImage, d.socket, why), "docker images lists what it has")
+	if res.StatusCode == http.StatusNotFound && strings.Contains(strings.ToLower(why), "such image") {
+		return fault.New(fault.Usage, fmt.Errorf("%w (%s)", errNoImage, d.socket), "docker images lists what it has")
 	}
 	return fmt.Errorf("the Docker daemon at %s: %.200s", d.socket, why)
 }
