@@ -112,7 +112,7 @@ func (o Options) openDaemon(ctx context.Context, name string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := o.save(ctx, d, name, said.Size)
+	a, err := o.save(ctx, d, name)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +128,7 @@ func (o Options) openDaemon(ctx context.Context, name string) (*Image, error) {
 
 // inspected is what the daemon says of an image.
 type inspected struct {
-	ID   string `json:"Id"` // the digest of the config, or with containerd's store that of the manifest or index
-	Size int64
+	ID string `json:"Id"` // the digest of the config, or with containerd's store that of the manifest or index
 }
 
 // check holds the image that was sent against what the daemon said before, since a tag may have moved on.
@@ -166,7 +165,7 @@ func (d *dockerDaemon) inspect(ctx context.Context, name string) (inspected, err
 }
 
 // save has the daemon send an image, and opens it.
-func (o Options) save(ctx context.Context, d *dockerDaemon, name string, size int64) (*archive, error) {
+func (o Options) save(ctx context.Context, d *dockerDaemon, name string) (*archive, error) {
 	what := &url.URL{Path: "/images/" + name + "/get"}
 	if o.Platform != "" { // for Docker 28 and later; earlier ones have one platform of an image
 		p, err := oci.ParsePlatform(o.Platform)
@@ -184,8 +183,8 @@ func (o Options) save(ctx context.Context, d *dockerDaemon, name string, size in
 		return nil, err
 	}
 	defer body.Close()
-	bar := o.Progress.Start("read from Docker", 0, size)
-	a, err := o.spooled(&metered{ctx: ctx, r: body, tell: func(n int64) { bar.Update(n, size) }})
+	bar := o.Progress.Start("read from Docker", 0, 0)
+	a, err := o.spooled(&metered{ctx: ctx, r: body, tell: func(n int64) { bar.Update(n, 0) }})
 	bar.End(err == nil)
 	if err != nil {
 		return nil, fmt.Errorf("the Docker daemon at %s: %w", d.socket, err)

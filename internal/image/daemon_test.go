@@ -345,7 +345,7 @@ func TestIsSIF(t *testing.T) {
 		t.Fatal(err)
 	}
 	for in, want := range map[string]bool{
-		sif: true, other: true, "none.sif": true, "dir/none.sif": true, write(t, "x.sif", []byte("no SIF")): true,
+		sif: true, other: true, "none.sif": true, "dir/none.sif": true, write(t, "x.sif", tr.tar(t)): false,
 		write(t, "x.tar", tr.tar(t)): false, "none": false, t.TempDir(): false, "docker://x.sif": false, "oci:x.sif": false, "library://a/x.sif": false,
 	} {
 		if got := IsSIF(in); got != want {

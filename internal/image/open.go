@@ -65,23 +65,18 @@ type Options struct {
 	Registry     registry.Options // but for those of its fields that are above
 }
 
-// IsSIF reports whether -b name means a SIF file, which Inspect reads: by its content, or by its name alone, if
-// it is not there or not readable.
+// IsSIF reports whether -b name means a SIF file, which Inspect reads: by what the file holds, or by its name, if
+// it cannot be read.
 func IsSIF(name string) bool {
 	if t, _, err := splitName(name); err != nil || t != viaNothing {
 		return false
 	}
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return strings.HasSuffix(name, ".sif") && namesFile(name)
+		return strings.HasSuffix(name, ".sif")
 	}
 	defer f.Close()
-	return beginsSIF(f) || (strings.HasSuffix(name, ".sif") && !isDir(f))
-}
-
-func isDir(f *os.File) bool {
-	st, err := f.Stat()
-	return err == nil && st.IsDir()
+	return beginsSIF(f)
 }
 
 // Open opens the image that name means; every kind but SIF, of which IsSIF tells. A name
