@@ -240,6 +240,28 @@ func TestLateInputFails(t *testing.T) {
 	}
 }
 
+// TestNoCheckpoint: where the sealed file cannot be remembered, the run ends, and leaves nothing on the site.
+func TestNoCheckpoint(t *testing.T) {
+	t.Parallel()
+	s := newSetting(t)
+	s.withState(t)
+	site, in := newOrderly(), newConverted(volume.SegmentSize+5<<20)
+	in.last = func() {
+		<-site.behind
+		if err := os.RemoveAll(filepath.Join(s.d.State, "sealed")); err != nil {
+			t.Error(err)
+		}
+	}
+	s.d.FS, s.r.Input = site, in
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	s.nothingPublished(t)
+	if left, _ := filepath.Glob(s.r.DirAtRest + "/*"); len(left) > 0 {
+		t.Errorf("left %q", left)
+	}
+}
+
 // convertedFile is what TestKilledLate's victims publish: a file's content over and over, until it is longer than the
 // first segment.
 func convertedFile(path string) (*converted, error) {

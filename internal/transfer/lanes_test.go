@@ -108,6 +108,40 @@ func TestLanes(t *testing.T) {
 	}
 }
 
+// TestLanesHeld: they help with a file that is still being made, too, whose beginning is made last.
+func TestLanesHeld(t *testing.T) {
+	t.Parallel()
+	const segment, size = 4 * pieceSize, 28*pieceSize + 99
+	s := newServer(t, []string{"ed25519"})
+	_, o := far(t, s)
+	fsys := remoteFS(t, o)
+	known, data := wholeOf(t, size, segment)
+	m := &lastMade{made: made{data: data}, held: segment}
+	m.size.Store(size)
+	var once sync.Once
+	var w *ResumableUpload
+	finish := func() {
+		m.done.Store(true)
+		w.Finish(size, known.Segments)
+	}
+	w = NewGrowing(&waitsAt{m, 20 * pieceSize, "all sessions have begun", func() bool {
+		there := s.sessions() >= 2*defaultConnections
+		if there {
+			once.Do(finish)
+		}
+		return there
+	}, t}, segment)
+	w.Grow(segment, size)
+	p := filepath.Join(t.TempDir(), "d.partial")
+	if err := w.Send(t.Context(), fsys, p, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	checkFile(t, p, data, 0o640)
+	if w.alone {
+		t.Error("another connection failed")
+	}
+}
+
 // TestNoLanes: to a login node that is near, one session is all, although its answers wait behind what is
 // uploaded.
 func TestNoLanes(t *testing.T) {
