@@ -151,7 +151,8 @@ func unsigned(refused []error) error {
 			why = err
 		}
 	}
-	return fault.New(fault.Integrity, fmt.Errorf("%w: of %d beside the image, none counts: %.300s", ErrUnsigned, len(refused), text.Printable(why.Error())), hint)
+	return fault.New(fault.Integrity, fmt.Errorf("%w: of %d beside the image, none counts: %.300s", ErrUnsigned,
+		len(refused), text.Printable(why.Error())), hint)
 }
 
 // decode reads base64 as cosign and protobuf's JSON write it.

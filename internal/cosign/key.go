@@ -66,15 +66,18 @@ func ParseKey(b []byte) (*Key, error) {
 	switch k := public.(type) {
 	case *ecdsa.PublicKey:
 		if hashOf(k.Curve) == 0 {
-			return nil, noKey("its curve "+k.Params().Name+" is none of cosign's", "cosign generate-key-pair makes P-256")
+			return nil, noKey("its curve "+k.Params().Name+" is none of cosign's",
+				"cosign generate-key-pair makes P-256")
 		}
 	case *rsa.PublicKey:
 		if k.N.BitLen() < minRSA {
-			return nil, noKey(fmt.Sprintf("an RSA key of %d bits is too weak", k.N.BitLen()), "cosign generate-key-pair makes a better one")
+			return nil, noKey(fmt.Sprintf("an RSA key of %d bits is too weak", k.N.BitLen()),
+				"cosign generate-key-pair makes a better one")
 		}
 	case ed25519.PublicKey:
 	default:
-		return nil, noKey(fmt.Sprintf("%T is no kind of key that cosign has", public), "cosign generate-key-pair makes one")
+		return nil, noKey(fmt.Sprintf("%T is no kind of key that cosign has", public),
+			"cosign generate-key-pair makes one")
 	}
 	return &Key{public}, nil
 }
@@ -100,7 +103,7 @@ var errSignature = errors.New("not signed by the key")
 
 // verify checks a signature of message as cosign makes it: ECDSA in ASN.1 and RSA in
 // PKCS#1 v1.5 over a hash, Ed25519 over SHA-512 (Ed25519ph, RFC 8032), or over the message itself,
-// as versions before 2.2 do.
+// as older versions do.
 func (k *Key) verify(message, signature []byte) error {
 	ok := false
 	switch p := k.public.(type) {

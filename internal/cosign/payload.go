@@ -114,7 +114,8 @@ func (k *Key) envelope(e *envelope, digest string) error {
 		return fmt.Errorf("what is signed cannot be read: %w", err)
 	}
 	if !strings.HasPrefix(st.Type, "https://in-toto.io/Statement/") || st.Predicate != signature {
-		return fmt.Errorf("what is signed says something else of the image (%.100q), and approves nothing", st.Predicate)
+		return fmt.Errorf("what is signed says something else of the image (%.100q), and approves nothing",
+			st.Predicate)
 	}
 	for _, subject := range st.Subject {
 		if "sha256:"+subject.Digest["sha256"] == digest {

@@ -79,7 +79,8 @@ func logins(users map[string]string) string {
 	auths := map[string]map[string]string{}
 	for host, user := range users {
 		if token, ok := strings.CutPrefix(user, "token "); ok {
-			auths[host] = map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte("u:")), "identitytoken": token}
+			auths[host] = map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte("u:")),
+				"identitytoken": token}
 			continue
 		}
 		auths[host] = map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(user))}
@@ -97,7 +98,8 @@ type guarded struct {
 	realm  string
 	inner  http.Handler
 
-	greeting, instead, insteadOfToken func(http.ResponseWriter, *http.Request) bool // report whether they have answered
+	greeting, instead, insteadOfToken func(http.ResponseWriter,
+		*http.Request) bool // report whether they have answered
 }
 
 func (g *guarded) note(req *http.Request) {
@@ -170,7 +172,8 @@ func (g *guarded) token(w http.ResponseWriter, req *http.Request) {
 	user, secret, _ := req.BasicAuth()
 	switch {
 	case g.insteadOfToken != nil && g.insteadOfToken(w, req):
-	case req.Method == http.MethodPost && req.PostFormValue("refresh_token") == "long-lived", user+":"+secret == "user:secret":
+	case req.Method == http.MethodPost && req.PostFormValue("refresh_token") == "long-lived",
+		user+":"+secret == "user:secret":
 		io.WriteString(w, `{"token": "short-lived"}`)
 	default:
 		w.WriteHeader(http.StatusUnauthorized)
@@ -187,7 +190,8 @@ func (g *guarded) user(t *testing.T, user string, others ...*httptest.Server) Op
 		}
 		cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.TLS.Certificates[0].Certificate[0]})
 		for _, name := range []string{s.URL, named(s)} {
-			write(t, filepath.Join(o.Getenv("HOME"), ".config/containers/certs.d", strings.TrimPrefix(name, "https://"), "ca.crt"), string(cert))
+			write(t, filepath.Join(o.Getenv("HOME"), ".config/containers/certs.d",
+				strings.TrimPrefix(name, "https://"), "ca.crt"), string(cert))
 		}
 	}
 	if user != "" {
@@ -249,13 +253,31 @@ func TestLoginsStayAtHome(t *testing.T) {
 		trick func(g *guarded, thief string)
 		works bool // the image is read all the same, without the login
 	}{
-		"layers elsewhere":     {"user:secret", func(g *guarded, thief string) { g.instead = redirect("/blobs/", thief, 307) }, true},
-		"manifests elsewhere":  {"user:secret", func(g *guarded, thief string) { g.instead = redirect("/manifests/", thief, 302) }, true},
-		"tokens elsewhere":     {"user:secret", func(g *guarded, thief string) { g.insteadOfToken = redirect("/token", thief, 302) }, false},
-		"identity token":       {"token long-lived", func(g *guarded, thief string) { g.insteadOfToken = redirect("/token", thief, 307) }, false},
-		"greeting elsewhere":   {"user:secret", func(g *guarded, thief string) { g.greeting = redirect("/v2/", thief, 302) }, false},
-		"token server on http": {"user:secret", func(g *guarded, _ string) { g.realm = "http://tokens.example/token" }, false},
-		"honest":               {"user:secret", func(*guarded, string) {}, true},
+		"layers elsewhere": {"user:secret", func(g *guarded,
+			thief string) {
+			g.instead = redirect("/blobs/", thief, 307)
+		}, true},
+		"manifests elsewhere": {"user:secret", func(g *guarded,
+			thief string) {
+			g.instead = redirect("/manifests/", thief, 302)
+		}, true},
+		"tokens elsewhere": {"user:secret", func(g *guarded,
+			thief string) {
+			g.insteadOfToken = redirect("/token", thief, 302)
+		}, false},
+		"identity token": {"token long-lived", func(g *guarded,
+			thief string) {
+			g.insteadOfToken = redirect("/token", thief, 307)
+		}, false},
+		"greeting elsewhere": {"user:secret", func(g *guarded,
+			thief string) {
+			g.greeting = redirect("/v2/", thief, 302)
+		}, false},
+		"token server on http": {"user:secret", func(g *guarded,
+			_ string) {
+			g.realm = "http://tokens.example/token"
+		}, false},
+		"honest": {"user:secret", func(*guarded, string) {}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -271,7 +293,8 @@ func TestLoginsStayAtHome(t *testing.T) {
 					stolen = append(stolen, req.Method+" "+req.URL.Path+" "+req.Header.Get("Authorization")+string(body))
 				}
 				if req.URL.Path == "/v2/" {
-					w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="https://%s/token",service="thief"`, strings.Replace(req.Host, "127.0.0.1", "localhost", 1)))
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="https://%s/token",service="thief"`,
+						strings.Replace(req.Host, "127.0.0.1", "localhost", 1)))
 					w.WriteHeader(http.StatusUnauthorized)
 					return
 				}
@@ -340,26 +363,36 @@ func TestWire(t *testing.T) {
 // TestKeychain: which of the user's files counts, and by which of its names.
 func TestKeychain(t *testing.T) {
 	t.Parallel()
-	const config, podman, docker = "/.config/containers/auth.json", "/run/containers/auth.json", "/.docker/config.json"
+	const config, podman, docker = "/.config/containers/auth.json", "/run/containers/auth.json",
+		"/.docker/config.json"
 	for name, c := range map[string]struct {
 		files map[string]map[string]string // by path below the home directory
 		vars  map[string]string
 		ref   string
 		want  string
 	}{
-		"nothing":              {nil, nil, "debian", ""},
-		"Docker's Hub":         {map[string]map[string]string{docker: {"https://index.docker.io/v1/": "a:1"}}, nil, "debian", "a:1"},
-		"Podman's Hub":         {map[string]map[string]string{podman: {"docker.io": "a:1"}}, nil, "debian", "a:1"},
-		"Podman's first":       {map[string]map[string]string{podman: {"quay.io": "a:1"}, docker: {"quay.io": "b:2"}}, nil, "quay.io/x/y", "a:1"},
-		"Docker's has another": {map[string]map[string]string{docker: {"ghcr.io": "b:2"}, config: {"quay.io": "a:1"}}, nil, "quay.io/x/y", "a:1"},
-		"by name":              {map[string]map[string]string{podman: {"quay.io": "a:1", "quay.io/x": "b:2", "quay.io/x/y": "c:3"}}, nil, "quay.io/x/y", "c:3"},
-		"by half a name":       {map[string]map[string]string{podman: {"quay.io": "a:1", "quay.io/x": "b:2", "quay.io/xx": "c:3"}}, nil, "quay.io/x/y", "b:2"},
-		"not another's name":   {map[string]map[string]string{podman: {"quay.io/z": "a:1"}}, nil, "quay.io/x/y", ""},
-		"not another port's":   {map[string]map[string]string{podman: {"r.lab:5000": "a:1"}}, nil, "r.lab/x/y", ""},
-		"old names":            {map[string]map[string]string{docker: {"https://r.lab:5000/v2/": "a:1"}}, nil, "r.lab:5000/x/y", "a:1"},
-		"DOCKER_CONFIG":        {map[string]map[string]string{docker: {"quay.io": "a:1"}, "/dc/config.json": {"quay.io": "b:2"}}, map[string]string{"DOCKER_CONFIG": "/dc"}, "quay.io/x/y", "b:2"},
-		"REGISTRY_AUTH_FILE":   {map[string]map[string]string{podman: {"quay.io": "a:1"}, "/mine": {"quay.io": "b:2"}}, map[string]string{"REGISTRY_AUTH_FILE": "/mine"}, "quay.io/x/y", "b:2"},
-		"identity token":       {map[string]map[string]string{docker: {"quay.io": "token t"}}, nil, "quay.io/x/y", "token t"},
+		"nothing": {nil, nil, "debian", ""},
+		"Docker's Hub": {map[string]map[string]string{docker: {"https://index.docker.io/v1/": "a:1"}}, nil,
+			"debian", "a:1"},
+		"Podman's Hub": {map[string]map[string]string{podman: {"docker.io": "a:1"}}, nil, "debian", "a:1"},
+		"Podman's first": {map[string]map[string]string{podman: {"quay.io": "a:1"}, docker: {"quay.io": "b:2"}},
+			nil, "quay.io/x/y", "a:1"},
+		"Docker's has another": {map[string]map[string]string{docker: {"ghcr.io": "b:2"}, config: {"quay.io": "a:1"}},
+			nil, "quay.io/x/y", "a:1"},
+		"by name": {map[string]map[string]string{podman: {"quay.io": "a:1", "quay.io/x": "b:2",
+			"quay.io/x/y": "c:3"}}, nil, "quay.io/x/y", "c:3"},
+		"by half a name": {map[string]map[string]string{podman: {"quay.io": "a:1", "quay.io/x": "b:2",
+			"quay.io/xx": "c:3"}}, nil, "quay.io/x/y", "b:2"},
+		"not another's name": {map[string]map[string]string{podman: {"quay.io/z": "a:1"}}, nil, "quay.io/x/y", ""},
+		"not another port's": {map[string]map[string]string{podman: {"r.lab:5000": "a:1"}}, nil, "r.lab/x/y", ""},
+		"old names": {map[string]map[string]string{docker: {"https://r.lab:5000/v2/": "a:1"}}, nil,
+			"r.lab:5000/x/y", "a:1"},
+		"DOCKER_CONFIG": {map[string]map[string]string{docker: {"quay.io": "a:1"},
+			"/dc/config.json": {"quay.io": "b:2"}}, map[string]string{"DOCKER_CONFIG": "/dc"}, "quay.io/x/y", "b:2"},
+		"REGISTRY_AUTH_FILE": {map[string]map[string]string{podman: {"quay.io": "a:1"},
+			"/mine": {"quay.io": "b:2"}}, map[string]string{"REGISTRY_AUTH_FILE": "/mine"}, "quay.io/x/y", "b:2"},
+		"identity token": {map[string]map[string]string{docker: {"quay.io": "token t"}}, nil, "quay.io/x/y",
+			"token t"},
 	} {
 		home := t.TempDir()
 		vars := map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home + "/run"}
@@ -401,9 +434,10 @@ func TestKeychainErrors(t *testing.T) {
 		mode    os.FileMode
 		says    string
 	}{
-		"no JSON":       {"{", 0o600, "config.json cannot be read"},
-		"no base64":     {`{"auths": {"quay.io": {"auth": "%%%"}}}`, 0o600, "config.json cannot be read"},
-		"no helper":     {`{"credHelpers": {"quay.io": "no-such-helper"}}`, 0o600, "docker-credential-no-such-helper"},
+		"no JSON":   {"{", 0o600, "config.json cannot be read"},
+		"no base64": {`{"auths": {"quay.io": {"auth": "%%%"}}}`, 0o600, "config.json cannot be read"},
+		"no helper": {`{"credHelpers": {"quay.io": "no-such-helper"}}`, 0o600,
+			"docker-credential-no-such-helper"},
 		"another's":     {logins(map[string]string{"quay.io": "a:1"}), 0o666, ""},
 		"other helpers": {`{"credHelpers": {"ghcr.io": "no-such-helper"}}`, 0o600, ""},
 		"empty":         {"", 0o600, ""},
@@ -414,7 +448,8 @@ func TestKeychainErrors(t *testing.T) {
 		if err := os.Chmod(path, c.mode); err != nil {
 			t.Fatal(err)
 		}
-		l, err := keychain{getenv: env(map[string]string{"HOME": home}), uid: 1 << 30, log: slog.New(slog.DiscardHandler)}.find(ref.repo)
+		l, err := keychain{getenv: env(map[string]string{"HOME": home}), uid: 1 << 30,
+			log: slog.New(slog.DiscardHandler)}.find(ref.repo)
 		if c.says == "" {
 			if err != nil || l.from != "" {
 				t.Errorf("%s: %q, %v", name, l.from, err)
@@ -437,7 +472,8 @@ func TestCredentialHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", home+"/bin:"+os.Getenv("PATH"))
-	for _, config := range []string{`{"credsStore": "tests"}`, `{"credHelpers": {"quay.io": "tests", "docker.io": "tests", "https://index.docker.io/v1/": "tests"}}`} {
+	for _, config := range []string{`{"credsStore": "tests"}`,
+		`{"credHelpers": {"quay.io": "tests", "docker.io": "tests", "https://index.docker.io/v1/": "tests"}}`} {
 		write(t, home+"/.docker/config.json", config)
 		for name, want := range map[string]string{"quay.io/x/y": "a:1 ", "debian": ": t", "ghcr.io/x/y": ": "} {
 			ref, err := ParseReference(name)
@@ -448,7 +484,8 @@ func TestCredentialHelper(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if a, err := l.Authorization(); err != nil || strings.TrimPrefix(a.Username, "<token>")+":"+a.Password+" "+a.IdentityToken != want {
+			if a, err := l.Authorization(); err != nil ||
+				strings.TrimPrefix(a.Username, "<token>")+":"+a.Password+" "+a.IdentityToken != want {
 				t.Errorf("%s: %+v, %v", name, a, err)
 			}
 		}

@@ -112,7 +112,8 @@ func (b *download) part(ctx context.Context, s *source) (int64, error) {
 		if isPage(resp) {
 			return 0, errWebPage
 		}
-		return 0, fmt.Errorf("%w: %s has %d bytes there, and %d by the manifest", ErrBlob, b.d.Digest, start+n, b.d.Size)
+		return 0, fmt.Errorf("%w: %s has %d bytes there, and %d by the manifest", ErrBlob, b.d.Digest, start+n,
+			b.d.Size)
 	}
 	if _, err := io.CopyN(io.Discard, resp.Body, b.have-start); err != nil {
 		return 0, unexpected(err)
@@ -127,7 +128,8 @@ func (b *download) take(body io.Reader) (n int64, err error) {
 		return n, unexpected(err)
 	}
 	if extra, _ := io.ReadFull(body, make([]byte, 1)); extra > 0 {
-		return n, fmt.Errorf("%w: %s is longer there than its %d bytes by the manifest", ErrBlob, b.d.Digest, b.d.Size)
+		return n, fmt.Errorf("%w: %s is longer there than its %d bytes by the manifest", ErrBlob, b.d.Digest,
+			b.d.Size)
 	}
 	return n, nil
 }

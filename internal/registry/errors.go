@@ -129,7 +129,8 @@ func (s *source) inWords(err error) error {
 		return err
 	}
 	if errors.Is(err, ErrBlob) {
-		return fault.WithHint(fmt.Errorf("%s: %w", s.host(), err), "try again; if it stays so, have who runs "+s.host()+" look, or push the image anew")
+		return fault.WithHint(fmt.Errorf("%s: %w", s.host(), err),
+			"try again; if it stays so, have who runs "+s.host()+" look, or push the image anew")
 	}
 	if e := status(err); e != nil && !unvouched(err) {
 		said, hint := s.refusal(e)
@@ -155,22 +156,29 @@ func (s *source) refusal(e *StatusError) (said, hint string) {
 		return host + " has had too many requests from here for now (its rate limit)" + quote(e.Message),
 			wait + ", or log in, which may raise the limit: " + login
 	case e.Code == http.StatusUnauthorized && s.login.from != "":
-		return fmt.Sprintf("%s refuses the login that %s has for it, or has no such image", host, s.login.from), "is the name right? Log in anew: " + login
+		return fmt.Sprintf("%s refuses the login that %s has for it, or has no such image", host, s.login.from),
+			"is the name right? Log in anew: " + login
 	case e.Code == http.StatusUnauthorized:
-		return host + " has no such image that may be read without a login", "is the name right? If it is private: " + login
+		return host + " has no such image that may be read without a login",
+			"is the name right? If it is private: " + login
 	case e.Code == http.StatusForbidden && s.login.from != "":
-		return fmt.Sprintf("%s does not let the login that %s has for it read this image", host, s.login.from) + quote(e.Message),
+		return fmt.Sprintf("%s does not let the login that %s has for it read this image", host, s.login.from) +
+				quote(e.Message),
 			"is the name right? Ask its owner, or log in as somebody who may: " + login
 	case e.Code == http.StatusForbidden:
-		return host + " does not let anybody read this image without a login" + quote(e.Message), "is the name right? If it is private: " + login
+		return host + " does not let anybody read this image without a login" + quote(e.Message),
+			"is the name right? If it is private: " + login
 	case e.Code == http.StatusNotFound && e.has("NAME_UNKNOWN"):
-		return host + " has no repository of that name", "is the name right? Where others may not know of it, a login helps: " + login
+		return host + " has no repository of that name",
+			"is the name right? Where others may not know of it, a login helps: " + login
 	case e.Code == http.StatusNotFound:
 		return host + " has no such image", "are the name and the tag right? Where others may not know of it, a login helps: " + login
 	case e.Code >= 500:
-		return fmt.Sprintf("%s is in trouble (it answers %d %s)", host, e.Code, http.StatusText(e.Code)) + quote(e.Message), "try again later"
+		return fmt.Sprintf("%s is in trouble (it answers %d %s)", host, e.Code, http.StatusText(e.Code)) +
+			quote(e.Message), "try again later"
 	}
-	return fmt.Sprintf("%s answers %d %s", host, e.Code, http.StatusText(e.Code)) + quote(e.Message), "is it a container registry?"
+	return fmt.Sprintf("%s answers %d %s", host, e.Code, http.StatusText(e.Code)) + quote(e.Message),
+		"is it a container registry?"
 }
 
 func quote(message string) string {
@@ -190,19 +198,24 @@ func (s *source) trouble(err error) (said, hint string) {
 	case errors.As(err, &hostname), errors.As(err, &invalid):
 		return "", ""
 	case unvouched(err):
-		return host + " shows a certificate of an unknown authority", authority + ", or name all that count with SSL_CERT_FILE"
+		return host + " shows a certificate of an unknown authority", authority +
+			", or name all that count with SSL_CERT_FILE"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return host + " does not speak TLS, and " + errPlain.Error(), "is the port in the image's name right?"
 	case errors.Is(err, errPlain) && !connecting(err):
 		return host + " leads to an address without TLS, and " + errPlain.Error(), "ask who runs it"
 	case errors.Is(err, errElsewhere):
-		return host + " leads to another host, and " + errElsewhere.Error(), "ask who runs it; without a login (docker logout) it may be read"
+		return host + " leads to another host, and " + errElsewhere.Error(),
+			"ask who runs it; without a login (docker logout) it may be read"
 	case strings.Contains(err.Error(), "www-authenticate"):
-		return host + " names a token server to which no login can be sent safely", "ask who runs it: the realm that it names has to be an https address"
+		return host + " names a token server to which no login can be sent safely",
+			"ask who runs it: the realm that it names has to be an https address"
 	case errors.Is(err, errWebPage):
-		return host + " answers with " + errWebPage.Error(), "does this network want a login in a browser, and is it a container registry?"
+		return host + " answers with " + errWebPage.Error(),
+			"does this network want a login in a browser, and is it a container registry?"
 	case errors.Is(err, errTooLong):
-		return fmt.Sprintf("%s answers with more than a manifest or a config may have (%s)", host, errTooLong), "is it a container image?"
+		return fmt.Sprintf("%s answers with more than a manifest or a config may have (%s)", host, errTooLong),
+			"is it a container image?"
 	case errors.Is(err, errRedirects), strings.Contains(err.Error(), "stopped after 10 redirects"):
 		return host + " leads from address to address without an end", "ask who runs it"
 	case errors.Is(err, errStalled):

@@ -170,14 +170,22 @@ func TestBadBlobs(t *testing.T) {
 		class fault.Class
 		says  string
 	}{
-		"wrong digest":      {chunked(func(b []byte) []byte { b[5] ^= 1; return b }), fault.Integrity, "where sha256:"},
-		"truncated":         {reply(map[string]string{"Content-Length": "9"}, 200, "truncated"), fault.Integrity, "has 9 bytes there"},
-		"truncated, unsaid": {chunked(func(b []byte) []byte { return b[:len(b)/2] }), fault.Other, "breaks again and again"},
-		"longer":            {chunked(func(b []byte) []byte { return append(b, 'x') }), fault.Integrity, "longer there"},
-		"a web page":        {reply(map[string]string{"Content-Type": "text/html", "Content-Length": "6"}, 200, "<html>"), fault.Other, "a web page"},
-		"gone":              {reply(nil, 404, `{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}`), fault.Other, "has no such image"},
-		"broken":            {reply(nil, 502, `bad gateway`), fault.Other, "is in trouble (it answers 502 Bad Gateway)"},
-		"endless":           {chunked(func(b []byte) []byte { return append(b, make([]byte, 1<<20)...) }), fault.Integrity, "longer there"},
+		"wrong digest": {chunked(func(b []byte) []byte { b[5] ^= 1; return b }), fault.Integrity,
+			"where sha256:"},
+		"truncated": {reply(map[string]string{"Content-Length": "9"}, 200, "truncated"), fault.Integrity,
+			"has 9 bytes there"},
+		"truncated, unsaid": {chunked(func(b []byte) []byte { return b[:len(b)/2] }), fault.Other,
+			"breaks again and again"},
+		"longer": {chunked(func(b []byte) []byte { return append(b, 'x') }), fault.Integrity,
+			"longer there"},
+		"a web page": {reply(map[string]string{"Content-Type": "text/html", "Content-Length": "6"}, 200,
+			"<html>"), fault.Other, "a web page"},
+		"gone": {reply(nil, 404, `{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}`),
+			fault.Other, "has no such image"},
+		"broken": {reply(nil, 502, `bad gateway`), fault.Other,
+			"is in trouble (it answers 502 Bad Gateway)"},
+		"endless": {chunked(func(b []byte) []byte { return append(b, make([]byte, 1<<20)...) }),
+			fault.Integrity, "longer there"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -221,7 +229,8 @@ func check(t *testing.T, err error, class fault.Class, says string) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	errorBody := func(code, message string) string {
-		b, _ := json.Marshal(map[string]any{"errors": []any{map[string]any{"code": code, "message": message, "detail": nil}}})
+		b, _ := json.Marshal(map[string]any{"errors": []any{map[string]any{"code": code, "message": message,
+			"detail": nil}}})
 		return string(b)
 	}
 	for name, c := range map[string]struct {
@@ -231,21 +240,32 @@ func TestRefusals(t *testing.T) {
 		class      fault.Class
 		says, hint string
 	}{
-		"no tag":          {404, "", "", errorBody("MANIFEST_UNKNOWN", "manifest unknown"), fault.Other, "has no such image", "tag"},
-		"no repository":   {404, "", "", errorBody("NAME_UNKNOWN", "repository name not known"), fault.Other, "has no repository of that name", "docker login"},
-		"404 of a proxy":  {404, "", "", "<h1>nothing here</h1>", fault.Other, "has no such image", "docker login"},
-		"not logged in":   {401, "", "", errorBody("UNAUTHORIZED", "authentication required"), fault.Other, "without a login", "podman login"},
-		"denied":          {403, "", "", errorBody("DENIED", "requested access is denied\x1b[2J"), fault.Other, "without a login: requested access", "podman login"},
-		"rate limit":      {429, "", "", errorBody("TOOMANYREQUESTS", "You have reached your pull rate limit."), fault.Other, "its rate limit): You have", "log in"},
-		"come back":       {429, "Retry-After", "3600", "", fault.Other, "its rate limit)", "wait 1 h 00 min"},
-		"broken":          {500, "", "", "oops", fault.Other, "is in trouble (it answers 500", "later"},
-		"teapot":          {418, "", "", "", fault.Other, "answers 418", "container registry"},
-		"web page":        {200, "Content-Type", "text/html; charset=utf-8", "<html>log in", fault.Other, "a web page", "browser"},
-		"not JSON":        {200, "Content-Type", "application/vnd.oci.image.manifest.v1+json", "{", fault.Usage, "cannot be read", ""},
-		"huge":            {200, "Content-Type", "application/json", strings.Repeat(" ", oci.MaxManifest+1), fault.Other, "more than a manifest", "container image"},
-		"schema 1":        {200, "Content-Type", string(types.DockerManifestSchema1), `{"schemaVersion": 1, "name": "x"}`, fault.Usage, "", ""},
-		"round and round": {302, "Location", "/v2/lab/tool/manifests/latest", "", fault.Other, "without an end", "ask"},
-		"away to http":    {302, "Location", "http://registry.example/v2/", "", fault.Other, "plain http is spoken to this machine only", "ask"},
+		"no tag": {404, "", "", errorBody("MANIFEST_UNKNOWN", "manifest unknown"), fault.Other,
+			"has no such image", "tag"},
+		"no repository": {404, "", "", errorBody("NAME_UNKNOWN", "repository name not known"), fault.Other,
+			"has no repository of that name", "docker login"},
+		"404 of a proxy": {404, "", "", "<h1>nothing here</h1>", fault.Other, "has no such image", "docker login"},
+		"not logged in": {401, "", "", errorBody("UNAUTHORIZED", "authentication required"), fault.Other,
+			"without a login", "podman login"},
+		"denied": {403, "", "", errorBody("DENIED", "requested access is denied\x1b[2J"), fault.Other,
+			"without a login: requested access", "podman login"},
+		"rate limit": {429, "", "", errorBody("TOOMANYREQUESTS", "You have reached your pull rate limit."),
+			fault.Other, "its rate limit): You have", "log in"},
+		"come back": {429, "Retry-After", "3600", "", fault.Other, "its rate limit)", "wait 1 h 00 min"},
+		"broken":    {500, "", "", "oops", fault.Other, "is in trouble (it answers 500", "later"},
+		"teapot":    {418, "", "", "", fault.Other, "answers 418", "container registry"},
+		"web page": {200, "Content-Type", "text/html; charset=utf-8", "<html>log in", fault.Other,
+			"a web page", "browser"},
+		"not JSON": {200, "Content-Type", "application/vnd.oci.image.manifest.v1+json", "{", fault.Usage,
+			"cannot be read", ""},
+		"huge": {200, "Content-Type", "application/json", strings.Repeat(" ", oci.MaxManifest+1),
+			fault.Other, "more than a manifest", "container image"},
+		"schema 1": {200, "Content-Type", string(types.DockerManifestSchema1),
+			`{"schemaVersion": 1, "name": "x"}`, fault.Usage, "", ""},
+		"round and round": {302, "Location", "/v2/lab/tool/manifests/latest", "", fault.Other,
+			"without an end", "ask"},
+		"away to http": {302, "Location", "http://registry.example/v2/", "", fault.Other,
+			"plain http is spoken to this machine only", "ask"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -430,7 +450,8 @@ func TestLayersAreFetchedOnce(t *testing.T) {
 	if asked.Load() != 1+3 {
 		t.Errorf("%d blobs", asked.Load())
 	}
-	if total := strconv.FormatInt(r.Layers[0].Size+r.Layers[1].Size+r.Layers[2].Size, 10); bars.String() != "fetching "+host(s)+"/lab/tool:latest "+total+" of "+total+" true" {
+	if total := strconv.FormatInt(r.Layers[0].Size+r.Layers[1].Size+r.Layers[2].Size,
+		10); bars.String() != "fetching "+host(s)+"/lab/tool:latest "+total+" of "+total+" true" {
 		t.Errorf("progress: %s", bars.String())
 	}
 }

@@ -93,7 +93,8 @@ func (h *hosts) certDirs(host string) (dirs []string) {
 		return nil
 	}
 	if home := h.getenv("HOME"); home != "" {
-		dirs = append(dirs, filepath.Join(home, ".config/containers/certs.d"), filepath.Join(home, ".config/docker/certs.d"))
+		dirs = append(dirs, filepath.Join(home, ".config/containers/certs.d"),
+			filepath.Join(home, ".config/docker/certs.d"))
 	}
 	dirs = append(dirs, "/etc/containers/certs.d", "/etc/docker/certs.d")
 	for i := range dirs {

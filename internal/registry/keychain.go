@@ -109,7 +109,8 @@ func (k keychain) load(path string) (*configfile.ConfigFile, error) {
 		b, err := trusted.ReadFile(path, maxAuthFile)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path == k.getenv("REGISTRY_AUTH_FILE"):
-			return nil, fault.New(fault.Config, fmt.Errorf("the logins for registries: %w", err), "REGISTRY_AUTH_FILE names it: mend or unset that")
+			return nil, fault.New(fault.Config, fmt.Errorf("the logins for registries: %w", err),
+				"REGISTRY_AUTH_FILE names it: mend or unset that")
 		case errors.Is(err, fs.ErrNotExist):
 			return nil, nil
 		case err != nil:

@@ -26,7 +26,8 @@ type document struct {
 // acceptable are the documents that are asked for. Those of before 2017 (schema 1) are, so
 // that they can be refused by name.
 var acceptable = strings.Join([]string{
-	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
+	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1),
+	string(types.DockerManifestSchema2),
 	string(types.DockerManifestSchema1Signed) + ";q=0.1",
 }, ",")
 
@@ -81,7 +82,8 @@ func (s *source) manifest(ctx context.Context, identifier string) (document, err
 		Digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, Size: int64(len(raw)),
 	}}
 	if isDigest(identifier) && doc.Digest.String() != identifier {
-		return document{}, fmt.Errorf("%w: a manifest of digest %s where %s was asked for", ErrBlob, doc.Digest, identifier)
+		return document{}, fmt.Errorf("%w: a manifest of digest %s where %s was asked for", ErrBlob, doc.Digest,
+			identifier)
 	}
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
 		doc.MediaType = types.MediaType(kind)

@@ -38,14 +38,16 @@ func ParseMirror(s string) (Mirror, error) {
 		at = rest
 	}
 	m := Mirror{Of: of, At: at}
-	if r, err := repository(at + "/x"); err != nil || r.RegistryStr() == name.DefaultRegistry || strings.Contains(r.RegistryStr(), "@") {
+	if r, err := repository(at + "/x"); err != nil || r.RegistryStr() == name.DefaultRegistry ||
+		strings.Contains(r.RegistryStr(), "@") {
 		return Mirror{}, badMirror(s, "the mirror is not HOST[:PORT][/PREFIX]")
 	}
 	return m, nil
 }
 
 func badMirror(s, why string) error {
-	return fault.New(fault.Config, fmt.Errorf("mirror %.200q: %s", text.Printable(s), why), "as in docker.io=https://mirror.example/hub")
+	return fault.New(fault.Config, fmt.Errorf("mirror %.200q: %s", text.Printable(s), why),
+		"as in docker.io=https://mirror.example/hub")
 }
 
 // repository reads HOST[:PORT]/NAME.
@@ -108,7 +110,8 @@ func rules(getenv func(string) string) ([]rule, error) {
 		for _, f := range found {
 			some, err := readRules(f)
 			if err != nil {
-				return nil, fault.New(fault.Config, fmt.Errorf("mirrors of registries: %w", err), "Podman reads it, too: mend it, or let CONTAINERS_REGISTRIES_CONF name another")
+				return nil, fault.New(fault.Config, fmt.Errorf("mirrors of registries: %w", err),
+					"Podman reads it, too: mend it, or let CONTAINERS_REGISTRIES_CONF name another")
 			}
 			all = append(all, some...)
 		}
@@ -149,7 +152,8 @@ func follow(ref Reference, all []rule) (mirrors []name.Repository, registry name
 	full, registry := ref.Host()+"/"+ref.Repository(), ref.repo
 	var best *rule
 	for i, r := range all {
-		if _, ok := at(full, r.Prefix, r.Prefix); ok && r.Prefix != "" && (best == nil || len(r.Prefix) >= len(best.Prefix)) {
+		if _, ok := at(full, r.Prefix, r.Prefix); ok && r.Prefix != "" &&
+			(best == nil || len(r.Prefix) >= len(best.Prefix)) {
 			best = &all[i]
 		}
 	}
@@ -157,10 +161,12 @@ func follow(ref Reference, all []rule) (mirrors []name.Repository, registry name
 	case best == nil:
 		return nil, registry, nil
 	case best.Blocked:
-		return nil, registry, fault.New(fault.Config, fmt.Errorf("image %s: registries.conf blocks %s", ref, best.Prefix), "ask whoever wrote that, or use another registry")
+		return nil, registry, fault.New(fault.Config, fmt.Errorf("image %s: registries.conf blocks %s", ref,
+			best.Prefix), "ask whoever wrote that, or use another registry")
 	}
 	for _, m := range best.Mirror {
-		unwanted := m.Insecure || (ref.digest == "" && (m.From == "digest-only" || best.Digests)) || (ref.digest != "" && m.From == "tag-only")
+		unwanted := m.Insecure || (ref.digest == "" && (m.From == "digest-only" || best.Digests)) ||
+			(ref.digest != "" && m.From == "tag-only")
 		if repo, ok := at(full, best.Prefix, m.Location); ok && !unwanted {
 			mirrors = append(mirrors, repo)
 		}
@@ -185,7 +191,8 @@ func (r *Remote) wanted() ([]*source, error) {
 	}
 	var out []*source
 	add := func(repo name.Repository, mirror bool) {
-		if !slices.ContainsFunc(out, func(s *source) bool { return s.repo == repo }) && (repo != registry || !mirror) {
+		if !slices.ContainsFunc(out, func(s *source) bool { return s.repo == repo }) &&
+			(repo != registry || !mirror) {
 			out = append(out, &source{repo: repo, mirror: mirror})
 		}
 	}

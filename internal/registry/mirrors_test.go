@@ -15,11 +15,14 @@ func TestParseMirror(t *testing.T) {
 		"docker.io=https://mirror.example":     {"docker.io", "mirror.example"},
 		"docker.io = mirror.example:5000/hub/": {"docker.io", "mirror.example:5000/hub"},
 		"quay.io/bio=http://localhost:5000/q":  {"quay.io/bio", "localhost:5000/q"},
-		"":                                     {}, "docker.io": {}, "docker.io=": {}, "=x.example": {}, "docker.io=http://mirror.example": {},
-		"docker.io=ftp://mirror.example": {}, "docker.io=https://user:pw@mirror.example": {}, "docker.io=https://m.example/?x": {}, "docker.io=UPPER/Case": {},
+		"":                                     {}, "docker.io": {}, "docker.io=": {}, "=x.example": {},
+		"docker.io=http://mirror.example": {},
+		"docker.io=ftp://mirror.example":  {}, "docker.io=https://user:pw@mirror.example": {},
+		"docker.io=https://m.example/?x": {}, "docker.io=UPPER/Case": {},
 	} {
 		got, err := ParseMirror(s)
-		if got != want || (err != nil) != (want == Mirror{}) || (err != nil && (fault.ClassOf(err) != fault.Config || fault.Hint(err) == "")) {
+		if got != want || (err != nil) != (want == Mirror{}) ||
+			(err != nil && (fault.ClassOf(err) != fault.Config || fault.Hint(err) == "")) {
 			t.Errorf("%q: %+v, %v", s, got, err)
 		}
 	}
@@ -35,9 +38,12 @@ func TestMirrors(t *testing.T) {
 		has    bool   // it has the image
 		origin bool   // the registry is asked
 	}{
-		"has it":        {nil, true, false},
-		"has it not":    {nil, false, true},
-		"wants a login": {func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { w.WriteHeader(http.StatusForbidden) }, true, true},
+		"has it":     {nil, true, false},
+		"has it not": {nil, false, true},
+		"wants a login": {func(w http.ResponseWriter, _ *http.Request,
+			_ http.Handler) {
+			w.WriteHeader(http.StatusForbidden)
+		}, true, true},
 		"lies in layers": {func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 			if isGet(req, blobPath) {
 				w.Write(make([]byte, 1000))
@@ -80,7 +86,8 @@ func TestMirrors(t *testing.T) {
 			for _, configured := range []bool{true, false} {
 				o := options(t)
 				if configured {
-					o.Mirrors = []Mirror{{"elsewhere.example", "nowhere.example"}, {host(origin), host(mirror) + "/copies"}}
+					o.Mirrors = []Mirror{{"elsewhere.example", "nowhere.example"},
+						{host(origin), host(mirror) + "/copies"}}
 				} else {
 					write(t, o.Getenv("HOME")+"/.config/containers/registries.conf",
 						"[[registry]]\nlocation = '"+host(origin)+"'\n[[registry.mirror]]\nlocation = '"+host(mirror)+"/copies'\n")
@@ -141,7 +148,8 @@ location = "q.example"
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &Remote{Reference: parsed, o: Options{Getenv: env(map[string]string{"CONTAINERS_REGISTRIES_CONF": home + "/registries.conf"})}}
+		r := &Remote{Reference: parsed, o: Options{Getenv: env(map[string]string{"CONTAINERS_REGISTRIES_CONF": home +
+			"/registries.conf"})}}
 		places, err := r.wanted()
 		var got []string
 		for _, s := range places {

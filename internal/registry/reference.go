@@ -31,7 +31,8 @@ type Reference struct {
 func ParseReference(s string) (Reference, error) {
 	s = strings.TrimPrefix(s, "docker://")
 	if transport, _, ok := strings.Cut(s, "://"); ok {
-		return Reference{}, refuse(s, transport+":// is no registry's", "a name of a registry's is HOST/REPOSITORY:TAG, with docker:// before it or without")
+		return Reference{}, refuse(s, transport+":// is no registry's",
+			"a name of a registry's is HOST/REPOSITORY:TAG, with docker:// before it or without")
 	}
 	base, digest, pinned := strings.Cut(s, "@")
 	tagged, err := name.NewTag(base)
@@ -53,14 +54,16 @@ func ParseReference(s string) (Reference, error) {
 		r.tag = "" // latest was nobody's word
 	}
 	if r.digest = digest; !isDigest(digest) {
-		return Reference{}, refuse(s, "what follows the @ is no digest", "a digest is sha256: and 64 digits of 0-9 and a-f")
+		return Reference{}, refuse(s, "what follows the @ is no digest",
+			"a digest is sha256: and 64 digits of 0-9 and a-f")
 	}
 	return r, nil
 }
 
 const nameHint = "it is [HOST[:PORT]/]REPOSITORY[:TAG][@sha256:DIGEST], in lower case: docker.io/library/debian:13"
 
-// names are a repository's: the library looks at the characters only, and takes "a/../b" (distribution-spec, "Pulling manifests").
+// names are a repository's (distribution-spec, "Pulling manifests"): the library looks at the
+// characters only, and takes "a/../b".
 var names = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 
 // isDigest reports whether s is "sha256:" and 64 hexadecimal digits.
@@ -80,7 +83,8 @@ func why(err error) string {
 }
 
 func refuse(s, why, hint string) error {
-	return fault.New(fault.Usage, fmt.Errorf("%.300s: %w: %s", text.Printable(s), ErrReference, text.Printable(why)), hint)
+	return fault.New(fault.Usage, fmt.Errorf("%.300s: %w: %s", text.Printable(s), ErrReference,
+		text.Printable(why)), hint)
 }
 
 // loopback reports whether host, which may have a port, is this machine.

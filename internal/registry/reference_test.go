@@ -34,12 +34,15 @@ func TestParseReference(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "docker://", "UPPER/case", "a b", "a:b:c", "-", "a@sha256:123", "a@sha512:" + strings.Repeat("0a", 64), "a@b@c", "a" + digest + digest,
-		"https://docker.io/debian", "library://sylabs/examples/lolcow", "oras://x/y", "a/../b", "a/./b", "a//b", "a/-b", "a/b.", "registry.lab:5000/", "a\x1b[2J", "registry.lab:port/a",
+		"", "docker://", "UPPER/case", "a b", "a:b:c", "-", "a@sha256:123", "a@sha512:" + strings.Repeat("0a", 64),
+		"a@b@c", "a" + digest + digest,
+		"https://docker.io/debian", "library://sylabs/examples/lolcow", "oras://x/y", "a/../b", "a/./b", "a//b",
+		"a/-b", "a/b.", "registry.lab:5000/", "a\x1b[2J", "registry.lab:port/a",
 		strings.Repeat("a", 300), "a:" + strings.Repeat("a", 129),
 	} {
 		r, err := ParseReference(s)
-		if err == nil || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" || strings.ContainsRune(err.Error(), '\x1b') {
+		if err == nil || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" ||
+			strings.ContainsRune(err.Error(), '\x1b') {
 			t.Errorf("%q: %s, %v", s, r, err)
 		}
 	}
@@ -47,7 +50,8 @@ func TestParseReference(t *testing.T) {
 
 // FuzzParseReference: what is taken comes out the same when it is read again, and leads to a host that can be reached.
 func FuzzParseReference(f *testing.F) {
-	for _, s := range []string{"jp2a", "docker://a/b:c", "localhost:5000/a@sha256:" + strings.Repeat("0", 64), "[::1]:5000/a", "a.b/c:d@e"} {
+	for _, s := range []string{"jp2a", "docker://a/b:c", "localhost:5000/a@sha256:" + strings.Repeat("0", 64),
+		"[::1]:5000/a", "a.b/c:d@e"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -67,7 +71,8 @@ func FuzzParseReference(f *testing.F) {
 
 // FuzzRules: no registries.conf sends an image to a place that is no repository's, or stops the program.
 func FuzzRules(f *testing.F) {
-	f.Add("[[registry]]\nprefix='docker.io'\nlocation='a.b'\n[[registry.mirror]]\nlocation='c.d/e'\n", "docker.io=https://m.example")
+	f.Add("[[registry]]\nprefix='docker.io'\nlocation='a.b'\n[[registry.mirror]]\nlocation='c.d/e'\n",
+		"docker.io=https://m.example")
 	f.Add("[[registry]]\nlocation='quay.io'\nblocked=true", "quay.io/x=localhost:1")
 	ref, err := ParseReference("debian")
 	if err != nil {

@@ -134,7 +134,10 @@ func (r *Remote) resolve(ctx context.Context) (err error) {
 	if r.Image, err = oci.Resolve(ctx, r.document, r.root.Descriptor, r.o.Platform); err != nil {
 		return err
 	}
-	r.Layers = r.Image.Layers(func(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) { return r.fetches.open(ctx, d) })
+	r.Layers = r.Image.Layers(func(ctx context.Context, d v1.Descriptor) (io.ReadCloser,
+		error) {
+		return r.fetches.open(ctx, d)
+	})
 	return nil
 }
 

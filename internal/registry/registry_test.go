@@ -138,7 +138,8 @@ func TestOpen(t *testing.T) {
 		host(s) + "/lab/tool:1.0@" + digest, strings.Replace(host(s), "127.0.0.1", "localhost", 1) + "/lab/tool:1.0",
 	} {
 		r := open(t, ref, options(t))
-		if r.Digest != digest || r.Resolved != digest || r.Platform != "linux/amd64" || !bytes.Equal(r.RawConfig, raw) || len(r.Layers) != 4 {
+		if r.Digest != digest || r.Resolved != digest || r.Platform != "linux/amd64" ||
+			!bytes.Equal(r.RawConfig, raw) || len(r.Layers) != 4 {
 			t.Errorf("%s: %s (%s) for %s with %d layers", ref, r.Digest, r.Resolved, r.Platform, len(r.Layers))
 		}
 		if want := strings.TrimPrefix(ref, "docker://"); r.Reference.String() != want {

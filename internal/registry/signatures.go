@@ -102,7 +102,8 @@ func (b beside) referrers(ctx context.Context, s *source, digest, tag string) (d
 		raw, err = s.list(ctx, digest)
 		return err
 	})
-	if e := status(err); errors.Is(err, errNoList) || (e != nil && slices.Contains([]int{400, 404, 405, 406}, e.Code)) {
+	if e := status(err); errors.Is(err, errNoList) || (e != nil &&
+		slices.Contains([]int{400, 404, 405, 406}, e.Code)) {
 		var doc document
 		doc, err = b.optional(ctx, s, tag)
 		raw = doc.raw
@@ -115,7 +116,8 @@ func (b beside) referrers(ctx context.Context, s *source, digest, tag string) (d
 		return nil, fmt.Errorf("the list of what refers to %s cannot be read: %w", digest, err)
 	}
 	for _, d := range index.Manifests {
-		wanted := strings.HasPrefix(d.ArtifactType, "application/vnd.dev.sigstore.bundle") || slices.Contains(signatureTypes, d.ArtifactType)
+		wanted := strings.HasPrefix(d.ArtifactType, "application/vnd.dev.sigstore.bundle") ||
+			slices.Contains(signatureTypes, d.ArtifactType)
 		if wanted && isDigest(d.Digest.String()) && len(digests) < maxReferrers {
 			digests = append(digests, d.Digest.String())
 		}

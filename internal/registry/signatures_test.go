@@ -83,11 +83,13 @@ func (s signer) tag(t *testing.T, repo, digest string) {
 func (s signer) refer(t *testing.T, repo, digest string) {
 	t.Helper()
 	payload := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"%s"}}],`+
-		`"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, strings.TrimPrefix(digest, "sha256:"))
+		`"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`,
+		strings.TrimPrefix(digest, "sha256:"))
 	const inToto = "application/vnd.in-toto+json"
 	b, err := json.Marshal(map[string]any{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
 		"dsseEnvelope": map[string]any{"payload": []byte(payload), "payloadType": inToto,
-			"signatures": []any{map[string]any{"sig": s.sign(fmt.Sprintf("DSSEv1 %d %s %d %s", len(inToto), inToto, len(payload), payload))}}}})
+			"signatures": []any{map[string]any{"sig": s.sign(fmt.Sprintf("DSSEv1 %d %s %d %s", len(inToto), inToto,
+				len(payload), payload))}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +102,8 @@ func (s signer) refer(t *testing.T, repo, digest string) {
 		t.Fatal(err)
 	}
 	const kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
-	m := raw{SchemaVersion: 2, MediaType: string(types.OCIManifestSchema1), ArtifactType: kind, Subject: v1.Descriptor{Digest: h, MediaType: types.OCIManifestSchema1, Size: 1}}
+	m := raw{SchemaVersion: 2, MediaType: string(types.OCIManifestSchema1), ArtifactType: kind,
+		Subject: v1.Descriptor{Digest: h, MediaType: types.OCIManifestSchema1, Size: 1}}
 	var blobs []v1.Descriptor
 	for _, l := range []v1.Layer{static.NewLayer([]byte("{}"), types.OCIEmptyJSON), static.NewLayer(b, kind)} {
 		d, err := partial.Descriptor(l)
@@ -144,9 +147,10 @@ func TestVerifySignature(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			idx := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{
-				Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}},
-			})
+			idx := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
+				mutate.IndexAddendum{
+					Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}},
+				})
 			return push(t, repo+":"+tag, idx), h.String()
 		}
 		bare := image("bare")
@@ -168,7 +172,8 @@ func TestVerifySignature(t *testing.T) {
 			form cosign.Form
 			says string
 		}{
-			"tag": {cosign.Tag, ""}, "bundle": {cosign.Bundle, ""}, "index": {cosign.Bundle, ""}, "single": {cosign.Tag, ""}, "both": {cosign.Bundle, ""},
+			"tag": {cosign.Tag, ""}, "bundle": {cosign.Bundle, ""}, "index": {cosign.Bundle, ""},
+			"single": {cosign.Tag, ""}, "both": {cosign.Bundle, ""},
 			"other": {"", "of 2 beside the image, none counts"}, "unsigned": {"", "none lies beside the image"},
 		} {
 			r := open(t, repo+":"+tag, options(t))
@@ -178,7 +183,8 @@ func TestVerifySignature(t *testing.T) {
 				if check(t, err, fault.Integrity, c.says); !errors.Is(err, cosign.ErrUnsigned) {
 					t.Errorf("%s: %v", tag, err)
 				}
-			case err != nil || f.Form != c.form || (tag == "index") != (f.Digest == whole) || (tag == "single") != (f.Digest == single):
+			case err != nil || f.Form != c.form || (tag == "index") != (f.Digest == whole) ||
+				(tag == "single") != (f.Digest == single):
 				t.Errorf("%s (lists: %v): %+v, %v", tag, lists, f, err)
 			}
 		}

@@ -42,9 +42,11 @@ func (s *source) connect(ctx context.Context) (*http.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
-	w := &wire{host: s.repo.RegistryStr(), anonymous: s.login.Authenticator == authn.Anonymous, to: s.hosts.to, stall: s.hosts.stall}
+	w := &wire{host: s.repo.RegistryStr(), anonymous: s.login.Authenticator == authn.Anonymous, to: s.hosts.to,
+		stall: s.hosts.stall}
 	rt := transport.NewUserAgent(w, "sealbatch/"+version.String())
-	rt, err := transport.NewWithContext(ctx, s.repo.Registry, s.login.Authenticator, rt, []string{s.repo.Scope(transport.PullScope)})
+	rt, err := transport.NewWithContext(ctx, s.repo.Registry, s.login.Authenticator, rt,
+		[]string{s.repo.Scope(transport.PullScope)})
 	if e, ok := errors.AsType[*StatusError](err); ok && passing(e.Code) {
 		return nil, retry.After(e, e.Wait) // without what https said before http was tried on this machine
 	}
@@ -67,7 +69,8 @@ func (s *source) get(ctx context.Context, path, header, value string) (*http.Res
 	if err != nil {
 		return nil, err
 	}
-	u := url.URL{Scheme: s.repo.Scheme(), Host: s.repo.RegistryStr(), Path: "/v2/" + s.repo.RepositoryStr() + "/" + path}
+	u := url.URL{Scheme: s.repo.Scheme(), Host: s.repo.RegistryStr(), Path: "/v2/" + s.repo.RepositoryStr() +
+		"/" + path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err

@@ -125,7 +125,8 @@ func (w *wire) judge(req *http.Request, resp *http.Response) (*http.Response, er
 	return resp, nil
 }
 
-// passing reports whether a status may be another one soon; 499 and 522 are nginx's and Cloudflare's for a line that broke behind them.
+// passing reports whether a status may be another one soon; 499 and 522 are nginx's and
+// Cloudflare's for a line that broke behind them.
 func passing(code int) bool {
 	return code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code == 499 ||
 		(code >= 500 && code != http.StatusNotImplemented && code != http.StatusHTTPVersionNotSupported)

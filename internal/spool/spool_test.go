@@ -56,7 +56,8 @@ func TestBlobs(t *testing.T) {
 		all.Go(func() {
 			want := random(uint64(i), size)
 			w := s.Create()
-			if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{bytes.NewReader(want)}, make([]byte, 1000+997*i)); err != nil {
+			if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{bytes.NewReader(want)},
+				make([]byte, 1000+997*i)); err != nil {
 				t.Error(err)
 			}
 			b, err := w.Finish()
@@ -74,7 +75,8 @@ func TestBlobs(t *testing.T) {
 				off, n := r.IntN(size+1), r.IntN(3*BlockSize)
 				got := make([]byte, n)
 				n, err := b.ReadAt(got, int64(off))
-				if end := min(off+len(got), size); !bytes.Equal(got[:n], want[off:end]) || (n < len(got)) != errors.Is(err, io.EOF) {
+				if end := min(off+len(got), size); !bytes.Equal(got[:n], want[off:end]) ||
+					(n < len(got)) != errors.Is(err, io.EOF) {
 					t.Errorf("%d bytes at %d of %d: %d, %v", len(got), off, size, n, err)
 				}
 			}
@@ -203,7 +205,8 @@ func TestFull(t *testing.T) {
 	s.f.Close()
 	s.f = full
 	w := s.Create()
-	if n, err := w.Write(random(1, 2*BlockSize)); n != 0 || !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) || fault.Hint(err) == "" {
+	if n, err := w.Write(random(1, 2*BlockSize)); n != 0 || !errors.Is(err, ErrFull) ||
+		!errors.Is(err, syscall.ENOSPC) || fault.Hint(err) == "" {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 	if _, err := w.Finish(); !errors.Is(err, ErrFull) {
