@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/inflate"
 	"github.com/sealbatch/sealbatch/internal/oci"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // vector unpacks the archive NAME.tar.gz that testdata/regenerate had a real program write.
@@ -238,7 +240,11 @@ func (tr tree) image(arch, layer, more string) string {
 }
 
 func called(name string) string {
-	return fmt.Sprintf(`,"annotations":{"org.opencontainers.image.ref.name":%q}`, name)
+	b, err := json.Marshal(map[string]string{refName: name})
+	if err != nil {
+		panic(err)
+	}
+	return `,"annotations":` + string(b)
 }
 
 // layoutOf is a layout with the images list.
@@ -301,6 +307,23 @@ func TestLayouts(t *testing.T) {
 		if err := errors.Join(img.Close(), archive.Close(), byDigest.Close()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestReferenceIsPlain, whatever a file and the image in it are called.
+func TestReferenceIsPlain(t *testing.T) {
+	t.Parallel()
+	tr, _ := aLayout("\x1b[2J" + strings.Repeat("ä", maxReference))
+	path := write(t, "a\nb\xff\x1b.tar", tr.tar(t))
+	img, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := img.Reference; strings.ContainsFunc(r, text.Steers) || len(r) > maxReference || !strings.Contains(r, "/a?b??.tar:?[2Jä") {
+		t.Errorf("%q", r)
+	}
+	if err := img.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -220,7 +220,21 @@ func (s origin) reference(kind, choice string) string {
 	if !s.file {
 		return "docker-daemon:" + s.name
 	}
-	return kind + ":" + s.name + choice
+	return plain(kind + ":" + s.name + choice)
+}
+
+// maxReference bounds what is said of where an image came from, in bytes.
+const maxReference = 2048
+
+// plain returns s as it can stand in documents: names of files, and names in archives, may be anything.
+func plain(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if text.Steers(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	return strings.ToValidUTF8(s[:min(len(s), maxReference)], "")
 }
 
 // pick opens the image that choice means of those in f. The image closes f, which stays open if it fails.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/sealbatch/sealbatch/internal/layers"
@@ -31,9 +32,15 @@ type Base struct {
 	Digest string // "sha256:..."
 }
 
-// Base returns what the manifest says of the image's base.
+// Base returns what the manifest says of the image's base. What is no reference or no digest is left out.
 func (i *Image) Base() Base {
 	const prefix = "org.opencontainers.image.base."
-	a := i.Manifest.Annotations
-	return Base{Name: a[prefix+"name"], Digest: a[prefix+"digest"]}
+	b := Base{Name: i.Manifest.Annotations[prefix+"name"], Digest: i.Manifest.Annotations[prefix+"digest"]}
+	if _, err := name.ParseReference(b.Name); err != nil {
+		b.Name = ""
+	}
+	if _, err := v1.NewHash(b.Digest); err != nil {
+		b.Digest = ""
+	}
+	return b
 }

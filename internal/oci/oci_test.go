@@ -199,6 +199,30 @@ func TestPlatformLeftOut(t *testing.T) {
 	}
 }
 
+// What is said of the base is taken if it is a reference and a digest.
+func TestBase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, digest, wantName, wantDigest string }{
+		{"docker.io/library/debian:12", aHash.String(), "docker.io/library/debian:12", aHash.String()},
+		{"debian\x1b[2J", "sha256:0", "", ""},
+		{"", "", "", ""},
+	} {
+		img := Image{Manifest: &v1.Manifest{Annotations: map[string]string{
+			"org.opencontainers.image.base.name": c.name, "org.opencontainers.image.base.digest": c.digest}}}
+		if got := img.Base(); got != (Base{c.wantName, c.wantDigest}) {
+			t.Errorf("%q: %+v", c.name, got)
+		}
+	}
+}
+
+// Configs of some tools have uname's words.
+func TestPlatformOf(t *testing.T) {
+	t.Parallel()
+	if got := PlatformOf(&v1.ConfigFile{OS: "Linux", Architecture: "x86_64"}, v1.Platform{}); got != "linux/amd64" {
+		t.Error(got)
+	}
+}
+
 // Whatever a registry says, what comes out is what its digest says and is for the platform.
 func FuzzResolve(f *testing.F) {
 	b := blobs{}

@@ -103,7 +103,10 @@ func platformString(p v1.Platform) string {
 // PlatformOf returns what a config says of its platform. What it leaves out, as some
 // old ones do, is taken to be what is wanted.
 func PlatformOf(c *v1.ConfigFile, want v1.Platform) string {
-	p := v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}
+	p := v1.Platform{OS: strings.ToLower(c.OS), Architecture: strings.ToLower(c.Architecture), Variant: strings.ToLower(c.Variant)}
+	if goes, ok := machines[p.Architecture]; ok {
+		p.Architecture = goes
+	}
 	if p.OS == "" {
 		p.OS = want.OS
 	}
