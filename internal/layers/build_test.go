@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -53,7 +54,6 @@ func (m member) pax(k, v string) member {
 
 // pack returns the tar of members.
 func pack(t testing.TB, members ...member) []byte {
-	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, m := range members {
@@ -145,6 +145,12 @@ func listing(t testing.TB, tree *Tree) string {
 		contents[n] = string(b)
 		return err
 	}))
+	return listed(t, tree.Root, contents)
+}
+
+// listed is a listing of a tree, with the contents of its files.
+func listed(t testing.TB, root *squashfs.Node, contents map[*squashfs.Node]string) string {
+	t.Helper()
 	var out strings.Builder
 	names := map[*squashfs.Node]string{}
 	var walk func(path string, n *squashfs.Node)
@@ -175,13 +181,13 @@ func listing(t testing.TB, tree *Tree) string {
 			}
 		}
 	}
-	walk("", tree.Root)
+	walk("", root)
 	return out.String()
 }
 
 func must(t testing.TB, err error) {
-	t.Helper()
 	if err != nil {
+		t.Helper()
 		t.Fatal(err)
 	}
 }
@@ -201,4 +207,13 @@ func headerOf(kind byte) tar.Header {
 func zstded(b []byte) []byte {
 	w, _ := zstd.NewWriter(nil)
 	return w.EncodeAll(b, nil)
+}
+
+func (m member) at(t time.Time) member { m.ModTime, m.Format = t, tar.FormatPAX; return m }
+
+func readFile(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	must(t, err)
+	return b
 }

@@ -3,6 +3,7 @@ package layers
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 )
@@ -33,28 +34,28 @@ type Error struct {
 
 // Error returns one sentence with the layer and the name.
 func (e *Error) Error() string {
-	s := fmt.Sprintf("layer %d of %d (%s): ", e.Layer, e.Layers, Short(e.Digest))
-	if e.Path != "" {
-		s += quoted(e.Path) + " "
+	return fmt.Sprintf("layer %d of %d (%s): %s", e.Layer, e.Layers, Short(e.Digest), sentence(e.Path, e.Text, e.Cause))
+}
+
+// sentence returns what is wrong with what.
+func sentence(path, text string, cause error) string {
+	if path != "" {
+		text = quoted(path) + " " + text
 	}
 	switch {
-	case e.Text == "":
-		return s + e.Cause.Error()
-	case e.Cause != nil:
-		return s + e.Text + ": " + e.Cause.Error()
+	case text == "":
+		return cause.Error()
+	case cause != nil:
+		return text + ": " + cause.Error()
 	}
-	return s + e.Text
+	return text
 }
 
 // Unwrap returns the kind and the cause.
-func (e *Error) Unwrap() []error {
-	var errs []error
-	for _, err := range []error{e.Kind, e.Cause} {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
+func (e *Error) Unwrap() []error { return both(e.Kind, e.Cause) }
+
+func both(errs ...error) []error {
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
 // quoted returns a name of any bytes and length for people.
@@ -81,7 +82,9 @@ type problem struct {
 	path, text  string
 }
 
-func (p *problem) Error() string { return p.text }
+func (p *problem) Error() string { return sentence(p.path, p.text, p.cause) }
+
+func (p *problem) Unwrap() []error { return both(p.kind, p.cause) }
 
 // refuse returns a problem of an entry.
 func refuse(kind error, path, format string, args ...any) error {
