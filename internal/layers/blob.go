@@ -174,7 +174,8 @@ func newSum(digest string) (*sum, error) {
 	case "sha512":
 		h = sha512.New()
 	}
-	if raw, err := hex.DecodeString(digits); h == nil || err != nil || len(raw) != h.Size() || strings.ToLower(digits) != digits {
+	raw, err := hex.DecodeString(digits)
+	if h == nil || err != nil || len(raw) != h.Size() || strings.ToLower(digits) != digits {
 		return nil, refuse(ErrFormat, "", "%s is no digest that can be checked (sha256 and sha512 are)", quoted(digest))
 	}
 	return &sum{h, digits}, nil

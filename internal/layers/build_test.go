@@ -201,7 +201,8 @@ func merged(t testing.TB, layers ...Layer) *Tree {
 
 // headerOf is a global header of pax that says something of all members.
 func headerOf(kind byte) tar.Header {
-	return tar.Header{Typeflag: kind, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x", "path": "all/the/same"}}
+	return tar.Header{Typeflag: kind, Name: "pax_global_header",
+		PAXRecords: map[string]string{"comment": "x", "path": "all/the/same"}}
 }
 
 func zstded(b []byte) []byte {

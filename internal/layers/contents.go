@@ -9,10 +9,11 @@ import (
 	"github.com/sealbatch/sealbatch/internal/squashfs"
 )
 
-// Contents reads the layers again, in order, and hands over the content of each file that is in the tree, and not empty,
-// once. each need not read it to its end. Nothing of what was handed over may be used if Contents returns an error:
-// digests are known at a layer's end. ErrChanged is that of a layer that is not what Merge read.
-func (t *Tree) Contents(ctx context.Context, each func(n *squashfs.Node, r io.Reader, size int64) error) error {
+// Contents reads the layers again, in order, and hands over the content of each file that Merge left in the tree, and
+// that is not empty, once. each need not read it to its end; its error is returned as it is. Nothing of what was handed
+// over may be used if Contents returns an error: digests are known at a layer's end. ErrChanged is that of a layer that
+// is not what Merge read.
+func (t *Tree) Contents(ctx context.Context, each takes) error {
 	left := t.sources
 	for i := range t.layers {
 		n := 0
@@ -30,8 +31,11 @@ func (t *Tree) Contents(ctx context.Context, each func(n *squashfs.Node, r io.Re
 	return nil
 }
 
+// takes is what takes a content.
+type takes = func(n *squashfs.Node, r io.Reader, size int64) error
+
 // contentsOf hands over the contents in one layer.
-func (t *Tree) contentsOf(ctx context.Context, i int, want []source, each func(*squashfs.Node, io.Reader, int64) error) error {
+func (t *Tree) contentsOf(ctx context.Context, i int, want []source, each takes) error {
 	fail := func(err error) error { return located(changed(err), i, t.layers) }
 	b, err := openBlob(ctx, t.layers[i], atMost(t.read[i].stored), atMost(t.read[i].plain))
 	if err != nil {

@@ -8,8 +8,8 @@
 //	           layer 2                                                           ...
 //
 // What the layers mean is the image specification's layer.md; where that is silent, what umoci does, with which
-// Apptainer unpacks images, and overlayfs (docs/images.md, "From layers to a tree"). Layers are hostile input: all that they
-// can make large is bounded (Limits), names never lead out of the image, and no name of them touches a file system.
+// Apptainer unpacks images (docs/images.md, "From layers to a tree"). Layers are hostile input: all that they can make
+// large is bounded (Limits), names never lead out of the image, and none of them touches a file system.
 package layers
 
 import (

@@ -6,8 +6,8 @@ import (
 	"github.com/sealbatch/sealbatch/internal/inflate"
 )
 
-// The media types of layers: those of the OCI's image specification 1.1, and Docker's (image manifest version 2, schema 2;
-// zstd as containerd writes it).
+// The media types of layers: those of the OCI's image specification 1.1, and Docker's (image manifest version 2,
+// schema 2; zstd as containerd writes it).
 var mediaTypes = map[string]inflate.Format{
 	"application/vnd.oci.image.layer.v1.tar":            inflate.None,
 	"application/vnd.oci.image.layer.v1.tar+gzip":       inflate.Gzip,
@@ -27,11 +27,11 @@ func CheckMediaType(mediaType string) error {
 	case strings.HasSuffix(mediaType, "+encrypted"):
 		return refuse(ErrEncrypted, "", "it is encrypted (%s)", quoted(mediaType))
 	case strings.Contains(mediaType, ".nondistributable.") || strings.Contains(mediaType, ".rootfs.foreign."):
-		return refuse(ErrForeign, "", "it is a layer that may not be distributed, and that registries and archives do not hold (%s)",
+		return refuse(ErrForeign, "", "it may not be distributed, so that registries and archives do not hold it (%s)",
 			quoted(mediaType))
 	}
-	return refuse(ErrMediaType, "", "it is of the unknown kind %s; tar archives are read, plain or compressed with gzip or zstd",
-		quoted(mediaType))
+	return refuse(ErrMediaType, "", "it is of the unknown kind %s; tar archives are read, plain, or compressed with "+
+		"gzip or zstd", quoted(mediaType))
 }
 
 // tarMagic is where the headers of all tar archives of this century have "ustar" (POSIX ustar, pax, GNU tar).

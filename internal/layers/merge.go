@@ -237,14 +237,16 @@ func (m *merger) put(dir *squashfs.Node, name string, n *squashfs.Node) error {
 // keep counts bytes that stay in memory.
 func (m *merger) keep(path string, n int) error {
 	if m.names += int64(n) + entryCost; m.names > m.lim.Names {
-		return refuse(ErrTooLarge, path, "is too much: names, link targets and attributes of the image have more than %d bytes", m.lim.Names)
+		return refuse(ErrTooLarge, path, "is too much: names, link targets and attributes have more than %d bytes", m.lim.Names)
 	}
 	return nil
 }
 
 // impliedDir returns a directory as nothing describes it.
 func impliedDir() *squashfs.Node {
-	return &squashfs.Node{Mode: squashfs.TypeDirectory | 0o755, Mtime: time.Unix(0, 0), Entries: map[string]*squashfs.Node{}}
+	n := &squashfs.Node{Mode: squashfs.TypeDirectory | 0o755, Mtime: time.Unix(0, 0)}
+	n.Entries = map[string]*squashfs.Node{}
+	return n
 }
 
 // describe gives a directory the attributes of another.

@@ -131,7 +131,8 @@ func (m *merger) xattrs(n *squashfs.Node, h *tar.Header) error {
 			continue
 		}
 		if total += len(name) + len(value); len(name) > maxName || total > maxXattr {
-			return refuse(ErrTooLarge, h.Name, "has more than %d bytes of extended attributes, or one with a name beyond %d", maxXattr, maxName)
+			return refuse(ErrTooLarge, h.Name, "has more than %d bytes of extended attributes, or one with a name beyond %d",
+				maxXattr, maxName)
 		}
 		if n.Xattrs == nil {
 			n.Xattrs = map[string][]byte{}
@@ -144,8 +145,8 @@ func (m *merger) xattrs(n *squashfs.Node, h *tar.Header) error {
 	return m.keep(h.Name, total)
 }
 
-// overlayXattrs are attributes of users by which overlay file systems steer what lies below (kernel, Documentation/filesystems/
-// overlayfs.rst; fuse-overlayfs). A runtime mounts such over the image, and must not be steered by it.
+// overlayXattrs are attributes of users by which overlay file systems are steered from below (overlayfs.rst of the
+// kernel; fuse-overlayfs). A runtime mounts such over the image, and the image must not steer it.
 var overlayXattrs = []string{"user.overlay.", "user.fuseoverlayfs.", "user.containers."}
 
 // keepsXattr reports whether an extended attribute goes into the image: those of users do. Others are privileges, which

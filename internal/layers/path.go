@@ -8,8 +8,9 @@ import (
 	"github.com/sealbatch/sealbatch/internal/squashfs"
 )
 
-// split takes the name of an entry apart, as tar and Docker understand it: from the image's root, whether it is absolute or
-// not, "." and empty parts passed over, and ".." taken by the text. What leads out of the root is refused.
+// split takes the name of an entry apart, as tar and Docker understand it: from the image's root, whether it is absolute
+// or not, "." and empty parts passed over, and ".." taken by the text. What leads out of the root is refused. The result
+// uses the memory of parts.
 func split(parts []string, name string, lim Limits) ([]string, error) {
 	if len(name) > lim.Path {
 		return nil, refuse(ErrTooLarge, name, "has a path of %d bytes; %d are taken", len(name), lim.Path)
@@ -51,8 +52,8 @@ var (
 )
 
 // walk returns the directories that lead from the root to the directory that parts name, both included. Symbolic links
-// are followed inside the root, as a process would whose root directory that is: absolute targets begin there, and ".." leads
-// back, but never further than the root. A name that does not exist is passed as if it were a directory, so that links
+// are followed inside the root, as a process would whose root directory that is: absolute targets begin there, and ".."
+// leads back, but never further than the root. A name that does not exist is passed as if it were a directory, so that links
 // into what is still to be made lead there.
 func walk(root *squashfs.Node, parts []string, lim Limits) ([]step, error) {
 	way := make([]step, 1, len(parts)+1)

@@ -152,11 +152,13 @@ func unpackedByUmoci(t *testing.T, layers [][]byte) string {
 	for _, b := range layers {
 		descs, ids = append(descs, put(ociTar, b)), append(ids, digestOf(b))
 	}
-	config := put("application/vnd.oci.image.config.v1+json", encode(desc{"architecture": "amd64", "os": "linux", "config": desc{},
-		"rootfs": desc{"type": "layers", "diff_ids": ids}}))
-	manifest := put("application/vnd.oci.image.manifest.v1+json", encode(desc{"schemaVersion": 2, "config": config, "layers": descs}))
+	config := put("application/vnd.oci.image.config.v1+json", encode(desc{"architecture": "amd64", "os": "linux",
+		"config": desc{}, "rootfs": desc{"type": "layers", "diff_ids": ids}}))
+	manifest := put("application/vnd.oci.image.manifest.v1+json",
+		encode(desc{"schemaVersion": 2, "config": config, "layers": descs}))
 	manifest["annotations"] = desc{"org.opencontainers.image.ref.name": "x"}
-	must(t, os.WriteFile(filepath.Join(image, "index.json"), encode(desc{"schemaVersion": 2, "manifests": []desc{manifest}}), 0o644))
+	index := encode(desc{"schemaVersion": 2, "manifests": []desc{manifest}})
+	must(t, os.WriteFile(filepath.Join(image, "index.json"), index, 0o644))
 	must(t, os.WriteFile(filepath.Join(image, "oci-layout"), []byte(`{"imageLayoutVersion": "1.0.0"}`), 0o644))
 	args := []string{"raw", "unpack", "--image", image + ":x", root}
 	if os.Geteuid() != 0 {
