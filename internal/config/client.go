@@ -22,6 +22,7 @@ type Client struct {
 	Trust         Trust
 	Job           Job
 	Policy        Policy
+	Registry      Registry
 }
 
 // Service is [hpcs-server]: the key service.
@@ -80,6 +81,11 @@ type Job struct {
 // Policy is [policy]: what is demanded of jobs where a flag does not say otherwise.
 type Policy struct {
 	Network string // "none", or "any" or "" for no demand
+}
+
+// Registry is [registry]: how container images are fetched.
+type Registry struct {
+	Mirrors []string // REGISTRY=MIRROR, as in docker.io=https://mirror.example/hub; asked in this order
 }
 
 // DefaultSealTime is how long before its time limit a job stops and seals its results.
@@ -156,7 +162,8 @@ func clientSchema(f *file, c *Client) schema {
 		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
 		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
 			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), secondsKey("seal-time", &c.Job.SealTime)},
-		"policy": {oneOfKey("network", &c.Policy.Network, "any", "none")},
+		"policy":   {oneOfKey("network", &c.Policy.Network, "any", "none")},
+		"registry": {linesKey("mirror", &c.Registry.Mirrors)},
 	}}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +76,9 @@ recipients =
     who.txt
 [job]
 seal-time = 2m
+[registry]
+mirror = docker.io=https://mirror.example/hub
+mirror = quay.io=https://mirror.example/quay
 `)
 	c, err := LoadClient(p)
 	if err != nil {
@@ -97,6 +101,9 @@ seal-time = 2m
 	}
 	if c.Job.SealTime != 2*time.Minute {
 		t.Errorf("seal-time %v", c.Job.SealTime)
+	}
+	if want := []string{"docker.io=https://mirror.example/hub", "quay.io=https://mirror.example/quay"}; !slices.Equal(c.Registry.Mirrors, want) {
+		t.Errorf("mirrors %q", c.Registry.Mirrors)
 	}
 }
 

@@ -8,7 +8,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,5 +149,28 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s is called %s", ref, r.Reference)
 		}
 		readAll(t, r)
+	}
+}
+
+// TestProxy: where the environment names a proxy, all goes through it.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	push(t, host(s)+"/lab/tool", picture(t, 2, 1000))
+	var asked atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodConnect { // https is tried first, and not spoken here
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		asked.Add(1)
+		(&httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}}).ServeHTTP(w, req)
+	}))
+	defer proxy.Close()
+	o := options(t)
+	o.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
+	readAll(t, open(t, host(s)+"/lab/tool", o))
+	if asked.Load() != 1+1+1+2 { // greeting, manifest, config, layers
+		t.Errorf("%d requests by the proxy", asked.Load())
 	}
 }
