@@ -32,8 +32,8 @@ func newEncoder(c Compression, level int) (encoder, error) {
 		if level == 0 {
 			level = 3
 		}
-		if level < 1 || level > 22 {
-			return nil, fmt.Errorf("squashfs: zstd has levels 1 to 22, not %d", level)
+		if level < 1 || level > 9 {
+			return nil, fmt.Errorf("squashfs: zstd has levels 1 to 9 here, not %d", level)
 		}
 		return newZstdEncoder(level)
 	}

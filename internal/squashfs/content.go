@@ -36,6 +36,7 @@ type beginning struct {
 // store takes contents in: whole blocks go to the pipeline, what is left to the open fragment.
 type store struct {
 	pipe  *pipeline
+	limit int64 // maxHeld
 	known map[digest]*Content
 	begun map[beginning]struct{} // of files that have whole blocks
 
@@ -52,7 +53,7 @@ var (
 )
 
 func newStore(p *pipeline) *store {
-	return &store{pipe: p, known: map[digest]*Content{}, begun: map[beginning]struct{}{}, rest: make([]byte, blockSize),
+	return &store{pipe: p, limit: maxHeld, known: map[digest]*Content{}, begun: map[beginning]struct{}{}, rest: make([]byte, blockSize),
 		fragment: p.get()}
 }
 
@@ -111,7 +112,7 @@ func (s *store) read(r io.Reader, c *Content) (*block, digest, error) {
 func (s *store) mayBeKnown(b beginning) bool {
 	_, known := s.begun[b]
 	s.begun[b] = struct{}{}
-	return known && b.size <= maxHeld
+	return known && b.size <= s.limit
 }
 
 // settle ends a file: it is one that the image has, or what was held back of it and the rest are stored.

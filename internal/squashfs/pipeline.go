@@ -101,29 +101,37 @@ func (p *pipeline) send(to chan<- *block, b *block) error {
 	}
 }
 
+// receive reports false when there will be nothing more, or everything has been stopped.
+func receive[T any](p *pipeline, from <-chan T) (v T, ok bool) {
+	select {
+	case v, ok = <-from:
+		return v, ok
+	case <-p.ctx.Done():
+		return v, false
+	}
+}
+
 func (p *pipeline) compress(e encoder) {
 	for {
-		select {
-		case b, ok := <-p.work:
-			if !ok {
-				return
-			}
-			var err error
-			b.packed, err = e.encode(b.packed, b.raw)
-			b.ready <- err
-		case <-p.ctx.Done():
+		b, ok := receive(p, p.work)
+		if !ok {
 			return
 		}
+		var err error
+		b.packed, err = e.encode(b.packed, b.raw)
+		b.ready <- err
 	}
 }
 
 // write writes the blocks in their order, and notes in their files and in the fragment table where they are.
 func (p *pipeline) write() {
-	for b := range p.order {
-		var err error
-		select {
-		case err = <-b.ready:
-		case <-p.ctx.Done():
+	for {
+		b, ok := receive(p, p.order)
+		if !ok {
+			return
+		}
+		err, ok := receive(p, b.ready)
+		if !ok {
 			return
 		}
 		if err == nil {

@@ -20,13 +20,14 @@ const (
 // Options say how an image is written.
 type Options struct {
 	Compression Compression
-	Level       int       // of the compressor; 0: 6 of Gzip's 1 to 9, 3 of Zstd's 1 to 22
-	Workers     int       // goroutines that compress; 0: one for each processor, at most 16
+	Level       int       // 1 to 9; 0: 6 with Gzip, 3 with Zstd, whose higher ones take 50 MiB a worker
+	Workers     int       // goroutines that compress; 0: one for each processor, at most 8
 	MTime       time.Time // of the image as a whole
 }
 
-// maxWorkers bounds the memory for encoders and blocks on way, some 2 MiB each.
-const maxWorkers = 16
+// maxWorkers bounds the memory for encoders and for blocks on their way, 2 to 8 MiB a worker. Eight compress faster than
+// contents can be had.
+const maxWorkers = 8
 
 // Writer writes one image. Its methods are not for several goroutines at once.
 type Writer struct {
