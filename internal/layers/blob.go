@@ -41,15 +41,12 @@ func openBlob(ctx context.Context, l Layer, compressed, uncompressed func(int64)
 	}
 	b.stored.r = b.rc
 	b.stored.count = func(n int64) error {
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case l.Size >= 0 && b.stored.n > l.Size:
+		if l.Size >= 0 && b.stored.n > l.Size {
 			return refuse(ErrDigest, "", "it is longer than the %d bytes that the image says", l.Size)
 		}
-		return compressed(n)
+		return errors.Join(context.Cause(ctx), compressed(n))
 	}
-	b.plain.count = uncompressed
+	b.plain.count = func(n int64) error { return errors.Join(context.Cause(ctx), uncompressed(n)) }
 	begin := bufio.NewReaderSize(&b.stored, 256<<10)
 	first, err := begin.Peek(512)
 	if err != nil && err != io.EOF {

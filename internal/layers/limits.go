@@ -14,7 +14,7 @@ type Limits struct {
 	Names   int64 // bytes of names, link targets and attributes, which are held in memory: 256 MiB
 	Bytes   int64 // of the layers uncompressed, holes of sparse files counted, and compressed as well: 1 TiB
 	Ratio   int64 // of uncompressed to compressed bytes, beyond Slack: 200
-	Slack   int64 // uncompressed bytes from which on Ratio is looked at: 8 GiB
+	Slack   int64 // uncompressed bytes from which on Ratio is looked at: 4 GiB
 	Path    int   // bytes of a path: 4095, Linux's PATH_MAX without its zero
 	Depth   int   // of directories: 1000
 }
@@ -35,7 +35,7 @@ func (l Limits) withDefaults() Limits {
 	l.Names = cmp.Or(l.Names, 256<<20)
 	l.Bytes = cmp.Or(l.Bytes, 1<<40)
 	l.Ratio = cmp.Or(l.Ratio, 200)
-	l.Slack = cmp.Or(l.Slack, 8<<30)
+	l.Slack = cmp.Or(l.Slack, 4<<30)
 	l.Path = cmp.Or(l.Path, 4095)
 	l.Depth = cmp.Or(l.Depth, 1000)
 	return l

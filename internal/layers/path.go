@@ -91,7 +91,9 @@ func walk(root *squashfs.Node, parts []string, lim Limits) ([]step, error) {
 			if strings.HasPrefix(child.Target, "/") {
 				way = way[:1]
 			}
-			parts = append(strings.Split(child.Target, "/"), parts...)
+			if parts = append(strings.Split(child.Target, "/"), parts...); len(parts) > maxSteps {
+				return nil, errLoop
+			}
 		default:
 			way = append(way, step{name: name, inWay: child})
 		}

@@ -42,16 +42,16 @@ func (d Dropped) String() string {
 		n         int
 		one, many string
 	}{
-		{d.Devices, "device node", "device nodes"},
-		{d.FIFOs, "named pipe", "named pipes"},
-		{d.SetID, "set of set-uid and set-gid bits", "sets of set-uid and set-gid bits"},
-		{d.Xattrs, "file's privileged or foreign attributes", "files' privileged or foreign attributes"},
+		{d.Devices, "1 device node", "%d device nodes"},
+		{d.FIFOs, "1 named pipe", "%d named pipes"},
+		{d.SetID, "the set-uid or set-gid bits of 1 file", "the set-uid or set-gid bits of %d files and directories"},
+		{d.Xattrs, "extended attributes of 1 file", "extended attributes of %d files and directories"},
 	} {
 		switch {
 		case c.n == 1:
-			parts = append(parts, "1 "+c.one)
+			parts = append(parts, c.one)
 		case c.n > 1:
-			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.many))
+			parts = append(parts, fmt.Sprintf(c.many, c.n))
 		}
 	}
 	return strings.Join(parts, ", ")

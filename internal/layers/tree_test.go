@@ -57,8 +57,8 @@ func TestAttributes(t *testing.T) {
 	if want := (Dropped{Devices: 1, FIFOs: 2, SetID: 1, Xattrs: 3}); tree.Dropped != want {
 		t.Errorf("%+v; want %+v", tree.Dropped, want)
 	}
-	if got := tree.Dropped.String(); got != "1 device node, 2 named pipes, 1 set of set-uid and set-gid bits, "+
-		"3 files' privileged or foreign attributes" {
+	if got := tree.Dropped.String(); got != "1 device node, 2 named pipes, the set-uid or set-gid bits of 1 file, "+
+		"extended attributes of 3 files and directories" {
 		t.Error(got)
 	}
 	if tree.Bytes != 4 || tree.Files != 8 || tree.Dirs != 3 {
