@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/config"
@@ -126,30 +125,21 @@ func (l localService) call(ctx context.Context, method, path string, out any) er
 }
 
 func listAccounts(a *app, all []keyserver.AccountInfo) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ACCOUNT\tID\tKEYS")
+	table := ui.NewTable(ui.Column{Head: "ACCOUNT", Wrap: true}, ui.Column{Head: "ID"}, ui.Column{Head: "KEYS", Wrap: true})
 	for _, info := range all {
 		keys := fmt.Sprint(len(info.Keys))
 		if len(info.Keys) == 0 {
 			keys = "none: not enrolled"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", text.Printable(info.Name), info.ID, keys)
+		table.Row(info.Name, info.ID, keys)
 	}
-	return w.Flush()
+	return table.Print(a.stdout)
 }
 
 // showAccount prints one line for each thing, which begins with what it is.
 func showAccount(a *app, info keyserver.AccountInfo) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	row := func(words ...string) {
-		for i, s := range words {
-			if i > 0 {
-				fmt.Fprint(w, "\t")
-			}
-			fmt.Fprint(w, text.Printable(s))
-		}
-		fmt.Fprintln(w)
-	}
+	table := ui.NewTable(ui.Column{})
+	row := table.Row
 	state := func(withheld string) string {
 		if withheld != "" {
 			return "counts no more: " + withheld
@@ -175,5 +165,5 @@ func showAccount(a *app, info keyserver.AccountInfo) error {
 	for _, t := range info.Tokens {
 		row("token", t.ID, "for "+t.Manifest, "asked for with "+t.Key, "until "+date(t.Expires), state(t.Withheld))
 	}
-	return w.Flush()
+	return table.Print(a.stdout)
 }

@@ -69,6 +69,7 @@ func printFinding(w io.Writer, f doctor.Finding) {
 	case f.Warn:
 		mark = "--"
 	}
+	w = ui.Hanging(w, 4)
 	fmt.Fprintf(w, "%s  %s: %s\n", mark, f.What, text.Printable(f.Detail))
 	if f.Fix != "" {
 		fmt.Fprintf(w, "    fix: %s\n", text.Printable(f.Fix))

@@ -10,7 +10,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -194,6 +193,9 @@ func (c *client) ofCluster(ctx context.Context, p *manifest.Policy) error {
 	return nil
 }
 
+// shownID is how many digits of a volume's id a narrow terminal shows: enough to name it by.
+const shownID = 12
+
 // minIDPrefix is how many digits of a volume's id name it, if no other's begins with them.
 const minIDPrefix = 4
 
@@ -280,16 +282,18 @@ func state(s keyapi.SecretEntry) string {
 }
 
 func listSecrets(a *app, all iter.Seq2[keyapi.SecretEntry, error]) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VOLUME\tNAME\tFILE\tKIND\tSIZE\tCREATED\tRELEASED\tSTATE")
+	table := ui.NewTable(ui.Column{Head: "VOLUME", Short: shownID}, ui.Column{Head: "NAME", Wrap: true},
+		ui.Column{Head: "FILE", Wrap: true, Drop: 1}, ui.Column{Head: "KIND", Drop: 3}, ui.Column{Head: "SIZE", Drop: 2},
+		ui.Column{Head: "CREATED", Short: len(time.DateOnly)}, ui.Column{Head: "RELEASED", Drop: 4},
+		ui.Column{Head: "STATE", Wrap: true})
 	for s, err := range all {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.VolumeID, text.Printable(s.Name), text.Printable(s.File), text.Printable(string(s.Kind)), text.Size(s.Size),
-			s.Created.Local().Format(time.DateTime), s.Released, state(s))
+		table.Row(s.VolumeID, s.Name, s.File, string(s.Kind), text.Size(s.Size), s.Created.Local().Format(time.DateTime),
+			fmt.Sprint(s.Released), state(s))
 	}
-	return w.Flush()
+	return table.Print(a.stdout)
 }
 
 // policyField is a part of a policy in words. An empty value is the default, which
@@ -328,8 +332,8 @@ func policyFields(p manifest.Policy) []policyField {
 }
 
 func showSecret(a *app, s keyapi.SecretInfo) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { fmt.Fprintf(w, "%s\t%s\n", name, text.Printable(value)) }
+	table := ui.NewTable(ui.Column{}, ui.Column{Wrap: true})
+	row := func(name, value string) { table.Row(name, value) }
 	row("volume", s.VolumeID)
 	row("name", s.Name)
 	row("file", s.File)
@@ -343,5 +347,5 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 			row(f.name, cmp.Or(f.value, f.without))
 		}
 	}
-	return w.Flush()
+	return table.Print(a.stdout)
 }

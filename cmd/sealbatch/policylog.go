@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -16,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/names"
 	"github.com/sealbatch/sealbatch/internal/text"
+	"github.com/sealbatch/sealbatch/internal/ui"
 )
 
 // volumeLog is the history of one version of a volume.
@@ -99,8 +99,10 @@ func (l volumeLog) since() time.Time {
 // print writes a table. What others chose is made harmless for the terminal.
 func (l volumeLog) print(out io.Writer) error {
 	fmt.Fprintf(out, "%s %s, %s\n", l.VolumeID, called(keyapi.SecretEntry{Name: l.Name, File: l.File}), l.State)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TIME\tEVENT\tACCOUNT\tUSER\tJOB\tNODE\tEVIDENCE\tDETAILS")
+	table := ui.NewTable(ui.Column{Head: "TIME", Short: len("2006-01-02 15:04")}, ui.Column{Head: "EVENT"},
+		ui.Column{Head: "ACCOUNT", Wrap: true},
+		ui.Column{Head: "USER", Wrap: true}, ui.Column{Head: "JOB", Wrap: true}, ui.Column{Head: "NODE", Wrap: true},
+		ui.Column{Head: "EVIDENCE", Drop: 1}, ui.Column{Head: "DETAILS", Wrap: true})
 	shown := 0
 	for _, e := range l.Entries {
 		if e.Event == keyapi.LogReleased {
@@ -111,13 +113,10 @@ func (l volumeLog) print(out io.Writer) error {
 			if i == 0 {
 				row = []string{e.Time.Local().Format(time.DateTime), e.Event, e.Account, e.User, jobOf(e), e.Node, evidenceOf(e), detail}
 			}
-			for i := range row {
-				row[i] = text.Printable(strings.ReplaceAll(row[i], "\n", " "))
-			}
-			fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+			table.Row(row...)
 		}
 	}
-	if err := w.Flush(); err != nil {
+	if err := table.Print(out); err != nil {
 		return err
 	}
 	if more := l.Released - shown; more > 0 {

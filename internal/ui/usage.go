@@ -86,9 +86,12 @@ func (d *def) longest() (name string) {
 }
 
 // Fitted returns a writer of whole lines to w that breaks those that do not fit, if w is an Output on a terminal; else w.
-func Fitted(w io.Writer) io.Writer {
+func Fitted(w io.Writer) io.Writer { return Hanging(w, 0) }
+
+// Hanging is Fitted, and indents what follows by so much more than the line.
+func Hanging(w io.Writer, by int) io.Writer {
 	if t, ok := w.(interface{ Columns() int }); ok && t.Columns() > 0 {
-		return &wrapper{w, t.Columns()}
+		return &wrapper{w, t.Columns(), by}
 	}
 	return w
 }
@@ -97,18 +100,19 @@ func Fitted(w io.Writer) io.Writer {
 type wrapper struct {
 	w       io.Writer
 	columns int
+	hang    int
 }
 
 func (w *wrapper) Write(p []byte) (int, error) {
 	for line := range strings.Lines(string(p)) {
-		if _, err := io.WriteString(w.w, wrap(strings.TrimSuffix(line, "\n"), w.columns)+"\n"); err != nil {
+		if _, err := io.WriteString(w.w, wrap(strings.TrimSuffix(line, "\n"), w.columns, w.hang)+"\n"); err != nil {
 			return 0, err
 		}
 	}
 	return len(p), nil
 }
 
-func wrap(line string, columns int) string {
+func wrap(line string, columns, hang int) string {
 	margin := line[:len(line)-len(strings.TrimLeft(line, " "))]
 	if text.Width(line) <= columns {
 		return line
@@ -116,13 +120,14 @@ func wrap(line string, columns int) string {
 	var b strings.Builder
 	at := len(margin)
 	b.WriteString(margin)
+	next := margin + strings.Repeat(" ", hang)
 	for i, word := range strings.Fields(line) {
 		switch width := text.Width(word); {
 		case i == 0:
 			at += width
 		case at+1+width > columns:
-			b.WriteString("\n" + margin)
-			at = len(margin) + width
+			b.WriteString("\n" + next)
+			at = len(next) + width
 		default:
 			b.WriteString(" ")
 			at += 1 + width
