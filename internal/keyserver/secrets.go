@@ -15,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/service"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 const (
@@ -59,8 +60,8 @@ func nameKey(account, kind, name string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// notInNames reports whether a file's name cannot hold a rune.
-func notInNames(r rune) bool { return r < ' ' || r == 0x7f || r == '/' }
+// notInNames reports whether a volume's name cannot hold a rune: what no file's name holds, and what steers a terminal.
+func notInNames(r rune) bool { return r == '/' || text.Steers(r) }
 
 func isFileName(s string) bool {
 	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, notInNames)

@@ -3,6 +3,7 @@ package text
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Printable escapes everything in s that could steer a terminal, except line ends, which it indents.
@@ -30,6 +31,5 @@ func Printable(s string) string {
 // Steers reports whether a terminal may take r for more than a character: controls, directions of writing, and what is no
 // valid UTF-8.
 func Steers(r rune) bool {
-	return r < 0x20 || (r >= 0x7f && r < 0xa0) || r == 0xfffd ||
-		(r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069)
+	return r < 0x20 || (r >= 0x7f && r < 0xa0) || r == unicode.ReplacementChar || unicode.Is(unicode.Bidi_Control, r)
 }
