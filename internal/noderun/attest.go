@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/evidence"
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 )
@@ -67,11 +69,20 @@ func (s serviceKeys) client(ctx context.Context, to manifest.Service, relay evid
 	})
 }
 
+// as returns err as one of a kind, whose words it does not say twice.
+func as(kind, err error) error {
+	is := fmt.Errorf("%w: %w", kind, err)
+	if said := err.Error(); strings.HasPrefix(said+": ", kind.Error()+": ") {
+		return fault.Reword(is, said)
+	}
+	return is
+}
+
 // keyError returns an error of the clients with the meaning that it has here.
 func keyError(err error) error {
 	// First: it comes wrapped as an attestation error.
 	if _, ok := errors.AsType[*evidence.UnavailableError](err); ok {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return as(ErrUnreachable, err)
 	}
 	for _, m := range []struct{ from, to error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
@@ -80,8 +91,8 @@ func keyError(err error) error {
 		{keyclient.ErrBadRequest, ErrAttestation},
 	} {
 		if errors.Is(err, m.from) {
-			return fmt.Errorf("%w: %w", m.to, err)
+			return as(m.to, err)
 		}
 	}
-	return fmt.Errorf("%w: %w", ErrKeyRefused, err)
+	return as(ErrKeyRefused, err)
 }

@@ -145,5 +145,8 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 		if !errors.Is(err, c.from) {
 			t.Errorf("%v was lost", c.from)
 		}
+		if said := err.Error(); strings.Count(said, c.want.Error()) != 1 && c.want != ErrUnreachable {
+			t.Errorf("%q says something twice, or not at all", said)
+		}
 	}
 }
