@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver"
 	"github.com/sealbatch/sealbatch/internal/keyserver/boltstore"
 	"github.com/sealbatch/sealbatch/internal/keyserver/slotstore"
+	"github.com/sealbatch/sealbatch/internal/keyserver/store"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
 	"github.com/sealbatch/sealbatch/internal/trusted"
@@ -44,6 +46,14 @@ func checkServer(a *app, conf string) error {
 	})
 }
 
+// aboveSays is the hint at the end of checks.
+const aboveSays = "each NO has its fix below it"
+
+// failed is doctor.Failed with a way out, whatever err is.
+func failed(what string, err error) doctor.Finding {
+	return doctor.Failed(what, forPeople(command{name: "serve"}, fault.New(fault.Config, err, "")))
+}
+
 // runChecks prints what is found, and returns an error if anything is bad.
 func runChecks(a *app, checks func(doctor.Report)) error {
 	bad := 0
@@ -55,9 +65,9 @@ func runChecks(a *app, checks func(doctor.Report)) error {
 	})
 	switch {
 	case bad == 1:
-		return fault.New(fault.Config, errors.New("1 thing is wrong (NO above)"), "")
+		return fault.New(fault.Config, errors.New("1 thing is wrong (NO above)"), aboveSays)
 	case bad > 1:
-		return fault.New(fault.Config, fmt.Errorf("%d things are wrong (NO above)", bad), "")
+		return fault.New(fault.Config, fmt.Errorf("%d things are wrong (NO above)", bad), aboveSays)
 	}
 	return nil
 }
@@ -65,7 +75,7 @@ func runChecks(a *app, checks func(doctor.Report)) error {
 func checkAccounts(c *config.Server, report doctor.Report) {
 	n, keys, problems := keyserver.CheckAccounts(c.AllowedSigners)
 	for _, err := range problems {
-		report(doctor.Failed("accounts", err))
+		report(failed("accounts", err))
 	}
 	switch {
 	case len(problems) > 0:
@@ -80,7 +90,7 @@ func checkMasterKey(c *config.Server, report doctor.Report) {
 	k, err := boltstore.LoadMasterKey(c.MasterKeyFile)
 	clear(k[:])
 	if err != nil {
-		report(doctor.Failed("master key", err))
+		report(failed("master key", damagedStore(masterKey(err))))
 		return
 	}
 	report(doctor.Finding{What: "master key", Detail: c.MasterKeyFile})
@@ -97,7 +107,7 @@ func checkKeys(c *config.Server, report doctor.Report) {
 		err = checkSlots(c, path)
 	}
 	if err != nil {
-		report(doctor.Failed("keys", damagedStore(err)))
+		report(failed("keys", damagedStore(err)))
 		return
 	}
 	if fs, ok := slotstore.InPlace(path); !ok {
@@ -111,6 +121,9 @@ func checkKeys(c *config.Server, report doctor.Report) {
 
 func checkSlots(c *config.Server, path string) error {
 	f, err := trusted.Open(path, trusted.Secret)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, store.ErrMissing)
+	}
 	if err != nil {
 		return err
 	}
@@ -131,7 +144,7 @@ func checkSlots(c *config.Server, path string) error {
 func checkRecords(c *config.Server, report doctor.Report) {
 	path := filepath.Join(c.DataDir, boltstore.FileName)
 	if err := missing(path); err != nil {
-		report(doctor.Failed("store", err))
+		report(failed("store", err))
 		return
 	}
 	k, err := boltstore.LoadMasterKey(c.MasterKeyFile)
@@ -144,18 +157,18 @@ func checkRecords(c *config.Server, report doctor.Report) {
 	case errors.Is(err, boltstore.ErrInUse):
 		report(doctor.Finding{What: "store", Detail: path + ", on which a key service runs"})
 	case err != nil:
-		report(doctor.Failed("store", damagedStore(err)))
+		report(failed("store", damagedStore(err)))
 		return
 	default:
 		follows, err = keyserver.LogCheck(st)
 		if err := errors.Join(err, st.Close()); err != nil {
-			report(doctor.Failed("store", damagedStore(err)))
+			report(failed("store", damagedStore(err)))
 			return
 		}
 		report(doctor.Finding{What: "store", Detail: path})
 	}
 	if err := checkLog(c.Audit, follows); err != nil {
-		report(doctor.Failed("audit log", notFresh(err)))
+		report(failed("audit log", notFresh(err)))
 		return
 	}
 	report(doctor.Finding{What: "audit log", Detail: c.Audit})
@@ -180,7 +193,7 @@ func checkLog(path string, follows func(io.Reader) error) error {
 func checkFiles(c *config.Server, report doctor.Report) {
 	bad := strayFiles(c)
 	for _, err := range bad {
-		report(doctor.Failed("files", err))
+		report(failed("files", err))
 	}
 	if len(bad) == 0 {
 		report(doctor.Finding{What: "files", Detail: c.DataDir})
@@ -215,12 +228,12 @@ func strayFiles(c *config.Server) []error {
 // checkEvidence looks at what nodes may show, and whether that can be enough.
 func checkEvidence(c *config.Server, report doctor.Report) {
 	if _, err := attestors.Configure(c); err != nil {
-		report(doctor.Failed("evidence", err))
+		report(failed("evidence", err))
 		return
 	}
 	tier, err := manifest.ParseTier(c.MinTier)
 	if err != nil {
-		report(doctor.Failed("evidence", err))
+		report(failed("evidence", err))
 		return
 	}
 	if why := nothingReleased(c); why != "" {
@@ -250,7 +263,7 @@ func checkCertificate(files setup.Certificates, report doctor.Report) {
 	until, err := files.Check(time.Now())
 	switch {
 	case err != nil:
-		report(doctor.Failed("certificate", err))
+		report(failed("certificate", err))
 	case time.Until(until) < renewalTime:
 		report(doctor.Finding{What: "certificate", Warn: true, Detail: "it ends at " + until.Local().Format(time.DateTime),
 			Fix: "renew it: docs/key-service.md has the command"})
@@ -268,7 +281,7 @@ func checkVerifier(a *app, conf string) error {
 	return runChecks(a, func(report doctor.Report) {
 		found := func(what, detail string, err error) {
 			if err != nil {
-				report(doctor.Failed(what, err))
+				report(failed(what, err))
 				return
 			}
 			report(doctor.Finding{What: what, Detail: detail})

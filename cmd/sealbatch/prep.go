@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/dataprep"
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/ui"
@@ -56,6 +57,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	if o.Input, err = in.input(a); err != nil {
 		return err
 	}
+	if err := notStdout(o.OutputDir); err != nil {
+		return err
+	}
 	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return dataprep.Run(ctx, d, o) })
 }
 
@@ -81,7 +85,18 @@ sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
 	if o.SealedPath == "" && o.OutputDir == "" {
 		return fault.New(fault.Usage, fmt.Errorf("where should the sealed image go?"), "give --data-path FILE, or -s DIRECTORY")
 	}
+	if err := notStdout(o.OutputDir); err != nil {
+		return err
+	}
 	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return containerprep.Run(ctx, d, o) })
+}
+
+// notStdout refuses - as the directory of what is made, if one is named.
+func notStdout(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	return output.Named(dir)
 }
 
 // publish completes t from the flags and the configuration, connects, runs one of

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -59,10 +58,10 @@ sealbatch results 4711 -o results-4711`)
 	if err != nil {
 		return err
 	}
-	if out == "" {
+	if out == "" && !slices.Contains(f.Given(), "output") {
 		out = "results-" + filepath.Base(ref)
 	}
-	if err := output.Named(out); err != nil {
+	if err := output.CheckDirs(out); err != nil {
 		return err
 	}
 	how := fetching{identities: identities, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
@@ -335,8 +334,8 @@ func listJobs(a *app, store submission.Store) error {
 	if damaged != nil && !errors.Is(damaged, submission.ErrDamaged) {
 		return damaged
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "JOB\tRUN\tNAME\tSUBMITTED\tDIRECTORY")
+	table := ui.NewTable(ui.Column{Head: "JOB"}, ui.Column{Head: "RUN"}, ui.Column{Head: "NAME", Wrap: true},
+		ui.Column{Head: "SUBMITTED", Short: len("2006-01-02 15:04")}, ui.Column{Head: "DIRECTORY", Wrap: true})
 	for _, r := range all {
 		id := r.JobID
 		if id == "" {
@@ -345,10 +344,9 @@ func listJobs(a *app, store submission.Store) error {
 		if id == "" {
 			id = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, r.Run[:12], text.Printable(r.Name), r.Submitted.Local().Format(time.DateTime),
-			text.Printable(r.JobDir))
+		table.Row(id, r.Run[:12], r.Name, r.Submitted.Local().Format(time.DateTime), r.JobDir)
 	}
-	return errors.Join(w.Flush(), damaged)
+	return errors.Join(table.Print(a.stdout), damaged)
 }
 
 // prompt asks a question of an SSH server on the terminal.

@@ -119,6 +119,9 @@ func sealTo(ctx context.Context, a *app, input source.Input, out output.File, rc
 // stream opens an output that is no file to be made; nil if it is one.
 func (a *app) stream(out output.File) (io.WriteCloser, error) {
 	if out.Path == stdoutName {
+		if o, ok := a.stdout.(*ui.Output); ok {
+			o.Holds("the sealed volume")
+		}
 		return struct {
 			io.Writer
 			io.Closer

@@ -68,6 +68,9 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 
 // initServer sets up a key service: keys, certificates, store and configuration.
 func initServer(a *app, o setup.KeyServiceOptions) error {
+	if err := notStdout(o.Dir); err != nil {
+		return err
+	}
 	if len(o.Hosts) == 0 {
 		return usageError("sealbatch serve --init: --host is needed", "name the host as clients will reach it")
 	}
@@ -179,7 +182,7 @@ func newKeyService(
 	}
 	cert, err := setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}.Load()
 	if err != nil {
-		return nil, fault.New(fault.Config, err, "")
+		return nil, err
 	}
 	tier, err := manifest.ParseTier(c.MinTier)
 	if err != nil {
@@ -232,7 +235,7 @@ func serverLimits(l config.ServerLimits) keyserver.Limits {
 func (s *keyService) openStores(ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger) error {
 	master, err := boltstore.LoadMasterKey(c.MasterKeyFile)
 	if err != nil {
-		return damagedStore(fault.New(fault.Config, err, ""))
+		return damagedStore(masterKey(err))
 	}
 	if err := errors.Join(strayFiles(c)...); err != nil {
 		return err
@@ -269,10 +272,22 @@ func missing(path string) error {
 		"restore it from a backup (\"Backup and restoring\" in docs/key-service.md), or make a new service with --init")
 }
 
+// masterKey gives an error of the master key's file its class and hint.
+func masterKey(err error) error {
+	hint := ""
+	if errors.Is(err, fs.ErrNotExist) {
+		hint = "look for a slip in [server] master-key-file, or put the copy back that is kept elsewhere: without it the store opens for nobody"
+	}
+	return fault.New(fault.Config, err, hint)
+}
+
 // damagedStore gives an error of what the service keeps its class and hint, where it was damaged or does not belong together.
 func damagedStore(err error) error {
 	const restore = "keep a copy of it as it is, and restore it: see \"Backup and restoring\" in docs/key-service.md"
 	switch {
+	case errors.Is(err, store.ErrMissing):
+		return fault.New(fault.Integrity, err, "put it back from its backup: the volumes' keys lie in it, and nowhere else "+
+			"(\"Backup and restoring\" in docs/key-service.md)")
 	case errors.Is(err, store.ErrDamaged):
 		return fault.New(fault.Integrity, err, restore)
 	case errors.Is(err, store.ErrSeal):

@@ -64,6 +64,9 @@ sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 // initVerifier sets up a verifier: keys, certificates, configuration, and the
 // lines that enrol it at the key service.
 func initVerifier(a *app, o setup.VerifierOptions) error {
+	if err := notStdout(o.Dir); err != nil {
+		return err
+	}
 	if o.Cluster == "" || len(o.Hosts) == 0 {
 		return usageError("sealbatch verifier --init: --cluster and --host are needed", "sealbatch verifier --help shows an example")
 	}
@@ -99,7 +102,7 @@ func verify(ctx context.Context, a *app, c *config.Verifier) error {
 	}
 	cert, err := setup.Certificates{TLSCert: c.TLSCert, TLSKey: c.TLSKey}.Load()
 	if err != nil {
-		return fault.New(fault.Config, err, "")
+		return err
 	}
 	nodes, err := tableOfNodes(c)
 	if err != nil {

@@ -30,9 +30,9 @@ func inWords(err error) error {
 		text = strings.Replace(text, web.Error(), web.Err.Error(), 1)
 	}
 	var at *fs.PathError
-	if errors.As(err, &at) && errors.Is(at, fs.ErrNotExist) {
+	if errors.As(err, &at) && strings.Contains(text, at.Error()) {
 		before, after, _ := strings.Cut(text, at.Error())
-		text = strings.TrimSuffix(before, at.Path+": ") + at.Path + ": no such file or directory" + after
+		text = strings.TrimSuffix(before, at.Path+": ") + at.Path + ": " + at.Err.Error() + after
 	}
 	if text == err.Error() {
 		return err
@@ -48,6 +48,12 @@ func lastHint(c command, err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "look for a slip in the path; what does not begin with / is looked for in the current directory"
+	case errors.Is(err, syscall.ENOTDIR):
+		return "look for a slip in the path: something on the way is a file"
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return "a name has at most 255 bytes, a path 4095"
+	case errors.Is(err, syscall.EROFS):
+		return "nothing can be written there: name another place"
 	case errors.Is(err, fs.ErrPermission):
 		return "ls -ld shows whose it is and who may do what with it"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
@@ -18,7 +19,8 @@ type Dir struct {
 }
 
 // Check finds out whether the directory may be made or filled, and changes nothing: ErrInput if it
-// lies in one of its inputs or is one, fs.ErrExist if it is not empty, ErrKind if it is something else.
+// lies in one of its inputs or is one, fs.ErrExist if it is not empty, ErrKind if it is something else,
+// fs.ErrNotExist if the directory is missing in which it would lie.
 func (d Dir) Check() error {
 	_, err := d.look()
 	return err
@@ -33,11 +35,11 @@ func (d Dir) look() (exists bool, err error) {
 		return false, err
 	}
 	st, err := os.Stat(d.Path) // of a link, what it leads to is filled
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		if _, err := os.Lstat(d.Path); err == nil {
 			return false, refused(ErrKind, hintOther, "%s is a symbolic link that leads nowhere", d.Path)
 		}
-		return false, nil
+		return false, inDirectory(d.Path)
 	}
 	if err != nil {
 		return false, err
@@ -58,6 +60,28 @@ func (d Dir) look() (exists bool, err error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// CheckDirs finds out whether path is a directory, or may become one with all that it lies in: ErrKind if something else is
+// in the way.
+func CheckDirs(path string) error {
+	if err := Named(path); err != nil {
+		return err
+	}
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		st, err := os.Stat(at)
+		switch {
+		case err == nil && st.IsDir():
+			return nil
+		case err == nil:
+			return refused(ErrKind, hintOther, "%s is %s", at, kindOf(st))
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+			return err
+		}
+		if _, err := os.Lstat(at); err == nil {
+			return refused(ErrKind, hintOther, "%s is a symbolic link that leads nowhere", at)
+		}
+	}
 }
 
 // Filling is a directory in the making. Either Commit or Discard ends it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,8 @@ type File struct {
 }
 
 // Check finds out whether the file may be made, and changes nothing: ErrInput if it is one of its
-// inputs or lies in one, fs.ErrExist if there is a file, ErrKind if there is something else.
+// inputs or lies in one, fs.ErrExist if there is a file, ErrKind if there is something else, fs.ErrNotExist
+// if the directory is missing in which it would lie.
 func (f File) Check() error {
 	_, err := f.look()
 	return err
@@ -33,13 +35,12 @@ func (f File) look() (fs.FileInfo, error) {
 		return nil, err
 	}
 	st, err := os.Lstat(f.Path)
-	gone := errors.Is(err, fs.ErrNotExist)
+	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 	switch {
 	case gone && (f.Path == "" || strings.HasSuffix(f.Path, "/")):
 		return nil, refused(ErrKind, "name a file", "%q is no file's name", f.Path)
 	case gone:
-		_, err = os.Stat(filepath.Dir(f.Path))
-		return nil, err
+		return nil, inDirectory(f.Path)
 	case err != nil:
 		return nil, err
 	case st.Mode()&fs.ModeSymlink != 0:

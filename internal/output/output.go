@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 )
@@ -51,6 +52,20 @@ func Named(path string) error {
 		return refused(ErrKind, hintOther+": ./- is one of that name", "- would be standard output, where this cannot go")
 	}
 	return nil
+}
+
+// inDirectory fails if there is no directory in which path could lie: fs.ErrNotExist if nothing has that name, ErrKind if
+// something else has.
+func inDirectory(path string) error {
+	dir := filepath.Dir(filepath.Clean(path))
+	switch st, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return refused(fs.ErrNotExist, "make it, or name another place for the output", "there is no directory %s", dir)
+	case errors.Is(err, syscall.ENOTDIR), err == nil && !st.IsDir():
+		return refused(ErrKind, hintOther, "%s is no directory", dir)
+	default:
+		return err
+	}
 }
 
 const hintOther = "choose another name for the output"

@@ -39,7 +39,9 @@ var refusals = map[string]struct {
 	"a pipe":              {func(d string) error { return syscall.Mkfifo(d+"/out", 0o600) }, "out", nil, ErrKind, "is a named pipe"},
 	"a device":            {nil, "/dev/null", nil, ErrKind, "is a device"},
 	"no name":             {nil, "no/", nil, ErrKind, "is no file's name"},
-	"nowhere":             {nil, "no/out", nil, fs.ErrNotExist, "no such file"},
+	"nowhere":             {nil, "no/out", nil, fs.ErrNotExist, "there is no directory "},
+	"below a file":        {nil, "in/out", nil, ErrKind, "/in is no directory"},
+	"far below a file":    {nil, "in/a/out", nil, ErrKind, "/in/a is no directory"},
 }
 
 func TestRefusals(t *testing.T) {
@@ -72,7 +74,7 @@ func TestRefusals(t *testing.T) {
 					t.Errorf("%s, to be replaced: %v, %v", name, err, cerr)
 				}
 			} else if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) || !errors.Is(cerr, c.is) ||
-				(name != "nowhere" && (fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "")) {
+				fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" {
 				t.Errorf("%s: %v, %v; hint: %s", name, err, cerr, fault.Hint(err))
 			}
 			if after := listing(t, dir); after != before {

@@ -117,7 +117,7 @@ func TestBadInput(t *testing.T) {
 		}},
 		"a directory in the way": {"is a directory", "", fault.Usage,
 			func(s *setting, dir string) error { return os.Mkdir(s.r.SealedPath, 0o700) }},
-		"no directory for the output": {"no such file", "", fault.Other,
+		"no directory for the output": {"there is no directory", "make it", fault.Usage,
 			func(s *setting, dir string) error { s.r.SealedPath = dir + "-none/x/d.sealed"; return nil }},
 	} {
 		t.Run(name, func(t *testing.T) {

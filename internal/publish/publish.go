@@ -156,6 +156,9 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		}
 		why = news
 	}
+	if err := r.sealed(true).Check(); err != nil { // now it is
+		return Published{}, err
+	}
 	if err := p.replaceable(ctx); err != nil {
 		return Published{}, interrupted(ctx, err, hintAfresh)
 	}

@@ -10,9 +10,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -35,22 +37,67 @@ const (
 // maxPEM bounds a PEM file, in bytes.
 const maxPEM = 1 << 20
 
-// Load reads the server's certificate and key.
+// Load reads the server's certificate and key. Errors are of class Config.
 func (c Certificates) Load() (tls.Certificate, error) {
 	crt, err := trusted.ReadFile(c.TLSCert, maxPEM)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("TLS certificate: %w", err)
+		return tls.Certificate{}, unread("TLS certificate", "tls-cert", err)
 	}
 	key, err := trusted.ReadSecret(c.TLSKey, maxPEM)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("TLS key: %w", err)
+		return tls.Certificate{}, unread("TLS key", "tls-key", err)
 	}
 	defer clear(key)
 	cert, err := tls.X509KeyPair(crt, key)
 	if err != nil {
-		return cert, fmt.Errorf("TLS certificate %s: %w", c.TLSCert, err)
+		return cert, fault.New(fault.Config, fault.Reword(err, c.unfit(crt, key)), hintPutBack)
 	}
 	return cert, nil
+}
+
+const hintPutBack = "put both files back from a backup, or make a new certificate: docs/key-service.md has the command"
+
+// unread is the error of a file that cannot be read.
+func unread(what, key string, err error) error {
+	hint := ""
+	if errors.Is(err, fs.ErrNotExist) {
+		hint = "look for a slip in " + key + " of the configuration; if the file is gone, " + hintPutBack
+	}
+	return fault.New(fault.Config, fmt.Errorf("%s: %w", what, err), hint)
+}
+
+// unfit says why a certificate and a key that were read are none, or do not go together.
+func (c Certificates) unfit(crt, key []byte) string {
+	block, _ := pem.Decode(key)
+	switch {
+	case !hasCertificate(crt):
+		return fmt.Sprintf("TLS certificate %s: it is damaged, or no certificate in PEM", c.TLSCert)
+	case block != nil && (block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != ""):
+		return fmt.Sprintf("TLS key %s: it has a passphrase, which nobody can be asked for", c.TLSKey)
+	case block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") && !strings.HasSuffix(block.Type, "PARAMETERS"):
+		return fmt.Sprintf("TLS key %s: it is damaged, or no private key in PEM", c.TLSKey)
+	case !hasKey(block.Bytes):
+		return fmt.Sprintf("TLS key %s: it is damaged, or of a kind that TLS has no use for", c.TLSKey)
+	}
+	return fmt.Sprintf("TLS key %s: it does not belong to the certificate %s", c.TLSKey, c.TLSCert)
+}
+
+// hasCertificate reports whether the first certificate of a PEM file can be read.
+func hasCertificate(b []byte) bool {
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			_, err := x509.ParseCertificate(block.Bytes)
+			return err == nil
+		}
+	}
+	return false
+}
+
+func hasKey(der []byte) bool {
+	_, pkcs8 := x509.ParsePKCS8PrivateKey(der)
+	_, ec := x509.ParseECPrivateKey(der)
+	_, rsa := x509.ParsePKCS1PrivateKey(der)
+	return pkcs8 == nil || ec == nil || rsa == nil
 }
 
 // Check returns until when the server's certificate is good. One that is not good

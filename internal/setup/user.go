@@ -29,7 +29,7 @@ func lookUpUser(name string) (serviceUser, error) {
 	u, err := sitecmd.Lookup(context.Background(), name)
 	switch {
 	case err != nil:
-		return serviceUser{}, fmt.Errorf("%w: no user %.80q: %w", ErrUser, name, err)
+		return serviceUser{}, fmt.Errorf("%w: %w", ErrUser, err)
 	case int(u.UID) == os.Geteuid():
 		return serviceUser{}, nil
 	case os.Geteuid() != 0:

@@ -2,7 +2,9 @@ package sitecmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"os/user"
 	"strconv"
 	"strings"
@@ -14,6 +16,17 @@ type Account struct {
 	UID, GID   uint32
 }
 
+// ErrNoAccount says that the user database was asked, and knows no such account. It is ErrFailed, too.
+var ErrNoAccount error = noAccount{}
+
+type noAccount struct{}
+
+func (noAccount) Error() string        { return "this machine knows no such user" }
+func (noAccount) Is(target error) bool { return target == ErrFailed }
+
+// getentUnknown is getent's exit status where what was asked for is not there.
+const getentUnknown = 2
+
 // maxAccount bounds what getent says of one account, in bytes.
 const maxAccount = 256 << 10
 
@@ -21,7 +34,11 @@ const maxAccount = 256 << 10
 // not LDAP or SSSD. path is where getent is; "" looks in the usual directories. Errors wrap ErrFailed.
 func Getent(ctx context.Context, path, key string) (Account, error) {
 	out, err := Command{Path: path, Name: "getent", Args: []string{"passwd", "--", key}, MaxOutput: maxAccount}.Run(ctx)
-	if err != nil {
+	var ended *exec.ExitError
+	switch {
+	case errors.As(err, &ended) && ended.ExitCode() == getentUnknown:
+		return Account{}, fmt.Errorf("%w: %.80q", ErrNoAccount, key)
+	case err != nil:
 		return Account{}, fmt.Errorf("look up %.80q: %w", key, err)
 	}
 	line := strings.TrimSuffix(string(out), "\n")

@@ -18,24 +18,29 @@ type Output struct {
 	mu     sync.Mutex
 	used   bool
 	failed error
+	holds  string // what is written, if it is no answer
 }
 
 // NewOutput returns the output of f. If f was not open when the program was started, it is absent: every write fails.
 func NewOutput(f *os.File, absent bool) *Output { return &Output{f: f, absent: absent} }
+
+// Holds says that what is written is no answer, but what the command is for, and how that is called: if a write fails,
+// it is not whole.
+func (o *Output) Holds(what string) { o.holds = what }
 
 // Write writes to the file. After a failure nothing more is written.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failed == nil && o.absent {
-		o.failed = unwritten(os.ErrClosed)
+		o.failed = o.unwritten(os.ErrClosed)
 	}
 	if o.failed != nil {
 		return 0, o.failed
 	}
 	o.used = true
 	n, err := o.f.Write(p)
-	o.failed = unwritten(err)
+	o.failed = o.unwritten(err)
 	return n, o.failed
 }
 
@@ -53,13 +58,13 @@ func (o *Output) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.used && o.failed == nil {
-		o.failed = unwritten(o.f.Close())
+		o.failed = o.unwritten(o.f.Close())
 	}
 	return o.failed
 }
 
-// unwritten says what a failed write means to whoever waits for the answer.
-func unwritten(err error) error {
+// unwritten says what a failed write means to whoever waits for what is written.
+func (o *Output) unwritten(err error) error {
 	var bare *os.PathError
 	if errors.As(err, &bare) {
 		err = bare.Err
@@ -69,6 +74,10 @@ func unwritten(err error) error {
 	}
 	if err == nil {
 		return nil
+	}
+	if o.holds != "" {
+		return fault.New(fault.Other, fmt.Errorf("%s could not be written to standard output: %w", o.holds, err),
+			"what has been written is not whole and will not open: discard it, and run the same command again where all of it can go")
 	}
 	return fault.New(fault.Other, fmt.Errorf("the answer could not be written to standard output: %w", err),
 		"everything else that the command does is done; only its answer is missing")

@@ -93,7 +93,7 @@ func create(path string, key []byte) error {
 func openNamed(path string, key []byte) (*os.File, *sealer, error) {
 	f, err := trusted.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0, trusted.Secret)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w: the store's keys lie in this file, and nowhere else: restore it from its backup", err)
+		return nil, nil, store.ErrMissing
 	}
 	if err != nil {
 		return nil, nil, err

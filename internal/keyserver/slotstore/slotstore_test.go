@@ -117,7 +117,7 @@ func TestWrongFiles(t *testing.T) {
 		change func() error
 		want   string
 	}{
-		"missing":       {func() error { return os.Remove(path) }, "restore it"},
+		"missing":       {func() error { return os.Remove(path) }, "the file is missing"},
 		"another's":     {func() error { return os.WriteFile(path, read(t, fileOf(other)), 0o600) }, "another store"},
 		"empty":         {func() error { return os.Truncate(path, 0) }, "the file is damaged: it ends early"},
 		"cut":           {func() error { return os.Truncate(path, 4095) }, "the file is damaged: it ends early"},

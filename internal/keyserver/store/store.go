@@ -30,6 +30,8 @@ var (
 	ErrSeal = errors.New("stored value does not open under the master key")
 	// ErrDamaged says that a file is not what a store writes.
 	ErrDamaged = errors.New("the file is damaged")
+	// ErrMissing says that a file of the store's is not there any more.
+	ErrMissing = errors.New("the file is missing")
 )
 
 // Digest is the SHA-256 of a value as the store keeps it, which is sealed: it says
