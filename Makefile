@@ -59,17 +59,18 @@ dist:
 dist-check:
 	@tools/dist --check
 
+# Processes of a race-detecting build wait for a second when they end, if they are not told not to; vet is lint's.
 unit:
-	$(GO) test -race $(UNIT)
+	GORACE=atexit_sleep_ms=0 $(GO) test -race -vet=off -p 3 $(UNIT)
 	$(GO) test -count=1 -run '^TestLoad$$' ./cmd/sealbatch
 
 e2e: build
-	$(GO) test -count=1 -timeout 40m -parallel 4 ./e2e/...
+	$(GO) test -count=1 -vet=off -timeout 40m -parallel 6 ./e2e/...
 	$(MAKE) e2e-linuxproc
 
 # The ends of jobs once more where Slurm signals every process of a job, not the supervisors alone.
 e2e-linuxproc: build
-	SEALBATCH_CLUSTER=e2elp SEALBATCH_PROCTRACK=linuxproc $(GO) test -count=1 -timeout 10m -parallel 6 \
+	SEALBATCH_CLUSTER=e2elp SEALBATCH_PROCTRACK=linuxproc $(GO) test -count=1 -vet=off -timeout 10m -parallel 6 \
 	  -run '^(TestScancel|TestTimeLimit|TestKill|TestEndBySignal|TestApplicationFails)$$' ./e2e
 
 # Figures: sealed volumes beside what else there is (20 minutes; docs/performance.md; BENCH takes flags such as

@@ -31,7 +31,9 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{options: options{bin: t.TempDir(), runs: 1, scale: 0.001, only: regexp.MustCompile("")},
 		root: t.TempDir(), out: io.Discard, log: io.Discard, memory: map[string][]float64{}}
-	if out, err := exec.Command("go", "build", "-o", b.sealbatch(), "../cmd/sealbatch").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.sealbatch(), "../cmd/sealbatch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does: it has compiled everything
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return b

@@ -58,8 +58,8 @@ func weakened(t *testing.T, ws ...weakness) string {
 	bin := filepath.Join(dir, "bin")
 	building.Lock()
 	defer building.Unlock()
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-overlay", filepath.Join(dir, "overlay.json"),
-		"-o", filepath.Join(bin, "sealbatch"), "../cmd/sealbatch")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", // as make build does
+		"-overlay", filepath.Join(dir, "overlay.json"), "-o", filepath.Join(bin, "sealbatch"), "../cmd/sealbatch")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build without %d defences: %v\n%s", len(ws), err, out)

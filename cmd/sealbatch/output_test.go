@@ -19,7 +19,7 @@ func TestClosedOutput(t *testing.T) {
 		t.Fatalf("the Makefile links the program without -E main.start, %v", err)
 	}
 	program := filepath.Join(t.TempDir(), "sealbatch")
-	build := exec.Command("go", "build", "-ldflags", "-E main.start", "-o", program, ".")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -E main.start", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	run(t, build)
 	for redirection, code := range map[string]int{

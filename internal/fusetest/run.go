@@ -51,7 +51,8 @@ func again(env []string) int {
 	fmt.Println("--- again, as an unprivileged user")
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Dir = home
-	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home, envAgain + "=1"}
+	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home, envAgain + "=1",
+		"GORACE=" + os.Getenv("GORACE")} // how long they wait at their end
 	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{

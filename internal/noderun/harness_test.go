@@ -235,7 +235,7 @@ func (j *testJob) start() *exec.Cmd {
 	exe, err := os.Executable()
 	check(j.t, err)
 	cmd := exec.Command(exe)
-	cmd.Env = append(j.env, envSupervisor+"=1")
+	cmd.Env = append(j.env, envSupervisor+"=1", "GORACE="+os.Getenv("GORACE"))
 	cmd.Stdin = bytes.NewReader(input)
 	cmd.Stderr = io.MultiWriter(&j.log, j.t.Output())
 	check(j.t, cmd.Start())

@@ -116,7 +116,7 @@ func runUnprivileged(dir string) int {
 	}
 	cmd.Env = []string{
 		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + home, "TMPDIR=" + home,
-		envGocryptfs + "=" + gocryptfsPath, envScripts + "=" + scripts,
+		envGocryptfs + "=" + gocryptfsPath, envScripts + "=" + scripts, "GORACE=" + os.Getenv("GORACE"),
 	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
@@ -162,7 +162,7 @@ func runtimeMain(args []string) {
 	}
 	cmd := exec.Command("/proc/self/exe", run.Args()[1:]...)
 	cmd.Env = []string{envContainer + "=" + *pwd + "\n" + strings.Join(binds, "\n"), "HOME=" + homeDir, "PATH=/usr/bin:/bin",
-		"NETWORK=" + *network}
+		"NETWORK=" + *network, "GORACE=" + os.Getenv("GORACE")}
 	for _, v := range os.Environ() {
 		if v, ok := strings.CutPrefix(v, "APPTAINERENV_"); ok {
 			cmd.Env = append(cmd.Env, v)

@@ -184,7 +184,7 @@ func startSupervisor(t *testing.T, mode string, attr *syscall.SysProcAttr) (*exe
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{
 		envMode + "=" + mode, envSupervisor + "=" + fusetest.PrivateDir(t), envGocryptfs + "=" + gocryptfsPath,
-		"TMPDIR=" + os.TempDir(),
+		"TMPDIR=" + os.TempDir(), "GORACE=" + os.Getenv("GORACE"),
 	}
 	cmd.SysProcAttr = attr
 	var stderr bytes.Buffer
