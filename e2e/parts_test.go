@@ -80,7 +80,8 @@ yes "more of ` + mark + `" | head -n 1000 >open; sleep 1000
 	must(t, node, "root", "pkill", "-KILL", "-f", "node-run --self .*"+j.dir+" ")
 	j.wait()
 	nodes, r := j.results()
-	for _, want := range []string{"they have been made readable", "killed before it could seal", ": not kept: " + strings.Repeat("0", 100) + "/",
+	for _, want := range []string{"they have been made readable", "killed before it could seal",
+		": not kept: " + strings.Repeat("0", 100) + "/",
 		"its encrypted path at the site is so long"} {
 		if r.code != 10 || len(nodes) != 1 || !strings.Contains(r.err, want) {
 			t.Fatalf("results: %s", r)

@@ -189,7 +189,8 @@ func TestFollow(t *testing.T) {
 		if code != 3 || err != nil {
 			t.Errorf("Follow = %d, %v", code, err)
 		}
-		want := "job 41: PENDING (Priority): jobs of higher priority are before it\njob 41: RUNNING on cn[1-2]\nfirst\njob 41: FAILED\nhalf a line\n" +
+		want := "job 41: PENDING (Priority): jobs of higher priority are before it\njob 41: RUNNING on cn[1-2]\n" +
+			"first\njob 41: FAILED\nhalf a line\n" +
 			"\\u001b[2Jcleared\\u0007\nwithout an end\n"
 		if f.out.String() != want {
 			t.Errorf("shown:\n%s\nwant:\n%s", &f.out, want)
@@ -292,7 +293,9 @@ func TestFollowWithoutAStart(t *testing.T) {
 	// One that ran before it was requeued and cancelled has results.
 	f := newFollowed(t, 1)
 	f.log("it ran\n")
-	if code, err := f.follow(t.Context(), func() (string, string, string) { return "CANCELLED", "no nodes: BeginTime", "0:0" }); code != NoExitCode || err != nil {
+	if code, err := f.follow(t.Context(), func() (string, string, string) {
+		return "CANCELLED", "no nodes: BeginTime", "0:0"
+	}); code != NoExitCode || err != nil {
 		t.Errorf("requeued and cancelled: %d, %v", code, err)
 	}
 }

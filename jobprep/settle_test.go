@@ -117,7 +117,8 @@ func TestCancelledJobThatRanStays(t *testing.T) {
 	f.log("it ran\n")
 	q := oneJob{state: "PENDING", reason: "DependencyNeverSatisfied", exit: "0:0", submitted: true}
 	s.d.Slurm = slurm.Commands{Runner: runner(q.run)}
-	if err := s.d.cancel(t.Context(), p.Record, "41", errors.New("it would wait")); !errors.Is(err, slurm.ErrSlurm) && fault.ClassOf(err) != fault.Slurm {
+	if err := s.d.cancel(t.Context(), p.Record, "41", errors.New("it would wait")); !errors.Is(err, slurm.ErrSlurm) &&
+		fault.ClassOf(err) != fault.Slurm {
 		t.Errorf("cancel: %v", err)
 	}
 	if len(s.jobDirs()) != 1 {
@@ -173,7 +174,8 @@ func TestTooLate(t *testing.T) {
 		}
 		return q.run(argv, stdin)
 	})}
-	if _, err := Continue(t.Context(), s.d, rec, false); fault.ClassOf(err) != fault.Job || !strings.Contains(err.Error(), "which is over") || q.submitted {
+	if _, err := Continue(t.Context(), s.d, rec, false); fault.ClassOf(err) != fault.Job ||
+		!strings.Contains(err.Error(), "which is over") || q.submitted {
 		t.Errorf("Continue: %v", err)
 	}
 }

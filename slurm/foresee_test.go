@@ -18,7 +18,8 @@ func TestPartitions(t *testing.T) {
 	if err != nil || len(all) != 4 {
 		t.Fatalf("%+v, %v", all, err)
 	}
-	if p := all[1]; p.Name != "small" || p.MaxTime != 24*time.Hour || p.MaxNodes != 1 || p.MinNodes != 1 || p.Total != 2 || p.Nodes != "cn[1-2]" {
+	if p := all[1]; p.Name != "small" || p.MaxTime != 24*time.Hour || p.MaxNodes != 1 || p.MinNodes != 1 ||
+		p.Total != 2 || p.Nodes != "cn[1-2]" {
 		t.Errorf("%+v", p)
 	}
 	for name, c := range map[string]struct {

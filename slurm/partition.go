@@ -52,7 +52,8 @@ func parsePartitions(text []byte) (all []Partition, err error) {
 			continue // an empty line
 		}
 		p := Partition{Name: fields["PartitionName"], Default: fields["Default"] == "YES", State: fields["State"],
-			Accounts: names(fields["AllowAccounts"]), QOS: names(fields["AllowQos"]), DeniedAccounts: names(fields["DenyAccounts"]), DeniedQOS: names(fields["DenyQos"]),
+			Accounts: names(fields["AllowAccounts"]), QOS: names(fields["AllowQos"]),
+			DeniedAccounts: names(fields["DenyAccounts"]), DeniedQOS: names(fields["DenyQos"]),
 			Nodes: noValue(fields["Nodes"])}
 		if p.MaxTime, err = ParseTime(fields["MaxTime"]); err != nil {
 			return nil, fmt.Errorf("%w: partition %.80q: %w", ErrSlurm, p.Name, err)

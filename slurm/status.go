@@ -101,7 +101,8 @@ func joinIDs(ids []JobID) string {
 	return strings.Join(words, ",")
 }
 
-// squeue adds what squeue knows to out, jobs in partitions that it hides from the user (-a) with the rest. That it knows none of the jobs is no error.
+// squeue adds what squeue knows to out, jobs in partitions that it hides from the user (-a) with the rest. That it
+// knows none of the jobs is no error.
 func (c Commands) squeue(ctx context.Context, ids []JobID, out map[JobID]Status) error {
 	format := make([]string, len(columns))
 	for i, col := range columns {

@@ -43,8 +43,9 @@ var waitReasons = map[string]waitReason{
 	"JobHoldMaxRequeue":                       {Held, heldBySlurm},
 	"job requeued in held state":              {Held, "it was stopped and is held: scontrol release lets it start again"},
 
-	"PartitionTimeLimit":       {Never, "its time limit is above the partition's: lower --time, or choose another --partition"},
-	"PartitionNodeLimit":       {Never, "its number of nodes is outside of the partition's limits: change --nodes, or choose another --partition"},
+	"PartitionTimeLimit": {Never, "its time limit is above the partition's: lower --time, or choose another --partition"},
+	"PartitionNodeLimit": {Never,
+		"its number of nodes is outside of the partition's limits: change --nodes, or choose another --partition"},
 	"BadConstraints":           {Never, "the site has no nodes like those that it asks for"},
 	"Constraints":              {Never, "the site has no nodes like those that it asks for"},
 	"DependencyNeverSatisfied": {Never, "a job that it depends on did not end as --dependency demands"},

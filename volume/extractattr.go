@@ -154,7 +154,8 @@ func (x *extraction) lookAtTime(path string, fi fs.FileInfo, a Attr) error {
 	if x.opt.Altered == nil || !farFrom(got, a.Mtime) {
 		return nil
 	}
-	return x.altered(path, fmt.Errorf("its time %s is %w: the file system made it %s", text.Time(a.Mtime, time.DateTime), errAttr, text.Time(got, time.DateTime)))
+	return x.altered(path, fmt.Errorf("its time %s is %w: the file system made it %s", text.Time(a.Mtime, time.DateTime),
+		errAttr, text.Time(got, time.DateTime)))
 }
 
 // setTime sets the time of a file, a directory or a symbolic link. By path, since older

@@ -69,8 +69,8 @@ func wrapInto(room int64, id ID, key Key, rcpts []age.Recipient) ([]byte, error)
 // Rewrap replaces the recipients of the sealed volume at path by others. ids
 // must open it. Neither key nor data change, and the volume digest stays the
 // same, but the file's checksum does not. The new file gets the name when it is
-// complete: path, or what it leads to as a link, always is the old volume or the new one. ErrRoom if the recipients do not fit. Who could open the volume
-// before may have kept a copy.
+// complete: path, or what it leads to as a link, always is the old volume or the
+// new one. ErrRoom if the recipients do not fit. Who could open the volume before may have kept a copy.
 func Rewrap(ctx context.Context, path string, ids []age.Identity, rcpts []age.Recipient) (ID, Digest, error) {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {

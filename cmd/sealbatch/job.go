@@ -44,17 +44,20 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.JobName, "name of the job (default: sealbatch)", []string{"J", "job-name"})
 	f.Int(&j.nodes, 1, "number of nodes; each runs the application once", []string{"N", "nodes"})
 	f.Word(&s.Partition, "partition", []string{"p", "partition"})
-	f.Word(&s.Time, "time limit, as sbatch takes it: minutes (90), MM:SS, HH:MM:SS, DAYS-HH, DAYS-HH:MM or DAYS-HH:MM:SS", []string{"t", "time"})
+	f.Word(&s.Time, "time limit, as sbatch takes it: minutes (90), MM:SS, HH:MM:SS, DAYS-HH, DAYS-HH:MM or DAYS-HH:MM:SS",
+		[]string{"t", "time"})
 	f.Word(&s.Account, "account to bill", []string{"A", "account"})
 	f.Word(&s.NodeList, "nodes to run on, a host list", []string{"w", "nodelist"})
 	f.String(&j.o.Workdir, "directory at the site below which the job's own is made", []string{"s", "workdir"})
 	f.String(&j.o.ApplicationInfo, "info file of the image, at the site", []string{"ai", "application-info"},
 		ui.RequiredUnless("continue"))
-	f.Strings(&j.o.DataInfo, "info file of a dataset, at the site; each is at /sd-container/encrypted/NAME", []string{"di", "data-info"}, ui.RequiredUnless("continue"))
+	f.Strings(&j.o.DataInfo, "info file of a dataset, at the site; each is at /sd-container/encrypted/NAME",
+		[]string{"di", "data-info"}, ui.RequiredUnless("continue"))
 	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
 		[]string{"i", "supplementary-input-scripts"})
 	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
-	f.String(&j.flags, "flags for the container runtime, in one word: \"--env A=B --env C=D --nv\"", []string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
+	f.String(&j.flags, "flags for the container runtime, in one word: \"--env A=B --env C=D --nv\"",
+		[]string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
 	f.Word(&j.o.Network, "none: containers get no network, as they do in any case where an owner demands it", []string{"network"})
 	f.String(&j.args, "arguments for the application, in one word", []string{"args", "arguments"}, ui.Verbatim)
 	f.Bool(&j.follow, "follow the job: its states, its log, and its exit code", []string{"f", "follow"})
@@ -70,16 +73,19 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.MailType, "when Slurm sends mail, such as END,FAIL", []string{"mail-type"})
 	f.Word(&s.MailUser, "to whom", []string{"mail-user"})
 	f.Strings(&j.raw, "any other sbatch option, as KEY or KEY=VALUE", []string{"sbatch"})
-	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds (300), or with a unit (300s, 5m) (default 300)", []string{"seal-time"})
+	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds (300), or with a unit (300s, 5m) (default 300)",
+		[]string{"seal-time"})
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.o.Attest, "how nodes prove who they are: "+builtin.Names()+" (default: token at tier C, else slurm)", []string{"attest"})
-	f.Word(&j.valid, "how long the job may wait in the queue: days (14d), hours (12h), minutes (90m) or seconds (90s), 30 days at most", []string{"valid"})
+	f.Word(&j.valid, "how long the job may wait in the queue: days (14d), hours (12h), minutes (90m) or seconds (90s), 30 days at most",
+		[]string{"valid"})
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
 	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
 		[]string{"continue"})
 	f.Bool(&j.o.Force, "submit even what will not run as things are, and leave it waiting", []string{"force"})
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
-	f.Alone("continue", "a job stays as it was prepared: to have another, run job-prep without --continue", "follow", "force", "config", "username")
+	f.Alone("continue", "a job stays as it was prepared: to have another, run job-prep without --continue",
+		"follow", "force", "config", "username")
 }
 
 // options checks what the flags say and completes them from the configuration.

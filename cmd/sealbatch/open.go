@@ -149,7 +149,8 @@ func openNodeDir(dir string, ids []age.Identity, opt volume.OpenOptions) (*volum
 func openSealed(path string) (*os.File, error) {
 	f, err := fsx.OpenRegular(path)
 	if errors.Is(err, fsx.ErrNotRegular) {
-		return nil, fault.New(fault.Usage, fsx.ErrNotRegular, "name a sealed volume's file; what comes from a pipe has to be written to one first")
+		return nil, fault.New(fault.Usage, fsx.ErrNotRegular,
+			"name a sealed volume's file; what comes from a pipe has to be written to one first")
 	}
 	return f, err
 }

@@ -17,7 +17,8 @@ type endFlags struct {
 }
 
 func (e *endFlags) add(f *ui.Flags) {
-	f.Bool(&e.yes, "do not ask: with revoke and delete, and with set, add, remove and renew where a policy counts no more", []string{"y", "yes"})
+	f.Bool(&e.yes, "do not ask: with revoke and delete, and with set, add, remove and renew where a policy counts no more",
+		[]string{"y", "yes"})
 	f.Bool(&e.superseded, "with delete: the older versions of the name, except for those that were published with --pin-version",
 		[]string{"superseded"})
 }
@@ -31,7 +32,8 @@ func (c *client) revoke(ctx context.Context, s keyapi.SecretInfo, o policyOption
 	if err != nil {
 		return s, err
 	}
-	err = c.a.confirmFinal(ctx, o.yes, fmt.Sprintf("The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s%s\n",
+	err = c.a.confirmFinal(ctx, o.yes, fmt.Sprintf(
+		"The key service destroys its copy of the key of %s (%s). No job gets it ever again.\n%s%s\n",
 		called(s.Entry()), s.VolumeID, waiting, stillOpens))
 	if err != nil {
 		return s, err

@@ -130,7 +130,8 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 	}
 	t.DirAtRest, t.ServiceURL, t.Expiry = filepath.Clean(t.DirAtRest), c.conf.Service.URL, p.policy.Expires
 	out, err := run(publish.Deps{
-		FS: c.fs, Site: c.conf.Supercomputer.Address, Keys: c.keys, Signer: c.signer, Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
+		FS: c.fs, Site: c.conf.Supercomputer.Address, Keys: c.keys, Signer: c.signer,
+		Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
 		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFiles()) },
 		Waiting:    c.waiting,
 		Confirm:    func(ctx context.Context, what string) error { return a.confirmIfAsked(ctx, p.yes, what) },

@@ -114,7 +114,8 @@ func TestWhyNothing(t *testing.T) {
 		want  string
 		hint  string
 	}{
-		"never began": {"/nowhere", jobState{Status: slurm.Status{State: slurm.Cancelled, ExitCode: -1}}, fault.Empty, "never began: it is CANCELLED", "submit it again"},
+		"never began": {"/nowhere", jobState{Status: slurm.Status{State: slurm.Cancelled, ExitCode: -1}}, fault.Empty,
+			"never began: it is CANCELLED", "submit it again"},
 		"refused": {log, jobState{Status: slurm.Status{State: slurm.Failed, ExitCode: noderun.ExitKey}}, fault.Empty,
 			"exit code 242 (a policy refused a key", "last words"},
 		"forgotten":    {log, jobState{Status: slurm.Status{State: slurm.Unknown}}, fault.Empty, "does not know it any more", "last words"},

@@ -46,7 +46,8 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 		return err
 	}
 	if name != "" && !(input.FromStdin() && input.AsFile) {
-		return usageError("sealbatch seal: --name names standard input's file", "give it with - as INPUT and --as-file; other inputs keep their names")
+		return usageError("sealbatch seal: --name names standard input's file",
+			"give it with - as INPUT and --as-file; other inputs keep their names")
 	}
 	input.FileName = name
 	rcpts, files, err := parseRecipients(a, recipients)

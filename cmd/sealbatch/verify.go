@@ -12,7 +12,8 @@ import (
 )
 
 func runVerify(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch verify", `Check every file in a sealed volume, or in a node's directory with an index: content, names and attributes.
+	f := ui.NewFlags("sealbatch verify",
+		`Check every file in a sealed volume, or in a node's directory with an index: content, names and attributes.
 What lies between the files in the sealed volume (tar headers, padding) is compared with --checksum only.`, "FILE", `
 sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	var how opening

@@ -250,7 +250,8 @@ func TestDirRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := listing(t, top)
-	for name, want := range map[string]error{"full": fs.ErrExist, "full/x": ErrKind, "pipe": ErrKind, "dangling": ErrKind, "no/dir": fs.ErrNotExist} {
+	for name, want := range map[string]error{"full": fs.ErrExist, "full/x": ErrKind, "pipe": ErrKind,
+		"dangling": ErrKind, "no/dir": fs.ErrNotExist} {
 		if _, err := (Dir{Path: top + "/" + name}).Create(); !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}

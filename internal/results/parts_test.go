@@ -117,7 +117,8 @@ func TestPathsWithoutEnd(t *testing.T) {
 	check(t, c.copy("/x", to))
 	const levels = 1 + (maxPath-2)/201
 	const unsure = 1 // directories with so long a path that not all in them may have been listed
-	if c.lost != 1+unsure || len(c.left) != 1+unsure+levels || !slices.ContainsFunc(c.left, func(d Damage) bool { return d.Err == errLongPath }) {
+	if c.lost != 1+unsure || len(c.left) != 1+unsure+levels ||
+		!slices.ContainsFunc(c.left, func(d Damage) bool { return d.Err == errLongPath }) {
 		t.Errorf("lost %d, left %d of %d", c.lost, len(c.left), 1+unsure+levels)
 	}
 	check(t, volume.RemoveTree(to))
@@ -149,7 +150,8 @@ func TestNamesOfWhatTheJobLeft(t *testing.T) {
 	check(t, os.WriteFile(file, append(list.Bytes(), 0), 0o600))
 	nodes, err := j.fetch(transfer.Local{}, t.TempDir())
 	got := one(t, nodes, err)
-	if got.Err != nil || len(got.Left) != 0 || got.Lost != 1 || len(got.Notes) != 1 || !strings.Contains(got.Notes[0], "not the one that the job signed") {
+	if got.Err != nil || len(got.Left) != 0 || got.Lost != 1 || len(got.Notes) != 1 ||
+		!strings.Contains(got.Notes[0], "not the one that the job signed") {
 		t.Errorf("altered: %+v", got)
 	}
 	opened(t, got.Dir, "cn1")

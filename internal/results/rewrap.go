@@ -22,7 +22,9 @@ import (
 // what the job signed stays as it is at the site. No key is kept that does not belong to
 // the very results that the job signed. It returns how many were kept; what keeps others
 // from it, on any node, is the error.
-func Rewrap(ctx context.Context, d Deps, rec submission.Record, rcpts []age.Recipient, keep func(volumeID string, wrapped []byte) error) (n int, err error) {
+func Rewrap(ctx context.Context, d Deps, rec submission.Record, rcpts []age.Recipient,
+	keep func(volumeID string, wrapped []byte) error,
+) (n int, err error) {
 	names, err := nodeNames(d.FS, rec)
 	if err != nil {
 		return 0, err

@@ -50,7 +50,8 @@ func TestRewrap(t *testing.T) {
 		t.Errorf("by somebody who cannot open them: %d, %v", n, err)
 	}
 	old := Deps{FS: transfer.Local{}, Identities: []age.Identity{j.owner}}
-	if n, err := Rewrap(t.Context(), old, j.rec, []age.Recipient{young.Recipient()}, keep); err != nil || n < len(names) || len(kept) != len(names) {
+	if n, err := Rewrap(t.Context(), old, j.rec, []age.Recipient{young.Recipient()}, keep); err != nil ||
+		n < len(names) || len(kept) != len(names) {
 		t.Fatalf("%d keys, %d kept, %v", n, len(kept), err)
 	}
 	nodes, err = Fetch(t.Context(), byNew, j.rec, filepath.Join(t.TempDir(), "out"))

@@ -10,7 +10,8 @@ import (
 
 func TestAccounts(t *testing.T) {
 	t.Parallel()
-	getent := sitecmdtest.Script(t, `[ "$*" = 'passwd -- DOM\alice' ] && printf '%s\n' 'DOM\alice:*:2001:3001:A. Smith:/home/dom/alice:/bin/bash'`)
+	getent := sitecmdtest.Script(t,
+		`[ "$*" = 'passwd -- DOM\alice' ] && printf '%s\n' 'DOM\alice:*:2001:3001:A. Smith:/home/dom/alice:/bin/bash'`)
 	got, err := sitecmd.Getent(t.Context(), getent, `DOM\alice`)
 	if want := (sitecmd.Account{Name: `DOM\alice`, Home: "/home/dom/alice", UID: 2001, GID: 3001}); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
@@ -18,7 +19,8 @@ func TestAccounts(t *testing.T) {
 	for what, text := range map[string]string{
 		"numbers": `echo alice:x:-1:1::/:`, "two": `printf 'a:x:1:1::/:\nb:x:1:1::/:\n'`, "none": "exit 2", "cut": "echo alice:x:1:1",
 	} {
-		if got, err := sitecmd.Getent(t.Context(), sitecmdtest.Script(t, text), "alice"); !errors.Is(err, sitecmd.ErrFailed) {
+		if got, err := sitecmd.Getent(t.Context(), sitecmdtest.Script(t, text), "alice"); !errors.Is(err, sitecmd.ErrFailed) ||
+			errors.Is(err, sitecmd.ErrNoAccount) != (what == "none") {
 			t.Errorf("%s: %+v, %v", what, got, err)
 		}
 	}

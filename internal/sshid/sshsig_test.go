@@ -282,7 +282,8 @@ func TestTrust(t *testing.T) {
 		if s := err.Error(); !strings.Contains(s, Fingerprint(c.signer.PublicKey())) || !strings.Contains(s, "/etc/signers") {
 			t.Errorf("%s: error names neither key nor file: %v", c.name, err)
 		}
-		if _, err := trust.Check(c.namespace, []byte("forged"), sig, c.at, c.at); !errors.Is(err, ErrBadSignature) || errors.Is(err, ErrUntrusted) {
+		if _, err := trust.Check(c.namespace, []byte("forged"), sig, c.at, c.at); !errors.Is(err, ErrBadSignature) ||
+			errors.Is(err, ErrUntrusted) {
 			t.Errorf("%s: forged message: %v", c.name, err)
 		}
 	}

@@ -196,7 +196,8 @@ func read(path string) (Record, error) {
 const runLength = 32
 
 func damaged(err error) error {
-	return fault.New(fault.Integrity, err, "put the file back from a backup, or away: the job's directory at the site has its results all the same")
+	return fault.New(fault.Integrity, err,
+		"put the file back from a backup, or away: the job's directory at the site has its results all the same")
 }
 
 // minPrefix is how many digits name a run, if no other begins with them.

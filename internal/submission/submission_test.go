@@ -30,7 +30,8 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, c[:4]: c, "CCCC": c, strings.ToUpper(a): a, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
+	for ref, want := range map[string]string{"41": a, a: a, a[:8]: a, b[:12]: b, c[:4]: c, "CCCC": c,
+		strings.ToUpper(a): a, "/scratch/p/sealbatch-" + c[:12] + "/": c} {
 		r, err := s.Find(ref)
 		if err != nil || r.Run != want {
 			t.Errorf("Find(%q) = %q, %v; want %q", ref, r.Run, err, want)
@@ -76,7 +77,8 @@ func TestDamagedRecordIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := filepath.Join(dir, "jobs", strings.Repeat("e", 32)+".json")
-	for _, damage := range []string{"{}", `{"format":"sealbatch-submission/1","nosuch":1}`, "not json", `{"format":"sealbatch-submission/1"}`} {
+	for _, damage := range []string{"{}", `{"format":"sealbatch-submission/1","nosuch":1}`, "not json",
+		`{"format":"sealbatch-submission/1"}`} {
 		if err := os.WriteFile(p, []byte(damage), 0o600); err != nil {
 			t.Fatal(err)
 		}

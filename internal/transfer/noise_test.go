@@ -45,9 +45,10 @@ var noises = map[string]struct {
 	shell string
 	files map[string]string
 }{
-	"silence":        {asBash, nil},
-	"greetings":      {asBash, map[string]string{".bashrc": "echo Welcome; echo 'Quota: 5' >&2; printf 'no end of line'\n"}},
-	"colours":        {asBash, map[string]string{".bashrc": "printf '\\033[2J\\033]0;title\\007\\033[31mhi\\000\\377'; printf '\\033[0m' >&2\n"}},
+	"silence":   {asBash, nil},
+	"greetings": {asBash, map[string]string{".bashrc": "echo Welcome; echo 'Quota: 5' >&2; printf 'no end of line'\n"}},
+	"colours": {asBash, map[string]string{".bashrc": "" +
+		"printf '\\033[2J\\033]0;title\\007\\033[31mhi\\000\\377'; printf '\\033[0m' >&2\n"}},
 	"number at last": {asBash, map[string]string{".bashrc": "trap 'echo 666; echo oops >&2; exit 1' EXIT; echo 4712\n"}},
 	"megabytes":      {asBash, map[string]string{".bashrc": "yes noise | head -c 3000000; yes noise | head -c 3000000 >&2\n"}},
 	"options": {asBash, map[string]string{".bashrc": "set -eux; set -o noglob; export SHELLOPTS; IFS=abc/; export IFS\n" +

@@ -117,13 +117,14 @@ func TestWrongFiles(t *testing.T) {
 		change func() error
 		want   string
 	}{
-		"missing":       {func() error { return os.Remove(path) }, "the file is missing"},
-		"another's":     {func() error { return os.WriteFile(path, read(t, fileOf(other)), 0o600) }, "another store"},
-		"empty":         {func() error { return os.Truncate(path, 0) }, "the file is damaged: it ends early"},
-		"cut":           {func() error { return os.Truncate(path, 4095) }, "the file is damaged: it ends early"},
-		"another magic": {func() error { return os.WriteFile(path, append([]byte("x"), good[1:]...), 0o600) }, "does not begin as a file of key slots"},
-		"a pipe":        {func() error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, "regular"},
-		"readable":      {func() error { return os.Chmod(path, 0o640) }, "can be read"},
+		"missing":   {func() error { return os.Remove(path) }, "the file is missing"},
+		"another's": {func() error { return os.WriteFile(path, read(t, fileOf(other)), 0o600) }, "another store"},
+		"empty":     {func() error { return os.Truncate(path, 0) }, "the file is damaged: it ends early"},
+		"cut":       {func() error { return os.Truncate(path, 4095) }, "the file is damaged: it ends early"},
+		"another magic": {func() error { return os.WriteFile(path, append([]byte("x"), good[1:]...), 0o600) },
+			"does not begin as a file of key slots"},
+		"a pipe":   {func() error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, "regular"},
+		"readable": {func() error { return os.Chmod(path, 0o640) }, "can be read"},
 	} {
 		if err := c.change(); err != nil {
 			t.Fatal(err)
