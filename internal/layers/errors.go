@@ -10,11 +10,13 @@ import (
 
 // The kinds of errors; the texts that people read are those of the *Error around them.
 var (
-	ErrDigest    = fault.Sentinel(fault.Integrity, "a layer is not what its digest says")
-	ErrChanged   = fault.Sentinel(fault.Integrity, "a layer changed while it was read")
 	ErrFormat    = fault.Sentinel(fault.Usage, "a layer that cannot be unpacked")
 	ErrTooLarge  = fault.Sentinel(fault.Usage, "a layer beyond what is taken")
 	ErrMediaType = fault.Sentinel(fault.Usage, "a layer of an unknown kind")
+	ErrDigest    = fault.New(fault.Integrity, errors.New("a layer is not what its digest says"),
+		"fetch or save the image once more; if it stays so, what holds it is damaged")
+	ErrChanged = fault.New(fault.Integrity, errors.New("a layer changed while it was read"),
+		"see that nothing writes to the image while it is read, and run this again")
 	ErrEncrypted = fault.New(fault.Usage, errors.New("an encrypted layer"),
 		"decrypt the image first: skopeo copy --decryption-key KEY docker://IMAGE oci:DIR, and name oci:DIR")
 	ErrForeign = fault.New(fault.Usage, errors.New("a layer that the image does not contain"),

@@ -135,8 +135,8 @@ func TestDigests(t *testing.T) {
 			if !errors.Is(err, c.kind) || !strings.HasPrefix(err.Error(), "layer 1 of 1 (") || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v; want %s", err, c.says)
 			}
-			if c.kind == ErrDigest && fault.ClassOf(err) != fault.Integrity {
-				t.Errorf("class %v", fault.ClassOf(err))
+			if c.kind == ErrDigest && (fault.ClassOf(err) != fault.Integrity || fault.Hint(err) == "") {
+				t.Errorf("class %v, hint %q", fault.ClassOf(err), fault.Hint(err))
 			}
 		})
 	}
