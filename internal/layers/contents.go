@@ -14,19 +14,13 @@ import (
 // over may be used if Contents returns an error: digests are known at a layer's end. ErrChanged is that of a layer that
 // is not what Merge read.
 func (t *Tree) Contents(ctx context.Context, each takes) error {
-	left := t.sources
-	for i := range t.layers {
-		n := 0
-		for n < len(left) && int(left[n].layer) == i {
-			n++
+	for i, sources := range t.sources {
+		if len(sources) == 0 {
+			continue // nothing of the layer is left
 		}
-		if n == 0 {
-			continue // nothing of it is left
-		}
-		if err := t.contentsOf(ctx, i, left[:n], each); err != nil {
+		if err := t.contentsOf(ctx, i, sources, each); err != nil {
 			return err
 		}
-		left = left[n:]
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ const (
 )
 
 func (l Limits) withDefaults() Limits {
-	l.Layers = cmp.Or(l.Layers, 1000)
+	l.Layers = min(cmp.Or(l.Layers, 1000), maxLayers)
 	l.Entries = cmp.Or(l.Entries, 2_000_000)
 	l.Names = cmp.Or(l.Names, 256<<20)
 	l.Bytes = cmp.Or(l.Bytes, 1<<40)

@@ -33,7 +33,8 @@ func Merge(ctx context.Context, all []Layer, lim Limits) (*Tree, error) {
 		}
 		t.read = append(t.read, extent{m.stored, m.plain})
 	}
-	t.finish(m.sources)
+	t.sources = m.sources
+	t.finish()
 	return t, nil
 }
 
@@ -43,11 +44,10 @@ type place struct {
 	name string
 }
 
-// source says where the content of a file comes from.
+// source says where in a layer the content of a file comes from.
 type source struct {
 	node   *squashfs.Node
 	size   int64
-	layer  int32
 	member int32 // of the tar, counted as archive/tar gives them
 }
 
@@ -56,7 +56,8 @@ type merger struct {
 	lim     Limits
 	meter   meter
 	root    *squashfs.Node
-	sources []source
+	sources [][]source // of each layer, in its order
+	kept    int        // sources when dead ones were dropped last
 	entries int
 	names   int64
 
@@ -65,9 +66,9 @@ type merger struct {
 	member        int32
 	stored, plain int64
 	parts         []string // memory for split
-	// added are the names that the layer has given, true, or has something below, false. In the lowest layer, where
-	// all are of it, and whiteouts have nothing to remove, none are kept.
-	added map[place]bool
+	// links are the names that the layer has given to files of lower layers. All others that it has given, or has
+	// something below, show by the stamps of their nodes.
+	links map[place]bool
 	// opaque are the directories in which nothing is left of lower layers.
 	opaque map[*squashfs.Node]bool
 }
@@ -78,9 +79,8 @@ func (m *merger) enter(number int) error {
 		return refuse(ErrTooLarge, "", "the image has more than the %d layers that are taken", m.lim.Layers)
 	}
 	m.number = int32(number)
-	if number > 0 {
-		m.added, m.opaque = map[place]bool{}, map[*squashfs.Node]bool{}
-	}
+	m.links, m.opaque = map[place]bool{}, map[*squashfs.Node]bool{}
+	m.sources = append(m.sources, nil)
 	return nil
 }
 
@@ -109,6 +109,7 @@ func (m *merger) layer(ctx context.Context, l Layer) error {
 	}
 	m.stored, m.plain = b.stored.n, b.plain.n
 	m.forgetHidden()
+	m.dropDead()
 	return nil
 }
 
@@ -152,7 +153,7 @@ func (m *merger) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return m.put(dir, name, node)
+	return m.put(dir, name, node, h.Typeflag == tar.TypeLink)
 }
 
 // rootEntry is a member that describes the root.
@@ -182,13 +183,8 @@ func (m *merger) parent(path string, way []step, name string, hidden bool) (*squ
 			}
 		}
 	}
-	for i := len(way) - 1; i > 0 && m.added != nil; i-- {
-		at := place{way[i-1].node, way[i].name}
-		if _, ok := m.added[at]; ok {
-			break // and so is all above it
-		}
-		at.name = strings.Clone(at.name)
-		m.added[at] = false
+	for i := len(way) - 1; i > 0 && !m.stamped(way[i].node); i-- { // if one is, so is all above it
+		m.stamp(way[i].node, false)
 	}
 	return way[len(way)-1].node, nil
 }
@@ -196,9 +192,8 @@ func (m *merger) parent(path string, way []step, name string, hidden bool) (*squ
 // implied makes a directory that no entry has named so far. It hides a file of a lower layer, as it does where layers
 // are mounted over each other.
 func (m *merger) implied(path string, dir *squashfs.Node, s *step, hidden bool) error {
-	_, here := m.added[place{dir, s.name}]
 	switch {
-	case s.inWay != nil && (here || m.number == 0):
+	case s.inWay != nil && m.adds(dir, s.name, s.inWay):
 		return refuse(ErrFormat, path, "lies in %s, which is a file", quoted(s.name))
 	case isWhiteout(s.name) && !hidden:
 		return refuse(ErrFormat, path, "lies in a directory with the name of a whiteout")
@@ -218,18 +213,21 @@ func (m *merger) implied(path string, dir *squashfs.Node, s *step, hidden bool) 
 }
 
 // put gives a node a name. A directory over a directory describes it anew; everything else replaces what was there.
-func (m *merger) put(dir *squashfs.Node, name string, n *squashfs.Node) error {
+func (m *merger) put(dir *squashfs.Node, name string, n *squashfs.Node, link bool) error {
 	if err := m.keep(name, len(name)); err != nil {
 		return err
 	}
 	name = strings.Clone(name) // of a header, which may have 1 MiB
-	if old := dir.Entries[name]; old != nil && isDir(old) && isDir(n) {
+	switch old := dir.Entries[name]; {
+	case old != nil && isDir(old) && isDir(n):
 		describe(old, n)
-	} else {
+		m.stamp(old, true)
+	case link && !m.stamped(n):
 		dir.Entries[name] = n
-	}
-	if m.added != nil {
-		m.added[place{dir, name}] = true
+		m.links[place{dir, name}] = true
+	default:
+		dir.Entries[name] = n
+		m.stamp(n, true)
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (m *merger) content(n *squashfs.Node, h *tar.Header, content io.Reader) err
 		}
 	}
 	if h.Size > 0 {
-		m.sources = append(m.sources, source{node: n, size: h.Size, layer: m.number, member: m.member})
+		m.sources[m.number] = append(m.sources[m.number], source{node: n, size: h.Size, member: m.member})
 	}
 	return nil
 }

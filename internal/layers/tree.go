@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/squashfs"
@@ -21,7 +20,7 @@ type Tree struct {
 	lim     Limits
 	layers  []Layer
 	read    []extent
-	sources []source // of live files, in the order of the layers
+	sources [][]source // of live files, for each layer in its order
 }
 
 // extent is how long a layer was.
@@ -57,22 +56,16 @@ func (d Dropped) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Marks in Node.Mode, above the 16 bits of st_mode. They are gone when the tree is handed out.
-const (
-	lostXattrs = 1 << 16 // attributes were left out
-	seen       = 1 << 17 // the node was counted
-	marks      = lostXattrs | seen
-)
-
 // finish leaves out what does not go into the image, counts the rest, and keeps the sources of live
 // files.
-func (t *Tree) finish(sources []source) {
+func (t *Tree) finish() {
 	t.settle(t.Root)
-	t.sources = slices.DeleteFunc(sources, func(s source) bool { return s.node.Mode&seen == 0 })
-	for _, s := range t.sources {
-		t.Bytes += s.size
+	keepSeen(t.sources)
+	for _, sources := range t.sources {
+		for _, s := range sources {
+			t.Bytes += s.size
+		}
 	}
-	t.sources = slices.Clip(t.sources)
 	unmark(t.Root)
 }
 
@@ -105,16 +98,6 @@ func (t *Tree) settle(n *squashfs.Node) {
 			default:
 				t.settle(child)
 			}
-		}
-	}
-}
-
-// unmark clears the marks.
-func unmark(n *squashfs.Node) {
-	n.Mode &^= marks
-	for _, child := range n.Entries {
-		if child.Mode&marks != 0 {
-			unmark(child)
 		}
 	}
 }

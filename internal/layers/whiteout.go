@@ -56,14 +56,14 @@ func (m *merger) whiteout(h *tar.Header, dirs []string, name string) error {
 
 // remove takes a name of lower layers away. Of a directory that this layer has something in, that stays.
 func (m *merger) remove(dir *squashfs.Node, name string, node *squashfs.Node) {
-	own, here := m.added[place{dir, name}]
 	switch {
-	case !here:
+	case !m.adds(dir, name, node):
 		delete(dir.Entries, name)
 	case isDir(node):
 		m.clear(node)
-		if !own {
+		if node.Mode&described == 0 {
 			describe(node, impliedDir())
+			m.stamp(node, false)
 		}
 	}
 }
