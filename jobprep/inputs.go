@@ -29,6 +29,9 @@ func (p *planned) readInfos(ctx context.Context) error {
 		return err
 	}
 	p.volumes = []manifest.Info{image}
+	if image.Image != nil {
+		p.d.Log.Info("the image is " + image.Image.String())
+	}
 	for _, f := range p.o.DataInfo {
 		in, err := p.readInfo(ctx, f, manifest.KindDataset)
 		if err != nil {
@@ -175,6 +178,7 @@ func volumeRef(i manifest.Info) (manifest.VolumeRef, error) {
 	sum, err := manifest.ParseDigest(i.Checksum)
 	return manifest.VolumeRef{
 		Kind: i.Kind, Name: name, Path: i.PathAtRest, VolumeID: i.VolumeID, Digest: i.Digest, Checksum: sum, Size: i.Size,
+		Image: i.Image,
 	}, err
 }
 

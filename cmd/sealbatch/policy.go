@@ -338,6 +338,9 @@ func showSecret(a *app, s keyapi.SecretInfo) error {
 	row("name", s.Name)
 	row("file", s.File)
 	row("digest", s.Digest.String())
+	if !s.Image.IsZero() {
+		row("image", s.Image.String())
+	}
 	row("state", state(s.Entry()))
 	for _, f := range policyFields(s.Policy) {
 		switch {

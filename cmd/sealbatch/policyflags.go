@@ -15,11 +15,11 @@ import (
 
 // policyFlags are the flags of data-prep, container-prep and policy that make a policy.
 type policyFlags struct {
-	Users, Groups, Nodes, Clusters, Accounts, Partitions []string
-	Tier, Evidence, Expires                              string
-	Releases                                             int
-	HostBinds, Pin                                       bool
-	Network                                              string // none, any or empty for the configuration's
+	Users, Groups, Nodes, Clusters, Accounts, Partitions, Images []string
+	Tier, Evidence, Expires                                      string
+	Releases                                                     int
+	HostBinds, Pin                                               bool
+	Network                                                      string // none, any or empty for the configuration's
 }
 
 // Defaults of the policy flags, where something is published.
@@ -50,6 +50,8 @@ func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.List(&p.Clusters, "clusters, as the key service calls them, whose users and nodes these are (default: one's own)", []string{"clusters"})
 	f.List(&p.Accounts, "Slurm accounts whose jobs may open it; *: any, as by default", []string{"accounts"})
 	f.List(&p.Partitions, "Slurm partitions whose jobs may open it; *: any, as by default", []string{"partitions"})
+	f.List(&p.Images, "container images with which alone it may be opened: digests (sha256:...) of images that one sealed oneself,\n"+
+		"and volume ids of sealed images of anybody's; *: any, as by default", []string{"images"})
 	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container; --allow-host-binds=false: not, as by default",
 		[]string{"allow-host-binds"})
 	f.Word(&p.Network, "none: only jobs whose containers have no network may open it; any: others, too\n"+
@@ -80,6 +82,8 @@ var policyLists = []policyList{
 		func(p *policyFlags) []string { return p.Accounts }},
 	{"partitions", "partitions", "*", true, func(p *manifest.Policy) *[]string { return &p.Partitions },
 		func(p *policyFlags) []string { return p.Partitions }},
+	{"images", "images", "*", true, func(p *manifest.Policy) *[]string { return &p.Images },
+		func(p *policyFlags) []string { return p.Images }},
 }
 
 // Policy makes the policy of something that is published, as of now.

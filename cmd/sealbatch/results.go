@@ -158,6 +158,7 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetchi
 			"the job's log says more: "+transfer.At(rec.LogFile))
 		ui.PrintError(a.stderr, failed)
 	}
+	sayImage(a, nodes)
 	for _, n := range nodes {
 		failed = errors.Join(failed, reportNode(a, rec, n, how.running))
 	}
@@ -165,6 +166,16 @@ func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetchi
 		return exitStatus(exitCode(failed))
 	}
 	return nil
+}
+
+// sayImage says which container image the job ran, by its receipts.
+func sayImage(a *app, nodes []results.Node) {
+	for _, n := range nodes {
+		if r := n.Receipt; r != nil && r.Image != nil {
+			fmt.Fprintln(a.stderr, "image: "+text.Printable(r.Image.String()))
+			return
+		}
+	}
 }
 
 // lastRun counts the nodes of a job's last run: what they left before Slurm restarted it is there, too.

@@ -128,6 +128,8 @@ type Secret struct {
 	Size   int64           `json:"size"`
 	Key    []byte          `json:"key"` // 32 bytes, base64 in JSON
 	Policy manifest.Policy `json:"policy"`
+	// Image is the digest of the container image in it (manifest.Image), by the owner's word.
+	Image manifest.Digest `json:"image,omitzero"`
 }
 
 // SecretInfo is what the owner sees of a secret.
@@ -147,6 +149,7 @@ type SecretInfo struct {
 	Released     int             `json:"released"`
 	Revoked      bool            `json:"revoked"`
 	SupersededBy string          `json:"superseded_by,omitempty"` // volume id
+	Image        manifest.Digest `json:"image,omitzero"`
 	// PolicyVoid says that the policy counts no more: the key that set it is not
 	// enrolled, or the administrator withdrew it. Setting it again mends that.
 	PolicyVoid bool `json:"policy_void,omitempty"`

@@ -22,6 +22,7 @@ type forecast struct {
 	claims   attest.Claims
 	nodes    []string // sorted, each once
 	steps    int      // that one host list may take
+	secrets  []secretRecord
 	policies map[manifest.Digest]manifest.Policy
 	known    map[manifest.Digest]string // what they do not name
 	unnamed  map[string]string          // by host list: a node that it does not name, "" if there is none
@@ -29,7 +30,7 @@ type forecast struct {
 
 // newForecast reads the secrets' policies.
 func newForecast(ctx context.Context, c attest.Claims, nodes []string, g getter, secrets []secretRecord) (*forecast, error) {
-	f := &forecast{ctx: ctx, claims: c, policies: map[manifest.Digest]manifest.Policy{}, known: map[manifest.Digest]string{},
+	f := &forecast{ctx: ctx, claims: c, secrets: secrets, policies: map[manifest.Digest]manifest.Policy{}, known: map[manifest.Digest]string{},
 		unnamed: map[string]string{}}
 	f.nodes = slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == "" })
 	slices.Sort(f.nodes)
@@ -65,6 +66,16 @@ func (f *forecast) of(s secretRecord) (why string, err error) {
 		f.known[s.Policy.Digest] = why
 	}
 	return why, err
+}
+
+// otherImage returns why a job's image is none of those that a secret's policy names; "" if the image is not known.
+func (f *forecast) otherImage(s secretRecord, m manifestRecord) string {
+	images := f.policies[s.Policy.Digest].Images
+	at := slices.IndexFunc(f.secrets, func(sec secretRecord) bool { return sec.VolumeID == m.Volumes[0].ID })
+	if len(images) == 0 || at < 0 {
+		return ""
+	}
+	return outsideImages(images, s.Owner, f.secrets[at])
 }
 
 // outsideJob returns what of a job a policy does not name, where the submitter can know it. Groups, and what Slurm

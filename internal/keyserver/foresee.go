@@ -1,6 +1,7 @@
 package keyserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +133,7 @@ func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, f *
 	if err != nil {
 		return err
 	}
-	if why != "" {
+	if why = cmp.Or(why, f.otherImage(sec, m)); why != "" {
 		return refuse(why, "ask its owner to name it: sealbatch policy set")
 	}
 	if why := excessive(sec, m); why != "" {

@@ -92,6 +92,8 @@ func (m *manifestRecord) serve(restart uint32) {
 type volumeUse struct {
 	ID     string          `json:"id"`
 	Digest manifest.Digest `json:"digest"`
+	// Image is the digest of the container image in it, by the manifest's word; zero if it says none.
+	Image manifest.Digest `json:"image,omitzero"`
 }
 
 // newManifest answers POST /v1/manifests. The same manifest by the same account
@@ -154,7 +156,10 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who ac
 	}
 	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {
-		u := volumeUse{v.VolumeID, v.Digest}
+		u := volumeUse{ID: v.VolumeID, Digest: v.Digest}
+		if v.Image != nil {
+			u.Image = v.Image.Digest
+		}
 		if !seen[u] { // one volume may be mounted under two names
 			rec.Volumes = append(rec.Volumes, u)
 		}
@@ -245,6 +250,10 @@ func sameDigest(s secretRecord, v volumeUse) error {
 	if s.Digest != v.Digest {
 		// Neither its name nor its digest: whoever asks may have guessed the id.
 		return service.Refuse(keyapi.CodePolicy, "volume %s: the manifest pins %s, which is not what its owner deposited", s.VolumeID, v.Digest)
+	}
+	if !v.Image.IsZero() && v.Image != s.Image {
+		return service.Refuse(keyapi.CodePolicy, "volume %s: the manifest says that it holds container image %s, its owner said otherwise",
+			s.VolumeID, v.Image)
 	}
 	return nil
 }

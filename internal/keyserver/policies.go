@@ -70,11 +70,18 @@ func policyOf(g getter, s secretRecord) (p manifest.Policy, err error) {
 type verdicts struct {
 	claims attest.Claims
 	groups map[string]bool // the claims', without ""
-	known  map[manifest.Digest]string
+	known  map[manifest.Digest]verdict
+	image  *secretRecord // of the job's image, when it was looked at
+}
+
+// verdict is what one policy says: what of the claims it does not name, and the images that alone it names.
+type verdict struct {
+	outside string
+	images  []string
 }
 
 func newVerdicts(c attest.Claims) *verdicts {
-	v := &verdicts{claims: c, groups: map[string]bool{}, known: map[manifest.Digest]string{}}
+	v := &verdicts{claims: c, groups: map[string]bool{}, known: map[manifest.Digest]verdict{}}
 	for _, g := range c.Groups {
 		if g != "" {
 			v.groups[g] = true
@@ -83,19 +90,20 @@ func newVerdicts(c attest.Claims) *verdicts {
 	return v
 }
 
-// of returns what of the claims a secret's policy does not name; "" if it names all.
-func (v *verdicts) of(g getter, s secretRecord) (string, error) {
-	why, ok := v.known[s.Policy.Digest]
+// of returns what a secret's policy says.
+func (v *verdicts) of(g getter, s secretRecord) (verdict, error) {
+	said, ok := v.known[s.Policy.Digest]
 	if ok {
-		return why, nil
+		return said, nil
 	}
 	p, err := policyOf(g, s)
 	if err != nil {
-		return "", err
+		return verdict{}, err
 	}
-	if why, err = v.outside(p); err != nil {
-		return "", err
+	if said.outside, err = v.outside(p); err != nil {
+		return verdict{}, err
 	}
-	v.known[s.Policy.Digest] = why
-	return why, nil
+	said.images = p.Images
+	v.known[s.Policy.Digest] = said
+	return said, nil
 }

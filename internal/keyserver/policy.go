@@ -30,11 +30,15 @@ func checkPolicy(p manifest.Policy) error {
 // checkSecret holds one secret's record and policy against what evidence
 // shows. It says what is missing, for the owner's and submitter's eyes.
 func checkSecret(g getter, s secretRecord, m manifestRecord, v *verdicts, now time.Time) error {
-	outside, err := v.of(g, s)
+	said, err := v.of(g, s)
 	if err != nil {
 		return err
 	}
-	why := cmp.Or(unusable(s, v.claims, now), outside, excessive(s, m))
+	image, err := v.otherImage(g, s, m, said.images)
+	if err != nil {
+		return err
+	}
+	why := cmp.Or(unusable(s, v.claims, now), said.outside, image, excessive(s, m))
 	if why == "" {
 		return nil
 	}

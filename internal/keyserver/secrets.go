@@ -40,6 +40,7 @@ type secretRecord struct {
 	Released     int              `json:"released"`
 	Revoked      bool             `json:"revoked"`
 	SupersededBy string           `json:"superseded_by"`
+	Image        manifest.Digest  `json:"image,omitzero"` // of the container image in it, by the owner's word
 	// Acts and Tries count entries of the volume's history.
 	Acts  int `json:"acts"`
 	Tries int `json:"tries"`
@@ -50,6 +51,7 @@ func (s secretRecord) info(p manifest.Policy) keyapi.SecretInfo {
 		VolumeID: s.VolumeID, Name: s.Name, File: s.File, Kind: s.Kind, Digest: s.Digest, Size: s.Size, Owner: s.Owner,
 		Path: keyapi.SecretPath(s.VolumeID), Created: s.Created, Policy: p, PolicyDigest: s.Policy.Digest,
 		PolicyKey: s.PolicySet.Key, Released: s.Released, Revoked: s.Revoked, SupersededBy: s.SupersededBy,
+		Image: s.Image,
 	}
 }
 
@@ -88,12 +90,15 @@ func depositOf(q *request, now time.Time) (secretRecord, keyapi.Secret, error) {
 	case body.Size <= 0:
 		return bad("size %d is not positive", body.Size)
 	}
+	if body.Kind != manifest.KindImage && !body.Image.IsZero() {
+		return bad("the digest of a container image, for a volume of kind %s", body.Kind)
+	}
 	if err := checkPolicy(body.Policy); err != nil {
 		return secretRecord{}, body, err
 	}
 	return secretRecord{
 		VolumeID: q.volume, Name: body.Name, File: body.File, Kind: body.Kind, Digest: body.Digest, Size: body.Size,
-		Owner: q.caller.account.ID, Created: now.UTC(),
+		Owner: q.caller.account.ID, Created: now.UTC(), Image: body.Image,
 	}, body, nil
 }
 
@@ -202,7 +207,8 @@ func sameDeposit(g getter, rec secretRecord, conflict error) error {
 	if err := getJSON(g, bucketSecrets, rec.VolumeID, &old); err != nil {
 		return err
 	}
-	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.File != rec.File || old.Kind != rec.Kind || old.Size != rec.Size {
+	if old.Owner != rec.Owner || old.Digest != rec.Digest || old.File != rec.File || old.Kind != rec.Kind || old.Size != rec.Size ||
+		old.Image != rec.Image {
 		return conflict
 	}
 	if old.Revoked {

@@ -41,6 +41,21 @@ func testInfo() Info {
 	}
 }
 
+func testImage() *Image {
+	return &Image{
+		Reference: "docker.io/talinx/jp2a:latest", Digest: digest(9), Of: OfManifest, Platform: "linux/amd64",
+		Base:     &BaseImage{Reference: "docker.io/library/debian:13", Digest: digest(10).String()},
+		SignedBy: digest(11), SBOM: &FileRef{Name: "sbom.spdx.json", Digest: digest(12), Size: 77},
+	}
+}
+
+func testImageInfo() Info {
+	i := testInfo()
+	i.Kind, i.Name, i.Image = KindImage, "jp2a", testImage()
+	i.Policy.Images = []string{digest(9).String(), testID}
+	return i
+}
+
 func testManifest() Manifest {
 	return Manifest{
 		Format: Format, Run: testID, Created: testTime, Expires: testTime.Add(time.Hour),
@@ -50,7 +65,7 @@ func testManifest() Manifest {
 		Tier:    TierB2,
 		Volumes: []VolumeRef{
 			{Kind: KindImage, Name: "image", Path: "/scratch/project_1/jp2a.sbv", VolumeID: testID,
-				Digest: digest(3), Checksum: digest(4), Size: 4096},
+				Digest: digest(3), Checksum: digest(4), Size: 4096, Image: testImage()},
 			{Kind: KindDataset, Name: "jp2a_input", Path: "/scratch/project_1/jp2a_input.sbv",
 				VolumeID: "0f0e0d0c0b0a09080706050403020100", Digest: digest(1), Checksum: digest(2), Size: 123456},
 		},
@@ -88,6 +103,15 @@ func TestGoldenInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "dataset.info.yaml", b)
+}
+
+func TestGoldenImageInfo(t *testing.T) {
+	t.Parallel()
+	b, err := testImageInfo().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "image.info.yaml", b)
 }
 
 func TestGoldenManifest(t *testing.T) {

@@ -47,6 +47,7 @@ type Info struct {
 	Service  string    `yaml:"key_service"`
 	Created  time.Time `yaml:"created"`
 	Policy   Policy    `yaml:"policy"`
+	Image    *Image    `yaml:"image,omitempty"` // of KindImage alone
 }
 
 // KeptPath returns where a volume lies, beside the newer version that got its place
@@ -93,6 +94,9 @@ func (i Info) Validate() error {
 	}
 	if sum, err := ParseDigest(i.Checksum); err != nil || sum.IsZero() {
 		return fmt.Errorf("%w: info file checksum %.80q is not a digest", ErrInvalid, i.Checksum)
+	}
+	if err := validImage(i.Kind, i.Image); err != nil {
+		return fmt.Errorf("info file: %w", err)
 	}
 	if err := validName(i.Name); err != nil {
 		return fmt.Errorf("info file name: %w", err)

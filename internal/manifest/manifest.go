@@ -22,13 +22,14 @@ type VolumeRef struct {
 	Digest   Digest `json:"digest"`    // volume digest
 	Checksum Digest `json:"checksum"`  // of the whole file
 	Size     int64  `json:"size"`      // of the sealed file, bytes
+	Image    *Image `json:"image,omitempty"`
 }
 
-// FileRef pins one file that travels with the job.
+// FileRef pins one file.
 type FileRef struct {
-	Name   string `json:"name"`
-	Digest Digest `json:"digest"`
-	Size   int64  `json:"size"`
+	Name   string `json:"name" yaml:"name"`
+	Digest Digest `json:"digest" yaml:"digest"`
+	Size   int64  `json:"size" yaml:"size"`
 }
 
 // Service says which key service releases the keys and how it is reached.
@@ -210,6 +211,9 @@ func (m Manifest) validateVolumes() error {
 		}
 		if !names.ID(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() || v.Size <= 0 {
 			return fmt.Errorf("%w: volume %q lacks id, digest, checksum or size", ErrInvalid, v.Name)
+		}
+		if err := validImage(v.Kind, v.Image); err != nil {
+			return fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 	}
 	seen := map[string]bool{}

@@ -15,7 +15,7 @@ import (
 //
 // A release must satisfy every part: (one of Users or one of Groups), one of
 // Nodes, at least Tier, before Expires, within Releases, and, where given, one
-// of Clusters, Evidence, one of Accounts and one of Partitions.
+// of Clusters, Evidence, one of Accounts, one of Partitions and one of Images.
 type Policy struct {
 	// Users and Groups are Unix names at the site. At least one
 	// name must be given over both.
@@ -40,6 +40,10 @@ type Policy struct {
 	// Accounts and Partitions limit the Slurm accounts and partitions.
 	Accounts   []string `json:"accounts,omitempty" yaml:"accounts,omitempty"`
 	Partitions []string `json:"partitions,omitempty" yaml:"partitions,omitempty"`
+	// Images are the container images with which alone the volume may be opened: digests
+	// of images that the volume's owner sealed, as the owner said then, and ids of sealed
+	// images, whoever sealed them. Empty for any.
+	Images []string `json:"images,omitempty" yaml:"images,omitempty"`
 	// HostBinds permits runtime flags that bind paths of the node into the
 	// container.
 	HostBinds bool `json:"host_binds,omitempty" yaml:"host_binds,omitempty"`
@@ -102,6 +106,7 @@ func (p Policy) Validate() error {
 	}{
 		{"user", p.Users, names.Unix}, {"group", p.Groups, names.Unix},
 		{"cluster", p.Clusters, names.Word}, {"account", p.Accounts, names.Word}, {"partition", p.Partitions, names.Word},
+		{"container image", p.Images, ValidImagePin},
 		{"compute node", p.Nodes, func(string) bool { return true }},
 	} {
 		if len(l.list) > maxPolicyNames {

@@ -122,10 +122,11 @@ type Receipt struct {
 	Tier     Tier      `json:"tier"`
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended"`
-	Exit     int       `json:"exit"`    // the application's, 128+signal, or -1 when it never ran
-	Reason   string    `json:"reason"`  // "completed", "time limit", "cancelled", or the failed step
-	Version  string    `json:"version"` // of the sealbatch that signs this
-	Mounts   string    `json:"mounts"`  // how the volumes reached the container: "namespace", "fusermount" or "runtime"
+	Exit     int       `json:"exit"`            // the application's, 128+signal, or -1 when it never ran
+	Reason   string    `json:"reason"`          // "completed", "time limit", "cancelled", or the failed step
+	Version  string    `json:"version"`         // of the sealbatch that signs this
+	Mounts   string    `json:"mounts"`          // how the volumes reached the container: "namespace", "fusermount" or "runtime"
+	Image    *Image    `json:"image,omitempty"` // as the manifest has it
 	Steps    []Step    `json:"steps"`
 	Output   Output    `json:"output"`
 }

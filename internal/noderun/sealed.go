@@ -141,7 +141,7 @@ func (s *sealed) writeReceipt() error {
 	jws, err := manifest.SignJWS(manifest.TypeReceipt, s.released.S, manifest.Receipt{
 		Run: s.manifest.Run, Manifest: s.digest, Job: s.alloc.job, Node: s.alloc.node, Tier: s.tier,
 		Started: s.started.UTC(), Ended: time.Now().UTC(), Exit: s.app, Reason: reason,
-		Version: version.String(), Mounts: s.mounts(), Steps: s.steps, Output: s.out,
+		Version: version.String(), Mounts: s.mounts(), Image: s.manifest.Volumes[0].Image, Steps: s.steps, Output: s.out,
 	})
 	if err != nil {
 		return err

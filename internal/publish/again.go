@@ -58,6 +58,9 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 		return out, false, "", err
 	}
 	st.info.Policy = st.secret.Policy
+	if p.r.Image != nil && st.secret.Image == p.r.Image.Digest { // which may have been called, or checked, otherwise
+		st.info.Image = p.r.Image
+	}
 	if err := p.ensureInfo(ctx, st.info); err != nil {
 		return out, false, "", fmt.Errorf("write the info file: %w", err)
 	}
@@ -96,6 +99,8 @@ func (p *publishing) differs(ctx context.Context, st *standing) (why string, err
 		return "it was revoked", nil
 	case st.secret.SupersededBy != "":
 		return "it was superseded", nil
+	case p.r.Image != nil && st.secret.Image != p.r.Image.Digest:
+		return "it is another image", nil
 	case st.secret.Digest != st.info.Digest:
 		return "the key service has another volume of its id", nil
 	}

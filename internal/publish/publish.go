@@ -48,6 +48,7 @@ type Request struct {
 	Target
 	Input Input
 	Kind  manifest.Kind
+	Image *manifest.Image // of which image Input is; nil for a dataset
 }
 
 // Target says where a sealed volume goes and who may open it.
@@ -226,6 +227,7 @@ func (r Request) info(s volume.Sealed) manifest.Info {
 		Checksum: s.Checksum.String(), Format: manifest.InfoFormat, Kind: r.Kind, Name: r.Name,
 		VolumeID: s.ID.String(), Digest: manifest.Digest(s.Digest), Size: s.Size,
 		Service: r.ServiceURL, Created: time.Now().UTC().Truncate(time.Second), Policy: r.Policy,
+		Image: r.Image,
 	}
 }
 

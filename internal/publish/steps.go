@@ -173,10 +173,14 @@ func (p *publishing) moveTo(fsys transfer.FS) {
 func (p *publishing) deposit(ctx context.Context) error {
 	key := p.s.Key.Bytes()
 	defer clear(key)
-	_, err := p.Keys.PutSecret(ctx, p.s.ID.String(), keyapi.Secret{
+	s := keyapi.Secret{
 		Name: p.r.Name, File: p.r.volumeName(), Kind: p.r.Kind, Digest: manifest.Digest(p.s.Digest),
 		Size: p.s.Size, Key: key, Policy: p.r.Policy,
-	})
+	}
+	if p.r.Image != nil {
+		s.Image = p.r.Image.Digest
+	}
+	_, err := p.Keys.PutSecret(ctx, p.s.ID.String(), s)
 	return err
 }
 

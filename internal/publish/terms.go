@@ -54,7 +54,7 @@ func (p *publishing) wanted(have manifest.Policy, words string) manifest.Policy 
 // changes says how policies differ, in whatever order their lists are.
 func changes(was, is manifest.Policy) []string {
 	encode := func(p manifest.Policy) []byte {
-		for _, l := range []*[]string{&p.Users, &p.Groups, &p.Nodes, &p.Clusters, &p.Accounts, &p.Partitions} {
+		for _, l := range []*[]string{&p.Users, &p.Groups, &p.Nodes, &p.Clusters, &p.Accounts, &p.Partitions, &p.Images} {
 			*l = slices.Compact(slices.Sorted(slices.Values(*l)))
 		}
 		p.Expires = p.Expires.UTC()
@@ -85,6 +85,7 @@ func (p *publishing) setFlags(was manifest.Policy, words string) string {
 	flag("clusters", list(was.Clusters), list(is.Clusters), "")
 	flag("accounts", list(was.Accounts), list(is.Accounts), "*")
 	flag("partitions", list(was.Partitions), list(is.Partitions), "*")
+	flag("images", list(was.Images), list(is.Images), "*")
 	flag("tier", fmt.Sprint(was.Tier), fmt.Sprint(is.Tier), "")
 	flag("evidence", was.Evidence, is.Evidence, "any")
 	flag("network", was.Network, is.Network, "any")
