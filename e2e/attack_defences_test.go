@@ -87,7 +87,7 @@ var defences = func() map[string][]weakness {
 		"host lists": {
 			{"internal/keyserver/policy.go", "!anyNode && !hosts.Contains(c.Node)",
 				`!anyNode && !(off("host lists") && expanded(p.Nodes, c.Node) || hosts.Contains(c.Node))`},
-			{"internal/keyserver/policies.go", "\tif ok {\n\t\treturn why", "\tif ok && !off(\"host lists\") {\n\t\treturn why"},
+			{"internal/keyserver/policies.go", "\tif ok {\n\t\treturn said", "\tif ok && !off(\"host lists\") {\n\t\treturn said"},
 			{file: "internal/keyserver/expanded.go", new: expandedSource},
 		},
 		"audited policies": {{"internal/keyserver/audit/audit.go", "\t\tentry, err := json.Marshal(e)\n",
