@@ -50,6 +50,9 @@ func (p *planned) foresee(ctx context.Context) error {
 	if why := p.unfit(chosen); why != "" && !p.o.Force {
 		return fault.New(fault.Slurm, errors.New(why), hintForce)
 	}
+	if why := p.foreign(ctx, chosen); why != "" && !p.o.Force {
+		return fault.New(fault.Slurm, errors.New(why), hintPlatform)
+	}
 	p.warnOfNodes(ctx, chosen)
 	return nil
 }

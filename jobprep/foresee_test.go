@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/slurm"
 )
 
@@ -34,6 +35,8 @@ func TestForeseen(t *testing.T) {
 				return string(partitions), "", 0
 			case argv[len(argv)-1] == "cn[1-2]":
 				return "cn1\ncn2\n", "", 0
+			case slices.Contains(argv, "node"):
+				return "NodeName=cn1 Arch=x86_64 CoresPerSocket=1\nNodeName=cn2 Arch=aarch64 CoresPerSocket=1\n", "", 0
 			case slices.Contains(argv, "hostnames"):
 				return argv[len(argv)-1] + "\n", "", 0
 			case slices.Contains(argv, "squeue"):
@@ -43,16 +46,24 @@ func TestForeseen(t *testing.T) {
 		})}
 		return s, said
 	}
+	of := func(s *site, platform string) {
+		s.o.ApplicationInfo = s.publishRequest(publish.Request{Kind: manifest.KindImage, Target: publish.Target{Name: "foreign"}, Image: &manifest.Image{
+			Reference: "docker.io/x:1", Digest: manifest.Digest{1}, Of: manifest.OfManifest, Platform: platform,
+		}}, nil)
+	}
 	for name, c := range map[string]struct {
 		change func(s *site)
 		class  fault.Class
 		says   string
 	}{
-		"control":      {func(*site) {}, fault.None, ""},
-		"no partition": {func(s *site) { s.o.Script.Partition = "tiny" }, fault.Slurm, "the site has no partition tiny"},
-		"too long":     {func(s *site) { s.o.Script.Partition, s.o.Script.Time = "small", "2-0" }, fault.Slurm, "24h0m0s that partition small"},
-		"no such node": {func(s *site) { s.o.Script.NodeList = "cn9" }, fault.Slurm, "standard has no node cn9"},
-		"a dependency": {func(s *site) { s.o.Script.Dependency = "afterok:7" }, fault.Slurm, "job 7 has ended as FAILED"},
+		"control":                 {func(*site) {}, fault.None, ""},
+		"the nodes' architecture": {func(s *site) { of(s, "linux/arm64/v8") }, fault.None, ""}, // of one of two
+		"another architecture":    {func(s *site) { of(s, "linux/riscv64") }, fault.Slurm, "the image foreign is for linux/riscv64, and node cn1 is linux/amd64"},
+		"32 bits run on 64":       {func(s *site) { of(s, "linux/arm/v7") }, fault.None, ""},
+		"no partition":            {func(s *site) { s.o.Script.Partition = "tiny" }, fault.Slurm, "the site has no partition tiny"},
+		"too long":                {func(s *site) { s.o.Script.Partition, s.o.Script.Time = "small", "2-0" }, fault.Slurm, "24h0m0s that partition small"},
+		"no such node":            {func(s *site) { s.o.Script.NodeList = "cn9" }, fault.Slurm, "standard has no node cn9"},
+		"a dependency":            {func(s *site) { s.o.Script.Dependency = "afterok:7" }, fault.Slurm, "job 7 has ended as FAILED"},
 		"a node that the owner does not name": {func(s *site) {
 			s.o.DataInfo[0] = s.publish("named", manifest.KindDataset, func(p *manifest.Policy) { p.Nodes = []string{"cn1"} })
 			s.o.Script.NodeList = "cn2"
@@ -83,6 +94,7 @@ func TestForeseen(t *testing.T) {
 		})
 	}
 	for want, change := range map[string]func(s *site){
+		"is for linux/arm64, and node cn1 is linux/amd64: choose nodes that can run it": func(s *site) { of(s, "linux/arm64") },
 		"nouserns is DOWN: jobs wait": func(s *site) { s.o.Script.Partition = "nouserns" },
 		"choose with --account": func(s *site) {
 			s.o.DataInfo[0] = s.publish("billed", manifest.KindDataset, func(p *manifest.Policy) { p.Accounts = []string{"a", "b"} })

@@ -119,6 +119,13 @@ func (p party) site(t *testing.T) *site {
 // publish seals, ships and signs a small volume and returns its info file.
 func (s *site) publish(name string, kind manifest.Kind, change func(*manifest.Policy)) string {
 	s.t.Helper()
+	return s.publishRequest(publish.Request{Kind: kind, Target: publish.Target{Name: name}}, change)
+}
+
+// publishRequest completes a request that says what is published.
+func (s *site) publishRequest(r publish.Request, change func(*manifest.Policy)) string {
+	s.t.Helper()
+	name := r.Name
 	input := filepath.Join(s.t.TempDir(), name)
 	check(s.t, os.WriteFile(input, bytes.Repeat([]byte(name), 1000), 0o600))
 	owner, err := age.GenerateX25519Identity()
@@ -129,10 +136,11 @@ func (s *site) publish(name string, kind manifest.Kind, change func(*manifest.Po
 		change(&policy)
 	}
 	d := publish.Deps{FS: transfer.Local{}, Keys: s.service.Client(s.t, s.alice), Signer: s.alice}
-	p, err := publish.Run(s.t.Context(), d, publish.Request{Input: source.At(input), Kind: kind, Target: publish.Target{
+	r.Input, r.Target = source.At(input), publish.Target{
 		Name: name, SealedPath: filepath.Join(s.t.TempDir(), name+".sealed"), DirAtRest: s.scratch,
 		Policy: policy, Recipients: []age.Recipient{owner.Recipient()}, ServiceURL: s.service.URL,
-	}})
+	}
+	p, err := publish.Run(s.t.Context(), d, r)
 	check(s.t, err)
 	return p.InfoPath
 }
