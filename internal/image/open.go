@@ -35,6 +35,7 @@ type Image struct {
 	Digest    string // "sha256:...", of what DigestOf says
 	DigestOf  string // OfManifest, or OfConfig where there is no manifest: archives of docker save
 	Platform  string // "linux/amd64", "linux/arm64/v8"
+	Path      string // of the file or directory from which it is read; "" if it is not on this machine
 
 	Config      *v1.ConfigFile
 	RawConfig   []byte
@@ -163,6 +164,7 @@ func (o Options) openLocal(ctx context.Context, path, choice string) (*Image, er
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	img.Path = abs
 	return img, nil
 }
 

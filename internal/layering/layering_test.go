@@ -18,14 +18,14 @@ const module = "github.com/sealbatch/sealbatch/"
 // subpackages (test doubles, conformance suites) stand just above it, unless they
 // are listed themselves.
 var floors = [][]string{
-	{"cmd/sealbatch", "e2e", "bench", "internal/layering"},
+	{"cmd/sealbatch", "e2e", "bench", "internal/layering", "testcluster/registry"},
 	{"internal/ui"}, // the terminal: what is below reports by small interfaces
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
 	{"internal/keyserver/keyservertest"},
 	{"internal/setup"}, // of both services
 	{"internal/evidence/builtin"},
-	{"internal/evidence"},
+	{"internal/evidence", "internal/sifbuild"},
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container", "internal/image"},
 	{"internal/sandbox", "slurm", "internal/jobdir", "internal/transfer", "internal/sshid",
 		"internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/slotstore",
