@@ -5,24 +5,49 @@ package containerprep
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/sifbuild"
 	"github.com/sealbatch/sealbatch/internal/source"
 )
 
 // Options are container-prep's flags.
 type Options struct {
 	publish.Target        // Name is the image's
-	Image          string // what -b names: a .sif file
+	Image          string // what -b names: a .sif file, or what image.Open opens
 	OutputDir      string // local directory of the sealed volume, if SealedPath is empty
+	Platform       string // of an image that there is for several: "linux/arm64"; "" for linux/amd64
+	DockerSocket   string // path of the Docker daemon's; "" for the usual one
 }
 
 // Run prepares one image.
 func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, error) {
+	if image.IsSIF(o.Image) {
+		return o.sif(ctx, d)
+	}
+	img, err := image.Open(ctx, o.Image, image.Options{
+		Platform: o.Platform, DockerSocket: o.DockerSocket, Log: d.Log, Progress: d.Progress,
+	})
+	if err != nil {
+		return publish.Published{}, err
+	}
+	defer img.Close()
+	described, err := describe(img)
+	if err != nil {
+		return publish.Published{}, err
+	}
+	r := o.request(img.Name, sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: d.Log})
+	r.Image = described
+	return publish.Run(ctx, d, r)
+}
+
+// sif prepares a SIF file as it is.
+func (o Options) sif(ctx context.Context, d publish.Deps) (publish.Published, error) {
 	info, err := image.Inspect(o.Image)
 	if err != nil {
 		return publish.Published{}, err
@@ -33,17 +58,36 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	if d.Log != nil {
 		d.Log.Info("image", "format", info.Format, "architecture", info.Arch)
 	}
-	return publish.Run(ctx, d, o.request())
+	name := strings.TrimSuffix(filepath.Base(o.Image), ".sif")
+	return publish.Run(ctx, d, o.request(name, source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile}))
 }
 
-func (o Options) request() publish.Request {
+// request asks for the sealing of in, an image called name.
+func (o Options) request(name string, in publish.Input) publish.Request {
 	t := o.Target
-	t.Name = strings.TrimSuffix(filepath.Base(o.Image), ".sif")
+	t.Name = name
 	if t.SealedPath == "" {
 		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+t.Name+".sif")
 	}
-	return publish.Request{
-		Target: t, Kind: manifest.KindImage,
-		Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile},
+	return publish.Request{Target: t, Kind: manifest.KindImage, Input: in}
+}
+
+// describe returns what the info file says of an image. Others read that: of an archive on this machine it has the name
+// alone.
+func describe(img *image.Image) (*manifest.Image, error) {
+	digest, err := manifest.ParseDigest(img.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", img.Reference, err)
 	}
+	reference := img.Reference
+	if img.Path != "" {
+		reference = strings.Replace(reference, img.Path, filepath.Base(img.Path), 1)
+	}
+	out := &manifest.Image{
+		Reference: reference, Digest: digest, Of: manifest.ImageDigestOf(img.DigestOf), Platform: img.Platform,
+	}
+	if b := img.Base; b.Name != "" || b.Digest != "" {
+		out.Base = &manifest.BaseImage{Reference: b.Name, Digest: b.Digest}
+	}
+	return out, nil
 }

@@ -16,16 +16,14 @@ import (
 func TestRequest(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		o             Options
-		mounted, path string
+		o    Options
+		path string
 	}{
-		"named after the image": {Options{Image: "dir/jp2a.sif", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
-		"without the suffix":    {Options{Image: "jp2a", OutputDir: "out"}, "jp2a", "out/encrypted_prepared_jp2a.sif"},
-		"a path of its own":     {Options{Image: "jp2a.sif", OutputDir: "out", Target: publish.Target{SealedPath: "p/x"}}, "jp2a", "p/x"},
+		"named after the image": {Options{OutputDir: "out"}, "out/encrypted_prepared_jp2a.sif"},
+		"a path of its own":     {Options{OutputDir: "out", Target: publish.Target{SealedPath: "p/x"}}, "p/x"},
 	} {
-		r := c.o.request()
-		if r.Name != c.mounted || r.SealedPath != c.path || r.Kind != manifest.KindImage ||
-			r.Input.(source.Input).FileName != manifest.ImageFile || r.Input.String() != c.o.Image {
+		r := c.o.request("jp2a", source.Input{Paths: []string{"i"}})
+		if r.Name != "jp2a" || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.Input.String() != "i" {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
@@ -38,7 +36,7 @@ func TestNotAnImage(t *testing.T) {
 	if err := os.WriteFile(file, []byte("no image"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, img := range []string{file, filepath.Dir(file), "docker://talinx/jp2a"} {
+	for _, img := range []string{file, filepath.Dir(file) + "/.", "library://talinx/jp2a"} {
 		_, err := Run(t.Context(), publish.Deps{}, Options{Image: img, OutputDir: t.TempDir()})
 		if !errors.Is(err, image.ErrFormat) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v", img, err)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,10 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/plugin"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sylabs/sif/v2/pkg/sif"
 )
@@ -60,6 +66,7 @@ func TestScripts(t *testing.T) {
 			"serve":    cmdServe,
 			"service":  cmdService,
 			"sif":      cmdSIF,
+			"oci":      cmdOCI,
 			"programs": cmdPrograms,
 		},
 	})
@@ -159,6 +166,30 @@ func cmdSIF(ts *testscript.TestScript, neg bool, args []string) {
 	f, err := sif.CreateContainerAtPath(ts.MkAbs(args[0]), sif.OptCreateWithDescriptors(input))
 	ts.Check(err)
 	ts.Check(f.UnloadContainer())
+}
+
+// cmdOCI makes an archive of docker save that has an image of one file: oci FILE ARCHITECTURE.
+func cmdOCI(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: oci FILE ARCHITECTURE")
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	ts.Check(w.WriteHeader(&tar.Header{Name: "hello", Mode: 0o755, Size: 5}))
+	_, err := w.Write([]byte("hello"))
+	ts.Check(errors.Join(err, w.Close()))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	ts.Check(err)
+	img, err := mutate.AppendLayers(empty.Image, l)
+	ts.Check(err)
+	config, err := img.ConfigFile()
+	ts.Check(err)
+	config.OS, config.Architecture, config.Config.Entrypoint = "linux", args[1], []string{"/hello"}
+	img, err = mutate.ConfigFile(img, config)
+	ts.Check(err)
+	tag, err := name.NewTag("example.org/some/hello:1")
+	ts.Check(err)
+	ts.Check(tarball.WriteToFile(ts.MkAbs(args[0]), tag, img))
 }
 
 // cmdPrograms puts a stand-in for gocryptfs beside sealbatch: both travel with

@@ -65,18 +65,22 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 
 func runContainerPrep(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch container-prep", "Seal a container image, ship it to the site, and say who may run it there.", "", `
-sealbatch container-prep -b jp2a.sif -s . -e -u etellier -c nid003044 \
+sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
     --data-path ./encrypted_prepared_jp2a.sif --data-path-at-rest /scratch/project_1/etellier/`)
 	var o containerprep.Options
 	var pf prepFlags
 	var encrypted bool
-	var docker, dockerHost string
+	var onHost string
 	pf.client.add(f)
-	f.String(&o.Image, "image to prepare: a .sif file", []string{"b", "base-oci-image"}, ui.Required)
+	f.String(&o.Image, "image to prepare: a .sif file, or one as Docker and Podman have them: in a registry (talinx/jp2a, docker://HOST/NAME:TAG,\n"+
+		"docker://NAME@sha256:...), a file (docker-archive:FILE, oci-archive:FILE) or a directory (oci:DIRECTORY[:TAG]), or with the Docker\n"+
+		"daemon (docker-daemon:NAME). A name alone is that of a file, else of an image of the daemon's, else of one in a registry",
+		[]string{"b", "base-oci-image"}, ui.Required)
+	f.Word(&o.Platform, "platform of the image, as OS/ARCHITECTURE[/VARIANT]: the nodes' (default: linux/amd64)", []string{"platform"})
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
 	f.Bool(&encrypted, "HPCS's switch for encryption; sealbatch always encrypts", []string{"e", "encrypted"})
-	f.String(&docker, "HPCS's Docker socket; not needed", []string{"d", "docker-path"})
-	f.String(&dockerHost, "HPCS's Docker socket; not needed", []string{"docker-host-path"})
+	f.String(&o.DockerSocket, "socket of the Docker daemon (default: that of DOCKER_HOST, or /var/run/docker.sock)", []string{"d", "docker-path"})
+	f.String(&onHost, "where HPCS's container found that socket; not needed", []string{"docker-host-path"})
 	pf.add(f, &o.Target)
 	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
