@@ -187,3 +187,10 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 		}
 	}
 }
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
