@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/oci"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sifbuild"
 	"github.com/sealbatch/sealbatch/internal/source"
@@ -55,11 +57,20 @@ func (o Options) sif(ctx context.Context, d publish.Deps) (publish.Published, er
 	if o.Image, err = filepath.Abs(o.Image); err != nil {
 		return publish.Published{}, err
 	}
-	if d.Log != nil {
-		d.Log.Info("image", "format", info.Format, "architecture", info.Arch)
+	if err := oci.CheckPlatform(o.Platform, "linux/"+info.Arch); o.Platform != "" && err != nil {
+		return publish.Published{}, fault.New(fault.Usage, fmt.Errorf("image %s: %w", o.Image, err), "leave --platform out, or name another file")
 	}
-	name := strings.TrimSuffix(filepath.Base(o.Image), ".sif")
-	return publish.Run(ctx, d, o.request(name, source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile}))
+	in := sifFile{Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile}}
+	described := &manifest.Image{Reference: filepath.Base(o.Image), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
+	if described.Digest, err = in.digest(ctx, o.Image); err != nil {
+		return publish.Published{}, err
+	}
+	if d.Log != nil {
+		d.Log.Info("image", "taken", o.Image, "digest", described.Digest, "of", manifest.OfFile, "platform", described.Platform)
+	}
+	r := o.request(strings.TrimSuffix(filepath.Base(o.Image), ".sif"), in)
+	r.Image = described
+	return publish.Run(ctx, d, r)
 }
 
 // request asks for the sealing of in, an image called name.

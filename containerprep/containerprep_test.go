@@ -11,6 +11,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 func TestRequest(t *testing.T) {
@@ -41,5 +42,28 @@ func TestNotAnImage(t *testing.T) {
 		if !errors.Is(err, image.ErrFormat) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v", img, err)
 		}
+	}
+}
+
+// TestSIFFileAsItWas: a file that is not what its digest was taken of is not sealed.
+func TestSIFFileAsItWas(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "x.sif")
+	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in := sifFile{Input: source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}}
+	d, err := in.digest(t.Context(), path)
+	if err != nil || d != manifest.DigestOf([]byte("abc")) {
+		t.Fatalf("%v, %v", d, err)
+	}
+	if _, _, err := in.Scan(t.Context()); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("abd!"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := in.Scan(t.Context()); !errors.Is(err, volume.ErrChanged) {
+		t.Errorf("changed: %v", err)
 	}
 }

@@ -15,6 +15,9 @@ const hintPlatform = "prepare the image for the nodes (container-prep --platform
 // maxAsked is of how many nodes of a partition Slurm is asked what they are: they are alike, as a rule.
 const maxAsked = 256
 
+// unknownArch is what a SIF file says that does not say what it is for.
+const unknownArch = "unknown"
+
 // alsoRuns are architectures whose programs another runs, too, as the container runtimes have it.
 var alsoRuns = map[string]string{"amd64": "386", "arm64": "arm"}
 
@@ -25,8 +28,11 @@ func (p *planned) foreign(ctx context.Context, chosen []slurm.Partition) string 
 	if image.Image == nil {
 		return ""
 	}
-	known := p.architectures(ctx, chosen)
 	want := architecture(image.Image.Platform)
+	if want == unknownArch {
+		return ""
+	}
+	known := p.architectures(ctx, chosen)
 	var others []string
 	for name, arch := range known {
 		if arch != want && alsoRuns[arch] != want {
