@@ -163,7 +163,7 @@ func (s *sum) matches() bool { return hex.EncodeToString(s.h.Sum(nil)) == s.want
 
 // newSum returns the sum that is to become digest.
 func newSum(digest string) (*sum, error) {
-	algorithm, digits, _ := cutDigest(digest)
+	algorithm, digits, _ := strings.Cut(digest, ":")
 	var h hash.Hash
 	switch algorithm {
 	case "sha256":
@@ -177,6 +177,3 @@ func newSum(digest string) (*sum, error) {
 	}
 	return &sum{h, digits}, nil
 }
-
-// cutDigest takes a digest apart.
-func cutDigest(digest string) (algorithm, digits string, ok bool) { return strings.Cut(digest, ":") }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 )
@@ -74,7 +75,10 @@ const shortDigest = 12
 
 // Short returns a digest as messages have it: "0123456789ab".
 func Short(digest string) string {
-	_, digits, _ := cutDigest(digest)
+	_, digits, _ := strings.Cut(digest, ":")
+	if strings.Trim(digits, "0123456789abcdef") != "" {
+		return "no digest"
+	}
 	return digits[:min(len(digits), shortDigest)]
 }
 

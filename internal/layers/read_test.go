@@ -118,6 +118,7 @@ func TestDigests(t *testing.T) {
 			ErrFormat, `"md5:00" is no digest that can be checked`},
 		"digest in capitals": {func(l *Layer) { l.Digest = strings.ToUpper(l.Digest) },
 			ErrFormat, "is no digest"},
+		"digest that steers":     {func(l *Layer) { l.Digest = "sha256:\x1b[2J" }, ErrFormat, `layer 1 of 1 (no digest): "sha256:\x1b[2J" is no`},
 		"short digest":           {func(l *Layer) { l.Digest = "sha256:00" }, ErrFormat, "is no digest"},
 		"no diff id":             {func(l *Layer) { l.DiffID = "" }, ErrFormat, `"" is no digest`},
 		"the line broke":         {func(l *Layer) { l.Open = breaks(blob, len(blob)/2) }, errLine, "the line broke"},
