@@ -64,7 +64,8 @@ func checkLayers(t *testing.T, img *Image) {
 				t.Fatal(err)
 			}
 			raw, err := io.ReadAll(r)
-			if err = errors.Join(err, r.Close()); err != nil || int64(len(raw)) != l.Size || (l.Digest != "" && l.Digest != oci.DigestOf(raw)) {
+			if err = errors.Join(err, r.Close()); err != nil || int64(len(raw)) != l.Size || (l.Digest != "" &&
+				l.Digest != oci.DigestOf(raw)) {
 				t.Errorf("layer %d: %d bytes of %d, %s, %v", i, len(raw), l.Size, l.Digest, err)
 			}
 			plain, free, err := inflate.NewReader(bufio.NewReader(bytes.NewReader(raw)), inflate.Detect(raw))
@@ -120,13 +121,16 @@ func TestRealArchives(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(img.Layers) != c.layers || img.DigestOf != c.of || img.Reference != fmt.Sprintf(c.reference, p) || img.Name != c.name {
+				if len(img.Layers) != c.layers || img.DigestOf != c.of || img.Reference != fmt.Sprintf(c.reference,
+					p) || img.Name != c.name {
 					t.Errorf("%d layers, %s, %s of %s", len(img.Layers), img.Name, img.DigestOf, img.Reference)
 				}
-				if e := img.Config.Config; !slices.Contains(e.Env, "A=x y") || !slices.Equal(e.Entrypoint, []string{"/hello"}) || e.Labels["org.example.a"] != "b" {
+				if e := img.Config.Config; !slices.Contains(e.Env, "A=x y") || !slices.Equal(e.Entrypoint,
+					[]string{"/hello"}) || e.Labels["org.example.a"] != "b" {
 					t.Errorf("%+v", e)
 				}
-				if img.Platform != "linux/amd64" || oci.DigestOf(img.RawConfig) == "" || (c.of == OfManifest && oci.DigestOf(img.RawManifest) != img.Digest) {
+				if img.Platform != "linux/amd64" || oci.DigestOf(img.RawConfig) == "" || (c.of == OfManifest &&
+					oci.DigestOf(img.RawManifest) != img.Digest) {
 					t.Errorf("%s %s", img.Platform, img.Digest)
 				}
 				checkLayers(t, img)
@@ -233,7 +237,8 @@ const (
 
 // image adds an image and returns its descriptor's JSON.
 func (tr tree) image(arch, layer, more string) string {
-	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`, arch, oci.DigestOf([]byte(layer)))
+	config := fmt.Sprintf(`{"os":"linux","architecture":%q,"rootfs":{"type":"layers","diff_ids":[%q]}}`, arch,
+		oci.DigestOf([]byte(layer)))
 	m := fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`,
 		tr.blob("application/vnd.oci.image.config.v1+json", config, ""), tr.blob(layerType, layer, ""))
 	return tr.blob(manifestType, m, more)
@@ -294,7 +299,8 @@ func TestLayouts(t *testing.T) {
 		manifest := img.Digest
 		file := write(t, "my image:1.0.tar", c.tree.tar(t))
 		archive, err := Open(t.Context(), "oci-archive:"+file+c.choice, Options{Platform: c.platform})
-		if err != nil || archive.Digest != manifest || !strings.HasPrefix(archive.Reference, "oci-archive:"+file) || archive.Name != "my_image_1.0" {
+		if err != nil || archive.Digest != manifest || !strings.HasPrefix(archive.Reference, "oci-archive:"+file) ||
+			archive.Name != "my_image_1.0" {
 			t.Errorf("%s, in an archive: %+v, %v", name, archive, err)
 			continue
 		}
@@ -379,7 +385,8 @@ func TestBadLayouts(t *testing.T) {
 
 // aDockerArchive is what docker save wrote before Docker 25, of two images.
 func aDockerArchive() (tr tree, config string) {
-	config = fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[%q]}}`, oci.DigestOf([]byte("layer")))
+	config = fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[%q]}}`,
+		oci.DigestOf([]byte("layer")))
 	id := oci.DigestOf([]byte(config))[len("sha256:"):]
 	tr = tree{
 		id + ".json": config, "1/layer.tar": "layer", "2/layer.tar": escapes + "../1/layer.tar",
@@ -404,11 +411,12 @@ func TestBadDockerArchives(t *testing.T) {
 		tree tree
 		want string
 	}{
-		"a config elsewhere":       {manifest(`[{"Config":"../../../etc/passwd","Layers":[]}]`), "leads out of the archive"},
-		"an absolute config":       {manifest(`[{"Config":"/etc/passwd","Layers":[]}]`), "leads out of the archive"},
-		"no config":                {good.without(config), "is missing"},
-		"a config of another":      {good.with(config, `{"os":"linux"}`), "has digest sha256:"},
-		"a layer elsewhere":        {manifest(`[{"Config":"` + config + `","Layers":["../../etc/passwd"]}]`), "leads out of the archive"},
+		"a config elsewhere":  {manifest(`[{"Config":"../../../etc/passwd","Layers":[]}]`), "leads out of the archive"},
+		"an absolute config":  {manifest(`[{"Config":"/etc/passwd","Layers":[]}]`), "leads out of the archive"},
+		"no config":           {good.without(config), "is missing"},
+		"a config of another": {good.with(config, `{"os":"linux"}`), "has digest sha256:"},
+		"a layer elsewhere": {manifest(`[{"Config":"` + config + `","Layers":["../../etc/passwd"]}]`),
+			"leads out of the archive"},
 		"a layer too few":          {manifest(`[{"Config":"` + config + `","Layers":[]}]`), "0 layers, and its config 1"},
 		"a layer missing":          {good.without("1/layer.tar"), "is missing"},
 		"a link out of it":         {good.with("2/layer.tar", escapes+"../../etc/passwd"), "leads out of the archive"},
@@ -478,7 +486,8 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Open(cancelled, write(t, "x", packed), Options{SpoolDir: t.TempDir()}); !errors.Is(err, context.Canceled) || errors.Is(err, ErrFormat) {
+	if _, err := Open(cancelled, write(t, "x", packed), Options{SpoolDir: t.TempDir()}); !errors.Is(err,
+		context.Canceled) || errors.Is(err, ErrFormat) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -65,10 +65,10 @@ func (o Options) socket() (string, error) {
 }
 
 // tryDaemon opens the image name of the daemon, if there is one that has it; else it returns nil.
-// A daemon that the user did not name, and that does not answer, is only told of.
+// A daemon that the user did not name, or named as it is called anyway, and that does not answer, is only told of.
 func (o Options) tryDaemon(ctx context.Context, name string) (*Image, error) {
 	img, err := o.openDaemon(ctx, name)
-	unasked := o.DockerSocket == "" && ctx.Err() == nil
+	unasked := (o.DockerSocket == "" || o.DockerSocket == usualSocket) && ctx.Err() == nil
 	switch {
 	case err == nil:
 		return img, nil
@@ -140,7 +140,8 @@ func (i inspected) check(f files, img *Image) error {
 	if raw, err := readFile(f, indexFile, oci.MaxManifest); err == nil && strings.Contains(string(raw), `"`+id+`"`) {
 		return nil
 	}
-	err := fmt.Errorf("the daemon has sent another image, %s, than the %s that it named before: the name has moved on", img.Digest, text.Printable(id))
+	err := fmt.Errorf("the daemon has sent another image, %s, than the %s that it named before: the name has moved on",
+		img.Digest, text.Printable(id))
 	return fault.New(fault.Other, err, "run it again")
 }
 

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -34,6 +35,7 @@ type aDaemon struct {
 	socket   string
 	name, id string
 	archive  []byte
+	mu       sync.Mutex
 	asked    []string
 	fail     func(http.ResponseWriter) // instead of sending the image
 }
@@ -67,7 +69,9 @@ func newDaemon(t *testing.T, name string) *aDaemon {
 
 // ServeHTTP answers as Docker 20.10 and 26.1 do.
 func (d *aDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
 	d.asked = append(d.asked, r.URL.RequestURI())
+	d.mu.Unlock()
 	name, what := filepath.Split(strings.TrimPrefix(r.URL.Path, "/images/"))
 	switch name = strings.TrimSuffix(name, "/"); {
 	case name != d.name:
@@ -116,10 +120,13 @@ func TestDaemon(t *testing.T) {
 func TestDaemonPlatform(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t, "jp2a")
-	if _, err := Open(t.Context(), "jp2a", Options{DockerSocket: d.socket, SpoolDir: t.TempDir(), Platform: "arm64"}); !errors.Is(err, oci.ErrPlatform) {
+	if _, err := Open(t.Context(), "jp2a", Options{DockerSocket: d.socket, SpoolDir: t.TempDir(),
+		Platform: "arm64"}); !errors.Is(err, oci.ErrPlatform) {
 		t.Errorf("amd64 for arm64: %v", err)
 	}
 	want := "/images/jp2a/get?" + url.Values{"platform": {`{"architecture":"arm64","os":"linux"}`}}.Encode()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if len(d.asked) != 2 || d.asked[1] != want {
 		t.Errorf("asked %q", d.asked)
 	}
@@ -143,10 +150,14 @@ func TestDaemonRefuses(t *testing.T) {
 		"a name of a path": {"../containers/json", nil, "", "no image of that name", "docker images"},
 		"no name":          {"", nil, "", "no image of that name", "docker images"},
 		"an error":         {"jp2a", message(500, "the disk is\nfull"), "", "the disk is", ""},
-		"a plain error":    {"jp2a", func(w http.ResponseWriter) { http.Error(w, "x", 503) }, "", "503", ""},
-		"cut off":          {"jp2a", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "100"); w.Write([]byte("x")) }, "", "unexpected EOF", ""},
-		"no archive":       {"jp2a", func(w http.ResponseWriter) { io.WriteString(w, strings.Repeat("x", 2000)) }, "", "damaged", ""},
-		"another image":    {"jp2a", nil, oci.DigestOf(nil), "another image", "again"},
+		"a plain error":    {"jp2a", func(w http.ResponseWriter) { http.Error(w, "x", http.StatusServiceUnavailable) }, "", "503", ""},
+		"cut off": {"jp2a", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length",
+				"100")
+			w.Write([]byte("x"))
+		}, "", "unexpected EOF", ""},
+		"no archive":    {"jp2a", func(w http.ResponseWriter) { io.WriteString(w, strings.Repeat("x", 2000)) }, "", "damaged", ""},
+		"another image": {"jp2a", nil, oci.DigestOf(nil), "another image", "again"},
 	} {
 		d := newDaemon(t, "jp2a")
 		d.fail = c.fail
@@ -154,7 +165,8 @@ func TestDaemonRefuses(t *testing.T) {
 			d.id = c.id
 		}
 		_, err := Open(t.Context(), "docker-daemon:"+c.image, Options{DockerSocket: d.socket, SpoolDir: t.TempDir()})
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(fault.Hint(err), c.hint) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v (hint %q)", name, err, fault.Hint(err))
 		}
 	}
@@ -162,8 +174,10 @@ func TestDaemonRefuses(t *testing.T) {
 	if !errors.Is(err, errNoAnswer) || !strings.Contains(fault.Hint(err), "not running") || fault.ClassOf(err) != fault.Usage {
 		t.Errorf("no daemon: %v", err)
 	}
-	denied := &url.Error{Op: "Get", URL: "http://docker/x", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}}
-	if err := dial("/s").noAnswer(denied); !strings.Contains(fault.Hint(err), "group docker") || strings.Contains(err.Error(), "http://") {
+	denied := &url.Error{Op: "Get", URL: "http://docker/x", Err: &net.OpError{Op: "dial",
+		Err: os.NewSyscallError("connect", syscall.EACCES)}}
+	if err := dial("/s").noAnswer(denied); !strings.Contains(fault.Hint(err), "group docker") ||
+		strings.Contains(err.Error(), "http://") {
 		t.Errorf("permission denied: %v", err)
 	}
 }
@@ -201,10 +215,13 @@ func TestBareNames(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"none.tar": "no such file", "./none": "no such file", "/none/x": "no such file", "none.sif": "no such file", "./jp2a": "it holds neither",
-		"jp2a/": "it holds neither", "oci:none:1.0": "no such file", "docker-archive:none.tar": "no such file", "oci-archive:": "names no file",
+		"none.tar": "no such file", "./none": "no such file", "/none/x": "no such file", "none.sif": "no such file",
+		"./jp2a": "it holds neither",
+		"jp2a/":  "it holds neither", "oci:none:1.0": "no such file", "docker-archive:none.tar": "no such file",
+		"oci-archive:":  "names no file",
 		"library://a/b": "does not read", "shub://a/b": "does not read", "oras://a/b": "does not read", "ftp://a/b": "does not read",
-		"https://a/b.tar": "does not read", "containers-storage:a": "does not read", "dir:/a": "does not read", "magic://a": "does not know",
+		"https://a/b.tar": "does not read", "containers-storage:a": "does not read", "dir:/a": "does not read",
+		"magic://a": "does not know",
 	} {
 		_, err := Open(t.Context(), name, o)
 		if err == nil || !strings.Contains(err.Error(), want) || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" {
@@ -243,7 +260,8 @@ func TestRegistry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if img.Digest != digest.String() || img.Reference != strings.TrimPrefix(asked, "docker://") || img.Name != "jp2a" || img.Remote == nil {
+		if img.Digest != digest.String() || img.Reference != strings.TrimPrefix(asked, "docker://") ||
+			img.Name != "jp2a" || img.Remote == nil {
 			t.Errorf("%s: %+v", asked, img)
 		}
 		checkLayers(t, img)
@@ -278,7 +296,8 @@ func TestSocket(t *testing.T) {
 		t.Error(err)
 	}
 	t.Setenv("DOCKER_HOST", "tcp://10.0.0.1:2375")
-	if _, err := Open(t.Context(), "docker-daemon:jp2a", Options{}); !errors.Is(err, errNoSocket) || !strings.Contains(fault.Hint(err), "docker save") {
+	if _, err := Open(t.Context(), "docker-daemon:jp2a", Options{}); !errors.Is(err, errNoSocket) ||
+		!strings.Contains(fault.Hint(err), "docker save") {
 		t.Errorf("%v", err)
 	}
 	var log bytes.Buffer
@@ -311,7 +330,8 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"/a/jp2a.tar": "jp2a", "/a/jp2a.tar.gz": "jp2a", "/a/jp2a": "jp2a", "/a/my image.tgz": "my_image", "/a/.tar": "tar", "/a/ü.tar": "_", "/": "image",
+		"/a/jp2a.tar": "jp2a", "/a/jp2a.tar.gz": "jp2a", "/a/jp2a": "jp2a", "/a/my image.tgz": "my_image",
+		"/a/.tar": "tar", "/a/ü.tar": "_", "/": "image",
 		"/a/-x.tar": "x", "/a/" + strings.Repeat("x", 300): strings.Repeat("x", 100),
 	} {
 		if got := fileName(in); got != want && (want != "_" || got != "image") {
@@ -326,9 +346,11 @@ func TestSplitName(t *testing.T) {
 		t    transport
 		rest string
 	}{
-		"ubuntu:22.04": {viaNothing, "ubuntu:22.04"}, "docker:27": {viaNothing, "docker:27"}, "dir:1.0": {viaNothing, "dir:1.0"}, "sif:1": {viaNothing, "sif:1"},
-		"docker://ubuntu": {viaRegistry, "ubuntu"}, "oci:a:b": {viaFile, "a:b"}, "oci:///a": {viaFile, "/a"}, "docker-daemon:a/b:c": {viaDaemon, "a/b:c"},
-		"localhost:5000/a": {viaNothing, "localhost:5000/a"}, "./oci:x": {viaNothing, "./oci:x"}, "jp2a": {viaNothing, "jp2a"},
+		"ubuntu:22.04": {viaNothing, "ubuntu:22.04"}, "docker:27": {viaNothing, "docker:27"}, "dir:1.0": {viaNothing,
+			"dir:1.0"}, "sif:1": {viaNothing, "sif:1"},
+		"docker://ubuntu": {viaRegistry, "ubuntu"}, "oci:a:b": {viaFile, "a:b"}, "oci:///a": {viaFile, "/a"},
+		"docker-daemon:a/b:c": {viaDaemon, "a/b:c"},
+		"localhost:5000/a":    {viaNothing, "localhost:5000/a"}, "./oci:x": {viaNothing, "./oci:x"}, "jp2a": {viaNothing, "jp2a"},
 	} {
 		if got, rest, err := splitName(in); err != nil || got != want.t || rest != want.rest {
 			t.Errorf("%s: %q, %q, %v", in, got, rest, err)
@@ -346,7 +368,8 @@ func TestIsSIF(t *testing.T) {
 	}
 	for in, want := range map[string]bool{
 		sif: true, other: true, "none.sif": true, "dir/none.sif": true, write(t, "x.sif", tr.tar(t)): false,
-		write(t, "x.tar", tr.tar(t)): false, "none": false, t.TempDir(): false, "docker://x.sif": false, "oci:x.sif": false, "library://a/x.sif": false,
+		write(t, "x.tar", tr.tar(t)): false, "none": false, t.TempDir(): false, "docker://x.sif": false,
+		"oci:x.sif": false, "library://a/x.sif": false,
 	} {
 		if got := IsSIF(in); got != want {
 			t.Errorf("%s: %v", in, got)

@@ -83,10 +83,12 @@ func TestResolve(t *testing.T) {
 	attestation := b.image("unknown/unknown")
 	provenance := b.image("linux/amd64", func(m *v1.Manifest) { m.Annotations = map[string]string{"a": "b"} })
 	provenance.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
-	chart := b.put(types.OCIManifestSchema1, v1.Manifest{SchemaVersion: 2, Config: v1.Descriptor{MediaType: "application/vnd.cncf.helm.config.v1+json",
-		Digest: aHash}, Layers: []v1.Descriptor{}})
+	chart := b.put(types.OCIManifestSchema1, v1.Manifest{SchemaVersion: 2,
+		Config: v1.Descriptor{MediaType: "application/vnd.cncf.helm.config.v1+json",
+			Digest: aHash}, Layers: []v1.Descriptor{}})
 	all := b.index(attestation, provenance, windows, amd3, arm64, v6, v7, amd)
-	docker := b.put(types.DockerManifestList, v1.IndexManifest{SchemaVersion: 2, MediaType: types.DockerManifestList, Manifests: []v1.Descriptor{arm64, amd}})
+	docker := b.put(types.DockerManifestList, v1.IndexManifest{SchemaVersion: 2, MediaType: types.DockerManifestList,
+		Manifests: []v1.Descriptor{arm64, amd}})
 	for name, c := range map[string]struct {
 		d        v1.Descriptor
 		platform string
@@ -112,7 +114,8 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if img.Digest != c.want.Digest.String() || img.Platform != c.says || DigestOf(img.RawManifest) != img.Digest || img.Config.OS != "linux" {
+		if img.Digest != c.want.Digest.String() || img.Platform != c.says || DigestOf(img.RawManifest) != img.Digest ||
+			img.Config.OS != "linux" {
 			t.Errorf("%s: %s %s, want %s %s", name, img.Digest, img.Platform, c.want.Digest, c.says)
 		}
 	}
@@ -134,10 +137,14 @@ func TestResolveRefuses(t *testing.T) {
 	}
 	var many []v1.Descriptor
 	for i := range maxBlobs {
-		many = append(many, bare(b.image("linux/arm64", func(m *v1.Manifest) { m.Annotations = map[string]string{"n": fmt.Sprint(i)} })))
+		many = append(many, bare(b.image("linux/arm64",
+			func(m *v1.Manifest) { m.Annotations = map[string]string{"n": fmt.Sprint(i)} })))
 	}
 	artifact := func(kind types.MediaType) v1.Descriptor {
 		return b.image("linux/amd64", func(m *v1.Manifest) { m.Config.MediaType = kind })
+	}
+	layer := func(kind types.MediaType) v1.Descriptor {
+		return b.image("linux/amd64", func(m *v1.Manifest) { m.Layers[0].MediaType = kind })
 	}
 	image := func(edit func(*v1.Manifest)) v1.Descriptor { return b.image("linux/amd64", edit) }
 	for name, c := range map[string]struct {
@@ -146,42 +153,53 @@ func TestResolveRefuses(t *testing.T) {
 		kind       error
 		want, hint string
 	}{
-		"another platform":        {arm64, "", ErrPlatform, "none for linux/amd64, only for linux/arm64", "--platform linux/arm64"},
-		"other platforms":         {b.index(arm64, b.image("linux/s390x")), "", ErrPlatform, "only for linux/arm64, linux/s390x", "--platform linux/arm64"},
-		"Windows":                 {b.image("windows/amd64"), "", ErrPlatform, "only for windows/amd64", ""},
-		"Windows, asked for":      {amd, "windows/amd64", ErrPlatform, "nodes of a cluster run Linux", ""},
-		"no platform":             {amd, "linux/amd64/v1/x", nil, "is no platform", "linux/arm64"},
-		"an index that lies":      {b.index(lies), "linux/arm64", ErrPlatform, "its index says linux/arm64, and the image itself linux/amd64", "--platform"},
-		"an empty index":          {b.index(), "", ErrFormat, "no image in it at all", ""},
-		"attestations only":       {b.index(b.image("unknown/unknown")), "", ErrFormat, "no image in it at all", ""},
-		"another size":            {cut, "", ErrDigest, "bytes with digest", ""},
-		"another digest":          {altered, "", ErrDigest, "bytes with digest", ""},
-		"a huge manifest":         {v1.Descriptor{Digest: aHash, Size: MaxManifest + 1}, "", ErrFormat, "more than the 4.0 MiB", ""},
-		"a huge config":           {image(func(m *v1.Manifest) { m.Config.Size = MaxConfig + 1 }), "", ErrFormat, "more than the 8.0 MiB", ""},
-		"nothing there":           {v1.Descriptor{Digest: aHash}, "", fs.ErrNotExist, "", ""},
-		"sha512":                  {v1.Descriptor{Digest: v1.Hash{Algorithm: "sha512", Hex: strings.Repeat("ab", 64)}}, "", nil, "", ""},
-		"nested without end":      {deep, "", ErrFormat, "nested more than", ""},
-		"too many to look at":     {b.index(many...), "", ErrFormat, "more than 64 documents", ""},
-		"a chart":                 {artifact("application/vnd.cncf.helm.config.v1+json"), "", ErrFormat, "a Helm chart", ""},
-		"a SIF in a registry":     {artifact("application/vnd.sylabs.sif.config.v1+json"), "", ErrFormat, "apptainer pull", ""},
-		"something":               {artifact("application/x-something"), "", ErrFormat, "an artifact of type application/x-something", ""},
-		"an attestation":          {image(func(m *v1.Manifest) { m.Layers[0].MediaType = "application/vnd.in-toto+json" }), "", ErrFormat, "attestation of a build", ""},
-		"a signature":             {image(func(m *v1.Manifest) { m.Layers[0].MediaType = "application/vnd.dev.cosign.simplesigning.v1+json" }), "", ErrFormat, "signature of cosign", ""},
-		"fewer layers than said":  {image(func(m *v1.Manifest) { m.Layers = nil }), "", ErrFormat, "", ""},
-		"a layer twice":           {image(func(m *v1.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), "", ErrFormat, "2 layers, and its config 1", ""},
-		"a layer of minus one":    {image(func(m *v1.Manifest) { m.Layers[0].Size = -1 }), "", ErrFormat, "below zero", ""},
-		"schema 1":                {b.put(types.DockerManifestSchema1Signed, []byte(`{"schemaVersion":1,"fsLayers":[]}`)), "", ErrFormat, "schema 1", ""},
-		"both":                    {b.put("", []byte(`{"schemaVersion":2,"manifests":[],"config":{},"layers":[]}`)), "", ErrFormat, "both", ""},
-		"an index named as image": {b.put(types.OCIManifestSchema1, []byte(`{"schemaVersion":2,"manifests":[]}`)), "", ErrFormat, "both", ""},
-		"named as another":        {b.put(types.OCIImageIndex, []byte(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}`)), "", ErrFormat, "says", ""},
-		"no JSON":                 {b.put("", []byte("<html>")), "", ErrFormat, "cannot be read", ""},
-		"something behind it":     {b.put("", []byte(`{"config":{},"layers":[]}{}`)), "", ErrFormat, "cannot be read", ""},
+		"another platform": {arm64, "", ErrPlatform, "none for linux/amd64, only for linux/arm64", "--platform linux/arm64"},
+		"other platforms": {b.index(arm64, b.image("linux/s390x")), "", ErrPlatform,
+			"only for linux/arm64, linux/s390x", "--platform linux/arm64"},
+		"Windows":            {b.image("windows/amd64"), "", ErrPlatform, "only for windows/amd64", ""},
+		"Windows, asked for": {amd, "windows/amd64", ErrPlatform, "nodes of a cluster run Linux", ""},
+		"no platform":        {amd, "linux/amd64/v1/x", nil, "is no platform", "linux/arm64"},
+		"an index that lies": {b.index(lies), "linux/arm64", ErrPlatform,
+			"its index says linux/arm64, and the image itself linux/amd64", "--platform"},
+		"an empty index":    {b.index(), "", ErrFormat, "no image in it at all", ""},
+		"attestations only": {b.index(b.image("unknown/unknown")), "", ErrFormat, "no image in it at all", ""},
+		"another size":      {cut, "", ErrDigest, "bytes with digest", ""},
+		"another digest":    {altered, "", ErrDigest, "bytes with digest", ""},
+		"a huge manifest":   {v1.Descriptor{Digest: aHash, Size: MaxManifest + 1}, "", ErrFormat, "more than the 4.0 MiB", ""},
+		"a huge config": {image(func(m *v1.Manifest) { m.Config.Size = MaxConfig + 1 }), "", ErrFormat,
+			"more than the 8.0 MiB", ""},
+		"nothing there": {v1.Descriptor{Digest: aHash}, "", fs.ErrNotExist, "", ""},
+		"sha512": {v1.Descriptor{Digest: v1.Hash{Algorithm: "sha512", Hex: strings.Repeat("ab",
+			64)}}, "", nil, "", ""},
+		"nested without end":  {deep, "", ErrFormat, "nested more than", ""},
+		"too many to look at": {b.index(many...), "", ErrFormat, "more than 64 documents", ""},
+		"a chart":             {artifact("application/vnd.cncf.helm.config.v1+json"), "", ErrFormat, "a Helm chart", ""},
+		"a SIF in a registry": {artifact("application/vnd.sylabs.sif.config.v1+json"), "", ErrFormat, "apptainer pull", ""},
+		"something": {artifact("application/x-something"), "", ErrFormat,
+			"an artifact of type application/x-something", ""},
+		"an attestation":         {layer("application/vnd.in-toto+json"), "", ErrFormat, "attestation of a build", ""},
+		"a signature":            {layer("application/vnd.dev.cosign.simplesigning.v1+json"), "", ErrFormat, "signature of cosign", ""},
+		"fewer layers than said": {image(func(m *v1.Manifest) { m.Layers = nil }), "", ErrFormat, "", ""},
+		"a layer twice": {image(func(m *v1.Manifest) { m.Layers = append(m.Layers, m.Layers[0]) }), "",
+			ErrFormat, "2 layers, and its config 1", ""},
+		"a layer of minus one": {image(func(m *v1.Manifest) { m.Layers[0].Size = -1 }), "", ErrFormat, "below zero", ""},
+		"schema 1": {b.put(types.DockerManifestSchema1Signed,
+			[]byte(`{"schemaVersion":1,"fsLayers":[]}`)), "", ErrFormat, "schema 1", ""},
+		"both": {b.put("", []byte(`{"schemaVersion":2,"manifests":[],"config":{},"layers":[]}`)),
+			"", ErrFormat, "both", ""},
+		"an index named as image": {b.put(types.OCIManifestSchema1, []byte(`{"schemaVersion":2,"manifests":[]}`)), "",
+			ErrFormat, "both", ""},
+		"named as another": {b.put(types.OCIImageIndex,
+			[]byte(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}`)), "", ErrFormat, "says", ""},
+		"no JSON":             {b.put("", []byte("<html>")), "", ErrFormat, "cannot be read", ""},
+		"something behind it": {b.put("", []byte(`{"config":{},"layers":[]}{}`)), "", ErrFormat, "cannot be read", ""},
 	} {
 		_, err := Resolve(t.Context(), b.fetch, c.d, c.platform)
 		switch {
 		case err == nil:
 			t.Errorf("%s: passes", name)
-		case c.kind != nil && !errors.Is(err, c.kind), !strings.Contains(err.Error(), c.want), !strings.Contains(fault.Hint(err), c.hint):
+		case c.kind != nil && !errors.Is(err, c.kind), !strings.Contains(err.Error(), c.want),
+			!strings.Contains(fault.Hint(err), c.hint):
 			t.Errorf("%s: %v (hint %q)", name, err, fault.Hint(err))
 		}
 	}
@@ -237,7 +255,8 @@ func FuzzResolve(f *testing.F) {
 			docs[k] = v
 		}
 		img, err := Resolve(t.Context(), docs.fetch, docs.put("", raw), "")
-		if err == nil && (DigestOf(img.RawManifest) != img.Digest || img.Platform != "linux/amd64" || len(img.Manifest.Layers) != len(img.Config.RootFS.DiffIDs)) {
+		if err == nil && (DigestOf(img.RawManifest) != img.Digest || img.Platform != "linux/amd64" ||
+			len(img.Manifest.Layers) != len(img.Config.RootFS.DiffIDs)) {
 			t.Errorf("%+v", img)
 		}
 	})

@@ -1,6 +1,3 @@
-// Package image reads container images. Today that is SIF, the format of
-// Apptainer and SingularityCE, as their build command writes it. Other kinds
-// are recognised, so that the error can say what to do.
 package image
 
 import (
@@ -9,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/sylabs/sif/v2/pkg/sif"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/inflate"
-	"github.com/sealbatch/sealbatch/internal/oci"
 )
 
 // Info is what Inspect finds.
@@ -25,21 +19,14 @@ type Info struct {
 	Size   int64  // bytes
 }
 
-// ErrFormat says that something is not an image that sealbatch can read.
-var ErrFormat = oci.ErrFormat
-
-// Inspect recognises the image at path: a complete SIF file whose primary
-// partition is a container's file system. Errors wrap ErrFormat, or fs errors,
+// Inspect reads what a SIF file says of itself: the file at path has to be a complete one,
+// whose primary partition is a container's file system. Errors wrap ErrFormat, or fs errors,
 // carry the exit code for usage and a hint.
 func Inspect(path string) (Info, error) {
 	st, err := os.Stat(path)
 	switch {
-	case err != nil && isReference(path):
-		return Info{}, refuse(path, "it names a registry", "make a .sif of it first: apptainer build IMAGE.sif "+path)
 	case err != nil:
 		return Info{}, fault.New(fault.Usage, fmt.Errorf("image: %w", err), "name a .sif file on this machine; apptainer build makes one")
-	case st.IsDir():
-		return Info{}, inspectDir(path)
 	case !st.Mode().IsRegular():
 		return Info{}, refuse(path, "it is not a regular file", "")
 	}
@@ -50,41 +37,9 @@ func Inspect(path string) (Info, error) {
 	defer f.Close()
 	info, err := inspectFile(f, st.Size())
 	if err != nil {
-		return Info{}, refuse(path, err.Error(), hintFor(f, path))
+		return Info{}, refuse(path, err.Error(), "apptainer build makes a .sif file; apptainer inspect FILE shows whether this is one")
 	}
 	return info, nil
-}
-
-// isReference reports whether s names a transport, such as docker://, and no file.
-func isReference(s string) bool {
-	scheme, rest, ok := strings.Cut(s, "://")
-	return ok && rest != "" && strings.Trim(scheme, "abcdefghijklmnopqrstuvwxyz-") == ""
-}
-
-func inspectDir(path string) error {
-	if _, err := os.Stat(path + "/oci-layout"); err == nil {
-		return refuse(path, "it is an OCI layout, which cannot be read yet", "make a .sif of it first: apptainer build IMAGE.sif oci:"+path)
-	}
-	return refuse(path, "it is a directory", "if it is a sandbox, make a .sif of it first: apptainer build IMAGE.sif "+path)
-}
-
-// unpackers are the programs for what is compressed.
-var unpackers = map[inflate.Format]string{inflate.Gzip: "gunzip", inflate.Zstd: "unzstd", inflate.XZ: "unxz", inflate.Bzip2: "bunzip2"}
-
-// hintFor looks at the first bytes of a file that is not a usable SIF.
-func hintFor(f io.ReaderAt, path string) string {
-	head := make([]byte, 512)
-	n, _ := f.ReadAt(head, 0)
-	head = head[:n]
-	switch {
-	case n > 262 && string(head[257:262]) == "ustar":
-		return "it looks like a tar archive; make a .sif of it first: apptainer build IMAGE.sif docker-archive:" + path
-	}
-	if program := unpackers[inflate.Detect(head)]; program != "" {
-		return "it is compressed; unpack it first, with " + program + "; then, if it is an archive of docker save: " +
-			"apptainer build IMAGE.sif docker-archive:FILE"
-	}
-	return "apptainer build makes a .sif file; apptainer inspect FILE shows whether this is one"
 }
 
 // Fields of a SIF file's global header, which Inspect checks before the
