@@ -104,10 +104,10 @@ func TestRealArchives(t *testing.T) {
 		{"docker20", ":jp2a", 3, OfConfig, "docker-archive:%s:jp2a", "docker20"},
 		{"docker20", "@0", 3, OfConfig, "docker-archive:%s@0", "docker20"},
 		{"docker20", ":docker.io/library/jp2a:latest", 3, OfConfig, "docker-archive:%s:docker.io/library/jp2a:latest", "jp2a"},
-		{"docker26", ":talinx/jp2a:1.0", 3, OfManifest, "oci-archive:%s:talinx/jp2a:1.0", "jp2a"},
-		{"docker26", ":jp2a:latest", 3, OfManifest, "oci-archive:%s:jp2a:latest", "jp2a"},
-		{"docker26c", ":talinx/jp2a:1.0", 3, OfManifest, "oci-archive:%s:talinx/jp2a:1.0", "jp2a"},
-		{"docker26c", "@1", 3, OfManifest, "oci-archive:%s@1", "docker26c"},
+		{"docker26", ":talinx/jp2a:1.0", 3, OfManifest, "docker-archive:%s:talinx/jp2a:1.0", "jp2a"},
+		{"docker26", ":jp2a:latest", 3, OfManifest, "docker-archive:%s:jp2a:latest", "jp2a"},
+		{"docker26c", ":talinx/jp2a:1.0", 3, OfManifest, "docker-archive:%s:talinx/jp2a:1.0", "jp2a"},
+		{"docker26c", "@1", 3, OfManifest, "docker-archive:%s@1", "docker26c"},
 	} {
 		t.Run(c.archive+c.choice, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +147,7 @@ func TestSeveral(t *testing.T) {
 	t.Parallel()
 	for archive, want := range map[string]string{
 		"docker20": "it holds several images: jp2a:latest, other:2, talinx/jp2a:1.0",
-		"docker26": "it holds several images: docker.io/",
+		"docker26": "it holds several images: docker.io/library/jp2a:latest, docker.io/library/other:2, docker.io/talinx/jp2a:1.0",
 	} {
 		_, err := Open(t.Context(), vector(t, archive), Options{})
 		if err == nil || !strings.Contains(err.Error(), want) || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" {
@@ -427,6 +427,7 @@ func TestBadDockerArchives(t *testing.T) {
 		"a huge manifest":          {manifest(strings.Repeat(" ", oci.MaxManifest+1)), "is the most"},
 		"of an early Docker":       {good.without(dockerManifest).with("repositories", "{}"), "before 1.10"},
 		"of docker export":         {tree{"etc/passwd": "", "usr/bin/x": "", "repositories.txt": ""}, "docker export"},
+		"a dir: of skopeo's":       {tree{dockerManifest: "{}", "version": "Directory Transport Version: 1.1\n"}, "docker-dir"},
 		"something else in a tar":  {tree{"README": "hello"}, "it holds neither"},
 		"a config that is no JSON": {good.with("c", "x").with(dockerManifest, `[{"Config":"c","Layers":[]}]`), "cannot be read"},
 	} {

@@ -240,5 +240,9 @@ func (d *dockerDaemon) refusal(res *http.Response) error {
 	if res.StatusCode == http.StatusNotFound && strings.Contains(strings.ToLower(why), "such image") {
 		return fault.New(fault.Usage, fmt.Errorf("%w (%s)", errNoImage, d.socket), "docker images lists what it has")
 	}
-	return fmt.Errorf("the Docker daemon at %s: %.200s", d.socket, why)
+	class := fault.Other
+	if res.StatusCode < http.StatusInternalServerError {
+		class = fault.Usage
+	}
+	return fault.New(class, fmt.Errorf("the Docker daemon at %s: %.200s", d.socket, why), "")
 }

@@ -202,7 +202,8 @@ func TestBareNames(t *testing.T) {
 	}
 	o := Options{DockerSocket: d.socket, SpoolDir: t.TempDir()}
 	for name, want := range map[string]string{
-		"archive": "docker-archive:", "jp2a.tar": "docker-archive:", "./archive": "docker-archive:", "layout": "oci:",
+		"archive": "docker-archive:", "jp2a.tar": "docker-archive:", "jp2a.tar:a:1": "docker-archive:", "./archive@0": "docker-archive:",
+		"./archive": "docker-archive:", "layout": "oci:",
 		"jp2a": "docker-daemon:", // the directory of that name is none
 	} {
 		img, err := Open(t.Context(), name, o)
@@ -215,13 +216,16 @@ func TestBareNames(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"none.tar": "no such file", "./none": "no such file", "/none/x": "no such file", "none.sif": "no such file",
+		"none.tar": "no such file", "./none": "no such file", "/none/x": "no such file",
+		"none.sif": "no such file", "none.tar:1": "no such file", "jp2a.tar:2": "no image 2",
+		"Foo/Bar": "no such file, and", "jp2a@sha256:1": "no such file, and",
 		"./jp2a": "it holds neither",
 		"jp2a/":  "it holds neither", "oci:none:1.0": "no such file", "docker-archive:none.tar": "no such file",
 		"oci-archive:":  "names no file",
-		"library://a/b": "does not read", "shub://a/b": "does not read", "oras://a/b": "does not read", "ftp://a/b": "does not read",
-		"https://a/b.tar": "does not read", "containers-storage:a": "does not read", "dir:/a": "does not read",
-		"magic://a": "does not know",
+		"library://a/b": "nothing is read", "shub://a/b": "nothing is read",
+		"oras://a/b": "nothing is read", "ftp://a/b": "nothing is read",
+		"https://a/b.tar": "nothing is read", "containers-storage:a": "nothing is read", "dir:/a": "nothing is read",
+		"magic://a": "no source magic://",
 	} {
 		_, err := Open(t.Context(), name, o)
 		if err == nil || !strings.Contains(err.Error(), want) || fault.ClassOf(err) != fault.Usage || fault.Hint(err) == "" {

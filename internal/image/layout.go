@@ -109,17 +109,17 @@ func choose(list []v1.Descriptor, choice string) ([]v1.Descriptor, error) {
 	if found = distinct(found); len(found) == 0 {
 		return nil, noSuch(choice, allNames(list))
 	}
-	return found, differentNames(found, choice)
+	return found, differentNames(found, list, choice)
 }
 
-// differentNames refuses a choice that several images with names of their own answer to.
-func differentNames(found []v1.Descriptor, choice string) error {
+// differentNames refuses a choice that several images of list with names of their own answer to.
+func differentNames(found, list []v1.Descriptor, choice string) error {
 	if choice != "" && choice != ":" {
 		return nil
 	}
 	for _, d := range found[1:] {
 		if !slices.Equal(names(d), names(found[0])) {
-			return ambiguous(allNames(found))
+			return ambiguous(allNames(list))
 		}
 	}
 	return nil

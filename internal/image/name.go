@@ -63,9 +63,9 @@ func splitName(name string) (transport, string, error) {
 	case known:
 		return t, strings.TrimPrefix(rest, "//"), nil
 	case refused && (url || pathLike(scheme, rest)):
-		return "", "", refuse(name, scheme+": is a source that it does not read", strings.ReplaceAll(hint, "%s", text.Printable(name)))
+		return "", "", refuse(name, "from "+scheme+": nothing is read", strings.ReplaceAll(hint, "%s", text.Printable(name)))
 	case url:
-		return "", "", refuse(name, scheme+":// is a source that it does not know", "-b takes a .sif file, docker://REFERENCE, "+
+		return "", "", refuse(name, "there is no source "+scheme+"://", "-b takes a .sif file, docker://REFERENCE, "+
 			"docker-daemon:REFERENCE, oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE]")
 	}
 	return viaNothing, name, nil
@@ -93,8 +93,11 @@ func splitPath(s string) (path, choice string, err error) {
 	return "", "", &fs.PathError{Op: "open", Path: first, Err: syscall.ENOENT}
 }
 
-// namesFile reports whether a bare name can only be meant as a file's.
+// namesFile reports whether a bare name can only be meant as a file's, maybe with a choice after it.
 func namesFile(s string) bool {
+	if end := strings.IndexAny(s, ":@"); end > 0 {
+		s = s[:end]
+	}
 	for _, begin := range []string{"/", "./", "../", "~"} {
 		if strings.HasPrefix(s, begin) {
 			return true

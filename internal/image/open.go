@@ -139,8 +139,10 @@ func (o Options) openBare(ctx context.Context, name string) (*Image, error) {
 	case err == nil:
 		o.Log.Info("a directory that is no image has the image's name, and is left alone", "directory", name)
 	case namesFile(name):
-		return nil, fault.New(fault.Usage, err,
-			"name a file or directory on this machine; an image of a registry is docker://HOST/REPOSITORY:TAG")
+		return o.openPath(ctx, name)
+	}
+	if _, err := registry.ParseReference(name); err != nil {
+		return nil, registryError{fmt.Errorf("there is no such file, and %w", err)}
 	}
 	img, err := o.tryDaemon(ctx, name)
 	if img != nil || err != nil {
@@ -158,7 +160,8 @@ func hasLayout(dir string) bool {
 func (o Options) openPath(ctx context.Context, rest string) (*Image, error) {
 	path, choice, err := splitPath(rest)
 	if err != nil {
-		return nil, fault.New(fault.Usage, err, "name a file or directory on this machine")
+		return nil, fault.New(fault.Usage, err,
+			"name a file or directory on this machine; an image of a registry is docker://HOST/REPOSITORY:TAG")
 	}
 	return o.openLocal(ctx, path, choice)
 }

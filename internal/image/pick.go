@@ -63,6 +63,8 @@ func (o Options) pickLayout(ctx context.Context, l layout, from origin, choice s
 	kind := "oci-archive"
 	if _, ok := l.files.(*directory); ok {
 		kind = "oci"
+	} else if _, ok := has(l, dockerManifest); ok {
+		kind = "docker-archive"
 	}
 	return &Image{
 		Name: from.imageName(choice), Reference: from.reference(kind, chosen),
@@ -76,6 +78,10 @@ func (o Options) pickLayout(ctx context.Context, l layout, from origin, choice s
 func (o Options) pickDocker(a dockerArchive, from origin, choice string) (*Image, error) {
 	if _, ok := has(a, dockerManifest); !ok {
 		return nil, notAnArchive(a.files)
+	}
+	if _, ok := has(a, "version"); ok { // containers/image, directory/directory_dest.go
+		return nil, fault.New(fault.Usage, fmt.Errorf("%w: it is what skopeo and podman call dir: and docker-dir", ErrFormat),
+			"skopeo copy dir:"+text.Printable(from.name)+" oci-archive:FILE makes a file, which -b takes")
 	}
 	img, chosen, err := a.image(choice, o.Platform)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
@@ -49,7 +50,8 @@ func openArchive(r io.ReaderAt, size int64, closer io.Closer) (*archive, error) 
 		case errors.Is(err, io.EOF):
 			return a, nil
 		case errors.Is(err, io.ErrUnexpectedEOF):
-			return nil, fmt.Errorf("%w: the archive is cut off", ErrFormat)
+			err := fmt.Errorf("%w: the archive is cut off", ErrFormat)
+			return nil, fault.New(fault.Usage, err, "copy it again, or have it written anew")
 		case errors.Is(err, tar.ErrHeader):
 			return nil, fmt.Errorf("%w: the archive is damaged, or no tar archive", ErrFormat)
 		case err != nil:
