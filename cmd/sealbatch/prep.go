@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -80,11 +81,14 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
 	f.Bool(&encrypted, "HPCS's switch for encryption; sealbatch always encrypts", []string{"e", "encrypted"})
 	f.String(&o.DockerSocket, "socket of the Docker daemon (default: that of DOCKER_HOST, or /var/run/docker.sock)", []string{"d", "docker-path"})
-	f.String(&onHost, "where HPCS's container found that socket; not needed", []string{"docker-host-path"})
+	f.String(&onHost, "the same socket, on the host of HPCS's container; used if it is there and -d is not given", []string{"docker-host-path"})
 	pf.add(f, &o.Target)
 	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
+	}
+	if _, err := os.Stat(onHost); err == nil && o.DockerSocket == "" {
+		o.DockerSocket = onHost
 	}
 	if o.SealedPath == "" && o.OutputDir == "" {
 		return fault.New(fault.Usage, fmt.Errorf("where should the sealed image go?"), "give --data-path FILE, or -s DIRECTORY")
