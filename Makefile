@@ -87,11 +87,12 @@ bench: build
 	    if (!n++) print head; print line }'
 
 # One honest node after the other beside 20 hostile accounts at 100 addresses, for LOADTIME, and what each of their
-# calls costs the key service (docs/key-service.md, "Floods").
+# calls costs the key service (docs/key-service.md, "Floods"). Then large images.
 LOADTIME ?= 60s
 load:
 	$(GO) test -count=1 -run '^TestLoad$$' -v ./cmd/sealbatch -load $(LOADTIME)
 	$(GO) test -run '^$$' -bench Costs -benchtime 1x ./cmd/sealbatch
+	$(GO) test -count=1 -run '^(TestDirectory|TestMemory)$$' -v ./internal/squashfs -large
 
 # Each fuzz target for FUZZTIME.
 FUZZTIME ?= 1m

@@ -53,8 +53,8 @@ var (
 )
 
 func newStore(p *pipeline) *store {
-	return &store{pipe: p, limit: maxHeld, known: map[digest]*Content{}, begun: map[beginning]struct{}{}, rest: make([]byte, blockSize),
-		fragment: p.get()}
+	return &store{pipe: p, limit: maxHeld, known: map[digest]*Content{}, begun: map[beginning]struct{}{},
+		rest: make([]byte, blockSize), fragment: p.get()}
 }
 
 // add takes in one file. Two files are equal if their sizes and the digests of their blocks are.

@@ -52,13 +52,14 @@
 //
 // # Metadata blocks, references, tables
 //
-// Inodes and the like are streams of records, cut every 8 KiB, whatever record that splits. Each piece is compressed,
-// and preceded by two bytes: the size of what is stored, with bit 15 set if it is not compressed. A reference to a record is
+// Inodes and the like are streams of records, cut every 8 KiB, whatever record that splits. Each piece is compressed
+// and preceded by two bytes: the size of what is stored, with bit 15 set if that is not compressed. A reference to a
+// record is
 //
 //	place of its metadata block, counted from the first one of the stream << 16 | offset in the uncompressed block
 //
-// A table is such a stream of records of equal size, followed by the places of its metadata blocks in the image (8 bytes
-// each). The superblock says where that list begins.
+// A table is such a stream of records of equal size, followed by the places of its metadata blocks in the image, of 8
+// bytes each. The superblock says where that list begins.
 //
 // # Inodes
 //
@@ -94,11 +95,11 @@
 //	          24 n  target
 //
 // Extended attributes are an index into the xattr table, or all ones. An inode is extended if it has any; a directory,
-// too, if its listing begins a second metadata block (it gets an index then) or exceeds 64 KiB; a file, too, if it has several
-// names, blocks of zeros, or a size or place beyond 4 GiB.
+// too, if a run of its listing begins in a second metadata block (it gets an index then) or it exceeds 64 KiB; a file,
+// too, if it has several names, blocks of zeros, or a size or place beyond 4 GiB.
 //
-// The inodes of a directory's entries follow each other, in the order of the names; their numbers do, too. So listings are
-// short, and whoever lists a directory reads few metadata blocks.
+// The inodes of a directory's entries follow each other, in the order of the names; their numbers do, too. So listings
+// are short, and whoever lists a directory reads few metadata blocks.
 //
 // # Listings
 //
@@ -118,10 +119,12 @@
 //	        8 4  length of the name of the run's first entry, minus 1
 //	       12 n  that name
 //
+// Linux finds a name among 70,000 in a twentieth of the time, or less, if there is an index.
+//
 // # Extended attributes
 //
-// Inodes with equal sets of attributes share one. The table is not quite like the others: metadata blocks with the sets; metadata
-// blocks with a 16-byte record for each set; a head; and the places of the second kind of blocks.
+// Inodes with equal sets of attributes share one. The table is not quite like the others: metadata blocks with the
+// sets; metadata blocks with a 16-byte record for each set; a head; and the places of the second kind of blocks.
 //
 //	attribute  0 2  name space: 0 "user.", 1 "trusted.", 2 "security."
 //	           2 2  length of the rest of the name
@@ -137,13 +140,14 @@
 //
 // # What is left out, and what is not
 //
-// Devices, pipes and sockets are refused, and extended attributes in other name spaces (system.posix_acl_access, say). Times are
-// whole seconds, and those before 1970 or after 2106 become the nearest that there is.
+// Devices, pipes and sockets are refused, and extended attributes in other name spaces (system.posix_acl_access, say).
+// Times are whole seconds, and those before 1970 or after 2106 become the nearest that there is. A file of more than 32
+// MiB that the image has already is stored again: it is too late when that is known. (Nodes may share a [Content].)
 //
 // The export table is there although few images are exported by NFS: Linux cannot make file handles without it, and
 // overlay file systems want those of what they lie on; mksquashfs writes it by default. It takes less than 3 bytes
 // for each file. Compressor options are not written, since no reader needs them.
 //
-// The format is described at https://dr-emann.github.io/squashfs/ and in squashfs-tools-ng's doc/format.adoc; where they leave
-// something open, this package does what squashfs-tools 4.5.1 does.
+// The format is described at https://dr-emann.github.io/squashfs/ and in squashfs-tools-ng's doc/format.adoc; where
+// they leave something open, this package does what squashfs-tools 4.5.1 does.
 package squashfs

@@ -63,8 +63,8 @@ func (m *metaWriter) flush() error {
 	return writeAll(m.out, m.packed)
 }
 
-// writeTable writes a table of records: its metadata blocks, the head, and the places of the blocks. It returns where the
-// head is.
+// writeTable writes a table of records: its metadata blocks, the head, and the places of the blocks. It returns where
+// the head is.
 func writeTable(out *counter, enc encoder, head []byte, records func(io.Writer) error) (uint64, error) {
 	base := out.n
 	m := newMetaWriter(out, enc)

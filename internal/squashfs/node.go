@@ -43,7 +43,8 @@ func (n *Node) check() error {
 		return fmt.Errorf("a file of type %#o %w", typ, ErrNode)
 	case n.Mode&^(TypeMask|0o7777) != 0:
 		return fmt.Errorf("the mode %#o %w", n.Mode, ErrNode)
-	case n.Entries != nil && typ != TypeDirectory, n.Content != nil && typ != TypeRegular, n.Target != "" && typ != TypeSymlink:
+	case n.Entries != nil && typ != TypeDirectory, n.Content != nil && typ != TypeRegular,
+		n.Target != "" && typ != TypeSymlink:
 		return fmt.Errorf("a file of type %#o with what another type has %w", typ, ErrNode)
 	case typ == TypeSymlink && (n.Target == "" || len(n.Target) > maxTarget || strings.Contains(n.Target, "\x00")):
 		return fmt.Errorf("a symbolic link to %d bytes, or with a NUL, %w", len(n.Target), ErrNode)

@@ -64,7 +64,8 @@ func (g *generator) node(typ uint32) Node {
 	return n
 }
 
-// xattrs draws extended attributes. Names in different spaces are different, or squashfuse (0.1.105) takes one for another.
+// xattrs draws extended attributes. Names in different spaces are different, or squashfuse (0.1.105) takes one for
+// another.
 func (g *generator) xattrs(typ uint32) map[string][]byte {
 	spaces := []string{"trusted.", "security."}
 	if !g.root {

@@ -54,7 +54,8 @@ func parse(image []byte) (root *file, err error) {
 	root = r.inode(le.Uint64(image[32:]), 0)
 	r.want(len(r.files) == int(n), "%d inodes, %d are reachable", n, len(r.files))
 	for number, f := range r.files {
-		r.want(f.isDir() || r.links[number] == r.claimed[number], "inode %d has %d links, says %d", number, r.links[number], r.claimed[number])
+		links, claimed := r.links[number], r.claimed[number]
+		r.want(f.isDir() || links == claimed, "inode %d has %d links, says %d", number, links, claimed)
 		r.want(number >= 1 && number <= n, "inode number %d", number)
 	}
 	return root, nil
@@ -62,13 +63,16 @@ func parse(image []byte) (root *file, err error) {
 
 func (r *reader) superblock() (inodes, fragments uint32, ids uint16) {
 	b := r.image[:SuperblockSize]
-	r.want(string(b[:4]) == "hsqs" && le.Uint32(b[12:]) == blockSize && le.Uint16(b[22:]) == 17 && le.Uint32(b[28:]) == 4, "head % x", b)
+	r.want(string(b[:4]) == "hsqs" && le.Uint32(b[12:]) == blockSize, "head % x", b)
+	r.want(le.Uint16(b[22:]) == 17 && le.Uint32(b[28:]) == 4, "head % x", b)
 	r.compression = le.Uint16(b[20:])
-	for i, p := range []*uint64{&r.end, &r.idTable, &r.xattrTable, &r.inodeTable, &r.directoryTable, &r.fragmentTable, &r.exportTable} {
+	for i, p := range []*uint64{&r.end, &r.idTable, &r.xattrTable, &r.inodeTable, &r.directoryTable, &r.fragmentTable,
+		&r.exportTable} {
 		*p = le.Uint64(b[40+8*i:])
 	}
 	size := uint64(len(r.image))
-	r.want(size%4096 == 0 && size-r.end < 4096 && bytes.Count(r.image[r.end:], []byte{0}) == int(size-r.end), "end %d of %d", r.end, size)
+	r.want(size%4096 == 0 && size-r.end < 4096, "end %d of %d", r.end, size)
+	r.want(bytes.Count(r.image[r.end:], []byte{0}) == int(size-r.end), "behind the end")
 	r.want((le.Uint16(b[24:])&flagNoXattrs != 0) == (r.xattrTable == absent), "flags %#x", b[24])
 	return le.Uint32(b[4:]), le.Uint32(b[16:]), le.Uint16(b[26:])
 }
@@ -216,7 +220,8 @@ func (r *reader) inode(ref uint64, parent uint32) *file {
 
 // regular reads the content of a file.
 func (r *reader) regular(f *file, b []byte, extended bool, number uint32) {
-	start, size, fragment, offset, list := uint64(le.Uint32(b[16:])), uint64(le.Uint32(b[28:])), le.Uint32(b[20:]), le.Uint32(b[24:]), b[32:]
+	start, size := uint64(le.Uint32(b[16:])), uint64(le.Uint32(b[28:]))
+	fragment, offset, list := le.Uint32(b[20:]), le.Uint32(b[24:]), b[32:]
 	r.claimed[number] = 1
 	sparse := uint64(0)
 	if extended {
@@ -265,12 +270,11 @@ func (r *reader) xattr(b []byte) map[string][]byte {
 
 // directory reads a listing, and what it lists.
 func (r *reader) directory(f *file, b []byte, extended bool, number, parent uint32) {
-	block, links, size, offset, above := le.Uint32(b[16:]), le.Uint32(b[20:]), uint32(le.Uint16(b[24:])), le.Uint16(b[26:]), le.Uint32(b[28:])
-	var index []byte
-	indexes := uint16(0)
+	block, links, size := le.Uint32(b[16:]), le.Uint32(b[20:]), uint32(le.Uint16(b[24:]))
+	offset, above, indexes := le.Uint16(b[26:]), le.Uint32(b[28:]), uint16(0)
 	if extended {
 		links, size, block, above = le.Uint32(b[16:]), le.Uint32(b[20:]), le.Uint32(b[24:]), le.Uint32(b[28:])
-		indexes, offset, index = le.Uint16(b[32:]), le.Uint16(b[34:]), b[40:]
+		indexes, offset = le.Uint16(b[32:]), le.Uint16(b[34:])
 		f.Xattrs = r.xattr(b[36:])
 	}
 	r.want(above == parent, "inode %d is below %d, says %d", number, parent, above)
@@ -280,19 +284,25 @@ func (r *reader) directory(f *file, b []byte, extended bool, number, parent uint
 		all := r.at(r.dirs, uint64(block)<<16|uint64(offset))[:size]
 		starts := map[uint32]string{}
 		dirs = r.entries(f, all, number, starts)
-		for range indexes {
-			at, block, name := le.Uint32(index), le.Uint32(index[4:]), string(index[12:][:le.Uint32(index[8:])+1])
-			place, ok := r.dirs.blocks[uint64(block)]
-			r.want(ok && starts[at] == name, "the index has %q at %d", name, at)
-			r.want(len(r.dirs.b)-len(r.at(r.dirs, uint64(block)<<16|(uint64(at)+uint64(offset))%metaSize)) == place+int(at+uint32(offset))%metaSize &&
-				bytes.Equal(all[at:][:8], r.at(r.dirs, uint64(block)<<16|(uint64(at)+uint64(offset))%metaSize)[:8]), "the index's block")
-			index = index[12+len(name):]
-		}
-		if got, want := int(indexes), (int(offset)+int(size)-1)/metaSize; got < want-1 || got > want {
-			panic(fmt.Errorf("%d entries in the index of %d blocks", got, want+1))
+		if extended {
+			r.index(b[40:], indexes, all, offset, starts)
 		}
 	}
 	r.want(links == 2+dirs, "a directory with %d directories has %d links", dirs, links)
+}
+
+// index checks that the index of a directory leads to runs of its listing, and has one entry for about each metadata
+// block.
+func (r *reader) index(b []byte, count uint16, listing []byte, offset uint16, starts map[uint32]string) {
+	for range count {
+		at, block, name := le.Uint32(b), le.Uint32(b[4:]), string(b[12:][:le.Uint32(b[8:])+1])
+		r.want(starts[at] == name, "the index has %q at %d", name, at)
+		run := r.at(r.dirs, uint64(block)<<16|(uint64(at)+uint64(offset))%metaSize)
+		r.want(&run[0] == &listing[at], "the index has the wrong block for %q", name)
+		b = b[12+len(name):]
+	}
+	want := (int(offset) + len(listing) - 1) / metaSize
+	r.want(int(count) == want || int(count) == want-1, "%d entries in the index of %d blocks", count, want+1)
 }
 
 // entries reads the runs of a listing, and notes where they begin.
@@ -334,7 +344,8 @@ func alike(want, got *file, path string, seen map[*file]*file) error {
 	seen[want] = got
 	mtime := clamp(want.Mtime)
 	switch {
-	case want.Mode != got.Mode, want.UID != got.UID, want.GID != got.GID, got.Mtime.Unix() != int64(mtime), want.Target != got.Target:
+	case want.Mode != got.Mode, want.UID != got.UID, want.GID != got.GID, got.Mtime.Unix() != int64(mtime),
+		want.Target != got.Target:
 		return fmt.Errorf("%q: %+v, want %+v", path, got.Node, want.Node)
 	case !bytes.Equal(want.data, got.data):
 		return fmt.Errorf("%q has other content", path)

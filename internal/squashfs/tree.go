@@ -94,7 +94,8 @@ func (t *tree) inode(n *Node, l *listing, parent uint32) error {
 	if err != nil {
 		return err
 	}
-	h := header{number: number, links: t.links[number-1], xattr: xattr, mtime: t.seconds(n.Mtime), mode: uint16(n.Mode & 0o7777)}
+	h := header{number: number, links: t.links[number-1], xattr: xattr, mtime: t.seconds(n.Mtime),
+		mode: uint16(n.Mode & 0o7777)}
 	if h.uid, err = t.ids.index(n.UID); err != nil {
 		return err
 	}
@@ -113,7 +114,8 @@ func (t *tree) inode(n *Node, l *listing, parent uint32) error {
 	return writeAll(t.inodes, t.scratch)
 }
 
-// seconds returns a time as inodes have it. One before 1970 or after 2106 becomes the nearest that there is; no time is 1970.
+// seconds returns a time as inodes have it. One before 1970 or after 2106 becomes the nearest that there is; no time is
+// 1970.
 func (t *tree) seconds(at time.Time) uint32 {
 	s := clamp(at)
 	if int64(s) != at.Unix() && !at.IsZero() {

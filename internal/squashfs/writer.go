@@ -25,8 +25,8 @@ type Options struct {
 	MTime       time.Time // of the image as a whole
 }
 
-// maxWorkers bounds the memory for encoders and for blocks on their way, 2 to 8 MiB a worker. Eight compress faster than
-// contents can be had.
+// maxWorkers bounds the memory for encoders and for blocks on their way, 2 to 8 MiB a worker. Eight compress faster
+// than contents can be had.
 const maxWorkers = 8
 
 // Writer writes one image. Its methods are not for several goroutines at once.

@@ -56,8 +56,8 @@ func TestDuplicates(t *testing.T) {
 	must(t, alike(root, got, "", map[*file]*file{}))
 }
 
-// TestHeldBack has files that are as large as what is kept back until it is known whether the image has them, and larger:
-// those are stored again, and nothing else happens.
+// TestHeldBack has files that are as large as what is kept back until it is known whether the image has them, and
+// larger: those are stored again, and nothing else happens.
 func TestHeldBack(t *testing.T) {
 	t.Parallel()
 	const limit = 4 * blockSize
@@ -149,7 +149,8 @@ func TestLimits(t *testing.T) {
 	for i := range 100 {
 		root.in[strings.Repeat("n", 250)+fmt.Sprintf("%05d", i)] = root.in["00000"]
 	}
-	root.in["x"] = &file{Node: Node{Mode: TypeRegular, Xattrs: map[string][]byte{"user." + strings.Repeat("y", 250): random(65536, 1)}}}
+	xattrs := map[string][]byte{"user." + strings.Repeat("y", 250): random(65536, 1)}
+	root.in["x"] = &file{Node: Node{Mode: TypeRegular, Xattrs: xattrs}}
 	root.in["l"] = &file{Node: Node{Mode: TypeSymlink, Target: strings.Repeat("t", 4095)}}
 	got, err := parse(write(t, Options{}, root))
 	must(t, err)
