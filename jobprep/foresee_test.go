@@ -59,6 +59,7 @@ func TestForeseen(t *testing.T) {
 		"control":                 {func(*site) {}, fault.None, ""},
 		"the nodes' architecture": {func(s *site) { of(s, "linux/arm64/v8") }, fault.None, ""}, // of one of two
 		"another architecture":    {func(s *site) { of(s, "linux/riscv64") }, fault.Slurm, "the image foreign is for linux/riscv64, and node cn1 is linux/amd64"},
+		"a SIF file without one":  {func(s *site) { of(s, "linux/unknown") }, fault.None, ""},
 		"32 bits run on 64":       {func(s *site) { of(s, "linux/arm/v7") }, fault.None, ""},
 		"no partition":            {func(s *site) { s.o.Script.Partition = "tiny" }, fault.Slurm, "the site has no partition tiny"},
 		"too long":                {func(s *site) { s.o.Script.Partition, s.o.Script.Time = "small", "2-0" }, fault.Slurm, "24h0m0s that partition small"},

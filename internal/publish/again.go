@@ -57,20 +57,64 @@ func (p *publishing) again(ctx context.Context) (out Published, there bool, why 
 	if err := p.keepPolicy(st); err != nil {
 		return out, false, "", err
 	}
-	st.info.Policy = st.secret.Policy
-	if p.r.Image != nil && st.secret.Image == p.r.Image.Digest { // which may have been called, or checked, otherwise
-		st.info.Image = p.r.Image
-	}
+	p.keepStatement(st)
+	st.info.Policy, st.info.Image = st.secret.Policy, p.r.Image // which may have been called, or checked, otherwise
 	if err := p.ensureInfo(ctx, st.info); err != nil {
 		return out, false, "", fmt.Errorf("write the info file: %w", err)
 	}
-	if st.Input != p.input.fingerprint || st.Expiry != p.r.Expiry { // other words, or times, for the same
-		st.Input, st.Expiry = p.input.fingerprint, p.r.Expiry
+	if st.renew(p) {
 		if err := p.saveRecord(st.record); err != nil {
 			p.Log.Warn("what is there cannot be remembered as it was named now", "error", err)
 		}
 	}
 	return Published{Info: st.info, InfoPath: p.r.pathAtRest() + InfoSuffix, Already: true}, true, "", nil
+}
+
+// renew has the record say what p says in other words, or with other times, of the same, and reports whether that
+// is new. The policy stays the one that was asked for.
+func (st *standing) renew(p *publishing) bool {
+	was := st.record
+	st.Input, st.Expiry = p.input.fingerprint, p.r.Expiry
+	if i, err := manifest.ParseInfo([]byte(st.Info)); err == nil {
+		i.Image = p.r.Image
+		if b, err := i.Encode(); err == nil {
+			st.Info = string(b)
+		}
+	}
+	return st.Input != was.Input || st.Expiry != was.Expiry || st.Info != was.Info
+}
+
+// keepStatement has p go on saying by which key the published image, which is p's, was found to be signed, if nobody
+// asked for a signature this time.
+func (p *publishing) keepStatement(st *standing) {
+	was := st.info.Image
+	if p.r.Image == nil || was == nil || was.Digest != p.r.Image.Digest || !p.r.Image.SignedBy.IsZero() {
+		return
+	}
+	image := *p.r.Image
+	image.SignedBy = was.SignedBy
+	p.r.Image = &image
+}
+
+// identify fills in the image's digest where that takes reading it, and it is not what was published before.
+func (p *publishing) identify(ctx context.Context) error {
+	if p.r.Hash == nil {
+		return nil
+	}
+	image := *p.r.Image
+	if r, err := p.readRecord(); err == nil && r != nil && p.input.resumable() && r.Input == p.input.fingerprint {
+		if i, err := manifest.ParseInfo([]byte(r.Info)); err == nil && i.Image != nil && i.Image.Of == image.Of {
+			image.Digest = i.Image.Digest
+		}
+	}
+	if image.Digest.IsZero() {
+		var err error
+		if image.Digest, err = p.r.Hash(ctx); err != nil {
+			return fmt.Errorf("input %s: %w", p.input, err)
+		}
+	}
+	p.r.Image = &image
+	return nil
 }
 
 // differs says why the published volume is not what would be published now; "" if it
@@ -118,6 +162,7 @@ func (p *publishing) takeUpPublished(st *standing) (why string, err error) {
 		p.s.Key.Wipe()
 		return "", err
 	}
+	p.keepStatement(st)
 	p.Log.Info(why+": shipping the same volume again", "file", p.local())
 	return "", nil
 }

@@ -49,6 +49,9 @@ type Request struct {
 	Input Input
 	Kind  manifest.Kind
 	Image *manifest.Image // of which image Input is; nil for a dataset
+	// Hash, if not nil, reads Input and returns the digest that Image lacks. It is not asked where the input is
+	// known to be what was published before.
+	Hash func(ctx context.Context) (manifest.Digest, error)
 }
 
 // Target says where a sealed volume goes and who may open it.
@@ -149,6 +152,9 @@ func Run(ctx context.Context, d Deps, r Request) (Published, error) {
 		return Published{}, err
 	}
 	defer unlock()
+	if err := p.identify(ctx); err != nil {
+		return Published{}, interrupted(ctx, err, hintAfresh)
+	}
 	taken, why := p.takeUp(), ""
 	if !taken {
 		out, there, news, err := p.again(ctx)
@@ -240,8 +246,13 @@ func (r Request) check() error {
 	return r.foreseen().Validate()
 }
 
-// foreseen returns the info file. Digests and size, which only sealing gives, are made up.
+// foreseen returns the info file. Digests and size, which only reading and sealing give, are made up.
 func (r Request) foreseen() manifest.Info {
+	if r.Hash != nil {
+		image := *r.Image
+		image.Digest = manifest.Digest{1}
+		r.Image = &image
+	}
 	return r.info(volume.Sealed{Digest: volume.Digest{1}, Checksum: volume.Digest{1}, Size: 1})
 }
 
