@@ -5,17 +5,26 @@ package containerprep
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
+	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/cosign"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/oci"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/registry"
+	"github.com/sealbatch/sealbatch/internal/sbom"
 	"github.com/sealbatch/sealbatch/internal/sifbuild"
 	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/text"
 )
 
 // Options are container-prep's flags.
@@ -25,15 +34,47 @@ type Options struct {
 	OutputDir      string // local directory of the sealed volume, if SealedPath is empty
 	Platform       string // of an image that there is for several: "linux/arm64"; "" for linux/amd64
 	DockerSocket   string // path of the Docker daemon's; "" for the usual one
+	SignatureKey   string // file of the public key by which the image has to be signed; "" for none
+	SBOM           string // file of the bill of materials that is sealed beside the image; "" for none
 }
 
 // Run prepares one image.
 func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, error) {
-	if image.IsSIF(o.Image) {
-		return o.sif(ctx, d)
+	p := preparation{Options: o, Deps: d}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
 	}
-	img, err := image.Open(ctx, o.Image, image.Options{
-		Platform: o.Platform, DockerSocket: o.DockerSocket, Log: d.Log, Progress: d.Progress,
+	var err error
+	if o.SignatureKey != "" {
+		p.Reads = append(slices.Clone(p.Reads), o.SignatureKey)
+		if p.key, err = cosign.ReadKey(o.SignatureKey); err != nil {
+			return publish.Published{}, err
+		}
+	}
+	if o.SBOM != "" {
+		p.Reads = append(slices.Clone(p.Reads), o.SBOM)
+		if p.bill, err = sbom.Read(o.SBOM); err != nil {
+			return publish.Published{}, err
+		}
+	}
+	if image.IsSIF(o.Image) {
+		return p.sif(ctx)
+	}
+	return p.layered(ctx)
+}
+
+// preparation is one run.
+type preparation struct {
+	Options
+	publish.Deps
+	key  *cosign.Key // nil if no signature is asked for
+	bill *sbom.File  // nil for none
+}
+
+// layered prepares an image of layers.
+func (p preparation) layered(ctx context.Context) (publish.Published, error) {
+	img, err := image.Open(ctx, p.Image, image.Options{
+		Platform: p.Platform, DockerSocket: p.DockerSocket, Signed: p.key != nil, Log: p.Log, Progress: p.Progress,
 	})
 	if err != nil {
 		return publish.Published{}, err
@@ -43,44 +84,95 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	if err != nil {
 		return publish.Published{}, err
 	}
-	r := o.request(img.Name, sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: d.Log})
-	r.Image = described
-	return publish.Run(ctx, d, r)
+	if p.key != nil {
+		if err := p.checkSignature(ctx, img.Remote); err != nil {
+			return publish.Published{}, err
+		}
+		described.SignedBy = p.key.Fingerprint()
+	}
+	r := p.request(img.Name, sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: p.Log}, described)
+	return publish.Run(ctx, p.Deps, r)
+}
+
+// checkSignature says by which signature the image is the key's.
+func (p preparation) checkSignature(ctx context.Context, img *registry.Remote) error {
+	found, err := img.VerifySignature(ctx, p.key)
+	if err != nil {
+		return err
+	}
+	covered := "the image's manifest"
+	if found.Digest != img.Digest {
+		covered = "the index that lists the image"
+	}
+	key := manifest.Digest(p.key.Fingerprint())
+	p.Log.Info("the image is signed", "covered", covered, "digest", found.Digest, "key", key,
+		"signed-as", text.Printable(found.Name))
+	return nil
 }
 
 // sif prepares a SIF file as it is.
-func (o Options) sif(ctx context.Context, d publish.Deps) (publish.Published, error) {
-	info, err := image.Inspect(o.Image)
+func (p preparation) sif(ctx context.Context) (publish.Published, error) {
+	info, err := image.Inspect(p.Image)
 	if err != nil {
 		return publish.Published{}, err
 	}
-	if o.Image, err = filepath.Abs(o.Image); err != nil {
+	if p.key != nil {
+		err := fmt.Errorf("image %s: %w", text.Printable(p.Image), image.Unsignable("a SIF file"))
+		return publish.Published{}, fault.WithHint(err, "apptainer verify checks what signs SIF files; "+
+			"or take the image from the registry where cosign signed it: docker://HOST/REPOSITORY:TAG")
+	}
+	path, err := filepath.Abs(p.Image)
+	if err != nil {
 		return publish.Published{}, err
 	}
-	if err := oci.CheckPlatform(o.Platform, "linux/"+info.Arch); o.Platform != "" && err != nil {
-		return publish.Published{}, fault.New(fault.Usage, fmt.Errorf("image %s: %w", o.Image, err), "leave --platform out, or name another file")
+	if err := oci.CheckPlatform(p.Platform, "linux/"+info.Arch); p.Platform != "" && err != nil {
+		return publish.Published{}, fault.New(fault.Usage, fmt.Errorf("image %s: %w", path, err),
+			"leave --platform out, or name another file")
 	}
-	in := sifFile{Input: source.Input{Paths: []string{o.Image}, AsFile: true, FileName: manifest.ImageFile}}
-	described := &manifest.Image{Reference: filepath.Base(o.Image), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
-	if described.Digest, err = in.digest(ctx, o.Image); err != nil {
-		return publish.Published{}, err
-	}
-	if d.Log != nil {
-		d.Log.Info("image", "taken", o.Image, "digest", described.Digest, "of", manifest.OfFile, "platform", described.Platform)
-	}
-	r := o.request(strings.TrimSuffix(filepath.Base(o.Image), ".sif"), in)
-	r.Image = described
-	return publish.Run(ctx, d, r)
+	described := &manifest.Image{Reference: filepath.Base(path), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
+	in := source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}
+	r := p.request(strings.TrimSuffix(filepath.Base(path), ".sif"), in, described)
+	r.Hash = func(ctx context.Context) (manifest.Digest, error) { return p.hash(ctx, path, info.Size) }
+	return publish.Run(ctx, p.Deps, r)
 }
 
-// request asks for the sealing of in, an image called name.
-func (o Options) request(name string, in publish.Input) publish.Request {
-	t := o.Target
+// hash returns the digest of a file of about size bytes. That it is what is sealed, publish sees to: it compares
+// the file's inode, size and times before this with those after sealing.
+func (p preparation) hash(ctx context.Context, path string, size int64) (d manifest.Digest, err error) {
+	f, err := fsx.OpenRegular(path)
+	if err != nil {
+		return d, err
+	}
+	defer f.Close()
+	bar := p.Progress.Start("reading "+filepath.Base(path), 0, size)
+	defer func() { bar.End(err == nil) }()
+	h, b, done := sha256.New(), make([]byte, 1<<20), int64(0)
+	for ctx.Err() == nil {
+		n, err := f.Read(b)
+		h.Write(b[:n])
+		done += int64(n)
+		bar.Update(done, size)
+		if err == io.EOF {
+			return manifest.Digest(h.Sum(nil)), nil
+		} else if err != nil {
+			return d, err
+		}
+	}
+	return d, context.Cause(ctx)
+}
+
+// request asks for the sealing of in, an image called name, with what goes along.
+func (p preparation) request(name string, in publish.Input, described *manifest.Image) publish.Request {
+	t := p.Target
 	t.Name = name
 	if t.SealedPath == "" {
-		t.SealedPath = filepath.Join(o.OutputDir, "encrypted_prepared_"+t.Name+".sif")
+		t.SealedPath = filepath.Join(p.OutputDir, "encrypted_prepared_"+t.Name+".sif")
 	}
-	return publish.Request{Target: t, Kind: manifest.KindImage, Input: in}
+	if p.bill != nil {
+		b := beside{Input: in, file: p.bill}
+		in, described.SBOM = b, &manifest.FileRef{Name: p.bill.Name, Digest: b.digest(), Size: int64(len(p.bill.Content))}
+	}
+	return publish.Request{Target: t, Kind: manifest.KindImage, Input: in, Image: described}
 }
 
 // describe returns what the info file says of an image. Others read that: of an archive on this machine it has the name

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
+	"github.com/sealbatch/sealbatch/internal/sbom"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -23,7 +25,7 @@ func TestRequest(t *testing.T) {
 		"named after the image": {Options{OutputDir: "out"}, "out/encrypted_prepared_jp2a.sif"},
 		"a path of its own":     {Options{OutputDir: "out", Target: publish.Target{SealedPath: "p/x"}}, "p/x"},
 	} {
-		r := c.o.request("jp2a", source.Input{Paths: []string{"i"}})
+		r := preparation{Options: c.o}.request("jp2a", source.Input{Paths: []string{"i"}}, &manifest.Image{})
 		if r.Name != "jp2a" || r.SealedPath != c.path || r.Kind != manifest.KindImage || r.Input.String() != "i" {
 			t.Errorf("%s: %+v", name, r)
 		}
@@ -45,25 +47,40 @@ func TestNotAnImage(t *testing.T) {
 	}
 }
 
-// TestSIFFileAsItWas: a file that is not what its digest was taken of is not sealed.
-func TestSIFFileAsItWas(t *testing.T) {
+// TestBeside: a bill of materials is a file beside the image, which changes the fingerprint, and nothing else.
+func TestBeside(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "x.sif")
-	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("image"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	in := sifFile{Input: source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}}
-	d, err := in.digest(t.Context(), path)
-	if err != nil || d != manifest.DigestOf([]byte("abc")) {
-		t.Fatalf("%v, %v", d, err)
-	}
-	if _, _, err := in.Scan(t.Context()); err != nil {
-		t.Errorf("unchanged: %v", err)
-	}
-	if err := os.WriteFile(path, []byte("abd!"), 0o600); err != nil {
+	in := source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}
+	_, alone, err := in.Scan(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := in.Scan(t.Context()); !errors.Is(err, volume.ErrChanged) {
-		t.Errorf("changed: %v", err)
+	seen := map[volume.Digest]bool{alone: true, {}: true}
+	for _, f := range []sbom.File{{Name: "a", Content: []byte("x")}, {Name: "a", Content: []byte("y")}, {Name: "b", Content: []byte("y")}} {
+		p := preparation{bill: &f}
+		r := p.request("x", in, &manifest.Image{})
+		_, fingerprint, err := r.Input.Scan(t.Context())
+		if err != nil || seen[fingerprint] {
+			t.Errorf("%+v: %v, %v", f, fingerprint, err)
+		}
+		seen[fingerprint] = true
+		if s := r.Image.SBOM; s == nil || s.Name != f.Name || s.Size != 1 || s.Digest != manifest.DigestOf(f.Content) {
+			t.Errorf("%+v: %+v", f, s)
+		}
+		if files := r.Input.(interface{ Files() []string }).Files(); !slices.Equal(files, in.Files()) {
+			t.Errorf("it is read from %q", files)
+		}
+		var names []string
+		err = r.Input.Walk(t.Context(), func(e volume.Entry) (uint32, error) {
+			names = append(names, e.Name)
+			return uint32(len(names) - 1), nil
+		})
+		if err != nil || !slices.Equal(names, []string{"", manifest.ImageFile, f.Name}) {
+			t.Errorf("%q, %v", names, err)
+		}
 	}
 }

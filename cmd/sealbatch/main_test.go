@@ -1,12 +1,10 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,8 +16,6 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/plugin"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sylabs/sif/v2/pkg/sif"
@@ -67,6 +63,9 @@ func TestScripts(t *testing.T) {
 			"service":  cmdService,
 			"sif":      cmdSIF,
 			"oci":      cmdOCI,
+			"registry": cmdRegistry,
+			"push":     cmdPush,
+			"cosign":   cmdCosign,
 			"programs": cmdPrograms,
 		},
 	})
@@ -173,19 +172,7 @@ func cmdOCI(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: oci FILE ARCHITECTURE")
 	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	ts.Check(w.WriteHeader(&tar.Header{Name: "hello", Mode: 0o755, Size: 5}))
-	_, err := w.Write([]byte("hello"))
-	ts.Check(errors.Join(err, w.Close()))
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
-	ts.Check(err)
-	img, err := mutate.AppendLayers(empty.Image, l)
-	ts.Check(err)
-	config, err := img.ConfigFile()
-	ts.Check(err)
-	config.OS, config.Architecture, config.Config.Entrypoint = "linux", args[1], []string{"/hello"}
-	img, err = mutate.ConfigFile(img, config)
+	img, err := helloImage(args[1])
 	ts.Check(err)
 	tag, err := name.NewTag("example.org/some/hello:1")
 	ts.Check(err)

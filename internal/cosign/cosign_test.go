@@ -335,7 +335,7 @@ func FuzzForms(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	k := &Key{key.Public()}
+	k := &Key{public: key.Public()}
 	f.Add(simpleOf(image.Digest, payloadType), "MEUCIQ==")
 	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AAAA"}]}}`), "")
 	f.Add([]byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","messageSignature":{"signature":"AAAA"}}`), "")
@@ -347,4 +347,24 @@ func FuzzForms(f *testing.F) {
 			t.Errorf("a signature counts: %q of %q", sig, blob)
 		}
 	})
+}
+
+// TestFingerprint: that of a key is what openssl prints, in whatever form the key comes.
+func TestFingerprint(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, minRSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
+	for _, b := range [][]byte{old, public(t, key.Public())} {
+		k, err := ParseKey(b)
+		if err != nil || k.Fingerprint() != sha256.Sum256(der) {
+			t.Errorf("%s: %v", b, err)
+		}
+	}
 }

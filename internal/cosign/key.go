@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -23,8 +24,13 @@ var ErrKey = fault.Sentinel(fault.Usage, "not a public key of cosign's")
 
 // Key is a public key whose signatures count.
 type Key struct {
-	public crypto.PublicKey
+	public      crypto.PublicKey
+	fingerprint [sha256.Size]byte
 }
+
+// Fingerprint returns the SHA-256 of the key in DER (SubjectPublicKeyInfo, RFC 5280), whatever form its file had:
+// openssl pkey -pubin -in cosign.pub -outform DER | sha256sum.
+func (k *Key) Fingerprint() [sha256.Size]byte { return k.fingerprint }
 
 const maxKeyFile = 64 << 10
 
@@ -32,7 +38,11 @@ const maxKeyFile = 64 << 10
 func ReadKey(path string) (*Key, error) {
 	b, err := trusted.ReadFile(path, maxKeyFile)
 	if err != nil {
-		return nil, fault.New(fault.Usage, fmt.Errorf("the key for signatures: %w", err), fault.Hint(err))
+		hint := fault.Hint(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "name the file of the public key, cosign.pub; of a key that lies elsewhere, cosign public-key --key KEY prints it"
+		}
+		return nil, fault.New(fault.Usage, fmt.Errorf("the key for signatures: %w", err), hint)
 	}
 	k, err := ParseKey(b)
 	if err != nil {
@@ -79,7 +89,11 @@ func ParseKey(b []byte) (*Key, error) {
 		return nil, noKey(fmt.Sprintf("%T is no kind of key that cosign has", public),
 			"cosign generate-key-pair makes one")
 	}
-	return &Key{public}, nil
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, noKey(err.Error(), "")
+	}
+	return &Key{public, sha256.Sum256(der)}, nil
 }
 
 func noKey(why, hint string) error {

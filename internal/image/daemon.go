@@ -112,6 +112,9 @@ func (o Options) openDaemon(ctx context.Context, name string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Signed {
+		return nil, Unsignable("with the Docker daemon")
+	}
 	a, err := o.save(ctx, d, name)
 	if err != nil {
 		return nil, err

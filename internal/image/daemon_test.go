@@ -182,6 +182,30 @@ func TestDaemonRefuses(t *testing.T) {
 	}
 }
 
+// TestSigned: of a daemon and of files nothing is fetched or read where a signature is asked for, and no registry is asked instead.
+func TestSigned(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t, "jp2a")
+	tr, _ := aDockerArchive()
+	archive := filepath.Join(t.TempDir(), "jp2a.tar")
+	if err := os.WriteFile(archive, tr.tar(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	layout, _ := aLayout("1.0")
+	dir := layout.dir(t)
+	for _, name := range []string{"jp2a", "docker-daemon:jp2a", archive, "docker-archive:" + archive, "oci:" + dir, dir} {
+		_, err := Open(t.Context(), name, Options{DockerSocket: d.socket, SpoolDir: t.TempDir(), Signed: true})
+		if !errors.Is(err, ErrUnsignable) || fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.Hint(err), "docker://") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, asked := range d.asked {
+		if !strings.HasSuffix(asked, "/json") {
+			t.Errorf("the daemon was asked for %s", asked)
+		}
+	}
+}
+
 // TestBareNames: a file, else the daemon, else the registry; what is meant as a file is nothing else.
 func TestBareNames(t *testing.T) {
 	d := newDaemon(t, "jp2a")

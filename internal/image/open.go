@@ -73,10 +73,20 @@ func (i *Image) Close() error {
 type Options struct {
 	Platform     string // "" is oci.DefaultPlatform
 	DockerSocket string // path of the Docker daemon's; "" is that of DOCKER_HOST or the usual one, where there is one
+	Signed       bool   // takes images of registries alone, beside which there may be signatures: ErrUnsignable
 	SpoolDir     string // for what cannot be read in place, encrypted; "" is that of spool.New
 	Log          *slog.Logger
 	Progress     progress.Starter
 	Registry     registry.Options // but for those of its fields that are above
+}
+
+// ErrUnsignable says that nobody can tell whether an image is signed.
+var ErrUnsignable = errors.New("signatures of cosign's lie beside images in registries alone")
+
+// Unsignable is ErrUnsignable of an image that is elsewhere.
+func Unsignable(where string) error {
+	return fault.New(fault.Usage, fmt.Errorf("%w, and this one is %s", ErrUnsignable, where),
+		"take it from the registry where it was signed: docker://HOST/REPOSITORY:TAG")
 }
 
 // IsSIF reports whether -b name means a SIF file, which Inspect reads: by what the file holds, or by its name, if
@@ -168,6 +178,9 @@ func (o Options) openPath(ctx context.Context, rest string) (*Image, error) {
 
 // openLocal opens the image that choice means of those in the file or directory at path.
 func (o Options) openLocal(ctx context.Context, path, choice string) (*Image, error) {
+	if o.Signed {
+		return nil, Unsignable("in a file or directory on this machine")
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err

@@ -44,8 +44,17 @@ type BaseImage struct {
 	Digest    string `json:"digest,omitempty" yaml:"digest,omitempty"`
 }
 
-// String says for people which image it is.
-func (i Image) String() string { return fmt.Sprintf("%s (%s, %s)", i.Reference, i.Digest, i.Platform) }
+// String says for people which image it is, and what is known of it.
+func (i Image) String() string {
+	s := fmt.Sprintf("%s (%s, %s", i.Reference, i.Digest, i.Platform)
+	if !i.SignedBy.IsZero() {
+		s += ", signed by the key " + i.SignedBy.String()
+	}
+	if i.SBOM != nil {
+		s += fmt.Sprintf(", with %s %s", i.SBOM.Name, i.SBOM.Digest)
+	}
+	return s + ")"
+}
 
 // maxReference bounds a reference, in bytes: registries allow 255 for a name, paths are longer.
 const maxReference = 4096

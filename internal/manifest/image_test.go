@@ -20,7 +20,8 @@ func TestImageInfoRoundTrip(t *testing.T) {
 		got.Image.String() != testImage().String() || got.Image.Of != OfManifest {
 		t.Errorf("read %+v", got.Image)
 	}
-	for _, part := range []string{"docker.io/talinx/jp2a:latest", digest(9).String(), "linux/amd64"} {
+	for _, part := range []string{"docker.io/talinx/jp2a:latest", digest(9).String(), "linux/amd64", "signed by the key " + digest(11).String(),
+		"sbom.spdx.json " + digest(12).String()} {
 		if !strings.Contains(got.Image.String(), part) {
 			t.Errorf("%q does not say %q", got.Image, part)
 		}

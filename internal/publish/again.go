@@ -113,6 +113,7 @@ func (p *publishing) identify(ctx context.Context) error {
 			return fmt.Errorf("input %s: %w", p.input, err)
 		}
 	}
+	p.Log.Info("image", "taken", p.input.String(), "digest", image.Digest, "of", image.Of, "platform", image.Platform)
 	p.r.Image = &image
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/volume"
 )
 
 // ofImage has s publish an image whose digest takes reading it; it returns how often it was read.
@@ -57,11 +58,19 @@ func TestImageIsReadOnce(t *testing.T) {
 		}
 		s.checkAnnounced(t, p)
 	}
-	broken := errors.New("broken")
-	s.r.Hash = func(context.Context) (manifest.Digest, error) { return manifest.Digest{}, broken }
 	if err := os.WriteFile(s.file, []byte("a third"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	hash := s.r.Hash
+	s.r.Hash = func(ctx context.Context) (manifest.Digest, error) {
+		d, err := hash(ctx)
+		return d, errors.Join(err, os.WriteFile(s.file, []byte("a 3rd"), 0o600))
+	}
+	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, volume.ErrChanged) {
+		t.Errorf("an image that was sealed otherwise than it was read: %v", err)
+	}
+	broken := errors.New("broken")
+	s.r.Hash = func(context.Context) (manifest.Digest, error) { return manifest.Digest{}, broken }
 	if _, err := Run(t.Context(), s.d, s.r); !errors.Is(err, broken) {
 		t.Errorf("an image that cannot be read: %v", err)
 	}
