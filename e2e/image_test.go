@@ -288,11 +288,13 @@ func TestImageWithoutShell(t *testing.T) {
 		return alice.sb(t, append([]string{"container-prep", "-b", "docker-archive:" + file, "--data-path", "images/scratch-" + arch + ".sealed",
 			"--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*", "--platform", "linux/" + arch}, flags...)...)
 	}
-	r := prep(nodeArch(t))
+	bill := []byte(`{"bomFormat": "CycloneDX", "components": [{"name": "tini"}]}`)
+	check(t, os.WriteFile(onDisk(t, "laptop", "/home/alice/images")+"/bill", bill, 0o644))
+	r := prep(nodeArch(t), "--sbom", "images/bill")
 	if r.code != 0 || !strings.Contains(r.err, "the image has no /bin/sh") {
 		t.Fatalf("container-prep: %s", r)
 	}
-	if again := prep(nodeArch(t)); again.code != 0 || !strings.Contains(again.err, "already there, unchanged") {
+	if again := prep(nodeArch(t), "--sbom", "images/bill"); again.code != 0 || !strings.Contains(again.err, "already there, unchanged") {
 		t.Errorf("the same again: %s", again)
 	}
 	foreign := prep(other)
@@ -314,7 +316,7 @@ func TestImageWithoutShell(t *testing.T) {
 			t.Errorf("it printed %q", got)
 		}
 	}
-	if len(nodes) != 1 {
+	if said := fmt.Sprintf("with sbom.cdx.json sha256:%x", sha256.Sum256(bill)); len(nodes) != 1 || !strings.Contains(opened.err, said) {
 		t.Errorf("results: %s", opened)
 	}
 }

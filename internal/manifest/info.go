@@ -22,11 +22,11 @@ type Kind string
 // The kinds of volumes.
 const (
 	KindDataset Kind = "dataset"
-	KindImage   Kind = "image"   // one file, ImageFile
+	KindImage   Kind = "image"   // ImageFile, and perhaps a bill of materials
 	KindResults Kind = "results" // what a job sealed; an input of the next one
 )
 
-// ImageFile is the one file in an image's volume.
+// ImageFile is what is run of an image's volume.
 const ImageFile = "image.sif"
 
 // Info is what an info file (NAME.info.yaml) says of a sealed volume. The
