@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyserver/attest"
@@ -218,7 +219,7 @@ func (s *Server) begin(dropped int) error {
 		return err
 	}
 	if err := s.accounts.refresh(context.Background()); err != nil {
-		return err
+		return fault.New(fault.Config, err, "serve --check names each line that is wrong; [server] allowed-signers names the file")
 	}
 	if _, err := s.purge(context.Background()); err != nil {
 		s.log.Error("outdated records were not removed", "error", err)
