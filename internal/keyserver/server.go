@@ -219,7 +219,8 @@ func (s *Server) begin(dropped int) error {
 		return err
 	}
 	if err := s.accounts.refresh(context.Background()); err != nil {
-		return fault.New(fault.Config, err, "serve --check names each line that is wrong; [server] allowed-signers names the file")
+		return fault.New(fault.Config, err, cmp.Or(fault.Hint(err),
+			"serve --check names each line that is wrong; [server] allowed-signers names the file"))
 	}
 	if _, err := s.purge(context.Background()); err != nil {
 		s.log.Error("outdated records were not removed", "error", err)
