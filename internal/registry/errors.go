@@ -209,7 +209,7 @@ func (s *source) trouble(err error) (said, hint string) {
 			"ask who runs it; without a login (docker logout) it may be read"
 	case strings.Contains(err.Error(), "www-authenticate"):
 		return host + " names a token server to which no login can be sent safely",
-			"ask who runs it: the realm that it names has to be an https address"
+			"ask who runs it: the realm that it names has to be its own, or https with a host name"
 	case errors.Is(err, errWebPage):
 		return host + " answers with " + errWebPage.Error(),
 			"does this network want a login in a browser, and is it a container registry?"

@@ -53,12 +53,16 @@ func (r *Remote) manifest(ctx context.Context, identifier string) (document, err
 // the last one, in words.
 func (r *Remote) eachSource(ctx context.Context, try func(*source) error) (err error) {
 	for _, s := range r.sources {
+		if s.failed.Load() {
+			continue
+		}
 		err = try(s)
 		if err == nil || ctx.Err() != nil || errors.Is(err, spool.ErrFull) || errors.Is(err, spool.ErrClosed) {
 			return err
 		}
 		if err = s.inWords(err); s.mirror {
-			r.o.Log.Info("a mirror does not have it", "mirror", s.host(), "error", err)
+			s.failed.Store(true)
+			r.o.Log.Info("a mirror does not have it, and is asked no more", "mirror", s.host(), "error", err)
 		}
 	}
 	return err

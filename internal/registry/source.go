@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -26,6 +27,7 @@ const maxRedirects = 10
 type source struct {
 	repo   name.Repository
 	mirror bool
+	failed atomic.Bool // a mirror that was of no use once
 	login  login
 	hosts  *hosts
 
