@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,13 +30,14 @@ import (
 
 // Options are container-prep's flags.
 type Options struct {
-	publish.Target        // Name is the image's
-	Image          string // what -b names: a .sif file, or what image.Open opens
-	OutputDir      string // local directory of the sealed volume, if SealedPath is empty
-	Platform       string // of an image that there is for several: "linux/arm64"; "" for linux/amd64
-	DockerSocket   string // path of the Docker daemon's; "" for the usual one
-	SignatureKey   string // file of the public key by which the image has to be signed; "" for none
-	SBOM           string // file of the bill of materials that is sealed beside the image; "" for none
+	publish.Target          // Name is the image's
+	Image          string   // what -b names: a .sif file, or what image.Open opens
+	OutputDir      string   // local directory of the sealed volume, if SealedPath is empty
+	Platform       string   // of an image that there is for several: "linux/arm64"; "" for linux/amd64
+	DockerSocket   string   // path of the Docker daemon's; "" for the usual one
+	SignatureKey   string   // file of the public key by which the image has to be signed; "" for none
+	SBOM           string   // file of the bill of materials that is sealed beside the image; "" for none
+	Mirrors        []string // of registries, as registry.ParseMirror reads them
 }
 
 // Run prepares one image.
@@ -73,8 +75,16 @@ type preparation struct {
 
 // layered prepares an image of layers.
 func (p preparation) layered(ctx context.Context) (publish.Published, error) {
+	mirrors := make([]registry.Mirror, len(p.Mirrors))
+	for i, s := range p.Mirrors {
+		var err error
+		if mirrors[i], err = registry.ParseMirror(s); err != nil {
+			return publish.Published{}, fmt.Errorf("client.conf: %w", err)
+		}
+	}
 	img, err := image.Open(ctx, p.Image, image.Options{
-		Platform: p.Platform, DockerSocket: p.DockerSocket, Signed: p.key != nil, Log: p.Log, Progress: p.Progress,
+		Platform: p.Platform, DockerSocket: p.DockerSocket, Signed: p.key != nil, SpoolDir: p.spoolDir(),
+		Registry: registry.Options{Mirrors: mirrors}, Log: p.Log, Progress: p.Progress,
 	})
 	if err != nil {
 		return publish.Published{}, err
@@ -92,6 +102,19 @@ func (p preparation) layered(ctx context.Context) (publish.Published, error) {
 	}
 	r := p.request(img.Name, sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: p.Log}, described)
 	return publish.Run(ctx, p.Deps, r)
+}
+
+// spoolDir is where what is read once from elsewhere is kept, encrypted: TMPDIR if somebody has set it, else beside
+// the sealed file, for which there has to be room in any case. /tmp may well be memory.
+func (o Options) spoolDir() string {
+	dir := o.OutputDir
+	if o.SealedPath != "" {
+		dir = filepath.Dir(o.SealedPath)
+	}
+	if st, err := os.Stat(dir); os.Getenv("TMPDIR") != "" || err != nil || !st.IsDir() {
+		return ""
+	}
+	return dir
 }
 
 // checkSignature says by which signature the image is the key's.

@@ -2,9 +2,12 @@ package containerprep
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
@@ -82,5 +85,61 @@ func TestBeside(t *testing.T) {
 		if err != nil || !slices.Equal(names, []string{"", manifest.ImageFile, f.Name}) {
 			t.Errorf("%q, %v", names, err)
 		}
+	}
+}
+
+// TestSpoolDir: what is fetched lies beside the sealed file, and not in /tmp, which may be memory, unless TMPDIR says where.
+func TestSpoolDir(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		tmpdir string
+		o      Options
+		want   string
+	}{
+		{"", Options{OutputDir: dir}, dir},
+		{"", Options{OutputDir: "/", Target: publish.Target{SealedPath: dir + "/x.sif"}}, dir},
+		{"", Options{OutputDir: dir + "/none"}, ""},
+		{"/var/tmp", Options{OutputDir: dir}, ""},
+	} {
+		t.Setenv("TMPDIR", c.tmpdir)
+		if got := c.o.spoolDir(); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
+// TestMirrorsAreAsked: an image comes from the mirror that the configuration names; a line that names none is an error.
+func TestMirrorsAreAsked(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		select {
+		case asked <- req.URL.Path:
+		default:
+		}
+		if req.URL.Path != "/v2/" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer s.Close()
+	at := strings.TrimPrefix(s.URL, "http://")
+	o := Options{Image: "docker://" + at + "/lab/tool", OutputDir: t.TempDir(), Mirrors: []string{at + "=http://" + at + "/copies"}}
+	if _, err := Run(t.Context(), publish.Deps{}, o); err == nil || !strings.Contains(err.Error(), "has no such image") {
+		t.Errorf("%v", err)
+	}
+	close(asked)
+	paths := slices.Collect(func(yield func(string) bool) {
+		for p := range asked {
+			if strings.Contains(p, "manifests") && !yield(p) {
+				return
+			}
+		}
+	})
+	if want := []string{"/v2/copies/lab/tool/manifests/latest", "/v2/lab/tool/manifests/latest"}; !slices.Equal(paths, want) {
+		t.Errorf("asked for %q", paths)
+	}
+	o.Mirrors = []string{"docker.io"}
+	if _, err := Run(t.Context(), publish.Deps{}, o); fault.ClassOf(err) != fault.Config || fault.Hint(err) == "" {
+		t.Errorf("%v", err)
 	}
 }

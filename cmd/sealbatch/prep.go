@@ -61,7 +61,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	if err := notStdout(o.OutputDir); err != nil {
 		return err
 	}
-	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return dataprep.Run(ctx, d, o) })
+	return pf.publish(ctx, a, &o.Target, func(_ *config.Client, d publish.Deps) (publish.Published, error) {
+		return dataprep.Run(ctx, d, o)
+	})
 }
 
 func runContainerPrep(ctx context.Context, a *app, args []string) error {
@@ -100,7 +102,10 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	if err := notStdout(o.OutputDir); err != nil {
 		return err
 	}
-	return pf.publish(ctx, a, &o.Target, func(d publish.Deps) (publish.Published, error) { return containerprep.Run(ctx, d, o) })
+	return pf.publish(ctx, a, &o.Target, func(conf *config.Client, d publish.Deps) (publish.Published, error) {
+		o.Mirrors = conf.Registry.Mirrors
+		return containerprep.Run(ctx, d, o)
+	})
 }
 
 // notStdout refuses - as the directory of what is made, if one is named.
@@ -113,7 +118,7 @@ func notStdout(dir string) error {
 
 // publish completes t from the flags and the configuration, connects, runs one of
 // the two and says what came of it.
-func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(publish.Deps) (publish.Published, error)) error {
+func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(*config.Client, publish.Deps) (publish.Published, error)) error {
 	var err error
 	if t.Policy, err = p.policy.Policy(time.Now()); err != nil {
 		return err
@@ -141,7 +146,7 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run 
 		return err
 	}
 	t.DirAtRest, t.ServiceURL, t.Expiry = filepath.Clean(t.DirAtRest), c.conf.Service.URL, p.policy.Expires
-	out, err := run(publish.Deps{
+	out, err := run(c.conf, publish.Deps{
 		FS: c.fs, Site: c.conf.Supercomputer.Address, Keys: c.keys, Signer: c.signer,
 		Reconnect: c.reconnect, State: state, Log: a.log, Progress: c.progress,
 		Identities: func() ([]age.Identity, error) { return c.identities(c.identityFiles()) },
