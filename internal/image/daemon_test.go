@@ -374,7 +374,7 @@ func TestSplitName(t *testing.T) {
 		t    transport
 		rest string
 	}{
-		"ubuntu:22.04": {viaNothing, "ubuntu:22.04"}, "docker:27": {viaNothing, "docker:27"}, "dir:1.0": {viaNothing,
+		"ubuntu:22.04": {viaNothing, "ubuntu:22.04"}, "docker": {viaNothing, "docker"}, "docker:27": {viaNothing, "docker:27"}, "dir:1.0": {viaNothing,
 			"dir:1.0"}, "sif:1": {viaNothing, "sif:1"},
 		"docker://ubuntu": {viaRegistry, "ubuntu"}, "oci:a:b": {viaFile, "a:b"}, "oci:///a": {viaFile, "/a"},
 		"docker-daemon:a/b:c": {viaDaemon, "a/b:c"},
@@ -382,6 +382,11 @@ func TestSplitName(t *testing.T) {
 	} {
 		if got, rest, err := splitName(in); err != nil || got != want.t || rest != want.rest {
 			t.Errorf("%s: %q, %q, %v", in, got, rest, err)
+		}
+	}
+	for _, in := range []string{"", " ", "oci:", "docker://", "docker-daemon: "} {
+		if _, _, err := splitName(in); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "names none") {
+			t.Errorf("%q: %v", in, err)
 		}
 	}
 }

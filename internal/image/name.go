@@ -56,6 +56,8 @@ func splitName(name string) (transport, string, error) {
 	t, known := transports[scheme]
 	hint, refused := elsewhere[scheme]
 	switch {
+	case strings.TrimSpace(strings.TrimPrefix(rest, "//")) == "" && (ok && known || strings.TrimSpace(name) == ""):
+		return "", "", refuse(name, "it names none", "name a file, a directory, or an image of a registry: docker://HOST/REPOSITORY:TAG")
 	case !ok || strings.ContainsAny(scheme, "/."):
 		return viaNothing, name, nil
 	case known && t == viaRegistry && !url: // an image called docker

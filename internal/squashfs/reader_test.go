@@ -20,7 +20,6 @@ type reader struct {
 	inodeTable, directoryTable, fragmentTable, exportTable, idTable uint64
 	xattrTable, end                                                 uint64
 	inodes, dirs                                                    stream
-	refs                                                            map[uint64]uint32 // place in the stream, by reference
 	ids, fragments, export                                          []byte
 	xattrs                                                          []map[string][]byte
 	files                                                           map[uint32]*file // by number
