@@ -119,7 +119,7 @@
 //	        8 4  length of the name of the run's first entry, minus 1
 //	       12 n  that name
 //
-// Linux finds a name among 70,000 in a twentieth of the time, or less, if there is an index.
+// With an index, squashfuse finds a name among 70,000 in a fiftieth of the time.
 //
 // # Extended attributes
 //

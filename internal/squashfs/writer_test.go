@@ -138,35 +138,31 @@ func TestRefusedNodes(t *testing.T) {
 	}
 }
 
-// TestLimits writes the most of everything.
+// TestLimits writes the most of everything, and one more.
 func TestLimits(t *testing.T) {
 	t.Parallel()
-	root := &file{Node: Node{Mode: TypeDirectory | 0o755}, in: map[string]*file{}}
-	for i := range 65_535 / 2 {
-		f := &file{Node: Node{Mode: TypeRegular, UID: uint32(2*i + 1), GID: uint32(2*i + 2)}}
-		root.in[fmt.Sprintf("%05d", i)] = f
-	}
-	for i := range 100 {
-		root.in[strings.Repeat("n", 250)+fmt.Sprintf("%05d", i)] = root.in["00000"]
-	}
 	xattrs := map[string][]byte{"user." + strings.Repeat("y", 250): random(65536, 1)}
-	root.in["x"] = &file{Node: Node{Mode: TypeRegular, Xattrs: xattrs}}
-	root.in["l"] = &file{Node: Node{Mode: TypeSymlink, Target: strings.Repeat("t", 4095)}}
+	root := &file{Node: Node{Mode: TypeDirectory | 0o755}, in: map[string]*file{
+		"x": {Node: Node{Mode: TypeRegular, Xattrs: xattrs}},
+		"l": {Node: Node{Mode: TypeSymlink, Target: strings.Repeat("t", 4095)}},
+	}}
+	for i := range 300 {
+		root.in[strings.Repeat("n", 250)+fmt.Sprintf("%05d", i)] = root.in["x"]
+	}
 	got, err := parse(write(t, Options{}, root))
 	must(t, err)
 	must(t, alike(root, got, "", map[*file]*file{}))
-	_, _, err = begin(t, Options{}).Finish(&Node{Mode: TypeDirectory, Entries: moreOwners()})
+	entries := map[string]*Node{}
+	for i := range uint32(65_534) {
+		entries[fmt.Sprint(i)] = &Node{Mode: TypeRegular, UID: i + 1}
+	}
+	_, _, err = begin(t, Options{}).Finish(&Node{Mode: TypeDirectory, Entries: entries})
+	must(t, err)
+	entries["more"] = &Node{Mode: TypeRegular, UID: 1 << 31}
+	_, _, err = begin(t, Options{}).Finish(&Node{Mode: TypeDirectory, Entries: entries})
 	if !errors.Is(err, ErrNode) || !strings.Contains(err.Error(), "more than 65535 users and groups") {
 		t.Errorf("65536 owners: %v", err)
 	}
-}
-
-func moreOwners() map[string]*Node {
-	m := map[string]*Node{}
-	for i := range uint32(65_535) {
-		m[fmt.Sprint(i)] = &Node{Mode: TypeRegular, UID: i + 1}
-	}
-	return m
 }
 
 func TestTimes(t *testing.T) {
@@ -235,7 +231,7 @@ func TestOutputFails(t *testing.T) {
 	image := write(t, Options{}, smallTree())
 	before := runtime.NumGoroutine()
 	for _, o := range []Options{{Workers: 1}, {Workers: 4}} {
-		for left := 0; left < len(image)-SuperblockSize; left += 997 {
+		for left := 0; left < len(image)-SuperblockSize; left += 1999 {
 			w, err := NewWriter(context.Background(), &failing{left}, o)
 			must(t, err)
 			root, err := smallTree().build(w, map[*file]*Node{})
