@@ -79,9 +79,9 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 		"docker://NAME@sha256:...), a file (docker-archive:FILE, oci-archive:FILE) or a directory (oci:DIRECTORY[:TAG]), or with the Docker\n"+
 		"daemon (docker-daemon:NAME). A name alone is that of a file, else of an image of the daemon's, else of one in a registry",
 		[]string{"b", "base-oci-image"}, ui.Required)
-	f.String(&o.SignatureKey, "take the image only if cosign signed it with the private key to this public one, a file (cosign.pub);\n"+
+	f.Word(&o.SignatureKey, "take the image only if cosign signed it with the private key to this public one, a file (cosign.pub);\n"+
 		"images of registries alone have such signatures", []string{"require-signature"})
-	f.String(&o.SBOM, "seal this bill of materials, a file in the format of SPDX, CycloneDX or Syft, beside the image; the info file\n"+
+	f.Word(&o.SBOM, "seal this bill of materials, a file in the format of SPDX, CycloneDX or Syft, beside the image; the info file\n"+
 		"and receipts have its digest", []string{"sbom"})
 	f.Word(&o.Platform, "platform of the image, as OS/ARCHITECTURE[/VARIANT]: the nodes' (default: linux/amd64)", []string{"platform"})
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
