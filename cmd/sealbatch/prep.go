@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"filippo.io/age"
@@ -66,6 +67,10 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	})
 }
 
+// imageMemory is how many bytes the conversion of an image may have before garbage is collected more often, so that the
+// program needs no more than 200 MB whatever the image: laptops and login nodes have little. Half a million files need 85 MB.
+const imageMemory = 150 << 20
+
 func runContainerPrep(ctx context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch container-prep", "Seal a container image, ship it to the site, and say who may run it there.", "", `
 sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
@@ -101,6 +106,9 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	}
 	if err := notStdout(o.OutputDir); err != nil {
 		return err
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(imageMemory)
 	}
 	return pf.publish(ctx, a, &o.Target, func(conf *config.Client, d publish.Deps) (publish.Published, error) {
 		o.Mirrors = conf.Registry.Mirrors
