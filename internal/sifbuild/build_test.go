@@ -182,8 +182,14 @@ func TestFingerprint(t *testing.T) {
 	t.Parallel()
 	s := Source{Image: imageOf(v1.Config{}, layerOf(t, "a"))}
 	usage, first, err := s.Scan(t.Context())
-	if err != nil || usage.PlainBytes <= 0 || usage.SealedBytes <= usage.PlainBytes {
-		t.Errorf("%+v, %v", usage, err)
+	stored := s.Image.Layers[0].Size
+	if err != nil || usage.PlainBytes != 0 || usage.SealedBytes != stored/5 {
+		t.Errorf("of a plain layer of %d bytes: %+v, %v", stored, usage, err)
+	}
+	packed := s.Image.Layers[0]
+	packed.Digest = "sha256:1"
+	if u, _, err := (Source{Image: imageOf(v1.Config{}, packed)}).Scan(t.Context()); err != nil || u.SealedBytes != stored/4*3 {
+		t.Errorf("of a compressed layer of %d bytes: %+v, %v", stored, u, err)
 	}
 	seen := map[volume.Digest]string{first: "the image"}
 	for name, change := range map[string]func(*Source){
