@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/sbom"
 	"github.com/sealbatch/sealbatch/internal/sifbuild"
 	"github.com/sealbatch/sealbatch/internal/source"
+	"github.com/sealbatch/sealbatch/internal/squashfs"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
@@ -35,10 +36,13 @@ type Options struct {
 	OutputDir      string   // local directory of the sealed volume, if SealedPath is empty
 	Platform       string   // of an image that there is for several: "linux/arm64"; "" for linux/amd64
 	DockerSocket   string   // path of the Docker daemon's; "" for the usual one
+	Compression    string   // of the SIF file that is made: "gzip", which is "", or "zstd"
 	SignatureKey   string   // file of the public key by which the image has to be signed; "" for none
 	SBOM           string   // file of the bill of materials that is sealed beside the image; "" for none
 	Mirrors        []string // of registries, as registry.ParseMirror reads them
 }
+
+var compressions = map[string]squashfs.Compression{"": squashfs.Gzip, "gzip": squashfs.Gzip, "zstd": squashfs.Zstd}
 
 // Run prepares one image.
 func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, error) {
@@ -58,6 +62,9 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 		if p.bill, err = sbom.Read(o.SBOM); err != nil {
 			return publish.Published{}, err
 		}
+	}
+	if _, ok := compressions[o.Compression]; !ok {
+		return publish.Published{}, fault.New(fault.Usage, fmt.Errorf("--compression %.40q is neither gzip nor zstd", o.Compression), "")
 	}
 	if image.IsSIF(o.Image) {
 		return p.sif(ctx)
@@ -100,7 +107,9 @@ func (p preparation) layered(ctx context.Context) (publish.Published, error) {
 		}
 		described.SignedBy = p.key.Fingerprint()
 	}
-	r := p.request(img.Name, sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: p.Log}, described)
+	in := sifbuild.Source{Image: img, FileName: manifest.ImageFile, Log: p.Log}
+	in.Options.Compression = compressions[p.Compression]
+	r := p.request(img.Name, in, described)
 	return publish.Run(ctx, p.Deps, r)
 }
 

@@ -89,6 +89,8 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	f.Word(&o.SBOM, "seal this bill of materials, a file in the format of SPDX, CycloneDX or Syft, beside the image; the info file\n"+
 		"and receipts have its digest", []string{"sbom"})
 	f.Word(&o.Platform, "platform of the image, as OS/ARCHITECTURE[/VARIANT]: the nodes' (default: linux/amd64)", []string{"platform"})
+	f.Word(&o.Compression, "of the SIF file that is made of an image: gzip, which all runtimes read (default), or zstd, which takes less work to read,\n"+
+		"by Linux from 4.14 on", []string{"compression"})
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
 	f.Bool(&encrypted, "HPCS's switch for encryption; sealbatch always encrypts", []string{"e", "encrypted"})
 	f.String(&o.DockerSocket, "socket of the Docker daemon (default: that of DOCKER_HOST, or /var/run/docker.sock)", []string{"d", "docker-path"})
