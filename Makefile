@@ -62,7 +62,7 @@ dist-check:
 # Processes of a race-detecting build wait for a second when they end, if they are not told not to; vet is lint's.
 unit:
 	GORACE=atexit_sleep_ms=0 $(GO) test -race -vet=off -p 3 $(UNIT)
-	$(GO) test -count=1 -run '^TestLoad$$' ./cmd/sealbatch
+	$(GO) test -count=1 -run '^TestLoad(Image)?$$' ./cmd/sealbatch
 
 e2e: build
 	$(GO) test -count=1 -vet=off -timeout 40m -parallel 6 ./e2e/...
@@ -87,12 +87,14 @@ bench: build
 	    if (!n++) print head; print line }'
 
 # One honest node after the other beside 20 hostile accounts at 100 addresses, for LOADTIME, and what each of their
-# calls costs the key service (docs/key-service.md, "Floods"). Then large images.
+# calls costs the key service (docs/key-service.md, "Floods"). Then large images, and the memory that they take
+# (docs/performance.md); this wants 20 GB in TMPDIR.
 LOADTIME ?= 60s
 load:
 	$(GO) test -count=1 -run '^TestLoad$$' -v ./cmd/sealbatch -load $(LOADTIME)
 	$(GO) test -run '^$$' -bench Costs -benchtime 1x ./cmd/sealbatch
 	$(GO) test -count=1 -run '^(TestDirectory|TestMemory)$$' -v ./internal/squashfs -large
+	$(GO) test -count=1 -timeout 60m -run '^TestLoadImage$$' -v ./cmd/sealbatch -load-image
 
 # Each fuzz target for FUZZTIME.
 FUZZTIME ?= 1m
