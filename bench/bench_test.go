@@ -151,3 +151,49 @@ func TestTurns(t *testing.T) {
 		t.Errorf("times %v", times)
 	}
 }
+
+// TestImaging prepares a small image, without Apptainer.
+func TestImaging(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var out strings.Builder
+	b.images, b.out, b.rootfs, b.skip = true, &out, t.TempDir(), regexp.MustCompile("apptainer")
+	for _, name := range []string{"usr/bin/true", "usr/share/text", "opt/more"} {
+		if err := writeText(filepath.Join(b.rootfs, name), strings.Repeat(name, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.imaging(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []string{"350", "2000"} {
+		for _, what := range []string{"convert layers that are not compressed", "convert layers that are not compressed, processor time"} {
+			if !strings.Contains(out.String(), "\n| image of "+size+" MB: "+what+" | ") {
+				t.Errorf("no row %q of %s MB in\n%s", what, size, &out)
+			}
+		}
+	}
+	if left, err := os.ReadDir(b.path(imageDir)); !os.IsNotExist(err) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestListFiles ends where the next file would be too much.
+func TestListFiles(t *testing.T) {
+	t.Parallel()
+	dir, list := t.TempDir(), filepath.Join(t.TempDir(), "list")
+	for name, size := range map[string]int{"a/one": 100, "b": 100, "c": 100} {
+		if err := writeText(filepath.Join(dir, name), strings.Repeat("x", size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := listFiles(dir, 250, list); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(list); err != nil || string(got) != "a/one\x00b\x00" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -28,6 +28,9 @@ type options struct {
 	scale float64        // of the data: 1 is what docs/performance.md speaks of
 	only  *regexp.Regexp // the rows to measure
 	skip  *regexp.Regexp // the peers to leave out; nil leaves out none
+
+	cluster string // the program testcluster/cluster, which knows an Apptainer
+	images  bool   // measure container images alone
 }
 
 func main() {
@@ -49,6 +52,8 @@ func main() {
 	flag.StringVar(&only, "only", "", "measure the rows whose names match this regular expression")
 	flag.StringVar(&skip, "skip", "",
 		"leave out the peers whose names match this regular expression, such as HPCS, which takes most of the time")
+	flag.StringVar(&o.cluster, "cluster", "testcluster/cluster", "the test cluster's program, whose Apptainer is measured")
+	flag.BoolVar(&o.images, "images", false, "measure container images alone: no other data is made")
 	flag.Parse()
 	var err error
 	if skip != "" {
@@ -73,6 +78,10 @@ func helper(args []string) (is bool, err error) {
 		return true, serveZeros(args[1], args[2])
 	case len(args) == 3 && args[0] == slowCommand:
 		return true, serveSlow(args[1], args[2])
+	case len(args) == 3 && args[0] == convertCommand:
+		return true, convertImage(context.Background(), args[1], args[2])
+	case len(args) == 4 && args[0] == prepareCommand:
+		return true, prepareImage(context.Background(), args[1], args[2], args[3])
 	case len(args) == 1 && args[0] == readCommand:
 		return true, serveRead(os.Stdin, os.Stdout)
 	}
@@ -89,6 +98,8 @@ type bench struct {
 	data      data
 	hpcs      hpcsState
 	ssh       sshd
+	rootfs    string // of the test cluster's hosts
+	app       apptainer
 	memory    map[string][]float64 // peak MB of resident memory, by what was done
 	undo      []func() error
 }
@@ -116,8 +127,12 @@ func run(ctx context.Context, o options, out, log io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "%s; %d rounds; load %s at the begin\n", describe(), b.runs, loadavg())
-	for _, part := range []func(context.Context) error{b.probes, b.sealing, b.reading, b.readingSlowly, b.opening,
-		b.shipping, b.node, b.sizes} {
+	parts := []func(context.Context) error{b.probes, b.sealing, b.reading, b.readingSlowly, b.opening, b.shipping, b.node, b.sizes,
+		b.imaging}
+	if o.images {
+		parts = []func(context.Context) error{b.imaging}
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -137,6 +152,9 @@ func (b *bench) prepare(ctx context.Context) error {
 		return err
 	}
 	b.recipient = strings.TrimSpace(out)
+	if b.images {
+		return nil
+	}
 	b.say("making the data")
 	return b.makeData(ctx)
 }
