@@ -53,9 +53,9 @@ func (j *jobFlags) define(f *ui.Flags) {
 		ui.RequiredUnless("continue"))
 	f.Strings(&j.o.DataInfo, "info file of a dataset, at the site; each is at /sd-container/encrypted/NAME",
 		[]string{"di", "data-info"}, ui.RequiredUnless("continue"))
-	f.String(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
+	f.Word(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
 		[]string{"i", "supplementary-input-scripts"})
-	f.String(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
+	f.Word(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})
 	f.String(&j.flags, "flags for the container runtime, in one word: \"--env A=B --env C=D --nv\"",
 		[]string{"flags", "singularity-supplementary-flags"}, ui.Verbatim)
 	f.Word(&j.o.Network, "none: containers get no network, as they do in any case where an owner demands it", []string{"network"})

@@ -148,7 +148,7 @@ func TestDaemonRefuses(t *testing.T) {
 	}{
 		"no such image":    {"other", nil, "", "no image of that name", "docker images"},
 		"a name of a path": {"../containers/json", nil, "", "no image of that name", "docker images"},
-		"no name":          {"", nil, "", "no image of that name", "docker images"},
+		"no name":          {"", nil, "", "it names none", "name a file"},
 		"an error":         {"jp2a", message(500, "the disk is\nfull"), "", "the disk is", ""},
 		"a plain error":    {"jp2a", func(w http.ResponseWriter) { http.Error(w, "x", http.StatusServiceUnavailable) }, "", "503", ""},
 		"cut off": {"jp2a", func(w http.ResponseWriter) {

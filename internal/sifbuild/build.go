@@ -191,6 +191,9 @@ func (b *build) write(ctx context.Context, w io.Writer) (head []byte, err error)
 	if err != nil {
 		return nil, err
 	}
+	if n := fs.ClampedTimes(); n > 0 {
+		b.Log.Info("files whose time lies before 1970 or after 2106 have the nearest that SquashFS can hold", "files", n)
+	}
 	if head, err = b.objects.head(size); err != nil {
 		return nil, err
 	}
