@@ -245,7 +245,7 @@ func TestBareNames(t *testing.T) {
 		"Foo/Bar": "no such file, and", "jp2a@sha256:1": "no such file, and",
 		"./jp2a": "it holds neither",
 		"jp2a/":  "it holds neither", "oci:none:1.0": "no such file", "docker-archive:none.tar": "no such file",
-		"oci-archive:":  "names no file",
+		"oci-archive:":  "names none",
 		"library://a/b": "nothing is read", "shub://a/b": "nothing is read",
 		"oras://a/b": "nothing is read", "ftp://a/b": "nothing is read",
 		"https://a/b.tar": "nothing is read", "containers-storage:a": "nothing is read", "dir:/a": "nothing is read",
