@@ -160,6 +160,12 @@ func validPolicy(p manifest.Policy) error {
 	if len(p.Users)+len(p.Groups) == 0 {
 		return fault.New(fault.Usage, fmt.Errorf("nobody could open it"), "name at least one user (-u) or group (-g)")
 	}
+	for _, image := range p.Images {
+		if !manifest.ValidImagePin(image) {
+			return usageError(fmt.Sprintf("--images: %.80q is neither the digest of an image nor the id of a sealed one", image),
+				"sealbatch policy show shows both of an image that you sealed, and so does its info file (image: digest, volume_id)")
+		}
+	}
 	return fault.New(fault.Usage, p.Validate(), "")
 }
 
