@@ -150,6 +150,21 @@ func TestTree(t *testing.T) {
 	}
 }
 
+// TestReplacedAbove: what stands where a directory above a mount point has to be becomes one that only root writes to.
+func TestReplacedAbove(t *testing.T) {
+	t.Parallel()
+	path, err := write(t, Source{Image: imageOf(v1.Config{}, layerOf(t, "var", "etc -> etc")), FileName: "image.sif"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := list(t, path)
+	for name, want := range map[string]string{"/var": "drwxr-xr-x", "/var/tmp": "drwxrwxrwt", "/etc": "drwxr-xr-x"} {
+		if got[name] != want {
+			t.Errorf("%s: %q, want %q", name, got[name], want)
+		}
+	}
+}
+
 // TestSameBytes: an image becomes the same file each time, and an empty one a file, too.
 func TestSameBytes(t *testing.T) {
 	t.Parallel()

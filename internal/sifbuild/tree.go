@@ -116,7 +116,11 @@ func (a *addition) directory(name string, mode uint32) error {
 		if n, err := a.tree.Lookup(at); err == nil && n.Mode&squashfs.TypeMask == squashfs.TypeDirectory {
 			continue
 		}
-		if err := a.tree.Put(at, a.node(squashfs.TypeDirectory|mode)); err != nil {
+		own := uint32(0o755)
+		if at == name {
+			own = mode
+		}
+		if err := a.tree.Put(at, a.node(squashfs.TypeDirectory|own)); err != nil {
 			return err
 		}
 		a.replaced = append(a.replaced, "/"+at)
