@@ -1,6 +1,7 @@
 package layers
 
 import (
+	"archive/tar"
 	"bufio"
 	"context"
 	"crypto/sha256"
@@ -121,6 +122,10 @@ func (b *blob) explain(err error) error {
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return refuse(ErrFormat, "", "it is cut off")
+	case errors.Is(err, tar.ErrFieldTooLong):
+		return refuse(ErrTooLarge, "", "an entry has a header of more than 1 MiB")
+	case errors.Is(err, tar.ErrHeader):
+		return refuse(ErrFormat, "", "it is damaged, or no tar archive")
 	}
 	return &problem{kind: ErrFormat, text: "it is damaged, or no tar archive", cause: err}
 }

@@ -11,10 +11,13 @@ import (
 
 // The kinds of errors; the texts that people read are those of the *Error around them.
 var (
-	ErrFormat    = fault.Sentinel(fault.Usage, "a layer that cannot be unpacked")
-	ErrTooLarge  = fault.Sentinel(fault.Usage, "a layer beyond what is taken")
-	ErrMediaType = fault.Sentinel(fault.Usage, "a layer of an unknown kind")
-	ErrDigest    = fault.New(fault.Integrity, errors.New("a layer is not what its digest says"),
+	ErrFormat = fault.New(fault.Usage, errors.New("a layer that cannot be unpacked"),
+		"the image itself is at fault: have it built anew, or pushed or saved anew from where it works")
+	ErrTooLarge = fault.New(fault.Usage, errors.New("a layer beyond what is taken"),
+		"docs/images.md has the bounds of images: build it smaller, or as a .sif file with apptainer build")
+	ErrMediaType = fault.New(fault.Usage, errors.New("a layer of an unknown kind"),
+		"is it a container image? Have it pushed or saved anew, with layers that are tar archives")
+	ErrDigest = fault.New(fault.Integrity, errors.New("a layer is not what its digest says"),
 		"fetch or save the image once more; if it stays so, what holds it is damaged")
 	ErrChanged = fault.New(fault.Integrity, errors.New("a layer changed while it was read"),
 		"see that nothing writes to the image while it is read, and run this again")
