@@ -94,9 +94,11 @@ func (b *download) part(ctx context.Context, s *source) (int64, error) {
 		rest = fmt.Sprintf("bytes=%d-%d", start, b.d.Size-1)
 	}
 	resp, err := s.get(ctx, "blobs/"+b.d.Digest.String(), "Range", rest)
-	if e := status(err); e != nil && e.Code == http.StatusRequestedRangeNotSatisfiable && !b.whole {
-		b.whole = true
-		return b.part(ctx, s)
+	if e := status(err); e != nil {
+		if e.blob = true; e.Code == http.StatusRequestedRangeNotSatisfiable && !b.whole {
+			b.whole = true
+			return b.part(ctx, s)
+		}
 	}
 	if err != nil {
 		return 0, err
@@ -108,7 +110,9 @@ func (b *download) part(ctx context.Context, s *source) (int64, error) {
 		b.whole = true // it does not send what it was asked for
 		return 0, io.ErrUnexpectedEOF
 	}
-	if n := resp.ContentLength; n >= 0 && start+n != b.d.Size {
+	// A server may send the beginning of a range (RFC 9110, section 15.3.7): the rest is asked for again.
+	short := resp.StatusCode == http.StatusPartialContent && resp.ContentLength > 0 && start+resp.ContentLength < b.d.Size
+	if n := resp.ContentLength; n >= 0 && start+n != b.d.Size && !short {
 		if isPage(resp) {
 			return 0, errWebPage
 		}

@@ -33,6 +33,8 @@ type StatusError struct {
 	Codes   []string      // of the registry: "MANIFEST_UNKNOWN"
 	Message string        // of the registry, printable and short
 	Wait    time.Duration // that was asked for; 0 for none
+
+	blob bool // a layer or a config was asked for, and its manifest had been there
 }
 
 // longestWait is what a registry may ask for while somebody looks on.
@@ -148,6 +150,8 @@ func (s *source) refusal(e *StatusError) (said, hint string) {
 	host := s.host()
 	login := fmt.Sprintf("docker login %s, or podman login %s", host, host)
 	switch {
+	case e.blob && (e.Code == http.StatusNotFound || e.Code == http.StatusGone):
+		return host + " has the image's manifest, but not this part of it", "have who runs " + host + " look, or push the image anew"
 	case e.Code == http.StatusTooManyRequests:
 		wait := "wait"
 		if e.Wait > 0 {

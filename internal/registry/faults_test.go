@@ -77,6 +77,13 @@ func TestBrokenLine(t *testing.T) {
 			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
 			return true
 		}, 100_000, false},
+		"a part of the range": {func(_ http.ResponseWriter, req *http.Request) bool {
+			var from, to int
+			if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &from, &to); err == nil {
+				req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, min(from+49_999, to)))
+			}
+			return false
+		}, 0, true},
 		"another range": {func(w http.ResponseWriter, req *http.Request) bool {
 			if req.Header.Get("Range") != "" {
 				req.Header.Set("Range", fmt.Sprintf("bytes=0-%d", 1<<30))
@@ -181,7 +188,7 @@ func TestBadBlobs(t *testing.T) {
 		"a web page": {reply(map[string]string{"Content-Type": "text/html", "Content-Length": "6"}, 200,
 			"<html>"), fault.Other, "a web page"},
 		"gone": {reply(nil, 404, `{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}`),
-			fault.Other, "has no such image"},
+			fault.Other, "has the image's manifest, but not this part"},
 		"broken": {reply(nil, 502, `bad gateway`), fault.Other,
 			"is in trouble (it answers 502 Bad Gateway)"},
 		"endless": {chunked(func(b []byte) []byte { return append(b, make([]byte, 1<<20)...) }),
