@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -44,8 +45,9 @@ const (
 
 // Errors that callers tell apart.
 var (
-	ErrDigest   = fault.Sentinel(fault.Integrity, "it is not what its digest says")
-	ErrFormat   = fault.Sentinel(fault.Usage, "not an image that sealbatch can read")
+	ErrDigest = fault.Sentinel(fault.Integrity, "it is not what its digest says")
+	ErrFormat = fault.New(fault.Usage, errors.New("not an image that sealbatch can read"),
+		"-b takes images as Docker, Podman, skopeo and Apptainer write them: see that it is one, or have it written or pushed anew")
 	ErrPlatform = fault.Sentinel(fault.Usage, "no image of the wanted platform")
 )
 
@@ -271,9 +273,27 @@ func ParseConfig(raw []byte) (*v1.ConfigFile, error) {
 // decode parses one JSON document.
 func decode(raw []byte, v any, what string) error {
 	if err := json.Unmarshal(raw, v); err != nil {
-		return fmt.Errorf("%w: its %s cannot be read: %.200s", ErrFormat, what, text.Printable(err.Error()))
+		return fmt.Errorf("%w: its %s cannot be read: %.200s", ErrFormat, what, text.Printable(inWords(err)))
 	}
 	return nil
+}
+
+// inWords returns what is wrong with a JSON document, without the names of Go's types.
+func inWords(err error) string {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var at *time.ParseError
+	switch {
+	case errors.As(err, &syntax):
+		return "it is cut off, or not one JSON document"
+	case errors.As(err, &kind) && kind.Field == "":
+		return "it is a JSON " + kind.Value
+	case errors.As(err, &kind):
+		return fmt.Sprintf("a JSON %s stands in its %s", kind.Value, kind.Field)
+	case errors.As(err, &at):
+		return fmt.Sprintf("%q is no time as RFC 3339 has it", at.Value)
+	}
+	return err.Error()
 }
 
 // checkManifest refuses what is no image, and layers that cannot be had.

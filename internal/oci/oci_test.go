@@ -217,6 +217,22 @@ func TestPlatformLeftOut(t *testing.T) {
 	}
 }
 
+// TestDecodeInWords: what is wrong with a config is said without the names of Go's types and layouts, and with a hint.
+func TestDecodeInWords(t *testing.T) {
+	t.Parallel()
+	for raw, says := range map[string]string{
+		"": "it is cut off", `{"config":`: "it is cut off", "{}{}": "not one JSON document", "[]": "it is a JSON array",
+		`{"config":{"Entrypoint":"/bin/sh"}}`: "a JSON string stands in its config.Entrypoint",
+		`{"created":"yesterday"}`:             `"yesterday" is no time`,
+	} {
+		_, err := ParseConfig([]byte(raw))
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "Go ") ||
+			!strings.Contains(fault.Hint(err), "pushed anew") {
+			t.Errorf("%s: %v (hint %q)", raw, err, fault.Hint(err))
+		}
+	}
+}
+
 // What is said of the base is taken if it is a reference and a digest.
 func TestBase(t *testing.T) {
 	t.Parallel()
