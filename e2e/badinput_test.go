@@ -177,6 +177,8 @@ func lastError(r result) string {
 func TestFullSite(t *testing.T) {
 	t.Parallel()
 	small := "/scratch/small/full-site"
+	smallDisk.Lock()
+	t.Cleanup(smallDisk.Unlock)
 	must(t, "login", "alice", "mkdir", "-p", small)
 	t.Cleanup(func() { run(context.Background(), "login", "root", nil, "rm", "-rf", small) })
 	must(t, "laptop", "alice", "sh", "-c",
@@ -194,7 +196,7 @@ func TestFullSite(t *testing.T) {
 	must(t, "login", "alice", "sh", "-c", "head -c 30000000 /dev/zero >"+small+"/hog || true")
 	args := []string{"data-prep", "-i", "data/fits", "--data-path", "data/fits.sealed", "--data-path-at-rest", small, "-u", "alice", "-c", "*"}
 	r := run(t.Context(), "laptop", "alice", nil, append([]string{at + "/sealbatch"}, args...)...)
-	told(t, r, 1, "no space is left for "+small+"/fits.sealed.", "run the same command again")
+	told(t, r, 1, "no space is left for site:"+small+"/fits.sealed.", "run the same command again")
 	if got := onSite(t, small, "fits"); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}
@@ -215,7 +217,7 @@ func TestFullSite(t *testing.T) {
 	data := alice.dataset(t, "full-job", simple)
 	must(t, "login", "alice", "sh", "-c", "head -c 30000000 /dev/zero >"+small+"/hog || true")
 	told(t, alice.sb(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", small),
-		1, "no space is left for "+small+"/sealbatch-", "make space")
+		1, "no space is left for site:"+small+"/sealbatch-", "make space")
 	if got := onSite(t, small, "sealbatch-"); len(got) > 0 {
 		t.Errorf("left: %q", got)
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// smallDisk is held by whoever fills /scratch/small, which has 24 MiB.
+// smallDisk is held by whoever fills /scratch/small, which has 28 MiB.
 var smallDisk sync.Mutex
 
 // onSmallDisk submits a job that works on /scratch/small.

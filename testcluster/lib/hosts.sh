@@ -74,7 +74,7 @@ share_create() {
     install -d -m 2770 -o 0 -g 3001 "$STATE/shared/scratch/project_1"
     # A file system of its own that is soon full.
     mkdir "$STATE/shared/scratch/small"
-    mount -t tmpfs -o mode=2770,gid=3001,size=24m "sealbatch-$CLUSTER" "$STATE/shared/scratch/small"
+    mount -t tmpfs -o mode=2770,gid=3001,size=28m "sealbatch-$CLUSTER" "$STATE/shared/scratch/small"
     for user in alice bob mallory; do
         user_home "$STATE/shared/home" "$user"
         user_file "$user" 600 "$PROVISION/keys/$user.pub" "$STATE/shared/home/$user/.ssh/authorized_keys"
