@@ -80,7 +80,13 @@ func (w *scan) entry(e visited) error {
 	if err != nil {
 		return gone(name, err)
 	}
-	w.stamp(e.rel, stampOf(statOf(fi)))
+	s := stampOf(statOf(fi))
+	if e.isDir {
+		// Overlay file systems give directories new numbers whenever they like (Linux, overlayfs.rst, "Inode
+		// properties"). What is in it is looked at anyway, so that nothing is lost with it.
+		s.ino = 0
+	}
+	w.stamp(e.rel, s)
 	switch fi.Mode().Type() {
 	case fs.ModeDir, 0:
 	case fs.ModeSymlink:

@@ -172,3 +172,47 @@ func TestScanOfDeepAndLong(t *testing.T) {
 		t.Errorf("a target of 4095 bytes: %v", err)
 	}
 }
+
+// TestScanOverOverlay: an overlay file system has other numbers for its directories whenever it has forgotten
+// those of before. Nothing in the input has changed by that.
+func TestScanOverOverlay(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root mounts an overlay; the tests run as root as well")
+	}
+	top := t.TempDir()
+	must(t, syscall.Mount("tmpfs", top, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { must(t, syscall.Unmount(top, 0)) })
+	lower, dir := t.TempDir(), t.TempDir()
+	for _, d := range []string{"upper", "work"} {
+		must(t, os.Mkdir(filepath.Join(top, d), 0o700))
+	}
+	look := func(first bool, second string) (ino uint64, fingerprint volume.Digest) {
+		t.Helper()
+		must(t, syscall.Mount("overlay", dir, "overlay", 0,
+			"xino=off,lowerdir="+lower+",upperdir="+filepath.Join(top, "upper")+",workdir="+filepath.Join(top, "work")))
+		defer func() { must(t, syscall.Unmount(dir, 0)) }()
+		if first {
+			must(t, os.Mkdir(filepath.Join(dir, "d"), 0o700))
+			must(t, os.WriteFile(filepath.Join(dir, "d/f"), []byte("1"), 0o600))
+			must(t, os.Mkdir(filepath.Join(dir, "e"), 0o700))
+		}
+		if _, err := os.Stat(filepath.Join(dir, second)); second != "" && err != nil { // gets the next number
+			t.Fatal(err)
+		}
+		_, fingerprint, err := Scan(t.Context(), dir)
+		must(t, err)
+		fi, err := os.Stat(filepath.Join(dir, "d"))
+		must(t, err)
+		return statOf(fi).Ino, fingerprint
+	}
+	_, before := look(true, "")
+	one, _ := look(false, "d")
+	other, after := look(false, "e")
+	if one == other {
+		t.Fatal("the number of the directory stayed what it was, so that nothing was tried")
+	}
+	if after != before {
+		t.Error("the input counts as changed")
+	}
+}
