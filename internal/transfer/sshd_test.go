@@ -154,7 +154,7 @@ func userKey(t *testing.T, args ...string) string {
 
 func keygen(t *testing.T, args ...string) {
 	t.Helper()
-	args = append(args, "-a", "1") // a passphrase is to be no trouble: bcrypt takes seconds where races are looked for
+	args = append([]string{"-a", "1"}, args...) // a passphrase is to be no trouble: bcrypt takes seconds where races are looked for
 	if slices.Contains(args, "rsa") {
 		args = append(args, "-b", "2048") // larger ones take seconds
 	}
