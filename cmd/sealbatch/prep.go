@@ -48,9 +48,11 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n"+
 		"- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
 	in.add(f)
-	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"o", "output-path", "output-data"})
+	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given",
+		[]string{"o", "output-path", "output-data"})
 	pf.add(f, &o.Target)
-	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)", []string{"name"})
+	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)",
+		[]string{"name"})
 	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
@@ -93,8 +95,10 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 		"by Linux from 4.14 on", []string{"compression"})
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given", []string{"s", "sif-path"})
 	f.Bool(&encrypted, "HPCS's switch for encryption; sealbatch always encrypts", []string{"e", "encrypted"})
-	f.String(&o.DockerSocket, "socket of the Docker daemon (default: that of DOCKER_HOST, or /var/run/docker.sock)", []string{"d", "docker-path"})
-	f.String(&onHost, "the same socket, on the host of HPCS's container; used if it is there and -d is not given", []string{"docker-host-path"})
+	f.String(&o.DockerSocket, "socket of the Docker daemon (default: that of DOCKER_HOST, or /var/run/docker.sock)",
+		[]string{"d", "docker-path"})
+	f.String(&onHost, "the same socket, on the host of HPCS's container; used if it is there and -d is not given",
+		[]string{"docker-host-path"})
 	pf.add(f, &o.Target)
 	pf.policy.require(f)
 	if err := f.Parse(args, a.stdout); err != nil {
@@ -128,7 +132,9 @@ func notStdout(dir string) error {
 
 // publish completes t from the flags and the configuration, connects, runs one of
 // the two and says what came of it.
-func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target, run func(*config.Client, publish.Deps) (publish.Published, error)) error {
+func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target,
+	run func(*config.Client, publish.Deps) (publish.Published, error),
+) error {
 	var err error
 	if t.Policy, err = p.policy.Policy(time.Now()); err != nil {
 		return err
