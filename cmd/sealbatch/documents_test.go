@@ -20,6 +20,11 @@ func documents(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	units, err := filepath.Glob("../../deploy/systemd/*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs = append(docs, units...)
 	if readme := "../../README.md"; exists(readme) {
 		docs = append(docs, readme)
 	}
