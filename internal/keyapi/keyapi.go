@@ -12,6 +12,8 @@
 //	POST /v1/secrets/{volume}/revoke s  never release it again, destroy its key
 //	DELETE /v1/secrets/{volume}   s     the same, and forget the volume
 //	POST /v1/manifests            s     register a signed job manifest
+//	GET  /v1/manifests?job=&cluster= s    one's own that the job of that number is bound to
+//	GET  /v1/manifests/{digest}   s     one of one's own
 //	POST /v1/tokens               s     a one-time token for a manifest (tier C)
 //	POST /v1/nonces                     a nonce for one attestation
 //	POST /v1/release                    evidence in, sealed keys and a statement out
@@ -199,6 +201,30 @@ const MaxExpectedNodes = 1 << 12
 type ManifestInfo struct {
 	Digest  manifest.Digest `json:"digest"`
 	Expires time.Time       `json:"expires"`
+}
+
+// MaxJobManifests bounds the entries of a ManifestList.
+const MaxJobManifests = 100
+
+// ManifestList answers GET /v1/manifests?job=NUMBER[&cluster=NAME] with the caller's own manifests that a job of
+// that number is bound to: it was given keys. Numbers repeat between clusters, and over the years.
+type ManifestList struct {
+	Manifests []ManifestEntry `json:"manifests"`
+	More      bool            `json:"more,omitempty"` // there are more than MaxJobManifests
+}
+
+// ManifestEntry is what an account sees of a manifest that it registered, until a month after that expired.
+type ManifestEntry struct {
+	Digest     manifest.Digest `json:"digest"`
+	Run        string          `json:"run"`
+	JobDir     string          `json:"job_dir"`           // on the site
+	Job        *manifest.Job   `json:"job,omitempty"`     // the first that was given keys, and so the only one
+	Nodes      int             `json:"nodes"`             // that the manifest asks for
+	Restart    uint32          `json:"restart,omitempty"` // the newest start that was given keys
+	Served     int             `json:"served"`            // how many nodes of that start were
+	Starts     int             `json:"starts"`            // how many starts were
+	Registered time.Time       `json:"registered"`
+	Expires    time.Time       `json:"expires"` // after which it gets no key
 }
 
 // TokenRequest is the body of POST /v1/tokens: claims that the submitter

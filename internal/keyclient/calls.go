@@ -177,6 +177,32 @@ func (c *Client) registerManifest(ctx context.Context, body keyapi.Manifest) (ke
 	return out, nil
 }
 
+// ManifestsOf returns one's own manifests that a job of that number is bound to; cluster "" is any.
+func (c *Client) ManifestsOf(ctx context.Context, job uint32, cluster string) (keyapi.ManifestList, error) {
+	var out keyapi.ManifestList
+	query := url.Values{"job": {strconv.FormatUint(uint64(job), 10)}}
+	if cluster != "" {
+		query.Set("cluster", cluster)
+	}
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/manifests", query: query.Encode(), signed: true}, &out)
+	for _, m := range out.Manifests {
+		if err == nil && (m.Job == nil || m.Job.ID != job || cluster != "" && m.Job.Cluster != cluster) {
+			err = fmt.Errorf("%w: a manifest of another job", ErrAnswer)
+		}
+	}
+	return out, err
+}
+
+// Manifest returns one of one's own registered manifests; ErrNotFound if the service knows none such of this account.
+func (c *Client) Manifest(ctx context.Context, digest manifest.Digest) (keyapi.ManifestEntry, error) {
+	var out keyapi.ManifestEntry
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/manifests/" + digest.String(), signed: true}, &out)
+	if err == nil && out.Digest != digest {
+		err = fmt.Errorf("%w: manifest %s instead of %s", ErrAnswer, out.Digest, digest)
+	}
+	return out, err
+}
+
 // NewToken returns a new one-time token for a registered manifest; node "" is any.
 func (c *Client) NewToken(ctx context.Context, digest manifest.Digest, node string) (keyapi.Token, error) {
 	var out keyapi.Token

@@ -41,7 +41,7 @@ func Records(ctx context.Context, s *Server) (map[string]int, error) {
 	out := map[string]int{}
 	err := s.store.View(ctx, func(r store.Reader) error {
 		for _, b := range []string{token.Bucket, attest.SingleUses, bucketManifests, bucketPrivate, bucketReleases, bucketRepeats,
-			bucketSecrets, bucketDeleted, bucketNonces, bucketHistory, bucketWaiting} {
+			bucketSecrets, bucketDeleted, bucketNonces, bucketHistory, bucketWaiting, bucketJobs} {
 			if err := r.Each(b, "", func(string, []byte) error { out[b]++; return nil }); err != nil {
 				return err
 			}
@@ -79,6 +79,9 @@ func PlantJobs(s *Server, like manifest.Digest, n int) error {
 		for i := range n {
 			m.Digest = manifest.DigestOf(fmt.Append(nil, i))
 			err := errors.Join(putJSON(w, bucketManifests, m.Digest.String(), m), w.Put(bucketWaiting, m.waitingKeys()[0], nil))
+			if m.Bound != nil {
+				err = errors.Join(err, w.Put(bucketJobs, m.jobKey(m.Bound.ID), nil))
+			}
 			if err != nil {
 				return err
 			}

@@ -25,12 +25,14 @@ type request struct {
 	body   []byte
 	dear   bool   // it takes turns with those that take a processor for long
 	volume string // of the path, a valid id
-	query  string // of the path, as it was sent
-	remote string
-	caller caller       // who signed it, if it had to be signed
-	ev     *audit.Event // what is written down of it
-	noted  bool         // ev is in the log
-	quiet  bool         // one of too many refusals
+	// manifest is the digest in the path.
+	manifest manifest.Digest
+	query    string // of the path, as it was sent
+	remote   string
+	caller   caller       // who signed it, if it had to be signed
+	ev       *audit.Event // what is written down of it
+	noted    bool         // ev is in the log
+	quiet    bool         // one of too many refusals
 }
 
 // decode reads the body strictly.
@@ -102,6 +104,8 @@ func (s *Server) routes() http.Handler {
 		{"POST /v1/secrets/{volume}/revoke", "secret.revoke", true, maxSmallBody, (*Server).revokeSecret},
 		{"DELETE /v1/secrets/{volume}", "secret.delete", true, maxSmallBody, (*Server).deleteSecret},
 		{"POST /v1/manifests", "manifest.register", true, 0, (*Server).newManifest},
+		{"GET /v1/manifests", "manifest.list", true, maxSmallBody, (*Server).listManifests},
+		{"GET /v1/manifests/{manifest}", "manifest.get", true, maxSmallBody, (*Server).getManifest},
 		{"POST /v1/tokens", "token.new", true, maxSmallBody, (*Server).newToken},
 		{"POST /v1/nonces", "", false, maxSmallBody, (*Server).newNonce},
 		{"POST /v1/release", "release", false, maxReleaseBody, (*Server).release},
@@ -252,6 +256,12 @@ func (s *Server) run(rt route, q *request, r *http.Request) (any, error) {
 		}
 		q.caller = c
 		q.event(rt.event, audit.OutcomeRefused)
+	}
+	if v := r.PathValue("manifest"); v != "" {
+		var err error
+		if q.manifest, err = manifestOf(v); err != nil {
+			return nil, err
+		}
 	}
 	return rt.handle(s, q)
 }

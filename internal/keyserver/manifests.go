@@ -35,6 +35,8 @@ const (
 // manifestRecord is what release needs of a registered manifest.
 type manifestRecord struct {
 	Digest    manifest.Digest `json:"digest"`
+	Run       string          `json:"run"`       // the manifest's
+	JobDir    string          `json:"job_dir"`   // likewise
 	Account   string          `json:"account"`   // id of who registered it
 	Submitter string          `json:"submitter"` // that account's name
 	// Registered is the request that did, Signer the fingerprint of the key that
@@ -151,8 +153,8 @@ func (s *Server) newManifest(q *request) (any, error) {
 func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who account) manifestRecord {
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
-		Digest: d, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier, Cluster: m.Cluster, User: m.User,
-		Attest: m.Attest.Type, Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
+		Digest: d, Run: m.Run, JobDir: m.JobDir, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier,
+		Cluster: m.Cluster, User: m.User, Attest: m.Attest.Type, Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
 	}
 	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {
@@ -231,7 +233,7 @@ func (s *Server) storeManifest(w store.Writer, who account, rec manifestRecord, 
 	if err != nil {
 		return fmt.Errorf("record in %s: %w", bucketManifests, err)
 	}
-	rec.Bytes = len(b)
+	rec.Bytes = len(b) + len(rec.jobKey(0)) // by which it is found once it is bound
 	waiting := rec.waitingKeys()
 	for _, key := range waiting {
 		rec.Bytes += len(key)

@@ -163,6 +163,9 @@ func oldManifest(r store.Reader, now time.Time, digest string, b []byte) (old []
 	if now.Before(m.Expires.Add(keepManifest)) {
 		return old, nil
 	}
+	if m.Bound != nil {
+		old = append(old, record{bucket: bucketJobs, key: m.jobKey(m.Bound.ID)})
+	}
 	return append(old, record{bucketManifests, digest, m.Account, []share{{countManifests, 1}, {countBytes, m.Bytes}}}), nil
 }
 

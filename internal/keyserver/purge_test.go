@@ -36,10 +36,10 @@ func TestPurge(t *testing.T) {
 		after time.Duration
 		want  map[string]int
 	}{
-		{0, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "releases": 1, "repeats": 1, "tokens": 1, "used-nonces": 1}},
-		{keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "releases": 1, "tokens": 1}},
-		{time.Hour + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "releases": 1}},
-		{time.Hour + keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "releases": 1}},
+		{0, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "jobs": 1, "releases": 1, "repeats": 1, "tokens": 1, "used-nonces": 1}},
+		{keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "jobs": 1, "releases": 1, "tokens": 1}},
+		{time.Hour + time.Second, map[string]int{"secrets": 1, "manifests": 1, "private": 1, "waiting": 1, "jobs": 1, "releases": 1}},
+		{time.Hour + keyapi.RepeatTTL + time.Second, map[string]int{"secrets": 1, "manifests": 1, "jobs": 1, "releases": 1}},
 		{30*day + 2*time.Hour, map[string]int{"secrets": 1, "releases": 1}},
 		{366 * day, map[string]int{"secrets": 1}},
 	} {

@@ -346,6 +346,11 @@ func (g grant) record(w store.Writer, now time.Time) error {
 	job.Restart = 0
 	m.Bound = &job
 	m.serve(c.Job.Restart)
+	if g.manifest.Bound == nil {
+		if err := w.Put(bucketJobs, m.jobKey(job.ID), nil); err != nil {
+			return err
+		}
+	}
 	if err := putJSON(w, bucketManifests, m.Digest.String(), m); err != nil {
 		return err
 	}
