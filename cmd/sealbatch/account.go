@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -47,7 +46,7 @@ sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/ser
 	if list && (policies || yes) {
 		return usageError("sealbatch serve account: --policies and --yes go with withdraw", "sealbatch serve account --help shows an example")
 	}
-	c, err := config.LoadServer(conf)
+	c, err := loadServer(conf)
 	if err != nil {
 		return err
 	}

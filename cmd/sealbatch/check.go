@@ -34,7 +34,7 @@ var serverChecks = []func(*config.Server, doctor.Report){
 // checkServer reads what the key service would read, and starts nothing. A
 // running service is not disturbed by it.
 func checkServer(a *app, conf string) error {
-	c, err := config.LoadServer(conf)
+	c, err := loadServer(conf)
 	if err != nil {
 		return err
 	}

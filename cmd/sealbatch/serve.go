@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyserver/voucher"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/setup"
+	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
 	"github.com/sealbatch/sealbatch/internal/version"
 )
@@ -36,10 +37,12 @@ sealbatch serve --config /etc/sealbatch/server.conf --check
 sealbatch serve account list --config /etc/sealbatch/server.conf
 sealbatch serve --config /etc/sealbatch/server.conf`)
 	var conf string
-	var check bool
+	var check, newStore bool
 	o := setup.KeyServiceOptions{Listen: "127.0.0.1:8443"}
 	f.String(&conf, "configuration file, as in server.conf.example", []string{"config"})
 	f.Bool(&check, "say what is wrong with the set-up that --config names, and exit; nothing is started", []string{"check"})
+	f.Bool(&newStore, "make store, audit log and keys of a new service in the data directory that --config names, and exit",
+		[]string{"new-store"})
 	f.String(&o.Dir, "make all that a new service needs in this directory (DIR) and others, and exit", []string{"init"})
 	f.List(&o.Hosts, "with --init: names and addresses for its certificate; the first names the service", []string{"host"})
 	f.Word(&o.Listen, "with --init: address to listen on", []string{"listen"})
@@ -48,6 +51,7 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 	f.String(&o.Master, "with --init: directory of the master key (default: DIR-master)", []string{"master"})
 	f.String(&o.Offline, "with --init: directory of the authority's key, to be taken away (default: DIR-offline)",
 		[]string{"offline"})
+	f.Bool(&o.NoStore, "with --init: without the data directory, which --new-store makes elsewhere", []string{"no-store"})
 	if err := f.Parse(args, a.stdout); err != nil {
 		return err
 	}
@@ -59,11 +63,27 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 	case check:
 		return checkServer(a, conf)
 	}
-	c, err := config.LoadServer(conf)
-	if err != nil {
+	c, err := loadServer(conf)
+	switch {
+	case err != nil:
 		return err
+	case newStore:
+		return initStore(ctx, a, c)
 	}
 	return serve(ctx, a, c)
+}
+
+// loadServer reads the configuration, and has its group count as this user.
+func loadServer(conf string) (*config.Server, error) {
+	c, err := config.LoadServer(conf)
+	if err != nil || c.Group == 0 {
+		return c, err
+	}
+	if err := trusted.ShareGroup(c.Group); err != nil {
+		return nil, fault.New(fault.Config, fmt.Errorf("%s: [server] group: %w", c.Path, err),
+			"run this as the service's user, with that group (Kubernetes: runAsUser, fsGroup)")
+	}
+	return c, nil
 }
 
 // initServer sets up a key service: keys, certificates, store and configuration.
@@ -80,6 +100,9 @@ func initServer(a *app, o setup.KeyServiceOptions) error {
 	l, err := setup.NewKeyService(o)
 	if err != nil {
 		return userHint(err)
+	}
+	if o.NoStore {
+		return sayKeysOnly(a, o, l)
 	}
 	fmt.Fprintf(a.stderr, `key service %s is set up in %s
   give to its users        %s (their ca-cert)
@@ -176,6 +199,16 @@ type keyService struct {
 func newKeyService(
 	ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger,
 ) (*keyService, error) {
+	if err := missing(filepath.Join(c.DataDir, boltstore.FileName)); err != nil { // only --init and --new-store make one
+		return nil, err
+	}
+	return openKeyService(ctx, c, types, log)
+}
+
+// openKeyService is newKeyService, and makes what is not there.
+func openKeyService(
+	ctx context.Context, c *config.Server, types store.KeyStores, log *slog.Logger,
+) (*keyService, error) {
 	judges, err := attestors.Configure(c)
 	if err != nil {
 		return nil, fault.New(fault.Config, err, "")
@@ -240,11 +273,7 @@ func (s *keyService) openStores(ctx context.Context, c *config.Server, types sto
 	if err := errors.Join(strayFiles(c)...); err != nil {
 		return err
 	}
-	path := filepath.Join(c.DataDir, boltstore.FileName)
-	if err := missing(path); err != nil { // only --init makes a service
-		return err
-	}
-	if s.records, err = boltstore.Open(path, master); err != nil {
+	if s.records, err = boltstore.Open(filepath.Join(c.DataDir, boltstore.FileName), master); err != nil {
 		return damagedStore(err)
 	}
 	s.keys, err = types.Open(ctx, c.KeyStore.Type, s.records.Home(log), c.KeyStore.Parameters)

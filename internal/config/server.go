@@ -16,6 +16,7 @@ type Server struct {
 	MasterKeyFile   string // the key that seals the store's values, outside DataDir; required
 	AllowedSigners  string // the accounts, in OpenSSH's allowed_signers format; required
 	Audit           string // audit log; default audit.log in DataDir
+	Group           int    // a group with none but the service's user in it, by number; 0 is none
 	MinTier         string // lowest assurance tier at which anything is released: A, B1, B2 or C; default B2
 	Limits          ServerLimits
 	Clusters        []ClusterConf
@@ -96,7 +97,7 @@ func serverSchema(f *file, s *Server, clusters map[string]*ClusterConf) schema {
 				stringKey("name", &s.Name), listenKey("listen", &s.Listen),
 				f.pathKey("tls-cert", &s.TLSCert), f.pathKey("tls-key", &s.TLSKey), f.pathKey("data-dir", &s.DataDir),
 				f.pathKey("master-key-file", &s.MasterKeyFile), f.pathKey("allowed-signers", &s.AllowedSigners),
-				f.pathKey("audit", &s.Audit),
+				f.pathKey("audit", &s.Audit), intKey("group", &s.Group, 1, 1<<32-2),
 			},
 			"limits": append(s.Limits.keys(),
 				oneOfKey("min-tier", &s.MinTier, "A", "B1", "B2", "C"),

@@ -44,6 +44,7 @@ type KeyServiceOptions struct {
 	Data    string   // directory of store and log; default Dir/data
 	Master  string   // directory of the master key; default Dir-master
 	Offline string   // directory of the authority's key; default Dir-offline
+	NoStore bool     // without store, audit log and statement key, which are made where the data directory is
 }
 
 // Layout returns the files of a key service.
@@ -61,6 +62,24 @@ func (o KeyServiceOptions) Layout() KeyService {
 	}
 }
 
+// NewDataDir makes a data directory, if it is not there: ErrNotEmpty if it holds anything.
+func NewDataDir(path string) error {
+	if err := emptyDir(path); err != nil {
+		return err
+	}
+	return makeDir(path, 0o700)
+}
+
+func emptyDir(path string) error {
+	if names, err := os.ReadDir(path); err == nil && len(names) > 0 {
+		return fmt.Errorf("set up: %s is to be the service's data directory, and %w", path, ErrNotEmpty)
+	}
+	return nil
+}
+
+// ErrNotEmpty says that a new service's data directory is somebody's already.
+var ErrNotEmpty = errors.New("is not empty")
+
 // NewKeyService makes all that a key service needs.
 func NewKeyService(o KeyServiceOptions) (KeyService, error) {
 	l := o.Layout()
@@ -70,7 +89,7 @@ func NewKeyService(o KeyServiceOptions) (KeyService, error) {
 	if err := noneExists(append(l.paths(), l.Config, l.StatementPub, l.MasterKey, l.Store, l.Keys, l.Audit)...); err != nil {
 		return l, err
 	}
-	if err := l.checkApart(); err != nil {
+	if err := errors.Join(l.checkApart(), emptyDir(l.Data)); err != nil {
 		return l, err
 	}
 	name := serviceName(o.Hosts[0])
@@ -98,28 +117,27 @@ func NewKeyService(o KeyServiceOptions) (KeyService, error) {
 	if err := who.writeAll(files); err != nil {
 		return l, err
 	}
+	if o.NoStore {
+		return l, who.writeAll([]file{{l.Config, conf, forAll}})
+	}
+	if err := NewDataDir(l.Data); err != nil {
+		return l, err
+	}
 	if err := errors.Join(l.firstStart(name, master), who.ownAll(l.Data)); err != nil {
 		return l, err
 	}
 	return l, who.writeAll([]file{{l.Config, conf, forAll}, {l.StatementPub, []byte(l.StatementKey + "\n"), forAll}})
 }
 
-// makeDirs makes the directories, of which the service's user can write none but
-// Data.
+// makeDirs makes the directories that the service's user cannot write.
 func (l KeyService) makeDirs(who serviceUser) error {
-	if names, err := os.ReadDir(l.Data); err == nil && len(names) > 0 {
-		return fmt.Errorf("set up: %s is to be the service's data directory, and is not empty", l.Data)
-	}
 	if err := makeDir(filepath.Dir(l.Config), 0o755); err != nil {
 		return err
 	}
 	if err := l.makeOffline(); err != nil {
 		return err
 	}
-	if err := makeDir(filepath.Dir(l.MasterKey), who.searchable()); err != nil {
-		return err
-	}
-	return makeDir(l.Data, 0o700)
+	return makeDir(filepath.Dir(l.MasterKey), who.searchable())
 }
 
 const accountsHeader = `# Accounts of the key service, in OpenSSH's allowed_signers format (ssh-keygen(1)):

@@ -2,6 +2,7 @@ package trusted
 
 import (
 	"encoding/binary"
+	"errors"
 	"io/fs"
 	"os"
 
@@ -39,7 +40,10 @@ func (w *walk) perm(f *os.File, fi fs.FileInfo) fs.FileMode {
 	}
 	acl := make([]byte, maxACL)
 	n, err := unix.Getxattr(fsx.FDPath(f), aclName, acl)
-	if err != nil {
+	switch {
+	case (errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP)) && w.shared(fi):
+		return perm &^ 0o070
+	case err != nil:
 		return perm
 	}
 	group, ok := groupOf(acl[:n], w.uid)

@@ -12,6 +12,7 @@
 //	                             they cannot read, either
 //
 // Where there is a POSIX access list, what it gives to others counts as the group's.
+// A service may have one group count as its user (ShareGroup).
 // The walk opens each place below the one before and looks at it through its
 // descriptor: what is opened in the end is what was looked at. Everything that
 // is wrong on the way is reported at once, with the commands that mend it.

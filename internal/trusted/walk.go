@@ -19,6 +19,7 @@ const maxLinks = 40
 // walk is a walk from "/" to what is to be opened.
 type walk struct {
 	uid   uint32
+	group int64 // a group that counts as that user; -1 is none
 	kind  Kind
 	trail []*os.File // O_PATH, from "/" to where the walk is
 	links int
@@ -28,7 +29,9 @@ type walk struct {
 	stranger string
 }
 
-func newWalk(k Kind) *walk { return &walk{uid: uint32(os.Geteuid()), kind: k} }
+func newWalk(k Kind) *walk {
+	return &walk{uid: uint32(os.Geteuid()), group: sharedGroup.Load(), kind: k}
+}
 
 func (w *walk) close() { w.back(0) }
 
