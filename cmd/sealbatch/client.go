@@ -57,6 +57,9 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	if cf.username != "" {
 		conf.Supercomputer.Username = cf.username
 	}
+	for _, w := range conf.Warnings {
+		a.log.Warn(w)
+	}
 	c := &client{a: a, conf: conf, close: func() error { return nil }}
 	if conf.Service.CACert == "" {
 		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),

@@ -23,6 +23,8 @@ type Client struct {
 	Job           Job
 	Policy        Policy
 	Registry      Registry
+	// Warnings are sentences about what the file says and nobody here knows.
+	Warnings []string
 }
 
 // Service is [hpcs-server]: the key service.
@@ -113,6 +115,7 @@ func LoadClient(path string) (*Client, error) {
 	if err := f.apply(clientSchema(f, c)); err != nil {
 		return nil, err
 	}
+	c.Warnings = f.warnings
 	return c, c.check(f)
 }
 
@@ -144,13 +147,13 @@ func defaultClient(path string) *Client {
 
 func clientSchema(f *file, c *Client) schema {
 	s := &c.Supercomputer
-	return schema{sections: map[string][]key{
+	return schema{hpcs: true, sections: map[string][]key{
 		"hpcs-server": {httpsKey("url", &c.Service.URL), f.pathKey("ca-cert", &c.Service.CACert)},
 		"spire-server": {stringKey("address", &c.Spire.Address), stringKey("port", &c.Spire.Port),
 			stringKey("trust-domain", &c.Spire.TrustDomain)},
 		"vault": {stringKey("url", &c.Vault.URL)},
 		"supercomputer": {
-			addressKey("address", s), stringKey("username", &s.Username), intKey("port", &s.Port, 1, 65535),
+			addressKey("address", s), wordKey("username", &s.Username), intKey("port", &s.Port, 1, 65535),
 			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
 			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
 			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime),
@@ -170,6 +173,9 @@ func clientSchema(f *file, c *Client) schema {
 // addressKey takes HOST, HOST:PORT, [IPv6]:PORT or IPv6.
 func addressKey(name string, s *Supercomputer) key {
 	return key{name: name, set: func(v []string) error {
+		if err := oneWord(v[0]); err != nil {
+			return err
+		}
 		host, port, err := net.SplitHostPort(v[0])
 		if err != nil || net.ParseIP(v[0]) != nil {
 			s.Address = strings.Trim(v[0], "[]")

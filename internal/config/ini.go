@@ -34,12 +34,17 @@ type schema struct {
 	others map[string]map[string]string
 	// othersOf does so for sections with a name of their own.
 	othersOf map[string]func(name string) map[string]string
+	// hpcs makes the file one that HPCS's own programs may read, too: [DEFAULT] has what sections do not say, and
+	// what only they can mean is passed over with a warning, where hpcsStyle says that it is of theirs.
+	hpcs bool
 }
 
 // file is one configuration file while it is being read.
 type file struct {
 	path string
 	data []byte
+	// warnings are sentences about what was passed over.
+	warnings []string
 }
 
 func readFile(path string) (*file, error) {
@@ -77,6 +82,10 @@ func (f *file) apply(s schema) error {
 	if bytes.IndexByte(f.data, 0) >= 0 {
 		return f.errorf("", "", "is no text, but binary data")
 	}
+	lines, err := f.pythonLines()
+	if err != nil {
+		return err
+	}
 	parsed, err := ini.LoadSources(ini.LoadOptions{
 		IgnoreInlineComment:        true, // as configparser: `module load x # y` is one value
 		IgnoreContinuation:         true,
@@ -85,50 +94,24 @@ func (f *file) apply(s schema) error {
 		AllowPythonMultilineValues: true,
 		KeyValueDelimiters:         "=:",
 		ChildSectionDelimiter:      "\x00", // no inheritance between sections
-	}, f.data)
+	}, lines)
 	if err != nil {
 		return f.errorf("", "", "is not an INI file: %.200v", err)
 	}
+	defaults := parsed.Section(ini.DefaultSection)
+	if len(defaults.Keys()) > 0 && !s.hpcs {
+		return f.errorf(ini.DefaultSection, "", "unknown section [%s]", ini.DefaultSection)
+	}
+	r := reading{file: f, schema: s, lenient: s.hpcs && hpcsStyle(parsed), defaults: defaults}
 	for _, section := range parsed.Sections() {
-		if section.Name() == ini.DefaultSection && len(section.Keys()) == 0 {
+		if section.Name() == ini.DefaultSection {
 			continue
 		}
-		if err := f.applySection(s, section); err != nil {
+		if err := r.section(section); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (f *file) applySection(s schema, section *ini.Section) error {
-	name := section.Name()
-	if name == ini.DefaultSection {
-		k := section.Keys()[0].Name()
-		return f.errorf("", k, "%q stands before the first [section]", k)
-	}
-	keys, others, err := s.keysOf(name)
-	if err != nil {
-		return f.errorf(name, "", "%v", err)
-	}
-	for _, got := range section.Keys() {
-		k, ok := find(keys, got.Name())
-		if !ok && others != nil {
-			k = otherKey(got.Name(), others)
-		} else if !ok {
-			return f.unknownKey(name, got.Name(), keys)
-		}
-		values := clean(got.ValueWithShadows())
-		if !k.repeated && len(values) > 1 {
-			return f.errorf(name, k.name, "[%s] %s is given %d times or over several lines", name, k.name, len(values))
-		}
-		if len(values) == 0 {
-			continue // `key =` means the default, as HPCS's own `pre-command = ""`
-		}
-		if err := k.set(values); err != nil {
-			return f.errorf(name, k.name, "[%s] %s: %v", name, k.name, err)
-		}
-	}
-	return nil
+	return r.unusedDefaults()
 }
 
 // keysOf returns the keys of the section called name, and what takes others.
@@ -148,17 +131,7 @@ func (s schema) keysOf(name string) ([]key, map[string]string, error) {
 	case free:
 		return nil, others(own), nil
 	}
-	var known []string
-	for n := range s.sections {
-		known = append(known, n)
-	}
-	for n := range s.named {
-		known = append(known, n)
-	}
-	for n := range s.othersOf {
-		known = append(known, n)
-	}
-	return nil, nil, fmt.Errorf("unknown section [%s]%s", name, suggest("; did you mean [%s]?", name, known))
+	return nil, nil, fmt.Errorf("unknown section [%s]%s", name, suggest("; did you mean [%s]?", name, s.names()))
 }
 
 func find(keys []key, name string) (key, bool) {
@@ -189,14 +162,6 @@ func unquote(s string) string {
 		return s[1 : len(s)-1]
 	}
 	return s
-}
-
-func (f *file) unknownKey(section, name string, keys []key) error {
-	var known []string
-	for _, k := range keys {
-		known = append(known, k.name)
-	}
-	return f.errorf(section, name, "unknown key %q in [%s]%s", name, section, suggest("; did you mean %q?", name, known))
 }
 
 func (f *file) errorf(section, key, format string, args ...any) error {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/text"
 )
 
@@ -17,6 +18,21 @@ func stringKey(name string, dst *string) key {
 		*dst = v[0]
 		return nil
 	}}
+}
+
+// wordKey takes a value without spaces.
+func wordKey(name string, dst *string) key {
+	return key{name: name, set: func(v []string) error {
+		*dst = v[0]
+		return oneWord(v[0])
+	}}
+}
+
+func oneWord(s string) error {
+	if strings.ContainsAny(s, " \t") {
+		return fmt.Errorf("%q has spaces in it", s)
+	}
+	return nil
 }
 
 // otherKey returns a key whose value means nothing here.
@@ -102,7 +118,9 @@ func httpsKey(name string, dst *string) key {
 			if errors.As(err, &why) {
 				err = why.Err // it would quote the address once more
 			}
-			return fmt.Errorf("%q is not a URL: %w", v[0], err)
+			return fault.WithHint(fmt.Errorf("%q is not a URL: %w", v[0], err), placeholder(v[0]))
+		case u.Scheme == "http":
+			return fault.WithHint(fmt.Errorf("%q does not begin with https://; keys travel over TLS only", v[0]), hintHTTP)
 		case u.Scheme != "https":
 			return fmt.Errorf("%q does not begin with https://; keys travel over TLS only", v[0])
 		case u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
@@ -111,6 +129,18 @@ func httpsKey(name string, dst *string) key {
 		*dst = strings.TrimRight(v[0], "/")
 		return nil
 	}}
+}
+
+// hintHTTP is for those who name an HPCS server: it speaks no TLS, nor what clients and nodes here speak.
+const hintHTTP = "an HPCS server keeps no keys for sealbatch: name a sealbatch key service, https://HOST:8443 " +
+	"(docs/migrating-from-hpcs.md)"
+
+// placeholder returns what to do about an address as HPCS's README has it.
+func placeholder(url string) string {
+	if strings.HasSuffix(url, ":port") || strings.HasSuffix(url, ":PORT") {
+		return "write the port's number in place of the word"
+	}
+	return ""
 }
 
 // listenKey takes an address to listen on: HOST:PORT or :PORT.
