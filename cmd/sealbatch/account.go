@@ -33,8 +33,8 @@ sealbatch serve account withdraw etellier --policies --config /etc/sealbatch/ser
 	f.String(&conf, "the service's configuration file", []string{"config"})
 	f.Bool(&policies, "with withdraw: nor is any of its volumes released until its owner has set the policy anew",
 		[]string{"policies"})
-	f.Bool(&yes, "with withdraw: do not ask", []string{"y", "yes"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	f.Bool(&yes, "with withdraw: do not ask", []string{"y", "yes"}, ui.Whole)
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	words := f.Args()

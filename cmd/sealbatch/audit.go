@@ -29,7 +29,7 @@ sealbatch audit verify /var/lib/sealbatch/audit*.log --key "$(cat /etc/sealbatch
 	cf.add(f)
 	f.Word(&key, "with verify: the key service's statement key (statement.pub)", []string{"key"})
 	f.Strings(&heads, "with verify: file with a signed head kept from earlier; the log must still contain it", []string{"head"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	switch words := f.Args(); {

@@ -75,7 +75,7 @@ func runVersion(_ context.Context, a *app, args []string) error {
 	f := ui.NewFlags("sealbatch version", "Print the version.", "", "sealbatch version")
 	var texts bool
 	f.Bool(&texts, "print the licenses of all that is in sealbatch and in the gocryptfs beside it", []string{"licenses"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if texts {

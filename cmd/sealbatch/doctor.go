@@ -29,7 +29,7 @@ srun -p standard ./sealbatch doctor --node --config client.conf     # and as [su
 	var node bool
 	cf.add(f)
 	f.Bool(&node, "look at this compute node, and clear away what dead jobs of yours left on it", []string{"node"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	bad := 0

@@ -48,7 +48,7 @@ sealbatch inspect genomes.sealed -i ~/.ssh/id_ed25519 --json`)
 	f.String(&how.identity, "age identity or SSH private key that opens the volume", []string{"i", "identity"})
 	maxIndexFlag(f, &how.maxIndex)
 	f.Bool(&asJSON, "print JSON", []string{"json"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	path, err := oneArg(f, "FILE")

@@ -82,10 +82,13 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Bool(&j.dryRun, "print the script and every remote action, and contact nobody", []string{"dry-run"})
 	f.String(&j.goOn, "take up a broken-off job, by run or directory: look for it in Slurm, submit it if it is not there",
 		[]string{"continue"})
-	f.Bool(&j.o.Force, "submit even what will not run as things are, and leave it waiting", []string{"force"})
+	f.Bool(&j.o.Force, "submit even what will not run as things are, and leave it waiting", []string{"force"},
+		ui.Whole)
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
 	f.Alone("continue", "a job stays as it was prepared: to have another, run job-prep without --continue",
 		"follow", "force", "config", "username")
+	f.Prefer("config", "job-name", "nodes", "partition", "time", "account", "nodelist", "workdir", "application-info", "data-info",
+		"supplementary-input-scripts", "supplementary-output-scripts", "singularity-supplementary-flags", "arguments", "follow")
 }
 
 // options checks what the flags say and completes them from the configuration.
@@ -167,7 +170,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
     -args "/sd-container/encrypted/jp2a_input/image.png --output=/sd-container/output/result" -f`)
 	var j jobFlags
 	j.define(f)
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if j.noSubmit && j.follow {

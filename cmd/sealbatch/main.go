@@ -74,6 +74,15 @@ func realMain(args []string) int {
 	return exitCode(err)
 }
 
+// parse reads a command's arguments (ui.Flags.Parse), and says which of them do not count.
+func (a *app) parse(f *ui.Flags, args []string) error {
+	err := f.Parse(args, a.stdout)
+	for _, n := range f.Notes() {
+		a.log.Warn(n)
+	}
+	return err
+}
+
 func dispatch(a *app, args []string) error {
 	if len(args) == 0 {
 		usage(a.stderr)

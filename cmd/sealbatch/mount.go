@@ -20,7 +20,7 @@ sealbatch mount genomes.sealed /mnt/genomes -i ~/.ssh/id_ed25519
 fusermount3 -u /mnt/genomes`)
 	var how opening
 	how.add(f)
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if len(f.Args()) != 2 {

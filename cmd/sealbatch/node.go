@@ -25,7 +25,7 @@ sealbatch node-run --job-dir /scratch/.../sealbatch-... --digest sha256:... --se
 	f.String(&o.SelfDir, "private directory of this node with the job's own copies of the programs", []string{"self"}, ui.Required)
 	var mounts string
 	f.Word(&mounts, "mount mode: auto, namespace, fusermount or runtime", []string{"mounts"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	var err error

@@ -26,7 +26,7 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 	var how opening
 	f.String(&dir, "directory to write; it must be new or empty", []string{"o", "output"}, ui.Required)
 	how.add(f)
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if err := (output.Dir{Path: dir, Inputs: f.Args()}).Check(); err != nil {

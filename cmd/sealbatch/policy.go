@@ -114,7 +114,7 @@ sealbatch policy delete --superseded encrypted_jp2a_input.tgz`)
 	o.policyFlags.addOptional(f)
 	f.Bool(&o.all, "with renew: the policies of all your volumes", []string{"all"})
 	f.Bool(&o.asJSON, "with log: print JSON", []string{"json"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	o.named = f.Given()

@@ -53,11 +53,11 @@ func (p *policyFlags) add(f *ui.Flags, nodes ...ui.Option) {
 	f.List(&p.Images, "container images with which alone it may be opened: digests (sha256:...) of images that one sealed oneself,\n"+
 		"and volume ids of sealed images of anybody's; *: any, as by default", []string{"images"})
 	f.Bool(&p.HostBinds, "permit jobs to bind paths of the node into the container; --allow-host-binds=false: not, as by default",
-		[]string{"allow-host-binds"})
+		[]string{"allow-host-binds"}, ui.Whole)
 	f.Word(&p.Network, "none: only jobs whose containers have no network may open it; any: others, too\n"+
 		"(default where something is published: [policy] network, or any)", []string{"network"})
 	f.Bool(&p.Pin, "keep this version open to jobs after a newer one was published under its name; --pin-version=false: not",
-		[]string{"pin-version"})
+		[]string{"pin-version"}, ui.Whole)
 }
 
 // policyList is a part of a policy that names several.

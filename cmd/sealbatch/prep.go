@@ -30,11 +30,13 @@ type prepFlags struct {
 // add puts the flags of a sealed volume's target into f.
 func (p *prepFlags) add(f *ui.Flags, t *publish.Target) {
 	f.String(&t.SealedPath, "local path of the sealed volume", []string{"data-path"})
-	f.Bool(&t.Force, "replace the file that has the sealed volume's local path, if it was not sealed there before", []string{"force"})
+	f.Bool(&t.Force, "replace the file that has the sealed volume's local path, if it was not sealed there before",
+		[]string{"force"}, ui.Whole)
 	f.String(&t.DirAtRest, "directory at the site", []string{"data-path-at-rest"}, ui.Required)
 	f.Bool(&t.Checksum, "find out by reading all of it whether the input is published already, not by names, sizes, times and inodes:\n"+
 		"the same content with other times counts as there", []string{"checksum"})
-	f.Bool(&p.yes, "do not ask, on a terminal, before a new version is made while jobs wait for the older one", []string{"y", "yes"})
+	f.Bool(&p.yes, "do not ask, on a terminal, before a new version is made while jobs wait for the older one",
+		[]string{"y", "yes"}, ui.Whole)
 }
 
 func runDataPrep(ctx context.Context, a *app, args []string) error {
@@ -54,7 +56,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	f.Word(&o.Name, "directory below /sd-container/encrypted (default: the input's name, an archive's without its ending)",
 		[]string{"name"})
 	pf.policy.require(f)
-	if err := f.Parse(args, a.stdout); err != nil {
+	f.Prefer("config", "data-path", "data-path-at-rest", "username", "users", "groups", "compute-nodes", "input-path", "input-data",
+		"output-path", "output-data")
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	var err error
@@ -101,7 +105,9 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 		[]string{"docker-host-path"})
 	pf.add(f, &o.Target)
 	pf.policy.require(f)
-	if err := f.Parse(args, a.stdout); err != nil {
+	f.Prefer("config", "data-path", "data-path-at-rest", "username", "users", "groups", "compute-nodes", "base-oci-image", "sif-path",
+		"encrypted", "docker-path", "docker-host-path")
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if _, err := os.Stat(onHost); err == nil && o.DockerSocket == "" {

@@ -36,11 +36,11 @@ sealbatch results 4711 -o results-4711`)
 	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
 		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
 	maxIndexFlag(f, &maxIndex)
-	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"})
+	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"}, ui.Whole)
 	f.Bool(&appCode, "end with the application's exit code, the highest of all nodes, if all results are opened",
 		[]string{"exit-code"})
 	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	store, err := submission.Open("")

@@ -29,12 +29,12 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	var in inputFlags
 	var recipients []string
 	f.String(&out, "the sealed volume to write; - for standard output", []string{"o", "output"}, ui.Required)
-	f.Bool(&force, "replace the output if it is a file that exists", []string{"force"})
+	f.Bool(&force, "replace the output if it is a file that exists", []string{"force"}, ui.Whole)
 	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\n"+
 		"ssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
 	in.add(f)
 	f.Word(&name, "what standard input's file is called, with --as-file", []string{"name"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	if in.paths = f.Args(); len(in.paths) == 0 {

@@ -52,7 +52,7 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 	f.String(&o.Offline, "with --init: directory of the authority's key, to be taken away (default: DIR-offline)",
 		[]string{"offline"})
 	f.Bool(&o.NoStore, "with --init: without the data directory, which --new-store makes elsewhere", []string{"no-store"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	switch {

@@ -43,7 +43,7 @@ sealbatch verifier --config /etc/sealbatch/verifier.conf`)
 	f.String(&s.ServiceCA, "with --init: PEM file with the key service's authority", []string{"service-ca"})
 	f.String(&s.Offline, "with --init: directory of the authority's key, to be taken away (default: DIR-offline)",
 		[]string{"offline"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	switch {

@@ -21,7 +21,7 @@ sealbatch verify genomes.sealed -i ~/.ssh/id_ed25519 --digest sha256:...`)
 	how.add(f)
 	f.Word(&digest, "the volume digest that it must have, from a signed info file", []string{"digest"})
 	f.Word(&checksum, "the checksum that the whole sealed volume must have, every byte, from a signed info file", []string{"checksum"})
-	if err := f.Parse(args, a.stdout); err != nil {
+	if err := a.parse(f, args); err != nil {
 		return err
 	}
 	wantDigest, err := optionalDigest(digest)

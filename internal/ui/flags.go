@@ -17,8 +17,9 @@ var ErrUsage = errors.New("usage error")
 
 // Flags are the flags of one command, in the ways that users of HPCS and Slurm write them: several
 // names for one value (-o, --output-path, --output-data), names of several letters with one dash
-// (-ai, -args), --name=value, --name value, -N1, -ef for two switches, flags after arguments, and --
-// before arguments that begin with a dash. Values are kept by the standard flag package.
+// (-ai, -args), --name=value, --name value, -N1, -ef for two switches, --nodel for --nodelist, flags
+// after arguments, and -- before arguments that begin with a dash. Of a flag that is given more than
+// once the last value counts, unless it is a list. Values are kept by the standard flag package.
 type Flags struct {
 	// Name is the command as typed: "sealbatch data-prep".
 	Name string
@@ -33,6 +34,7 @@ type Flags struct {
 	defs  []*def
 	names map[string]*def
 	args  []string
+	notes []string
 	alone map[string]alone
 }
 
@@ -47,7 +49,11 @@ type def struct {
 	unless   string // a flag beside which this one is not required
 	given    bool
 	repeated bool
+	whole    bool   // no abbreviation means it
 	shown    string // default, for the help
+	last     string // value as typed
+
+	preferred []string // names of which an abbreviation means this flag before others
 }
 
 // NewFlags returns an empty set of flags.
@@ -142,6 +148,9 @@ func repeated(d *def) { d.repeated = true }
 // Args returns the arguments that are not flags.
 func (f *Flags) Args() []string { return f.args }
 
+// Notes returns what there is to be said of arguments that Parse took: of which flags not every value counts.
+func (f *Flags) Notes() []string { return f.notes }
+
 // Given returns the flags that Parse has met, by their longest names, in the order in which they were added.
 func (f *Flags) Given() (names []string) {
 	for _, d := range f.defs {
@@ -218,6 +227,11 @@ func (f *Flags) flag(arg string, rest []string) ([]string, error) {
 	if name == "help" || name == "h" {
 		return nil, flag.ErrHelp
 	}
+	if d, several := f.abbreviated(arg, name); d != nil {
+		return f.assign(d, arg, value, hasValue, rest)
+	} else if len(several) > 0 {
+		return nil, f.unclear(arg, several)
+	}
 	if arg[1] != '-' {
 		if rest, done, err := f.short(arg, rest); done {
 			return rest, err
@@ -277,10 +291,10 @@ func (f *Flags) assign(d *def, arg, value string, hasValue bool, rest []string) 
 		}
 		value, rest = rest[0], rest[1:]
 	}
-	if d.given && !d.repeated && !d.isSwitch {
-		return nil, f.errorf("", "%s is given more than once", d.dashed())
+	if d.given && !d.repeated && value != d.last {
+		f.notes = append(f.notes, fmt.Sprintf("%s is given more than once: the last one counts, %.80s", d.dashed(), value))
 	}
-	d.given = true
+	d.given, d.last = true, value
 	if err := f.set.Set(d.names[0], value); err != nil {
 		return nil, f.errorf("", "%s %q: %v", arg, value, err)
 	}
@@ -294,7 +308,8 @@ func (f *Flags) isFlag(arg string) bool {
 	}
 	name, _, _ := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
 	_, known := f.names[name]
-	return known || arg == "--" || arg == "--help"
+	d, several := f.abbreviated(arg, name)
+	return known || d != nil || len(several) > 0 || arg == "--" || arg == "--help"
 }
 
 func (f *Flags) missing() error {
@@ -311,6 +326,11 @@ func (f *Flags) missing() error {
 		return f.errorf("", "%s is required", names[0])
 	}
 	return f.errorf("", "%s are required", strings.Join(names[:len(names)-1], ", ")+" and "+names[len(names)-1])
+}
+
+// orList returns "a, b or c".
+func orList(names []string) string {
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 }
 
 func (f *Flags) unknown(arg, name string) error {

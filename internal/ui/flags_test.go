@@ -18,7 +18,7 @@ type jobFlags struct {
 	config, partition, time, workdir, ai, args, flags, nodelist string
 	di, users, sbatch                                           []string
 	n                                                           int
-	follow, encrypted                                           bool
+	follow, encrypted, whole                                    bool
 }
 
 func newJobFlags() (*Flags, *jobFlags) {
@@ -38,6 +38,8 @@ func newJobFlags() (*Flags, *jobFlags) {
 	f.String(&v.flags, "runtime flags", []string{"flags"}, Verbatim)
 	f.Bool(&v.follow, "follow the job", []string{"f", "follow"})
 	f.Bool(&v.encrypted, "encrypt", []string{"e", "encrypted"})
+	f.Bool(&v.whole, "lift a protection", []string{"confirm-nothing"}, Whole)
+	f.Prefer("application-info")
 	return f, v
 }
 
@@ -79,6 +81,9 @@ func TestFlagsSpellings(t *testing.T) {
 		{"-N1 -p x -args=--width=100 --follow=false", jobFlags{n: 1, partition: "x", args: "--width=100"}, nil},
 		{"-N1 -p x -ai -odd", jobFlags{n: 1, partition: "x", ai: "-odd"}, nil},
 		{"-N1 -p x -", jobFlags{n: 1, partition: "x"}, []string{"-"}},
+		{"-N1 --p=x --nodel a,b --follo --ti 10", jobFlags{n: 1, partition: "x", nodelist: "a,b", follow: true, time: "10"}, nil},
+		{"-N1 -p x --a y --enc", jobFlags{n: 1, partition: "x", ai: "y", encrypted: true}, nil},
+		{"-N1 -p x -p y --nodes 2 -u a -u b", jobFlags{n: 2, partition: "y", users: []string{"a", "b"}}, nil},
 	} {
 		f, v := newJobFlags()
 		c.want.workdir = "/scratch"
@@ -129,9 +134,11 @@ func TestFlagsErrors(t *testing.T) {
 		{"-N 1 -partiton x", "unknown flag -partiton", "did you mean --partition?"},
 		{"-N 1 -p x -fx", "unknown flag -fx", ""},
 		{"-N 1 -p x --zzzzzzzz=1", "unknown flag --zzzzzzzz", "--help"},
-		{"-N 1 -p x --parti y", "unknown flag --parti", "did you mean --partition?"},
+		{"-N 1 -p x --node y", "--node could be --nodes or --nodelist", "in full"},
+		{"-N 1 -p --nodel a", "-p needs a value", "--partition=VALUE"},
+		{"-N 1 -p x --conf=a", "--conf could be --config or --confirm-nothing", "in full"},
+		{"-N 1 -p x --confirm", "unknown flag --confirm", "did you mean --confirm-nothing?"},
 		{"-N 1 -p x --list y", "unknown flag --list", "did you mean --nodelist?"},
-		{"-N 1 -p x -p y", "--partition is given more than once", "--help"},
 		{"-N 1 -p x --users a,,b", "has an empty item", "--help"},
 		{"-N 1 -p x --follow=perhaps", "neither true nor false", "--help"},
 	} {
@@ -182,6 +189,20 @@ func TestFlagsHelp(t *testing.T) {
 				t.Errorf("%s: help lacks %q:\n%s", line, want, out.String())
 			}
 		}
+	}
+}
+
+// Of what is given more than once the last counts, and where that is not the same, it is said.
+func TestFlagsTwice(t *testing.T) {
+	t.Parallel()
+	f, _ := newJobFlags()
+	if err := f.Parse(strings.Fields("-N1 -p x --nodes 1 --partition y -u a -u b -f --follow=false"), io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"--partition is given more than once: the last one counts, y",
+		"--follow is given more than once: the last one counts, false"}
+	if !slices.Equal(f.Notes(), want) {
+		t.Errorf("%q\nwant %q", f.Notes(), want)
 	}
 }
 
