@@ -115,6 +115,9 @@ func dispatch(a *app, args []string) error {
 	if near := ui.Nearest(args[0], names); near != "" {
 		hint = "did you mean sealbatch " + near + "?"
 	}
+	if of := hpcsProgram(args[0]); of != "" {
+		hint = "that is a program of HPCS: " + of
+	}
 	return fault.New(fault.Usage, fmt.Errorf("unknown command %q", args[0]), hint)
 }
 

@@ -39,7 +39,7 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 	var conf string
 	var check, newStore bool
 	o := setup.KeyServiceOptions{Listen: "127.0.0.1:8443"}
-	f.String(&conf, "configuration file, as in server.conf.example", []string{"config"})
+	f.String(&conf, "configuration file, as in server.conf.example", []string{"c", "config"})
 	f.Bool(&check, "say what is wrong with the set-up that --config names, and exit; nothing is started", []string{"check"})
 	f.Bool(&newStore, "make store, audit log and keys of a new service in the data directory that --config names, and exit",
 		[]string{"new-store"})
@@ -77,7 +77,7 @@ sealbatch serve --config /etc/sealbatch/server.conf`)
 func loadServer(conf string) (*config.Server, error) {
 	c, err := config.LoadServer(conf)
 	if err != nil || c.Group == 0 {
-		return c, err
+		return c, ofHPCS(err)
 	}
 	if err := trusted.ShareGroup(c.Group); err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("%s: [server] group: %w", c.Path, err),

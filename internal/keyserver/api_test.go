@@ -66,6 +66,7 @@ func TestStrictRequests(t *testing.T) {
 		{"policy with many host lists", "/v1/secrets/" + id, policy(`"cn[1-4]"`, `"cn1"`+strings.Repeat(`,"gn[1-2]"`, 64)), 400},
 		{"too large", "/v1/secrets/" + id, bytes.Repeat([]byte(" "), keyapi.MaxBody+1), 400},
 		{"no such call", "/v1/nothing", nil, 404},
+		{"a call of HPCS's", "/api/client/register", nil, 404},
 	} {
 		status, e := s.send(t, rawRequest{method: "PUT", path: tc.path, namespace: keyapi.Namespace, service: s.ID, at: time.Now(),
 			nonce: keyservertest.RandomHex(16), signer: s.alice, body: tc.body})
@@ -74,6 +75,9 @@ func TestStrictRequests(t *testing.T) {
 		}
 		if strings.Contains(e.Message, base64.StdEncoding.EncodeToString(good.Key)[:12]) {
 			t.Errorf("%s: the message repeats the key", tc.name)
+		}
+		if ofHPCS := strings.HasPrefix(tc.path, "/api/"); strings.Contains(e.Message, "HPCS") != ofHPCS {
+			t.Errorf("%s: the message is %q", tc.name, e.Message)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/gate"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
@@ -118,6 +119,9 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("/", s.front.Handler(func(_ http.ResponseWriter, r *http.Request) error {
 		if err := s.front.Admit(r); err != nil {
 			return err
+		}
+		if strings.HasPrefix(r.URL.Path, "/api/") {
+			return service.Refuse(keyapi.CodeNotFound, "no such call: this is a sealbatch key service, which HPCS's own clients cannot use")
 		}
 		return service.Refuse(keyapi.CodeNotFound, "no such call")
 	}))
