@@ -8,7 +8,7 @@ UNIT := $$($(GO) list ./... | grep -v /e2e)
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --abbrev=12 --dirty=+dirty 2>/dev/null)
 LDFLAGS = -s -w$(if $(VERSION), -X github.com/sealbatch/sealbatch/internal/version.linked=$(VERSION)) -E main.start
 
-.PHONY: all build setup demo demo-down test lint version licenses outdated dist dist-check unit e2e e2e-linuxproc bench load fuzz tidy clean
+.PHONY: all build setup demo demo-down test lint version licenses outdated dist docker dist-check unit e2e e2e-linuxproc bench load fuzz tidy clean
 
 all: build
 
@@ -54,6 +54,17 @@ outdated:
 # Archives for people who do not build: dist/, for each platform, with checksums and SBOMs. Built twice and compared.
 dist:
 	@tools/dist
+
+# Container images without Docker, for `docker load` or `podman load`: dist/images-linux-ARCH.tar, for each platform, of
+# the images REGISTRY/container-prep:TAG, .../data-prep and so on (the Dockerfile's targets).
+REGISTRY ?= localhost/sealbatch
+TAG ?= latest
+docker:
+	@set -e; mkdir -p dist; for arch in amd64 arm64; do \
+	  $(MAKE) -s build BIN=$(BIN)/linux-$$arch GOARCH=$$arch; \
+	  $(GO) run ./tools/image -bin $(BIN)/linux-$$arch -arch $$arch -registry '$(REGISTRY)' -tag '$(TAG)' -version '$(VERSION)' \
+	    -time "$$(git log -1 --format=%ct 2>/dev/null || echo 0)" -o dist/images-linux-$$arch.tar; \
+	  echo dist/images-linux-$$arch.tar; done
 
 # That archives can be made, and come out the same twice: for this machine alone, and thrown away.
 dist-check:

@@ -17,6 +17,9 @@ import (
 	"github.com/sealbatch/sealbatch/internal/version"
 )
 
+// steps are the commands that a program of their own name runs.
+var steps = []string{"container-prep", "data-prep", "job-prep", "results"}
+
 // commands lists every subcommand; entries without run are headings.
 func commands() []command {
 	return []command{

@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// composeFile is what the test reads of compose.yaml; docker compose reads the same.
+// composeFile is what the test reads of a compose file; docker compose reads the same.
 type composeFile struct {
 	Services map[string]struct {
 		Image       string            `yaml:"image"`
@@ -21,12 +20,15 @@ type composeFile struct {
 		Volumes     []string          `yaml:"volumes"`
 		Environment map[string]string `yaml:"environment"`
 		User        string            `yaml:"user"`
+		Build       struct {
+			Target string `yaml:"target"`
+		} `yaml:"build"`
 	} `yaml:"services"`
 }
 
-func loadCompose(t *testing.T) composeFile {
+func loadCompose(t *testing.T, file string) composeFile {
 	t.Helper()
-	b, err := os.ReadFile("../../compose.yaml")
+	b, err := os.ReadFile("../../" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,39 +39,29 @@ func loadCompose(t *testing.T) composeFile {
 	return c
 }
 
-// TestCompose holds compose.yaml to the image and to the program's own flags.
+// TestCompose holds compose.yaml to the images (tools/image) and to the program's own flags.
 func TestCompose(t *testing.T) {
 	t.Parallel()
-	dockerfile, err := os.ReadFile("../../Dockerfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := regexp.MustCompile(`(?m)^ENTRYPOINT \["([^"]+)"\]$`).FindSubmatch(dockerfile)
-	if program == nil {
-		t.Fatal("the Dockerfile has no entry point")
-	}
-	c := loadCompose(t)
-	for _, name := range []string{"container-prep", "data-prep", "job-prep", "results"} {
+	c := loadCompose(t, "compose.yaml")
+	build := loadCompose(t, "compose.build.yaml")
+	for _, name := range steps {
 		s, ok := c.Services[name]
 		if !ok {
 			t.Errorf("there is no service %s", name)
 			continue
 		}
-		if len(s.Entrypoint) != 2 || s.Entrypoint[0] != string(program[1]) || s.Entrypoint[1] != name {
-			t.Errorf("%s: entry point %q", name, s.Entrypoint)
+		if len(s.Entrypoint) > 0 || s.Image != "${SEALBATCH_IMAGES:-localhost/sealbatch}/"+name+":${SEALBATCH_TAG:-latest}" {
+			t.Errorf("%s: entry point %q of %s", name, s.Entrypoint, s.Image)
+		}
+		if s.Build.Target != "" || build.Services[name].Build.Target != name {
+			t.Errorf("%s: builds %q, with compose.build.yaml %q", name, s.Build.Target, build.Services[name].Build.Target)
 		}
 		if err := parses(append([]string{name}, s.Command...)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if !slices.Contains(s.Volumes, "$PWD/workdir:/tmp") || !slices.Contains(s.Volumes, "$HOME/.ssh:/tmp/.ssh:ro") ||
-			s.Environment["HOME"] != "/tmp" || s.Image == "" || s.User == "" {
+			s.Environment["HOME"] != "/tmp" || s.Environment["SEALBATCH_CONFIG"] != "/tmp/hpcs-client.conf" || s.User == "" {
 			t.Errorf("%s: %+v", name, s)
-		}
-	}
-	// What the image copies is what the Makefile builds and a job takes along.
-	for _, p := range []string{"/src/bin/sealbatch", "/src/bin/gocryptfs"} {
-		if !strings.Contains(string(dockerfile), p) {
-			t.Errorf("the image lacks %s", p)
 		}
 	}
 }
@@ -111,7 +103,7 @@ func TestComposeJob(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, "bin", "gocryptfs"), []byte("gocryptfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, args := range map[string][]string{"compose.yaml": loadCompose(t).Services["job-prep"].Command, "HPCS's": hpcsJob} {
+	for name, args := range map[string][]string{"compose.yaml": loadCompose(t, "compose.yaml").Services["job-prep"].Command, "HPCS's": hpcsJob} {
 		args = append([]string{"job-prep", "--dry-run"}, args...)
 		for i, a := range args {
 			if strings.HasPrefix(a, "/tmp/") {

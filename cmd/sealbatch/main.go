@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -46,7 +48,19 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 
 func main() {
 	runChild(os.Args)
-	os.Exit(realMain(os.Args[1:]))
+	os.Exit(realMain(words(os.Args)))
+}
+
+// words returns what was typed after "sealbatch". A link to the program that has the name of one of a job's steps runs
+// that step: so HPCS's images have each a program of their own.
+func words(argv []string) []string {
+	if len(argv) == 0 {
+		return nil
+	}
+	if step := filepath.Base(argv[0]); slices.Contains(steps, step) {
+		return append([]string{step}, argv[1:]...)
+	}
+	return argv[1:]
 }
 
 func realMain(args []string) int {

@@ -29,7 +29,11 @@ const raceOptions = "atexit_sleep_ms=0"
 // scripts run the very program, in processes of its own.
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", raceOptions)
-	testscript.Main(m, map[string]func(){"sealbatch": main, "age-plugin-example": examplePlugin, "attackers": attackers})
+	programs := map[string]func(){"sealbatch": main, "age-plugin-example": examplePlugin, "attackers": attackers}
+	for _, s := range steps {
+		programs[s] = main
+	}
+	testscript.Main(m, programs)
 }
 
 // examplePlugin is an age plugin whose recipients and identities hold an age

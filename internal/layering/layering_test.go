@@ -18,7 +18,7 @@ const module = "github.com/sealbatch/sealbatch/"
 // subpackages (test doubles, conformance suites) stand just above it, unless they
 // are listed themselves.
 var floors = [][]string{
-	{"cmd/sealbatch", "e2e", "bench", "deploy", "internal/layering", "testcluster/registry"},
+	{"cmd/sealbatch", "e2e", "bench", "deploy", "internal/layering", "testcluster/registry", "tools/image"},
 	{"internal/ui"}, // the terminal: what is below reports by small interfaces
 	{"containerprep", "dataprep", "jobprep", "internal/noderun", "internal/doctor", "internal/results"},
 	{"internal/publish", "internal/submission", "internal/nodelocal"}, // what the workflows share
