@@ -268,6 +268,36 @@ func TestApplicationFails(t *testing.T) {
 	if len(nodes) != 1 || !strings.Contains(r.err, "exit code 37; sealed and signed") {
 		t.Errorf("results: %s", r)
 	}
+	resultsElsewhere(t, j)
+}
+
+// resultsElsewhere opens the results of a job, whose application ended with 37, where nothing is known of it, as in a
+// container that is gone after each command.
+func resultsElsewhere(t *testing.T, j *job) {
+	t.Helper()
+	results := func(state, ref string, flags ...string) result {
+		args := []string{"env", "XDG_STATE_HOME=/home/alice/" + state, "sealbatch", "results", ref, "-o", "/home/alice/" + state + "/out"}
+		return run(t.Context(), "laptop", "alice", nil, append(args, flags...)...)
+	}
+	const note = "was not submitted from here: its manifest is signed by your own key; the key service confirms it"
+	r := results("elsewhere", j.id, "--exit-code")
+	if r.code != 37 || !strings.Contains(r.err, note) || !strings.Contains(r.err, "exit code 37; sealed and signed") ||
+		read(t, onDisk(t, "laptop", strings.TrimSpace(r.out)), "p") != "partial\n" {
+		t.Errorf("by its number: %s", r)
+	}
+	if r := results("elsewhere", j.id); r.code != 0 || strings.Contains(r.err, note) || !strings.Contains(r.err, "opened before") {
+		t.Errorf("again: %s", r)
+	}
+	if r := results("third", "site:"+j.dir, "--remove"); r.code != 0 || !strings.Contains(r.err, note) ||
+		!strings.Contains(r.err, "removed at the site") {
+		t.Errorf("by its directory: %s", r)
+	}
+	if r := results("fourth", j.id); r.code != 11 || !strings.Contains(r.err, "there is no site:"+j.dir) {
+		t.Errorf("when it is gone: %s", r)
+	}
+	if r := results("fourth", "4000000000"); r.code != 2 || !strings.Contains(r.err, "keys to no job of yours of that number") {
+		t.Errorf("a job that never was: %s", r)
+	}
 }
 
 func TestVerificationScripts(t *testing.T) {
@@ -345,9 +375,11 @@ func TestSubmitByHand(t *testing.T) {
 	if !strings.Contains(id, "\n") && id == "" {
 		t.Fatalf("sbatch printed %q", id)
 	}
-	// The record has no job id: the job's directory names it.
-	r := alice.sb(t, "results", path.Dir(script), "-o", "/home/alice/by-hand")
-	if r.code != 0 || !strings.Contains(r.err, "sealed and signed") {
-		t.Errorf("results: %s", r)
+	// The record has no job id: the job's directory names it, and the key service knows its number.
+	for _, ref := range []string{path.Dir(script), id} {
+		r := alice.sb(t, "results", ref, "-o", "/home/alice/by-hand-"+path.Base(ref))
+		if r.code != 0 || !strings.Contains(r.err, "sealed and signed") {
+			t.Errorf("results %s: %s", ref, r)
+		}
 	}
 }

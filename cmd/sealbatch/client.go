@@ -79,8 +79,11 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	return c, fault.New(fault.Config, err, "")
 }
 
-// connect reaches the site: over SSH, or directly on a login node.
+// connect reaches the site, unless it is reached: over SSH, or directly on a login node.
 func (c *client) connect(ctx context.Context) error {
+	if c.fs != nil {
+		return nil
+	}
 	s := c.conf.Supercomputer
 	if s.Local {
 		c.fs, c.run = transfer.Local{}, transfer.Local{}
@@ -107,6 +110,7 @@ func (c *client) connect(ctx context.Context) error {
 // reconnect replaces a connection that broke.
 func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {
 	c.close()
+	c.fs = nil
 	err := c.connect(ctx)
 	return c.fs, err
 }

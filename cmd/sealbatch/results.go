@@ -22,8 +22,9 @@ import (
 )
 
 func runResults(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch results", "Fetch, check and open what a job sealed, one directory a node.", "JOB", `
-sealbatch results 4711 -o results-4711`)
+	f := ui.NewFlags("sealbatch results", "Fetch, check and open what a job sealed, one directory a node.", "JOB|DIRECTORY", `
+sealbatch results 4711 -o results-4711
+sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	var cf clientFlags
 	var out string
 	var identities []string
@@ -54,18 +55,19 @@ sealbatch results 4711 -o results-4711`)
 	if err != nil {
 		return err
 	}
-	rec, err := findJob(store, ref)
-	if err != nil {
-		return err
-	}
 	if out == "" && !slices.Contains(f.Given(), "output") {
 		out = "results-" + filepath.Base(ref)
 	}
 	if err := output.CheckDirs(out); err != nil {
 		return err
 	}
+	c, rec, err := openJob(ctx, a, cf, store, ref)
+	if err != nil {
+		return err
+	}
+	defer func() { c.close() }()
 	how := fetching{identities: identities, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
-	nodes, err := fetchResults(ctx, a, cf, store, rec, &how)
+	nodes, err := c.fetchResults(ctx, store, rec, &how)
 	if err != nil {
 		return err
 	}
@@ -94,12 +96,8 @@ type fetching struct {
 	stays      error // set if the job's directory should have been removed, and was not
 }
 
-func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.Store, rec submission.Record, how *fetching,
-) ([]results.Node, error) {
-	c, err := loadClient(ctx, a, cf)
-	if err != nil {
-		return nil, err
-	}
+func (c *client) fetchResults(ctx context.Context, store submission.Store, rec submission.Record, how *fetching) ([]results.Node, error) {
+	a := c.a
 	if c.conf.Supercomputer.Local {
 		if err := output.Apart(how.out, rec.JobDir); err != nil {
 			return nil, err
@@ -112,7 +110,6 @@ func fetchResults(ctx context.Context, a *app, cf clientFlags, store submission.
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
-	defer c.close()
 	state, err := c.state(ctx, rec)
 	ended := state.over()
 	how.ended = ended
@@ -329,16 +326,6 @@ func lost(n results.Node) string {
 	return text
 }
 
-// findJob returns the record that ref names.
-func findJob(store submission.Store, ref string) (submission.Record, error) {
-	rec, err := store.Find(ref)
-	asked := errors.Is(err, submission.ErrNotFound) || errors.Is(err, submission.ErrAmbiguous)
-	if asked && !errors.Is(err, submission.ErrDamaged) {
-		err = fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
-	}
-	return rec, err
-}
-
 // listJobs prints the records that can be read, and returns an error about the others.
 func listJobs(a *app, store submission.Store) error {
 	all, damaged := store.List()
@@ -355,7 +342,11 @@ func listJobs(a *app, store submission.Store) error {
 		if id == "" {
 			id = "-"
 		}
-		table.Row(id, r.Run[:12], r.Name, r.Submitted.Local().Format(time.DateTime), r.JobDir)
+		name := r.Name
+		if r.Found {
+			name = "(submitted elsewhere)"
+		}
+		table.Row(id, r.Run[:12], name, r.Submitted.Local().Format(time.DateTime), r.JobDir)
 	}
 	return errors.Join(table.Print(a.stdout), damaged)
 }

@@ -42,14 +42,11 @@ func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpt
 	if err != nil {
 		return err
 	}
-	rec, err := findJob(store, ref)
+	c, rec, err := openJob(ctx, a, cf, store, ref)
 	if err != nil {
 		return err
 	}
-	c, err := loadClient(ctx, a, cf)
-	if err != nil {
-		return err
-	}
+	defer func() { c.close() }()
 	var given []string
 	if id != "" {
 		given = []string{id}
@@ -65,7 +62,6 @@ func rewrapJob(ctx context.Context, a *app, cf clientFlags, ref, id string, rcpt
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	defer c.close()
 	if _, err := c.state(ctx, rec); err != nil {
 		return err
 	}

@@ -129,8 +129,8 @@ func (t Trust) untrusted(namespace string, key ssh.PublicKey, listed bool) error
 			ErrUntrusted, Fingerprint(key), file, namespace)
 	}
 	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(plainKey(key))))
-	return fmt.Errorf("%w: %s\nif you know whose key this is, add this line to %s:\n  NAME %s",
-		ErrUntrusted, Fingerprint(key), file, line)
+	return fmt.Errorf("%w: %s\nif you know whose key this is, add this line to %s:\n  NAME namespaces=%q %s",
+		ErrUntrusted, Fingerprint(key), file, namespace, line)
 }
 
 // certPrincipal returns the first of the certificate's principals that the

@@ -48,6 +48,8 @@ type Record struct {
 	Submitted time.Time        `json:"submitted"`
 	Stage     Stage            `json:"stage,omitempty"`
 	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script on the site
+	// Found says that it was submitted elsewhere: this was made of its signed manifest, and is without a name.
+	Found bool `json:"found,omitempty"`
 }
 
 // Expected returns what the job's results are held against.
