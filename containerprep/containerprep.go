@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/cosign"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/oci"
@@ -31,15 +32,16 @@ import (
 
 // Options are container-prep's flags.
 type Options struct {
-	publish.Target          // Name is the image's
-	Image          string   // what -b names: a .sif file, or what image.Open opens
-	OutputDir      string   // local directory of the sealed volume, if SealedPath is empty
-	Platform       string   // of an image that there is for several: "linux/arm64"; "" for linux/amd64
-	DockerSocket   string   // path of the Docker daemon's; "" for the usual one
-	Compression    string   // of the SIF file that is made: "gzip", which is "", or "zstd"
-	SignatureKey   string   // file of the public key by which the image has to be signed; "" for none
-	SBOM           string   // file of the bill of materials that is sealed beside the image; "" for none
-	Mirrors        []string // of registries, as registry.ParseMirror reads them
+	publish.Target            // Name is the image's
+	Image          string     // what -b names: a .sif file, or what image.Open opens
+	HPCS           hpcs.Named // what HPCS prepared, in place of Image
+	OutputDir      string     // local directory of the sealed volume, if SealedPath is empty
+	Platform       string     // of an image that there is for several: "linux/arm64"; "" for linux/amd64
+	DockerSocket   string     // path of the Docker daemon's; "" for the usual one
+	Compression    string     // of the SIF file that is made: "gzip", which is "", or "zstd"
+	SignatureKey   string     // file of the public key by which the image has to be signed; "" for none
+	SBOM           string     // file of the bill of materials that is sealed beside the image; "" for none
+	Mirrors        []string   // of registries, as registry.ParseMirror reads them
 }
 
 var compressions = map[string]squashfs.Compression{"": squashfs.Gzip, "gzip": squashfs.Gzip, "zstd": squashfs.Zstd}
@@ -65,6 +67,9 @@ func Run(ctx context.Context, d publish.Deps, o Options) (publish.Published, err
 	}
 	if _, ok := compressions[o.Compression]; !ok {
 		return publish.Published{}, fault.New(fault.Usage, fmt.Errorf("--compression %.40q is neither gzip nor zstd", o.Compression), "")
+	}
+	if o.HPCS.Path != "" {
+		return p.fromHPCS(ctx)
 	}
 	if image.IsSIF(o.Image) {
 		return p.sif(ctx)
@@ -164,19 +169,21 @@ func (p preparation) sif(ctx context.Context) (publish.Published, error) {
 	described := &manifest.Image{Reference: filepath.Base(path), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
 	in := source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}
 	r := p.request(strings.TrimSuffix(filepath.Base(path), ".sif"), in, described)
-	r.Hash = func(ctx context.Context) (manifest.Digest, error) { return p.hash(ctx, path, info.Size) }
+	// That it is what is sealed, publish sees to: it compares the file's inode, size and times before this with those after sealing.
+	r.Hash = func(ctx context.Context) (manifest.Digest, error) {
+		f, err := fsx.OpenRegular(path)
+		if err != nil {
+			return manifest.Digest{}, err
+		}
+		return p.hash(ctx, f, filepath.Base(path), info.Size)
+	}
 	return publish.Run(ctx, p.Deps, r)
 }
 
-// hash returns the digest of a file of about size bytes. That it is what is sealed, publish sees to: it compares
-// the file's inode, size and times before this with those after sealing.
-func (p preparation) hash(ctx context.Context, path string, size int64) (d manifest.Digest, err error) {
-	f, err := fsx.OpenRegular(path)
-	if err != nil {
-		return d, err
-	}
+// hash reads a file of about size bytes to its end, closes it, and returns its digest.
+func (p preparation) hash(ctx context.Context, f io.ReadCloser, name string, size int64) (d manifest.Digest, err error) {
 	defer f.Close()
-	bar := p.Progress.Start("reading "+filepath.Base(path), 0, size)
+	bar := p.Progress.Start("reading "+name, 0, size)
 	defer func() { bar.End(err == nil) }()
 	h, b, done := sha256.New(), make([]byte, 1<<20), int64(0)
 	for ctx.Err() == nil {

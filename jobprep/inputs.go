@@ -115,7 +115,8 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 	sig, err := transfer.ReadFile(p.d.FS, file+".sig", maxSmall)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, perr := manifest.ParseInfo(b); errors.Is(perr, manifest.ErrHPCSInfo) {
-			return manifest.Info{}, fault.New(fault.Integrity, perr, "prepare the data again with sealbatch: HPCS's files carry no signature")
+			return manifest.Info{}, fault.New(fault.Integrity, perr, "HPCS's files carry no signature: prepare the data again, "+
+				"or seal what HPCS prepared with data-prep (an image: container-prep) --from-hpcs "+file+" --hpcs-key FILE")
 		}
 		return manifest.Info{}, fault.New(fault.Integrity,
 			fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")

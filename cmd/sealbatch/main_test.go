@@ -85,6 +85,11 @@ func setUpScript(e *testscript.Env) error {
 	e.Setenv("SEALBATCH_CONFIG", "")
 	e.Setenv("SSH_AUTH_SOCK", "")
 	e.Setenv("TZ", "UTC")
+	vectors, err := filepath.Abs("../../internal/hpcs/testdata")
+	if err != nil {
+		return err
+	}
+	e.Setenv("HPCS", vectors)
 	e.Setenv("GORACE", raceOptions)
 	return os.MkdirAll(filepath.Join(home, ".ssh"), 0o700)
 }

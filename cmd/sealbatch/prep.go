@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/dataprep"
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/text"
@@ -48,7 +50,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	var in inputFlags
 	pf.client.add(f)
 	f.Strings(&in.paths, "directory or file to seal; of a tar archive (.tar, .tgz, .tar.gz, .tar.zst, .tar.xz, .tar.bz2) the contents;\n"+
-		"- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"}, ui.Required)
+		"- for a tar archive on standard input; of several, each is an entry", []string{"i", "input-path", "input-data"},
+		ui.RequiredUnless("from-hpcs"))
+	addHPCS(f, &o.HPCS)
 	in.add(f)
 	f.String(&o.OutputDir, "local directory of the sealed volume, when --data-path is not given",
 		[]string{"o", "output-path", "output-data"})
@@ -61,6 +65,9 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	if err := a.parse(f, args); err != nil {
 		return err
 	}
+	if err := onlyHPCS(o.HPCS, "-i", len(in.paths) > 0); err != nil {
+		return err
+	}
 	var err error
 	if o.Input, err = in.input(a); err != nil {
 		return err
@@ -71,6 +78,24 @@ sealbatch data-prep -i jp2a_input -o . -u etellier -c nid003044 \
 	return pf.publish(ctx, a, &o.Target, func(_ *config.Client, d publish.Deps) (publish.Published, error) {
 		return dataprep.Run(ctx, d, o)
 	})
+}
+
+// addHPCS adds the flags for what HPCS prepared.
+func addHPCS(f *ui.Flags, n *hpcs.Named) {
+	f.String(&n.Path, "seal what HPCS prepared, in place of that: its info file (FILE.info.yaml), or FILE, on this machine or at the site.\n"+
+		"It is decrypted as it is sealed, never on disk, and held against the checksum that the info file says", []string{"from-hpcs"})
+	f.String(&n.KeyFile, "file of the key of what HPCS prepared: AGE-SECRET-KEY-1..., readable by you alone", []string{"hpcs-key"})
+}
+
+// onlyHPCS refuses what HPCS prepared beside another input, and its key without it.
+func onlyHPCS(n hpcs.Named, flag string, other bool) error {
+	switch {
+	case n.Path != "" && other:
+		return fault.New(fault.Usage, fmt.Errorf("%s and --from-hpcs exclude each other", flag), "prepare them one after the other")
+	case n.Path == "" && n.KeyFile != "":
+		return fault.New(fault.Usage, errors.New("--hpcs-key is the key of what --from-hpcs names"), "name the file with --from-hpcs")
+	}
+	return nil
 }
 
 // imageMemory is how many bytes the conversion of an image may have before garbage is collected more often, so that the
@@ -89,7 +114,8 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	f.String(&o.Image, "image to prepare: a .sif file, or one as Docker and Podman have them: in a registry (talinx/jp2a, docker://HOST/NAME:TAG,\n"+
 		"docker://NAME@sha256:...), a file (docker-archive:FILE, oci-archive:FILE) or a directory (oci:DIRECTORY[:TAG]), or with the Docker\n"+
 		"daemon (docker-daemon:NAME). A name alone is that of a file, else of an image of the daemon's, else of one in a registry",
-		[]string{"b", "base-oci-image"}, ui.Required)
+		[]string{"b", "base-oci-image"}, ui.RequiredUnless("from-hpcs"))
+	addHPCS(f, &o.HPCS)
 	f.Word(&o.SignatureKey, "take the image only if cosign signed it with the private key to this public one, a file (cosign.pub);\n"+
 		"images of registries alone have such signatures", []string{"require-signature"})
 	f.Word(&o.SBOM, "seal this bill of materials, a file in the format of SPDX, CycloneDX or Syft, beside the image; the info file\n"+
@@ -108,6 +134,9 @@ sealbatch container-prep -b talinx/jp2a -s . -e -u etellier -c nid003044 \
 	f.Prefer("config", "data-path", "data-path-at-rest", "username", "users", "groups", "compute-nodes", "base-oci-image", "sif-path",
 		"encrypted", "docker-path", "docker-host-path")
 	if err := a.parse(f, args); err != nil {
+		return err
+	}
+	if err := onlyHPCS(o.HPCS, "-b", o.Image != ""); err != nil {
 		return err
 	}
 	if _, err := os.Stat(onHost); err == nil && o.DockerSocket == "" {

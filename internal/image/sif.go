@@ -42,6 +42,15 @@ func Inspect(path string) (Info, error) {
 	return info, nil
 }
 
+// InspectAt is Inspect of what r holds, size bytes, which messages call name.
+func InspectAt(r io.ReaderAt, size int64, name string) (Info, error) {
+	info, err := inspectFile(r, size)
+	if err != nil {
+		return Info{}, refuse(name, err.Error(), "")
+	}
+	return info, nil
+}
+
 // Fields of a SIF file's global header, which Inspect checks before the
 // library allocates by them (struct header in sylabs/sif, pkg/sif/sif.go).
 const (

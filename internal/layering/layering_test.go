@@ -26,7 +26,7 @@ var floors = [][]string{
 	{"internal/setup"}, // of both services
 	{"internal/evidence/builtin"},
 	{"internal/evidence", "internal/sifbuild"},
-	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container", "internal/image"},
+	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container", "internal/image", "internal/hpcs"},
 	{"internal/sandbox", "slurm", "internal/jobdir", "internal/transfer", "internal/sshid",
 		"internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/slotstore",
 		"internal/keyserver/voucher",

@@ -216,7 +216,7 @@ func again(name string, old node, kind volume.Type) error {
 
 // split takes a member's name apart. "." and empty parts are passed over.
 func split(name string) ([]string, error) {
-	if strings.HasPrefix(name, "/") {
+	if strings.HasPrefix(name, "/") && strings.Trim(name, "/") != "" { // "/" is the root of Python's tarfile, packed without a name
 		return nil, refuse(name, "has an absolute path")
 	}
 	if len(name) > maxPath {
