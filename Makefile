@@ -34,7 +34,9 @@ lint: build
 	$(GO) mod tidy -diff
 	$(GO) -C tools/gocryptfs mod tidy -diff
 	$(GO) -C tools/sbom mod tidy -diff
+	$(GO) -C tools/chart mod tidy -diff
 	$(GO) vet ./...
+	$(GO) -C tools/chart vet .
 	$(GO) tool staticcheck ./...
 	@tools/licenses $(BIN)/sealbatch $(BIN)/gocryptfs | diff -q - cmd/sealbatch/licenses.txt >/dev/null || { echo 'licenses.txt is not of these dependencies: make licenses' >&2; exit 1; }
 	shellcheck -x -P SCRIPTDIR $$(git ls-files | xargs grep -lE '^#!.*(/| )(ba|da)?sh' -- 2>/dev/null | grep -v testdata/)
