@@ -28,6 +28,7 @@ func DryRun(d Deps, o Options) (string, error) {
 	if _, err := d.Evidence.Lookup(o.Attest); err != nil {
 		return "", fault.New(fault.Usage, err, "")
 	}
+	p.chooseSealTime()
 	var none manifest.Digest
 	script, err := p.render(none)
 	if err != nil {

@@ -41,13 +41,13 @@ type FollowOptions struct {
 // nodes' signed receipts have the last word. A job that will not start, or has
 // ended without having begun, is an error.
 func Follow(ctx context.Context, d Deps, rec submission.Record, o FollowOptions) (int, error) {
-	f := &follower{d: d, rec: rec, o: o, id: slurm.JobID(rec.JobID)}
+	f := &follower{d: d, rec: rec, o: o, id: slurm.JobID(rec.JobID), nodes: rec.Nodes}
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	for ask, next := askFirst, time.Now(); ; {
 		shown, done := f.offset, f.done
 		f.tail(false)
-		f.done = f.receipts() >= rec.Nodes
+		f.done = f.receipts() >= f.nodes
 		// A log that has gained a line, which is seldom, may have been told of a
 		// kill: of that there is no receipt.
 		if soon := time.Now().Add(askFirst); f.offset > shown && next.After(soon) {
@@ -79,6 +79,7 @@ type follower struct {
 	rec      submission.Record
 	o        FollowOptions
 	id       slurm.JobID
+	nodes    int // that are to leave a receipt
 	last     slurm.Status
 	shown    string
 	offset   int64
@@ -122,6 +123,9 @@ func (f *follower) ask(ctx context.Context) (ended bool, err error) {
 		return f.forgotten()
 	}
 	f.unknown = 0
+	if s.Began() && !f.last.Began() {
+		f.nodes = NodesGiven(ctx, f.d.Slurm, f.rec, s)
+	}
 	f.last = s
 	f.show(s)
 	if s.State.Ended() {
@@ -141,7 +145,7 @@ func (f *follower) forgotten() (ended bool, err error) {
 	}
 	return true, fault.New(fault.Job,
 		fmt.Errorf("job %s is not known to Slurm any more: it has ended, and %d of its %d nodes have left a signed receipt",
-			f.id, f.receipts(), f.rec.Nodes),
+			f.id, f.receipts(), f.nodes),
 		"it was probably killed; sealbatch results "+f.rec.JobID+" opens what it left")
 }
 

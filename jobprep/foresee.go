@@ -44,6 +44,7 @@ func (p *planned) foresee(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.Slurm, err, "choose one of them with --partition")
 	}
+	p.chooseSealTime(chosen...)
 	if len(chosen) == 1 {
 		p.partition = chosen[0].Name
 	}

@@ -54,7 +54,7 @@ type Options struct {
 	Identity string
 	// Programs are the local paths of sealbatch and gocryptfs.
 	Programs []string
-	// Script holds the Slurm options; its Dir, Pin, Log, Input and Node are set here.
+	// Script holds the Slurm options; its Dir, Pin, Log, Input and Node are set here, and SealTime if it is 0.
 	Script slurm.Script
 }
 
@@ -150,7 +150,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	}
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, RealDir: p.realDir(), LogFile: p.logFile(),
-		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, Identity: o.Identity,
+		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, MinNodes: m.MinNodes, Identity: o.Identity,
 		Volumes:   volumeIDs(m.Volumes),
 		Submitted: time.Now().UTC(), Stage: submission.Preparing,
 	}

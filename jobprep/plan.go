@@ -2,6 +2,7 @@ package jobprep
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -32,13 +33,14 @@ type planned struct {
 	o   Options
 	run string
 
-	volumes  []manifest.Info // the image, then the inputs
-	inputSh  []checkScript
-	outputSh []checkScript
-	binaries []manifest.FileRef
-	service  keyapi.Service
-	private  []byte // manifest.Private, encoded
-	user     string // at the site
+	volumes   []manifest.Info // the image, then the inputs
+	inputSh   []checkScript
+	outputSh  []checkScript
+	binaries  []manifest.FileRef
+	service   keyapi.Service
+	private   []byte // manifest.Private, encoded
+	user      string // at the site
+	sealShare bool   // the seal time is a share of the time limit
 	// partition is the only one in which the job may run, nodes are those on which it will run: as far as Slurm says.
 	partition string
 	nodes     []string
@@ -91,6 +93,7 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	if err := p.digestPrograms(); err != nil {
 		return nil, err
 	}
+	p.chooseSealTime()
 	if err := p.foresee(ctx); err != nil {
 		return nil, err
 	}
@@ -103,6 +106,21 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 	}
 	p.service, err = d.Keys.Service(ctx)
 	return p, err
+}
+
+// chooseSealTime sets when the job seals its results by its time limit, if nobody has said it. A job that names no limit
+// gets the shortest of those that its partitions give.
+func (p *planned) chooseSealTime(chosen ...slurm.Partition) {
+	if p.o.Script.SealTime != 0 && !p.sealShare {
+		return
+	}
+	limit, _ := slurm.ParseTime(p.o.Script.Time) // Render says what is wrong with it
+	for _, c := range chosen {
+		if usual := cmp.Or(c.Usual, c.MaxTime); p.o.Script.Time == "" && usual > 0 && (limit == 0 || usual < limit) {
+			limit = usual
+		}
+	}
+	p.o.Script.SealTime, p.sealShare = slurm.SealTime(limit), true
 }
 
 // siteUser asks the site as whom jobs will run: SSH configuration can
@@ -150,7 +168,7 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
 		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime,
 		Network: p.o.Network, Recipients: p.o.Recipients,
-		JobDir: p.at(), Nodes: p.o.Script.Nodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
+		JobDir: p.at(), Nodes: p.o.Script.Nodes, MinNodes: p.o.Script.MinNodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
 	}
 	var err error
 	m.Attest, m.Cluster, err = p.d.Evidence.Plan(p.o.Attest,

@@ -31,6 +31,8 @@ func TestPartitions(t *testing.T) {
 		"no such partition":    {Script{Nodes: 1, Partition: "tiny"}, nil, "no partition tiny; it has standard, small, nouserns, drained"},
 		"too many nodes":       {Script{Nodes: 3}, nil, "standard has 2 nodes, not 3"},
 		"more than a job may":  {Script{Nodes: 2, Partition: "small"}, nil, "may have 1 nodes in partition small"},
+		"as few as may":        {Script{MinNodes: 1, Nodes: 9, Partition: "small"}, nil, ""},
+		"at least too many":    {Script{MinNodes: 2, Nodes: 9, Partition: "small"}, nil, "may have 1 nodes in partition small, not 2"},
 		"longer":               {Script{Nodes: 1, Partition: "small", Time: "1-00:00:01"}, nil, "more than the 24h0m0s"},
 		"as long as allowed":   {Script{Nodes: 1, Partition: "small", Time: "24:00:00"}, nil, ""},
 		"no time to run":       {Script{Nodes: 1, SealTime: 10 * time.Minute}, nil, "without --time 10m0s, all of which"},

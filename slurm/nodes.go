@@ -3,7 +3,9 @@ package slurm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -36,4 +38,25 @@ func (c Commands) Architectures(ctx context.Context, nodes []string) (map[string
 		}
 	}
 	return known, nil
+}
+
+// ParseNodes reads a number of nodes, "4", or a range, "1-4", as sbatch --nodes takes them. Of a number, least is 0.
+func ParseNodes(s string) (least, most int, err error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		first, last = "0", s
+	}
+	least, most = nodeCount(first), nodeCount(last)
+	if least < 0 || most < 1 || isRange && least < 1 || least > most {
+		return 0, 0, errors.New("is neither a number of nodes from 1 on (4) nor the least and the most of them (1-4)")
+	}
+	return least, most, nil
+}
+
+// nodeCount returns -1 for what is no number of nodes.
+func nodeCount(s string) int {
+	if n, err := strconv.Atoi(s); err == nil && n <= maxNodes && strings.Trim(s, "0123456789") == "" {
+		return n
+	}
+	return -1
 }

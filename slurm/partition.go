@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -110,6 +111,7 @@ func (s *Script) Chosen(all []Partition) (chosen []Partition, err error) {
 // NodeList.
 func (s *Script) Unfit(p Partition, nodes []string) string {
 	limit, _ := ParseTime(s.Time) // checked before
+	least := cmp.Or(s.MinNodes, s.Nodes)
 	switch {
 	case p.State == "DRAIN" || p.State == "INACTIVE":
 		return fmt.Sprintf("partition %s takes no jobs: it is %s", p.Name, p.State)
@@ -117,10 +119,10 @@ func (s *Script) Unfit(p Partition, nodes []string) string {
 		return fmt.Sprintf("--time %s is more than the %v that partition %s allows", s.Time, p.MaxTime, p.Name)
 	case s.Time == "" && p.Usual > 0 && p.Usual <= s.SealTime:
 		return fmt.Sprintf("partition %s gives jobs without --time %v, all of which are kept for sealing the results", p.Name, p.Usual)
-	case s.Nodes > p.Total:
-		return fmt.Sprintf("partition %s has %d nodes, not %d", p.Name, p.Total, s.Nodes)
-	case p.MaxNodes > 0 && s.Nodes > p.MaxNodes:
-		return fmt.Sprintf("a job may have %d nodes in partition %s, not %d", p.MaxNodes, p.Name, s.Nodes)
+	case least > p.Total:
+		return fmt.Sprintf("partition %s has %d nodes, not %d", p.Name, p.Total, least)
+	case p.MaxNodes > 0 && least > p.MaxNodes:
+		return fmt.Sprintf("a job may have %d nodes in partition %s, not %d", p.MaxNodes, p.Name, least)
 	case s.Nodes < p.MinNodes:
 		return fmt.Sprintf("a job must have %d nodes in partition %s", p.MinNodes, p.Name)
 	}

@@ -21,6 +21,7 @@ const maxNodes = 1 << 16
 type Script struct {
 	JobName     string // any printable text
 	Nodes       int    // required; each runs the supervisor once
+	MinNodes    int    // least number of nodes, if Slurm may give fewer than Nodes; 0 for exactly Nodes
 	NodeList    string // host list
 	Partition   string // one or several, separated by commas
 	Account     string
@@ -95,7 +96,7 @@ var (
 // options returns the #SBATCH options in the order in which they are written.
 func (s *Script) options() []KV {
 	all := []KV{
-		{"job-name", s.JobName}, {"nodes", strconv.Itoa(s.Nodes)}, {"ntasks-per-node", "1"},
+		{"job-name", s.JobName}, {"nodes", s.nodes()}, {"ntasks-per-node", "1"},
 		{"nodelist", s.NodeList}, {"partition", s.Partition}, {"account", s.Account}, {"time", s.Time},
 		{"mem", s.Mem}, {"cpus-per-task", positive(s.CPUsPerTask)}, {"gres", s.Gres}, {"gpus", s.GPUs},
 		{"constraint", s.Constraint}, {"qos", s.QOS}, {"reservation", s.Reservation},
@@ -134,6 +135,14 @@ func splitComment(options []KV) (others []KV, comment string) {
 	return others, comment
 }
 
+// nodes returns the number of nodes, or the range, as sbatch takes it.
+func (s *Script) nodes() string {
+	if s.MinNodes > 0 {
+		return strconv.Itoa(s.MinNodes) + "-" + strconv.Itoa(s.Nodes)
+	}
+	return strconv.Itoa(s.Nodes)
+}
+
 func positive(n int) string {
 	if n <= 0 {
 		return ""
@@ -158,8 +167,8 @@ var reserved = map[string]string{
 
 // check validates everything that came from a user.
 func (s *Script) check() error {
-	if s.Nodes < 1 || s.Nodes > maxNodes {
-		return fmt.Errorf("%w: %d nodes", ErrScript, s.Nodes)
+	if s.Nodes < 1 || s.Nodes > maxNodes || s.MinNodes < 0 || s.MinNodes > s.Nodes {
+		return fmt.Errorf("%w: %s nodes", ErrScript, s.nodes())
 	}
 	if s.CPUsPerTask < 0 {
 		return fmt.Errorf("%w: %d CPUs a task", ErrScript, s.CPUsPerTask)

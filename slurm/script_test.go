@@ -99,6 +99,7 @@ func TestRenderRefuses(t *testing.T) {
 		"not UTF-8":             {func(s *Script) { s.JobName = "a\xff" }, "UTF-8"},
 		"Slurm's own word":      {func(s *Script) { s.JobName = "my HetJob" }, "heterogeneous"},
 		"no nodes":              {func(s *Script) { s.Nodes = 0 }, "0 nodes"},
+		"more nodes than most":  {func(s *Script) { s.MinNodes = 5 }, "5-4 nodes"},
 		"node list":             {func(s *Script) { s.NodeList = "cn[1-" }, "--nodelist"},
 		"partition":             {func(s *Script) { s.Partition = "-p x" }, "not a partition"},
 		"account":               {func(s *Script) { s.Account = "$(id)" }, "not a account"},

@@ -52,3 +52,16 @@ func timePart(s string, unit time.Duration) (time.Duration, bool) {
 	n, err := strconv.Atoi(s)
 	return time.Duration(n) * unit, err == nil && time.Duration(n) <= (1<<62)/unit/4
 }
+
+// maxSealTime is how long before its time limit a job is told to seal its results, unless somebody says otherwise.
+const maxSealTime = 5 * time.Minute
+
+// SealTime returns how long before its limit (0 for none, or an unknown one) a job is told to seal its results, where nobody
+// has said it: a quarter of the limit, which Slurm takes in whole minutes, but not more than five minutes.
+func SealTime(limit time.Duration) time.Duration {
+	minutes := (limit + time.Minute - 1) / time.Minute
+	if limit <= 0 || minutes*time.Minute/4 > maxSealTime {
+		return maxSealTime
+	}
+	return minutes * time.Minute / 4
+}

@@ -49,6 +49,20 @@ func (c *client) state(ctx context.Context, rec submission.Record) (jobState, er
 		how+"; results --recover shows what it has written so far")
 }
 
+// nodesGiven returns how many nodes of a job are to have left something: where that was left to Slurm, what Slurm says, and
+// at least those that got keys.
+func (c *client) nodesGiven(ctx context.Context, rec submission.Record, s jobState) int {
+	n := jobprep.NodesGiven(ctx, c.slurm(), rec, s.Status)
+	if rec.MinNodes == 0 {
+		return n
+	}
+	m, err := c.keys.Manifest(ctx, rec.Manifest)
+	if err != nil {
+		c.a.log.Debug("how many nodes got keys is not known", "error", err)
+	}
+	return min(max(n, m.Served), rec.Nodes)
+}
+
 // whyNothing says why a job, or a node of it, has left nothing, as far as Slurm and the job's log
 // know it. err is an ErrNothing, which stays where neither knows more.
 func (c *client) whyNothing(rec submission.Record, s jobState, err error) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -28,7 +29,6 @@ import (
 // jobFlags are job-prep's flags before they are checked.
 type jobFlags struct {
 	clientFlags
-	nodes                    int
 	args, flags, tier, valid string
 	sealTime                 string
 	raw                      []string
@@ -38,11 +38,12 @@ type jobFlags struct {
 }
 
 func (j *jobFlags) define(f *ui.Flags) {
-	j.nodes, j.tier, j.valid = 1, "B2", "14d"
 	s := &j.o.Script
+	s.Nodes, j.tier, j.valid = 1, "B2", "14d"
 	j.clientFlags.add(f)
 	f.Word(&s.JobName, "name of the job (default: sealbatch)", []string{"J", "job-name"})
-	f.Int(&j.nodes, 1, "number of nodes; each runs the application once", []string{"N", "nodes"})
+	f.Var((*nodesValue)(s), "number of nodes (2), or the least and the most that Slurm may give (1-4); each runs the application once",
+		[]string{"N", "nodes"})
 	f.Word(&s.Partition, "partition", []string{"p", "partition"})
 	f.Word(&s.Time, "time limit, as sbatch takes it: minutes (90), MM:SS, HH:MM:SS, DAYS-HH, DAYS-HH:MM or DAYS-HH:MM:SS",
 		[]string{"t", "time"})
@@ -73,8 +74,8 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Word(&s.MailType, "when Slurm sends mail, such as END,FAIL", []string{"mail-type"})
 	f.Word(&s.MailUser, "to whom", []string{"mail-user"})
 	f.Strings(&j.raw, "any other sbatch option, as KEY or KEY=VALUE", []string{"sbatch"})
-	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds (300), or with a unit (300s, 5m) (default 300)",
-		[]string{"seal-time"})
+	f.Word(&j.sealTime, "time kept before the limit for sealing the results: seconds (300), or with a unit (300s, 5m)\n"+
+		"(default: a quarter of the limit, 300 at most)", []string{"seal-time"})
 	f.Word(&j.tier, "weakest evidence for which this job may run: A, B1, B2, or C for a token", []string{"tier"})
 	f.Word(&j.o.Attest, "how nodes prove who they are: "+builtin.Names()+" (default: token at tier C, else slurm)", []string{"attest"})
 	f.Word(&j.valid, "how long the job may wait in the queue: days (14d), hours (12h), minutes (90m) or seconds (90s), 30 days at most",
@@ -89,6 +90,24 @@ func (j *jobFlags) define(f *ui.Flags) {
 		"follow", "force", "config", "username")
 	f.Prefer("config", "job-name", "nodes", "partition", "time", "account", "nodelist", "workdir", "application-info", "data-info",
 		"supplementary-input-scripts", "supplementary-output-scripts", "singularity-supplementary-flags", "arguments", "follow")
+}
+
+// nodesValue is a number of nodes, or a range.
+type nodesValue slurm.Script
+
+func (v *nodesValue) String() string {
+	switch {
+	case v == nil:
+		return ""
+	case v.MinNodes > 0:
+		return fmt.Sprintf("%d-%d", v.MinNodes, v.Nodes)
+	}
+	return strconv.Itoa(v.Nodes)
+}
+
+func (v *nodesValue) Set(s string) (err error) {
+	v.MinNodes, v.Nodes, err = slurm.ParseNodes(shellwords.Unquote(s))
+	return err
 }
 
 // options checks what the flags say and completes them from the configuration.
@@ -123,7 +142,7 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	if o.Valid > keyapi.MaxManifestLife {
 		return o, usageError("--valid "+j.valid+" is longer than the key service keeps a job's keys ready", "30d is the longest")
 	}
-	o.Script.Nodes, o.Script.Setup, o.Script.SealTime = j.nodes, c.conf.Supercomputer.Setup, job.SealTime
+	o.Script.Setup, o.Script.SealTime = c.conf.Supercomputer.Setup, job.SealTime
 	if j.sealTime != "" {
 		if o.Script.SealTime, err = text.ParseSeconds(j.sealTime); err != nil {
 			return o, fault.New(fault.Usage, wrap("--seal-time", err), "")

@@ -93,6 +93,7 @@ type fetching struct {
 	remove     bool
 	running    bool  // set if the job has not ended
 	ended      bool  // set if it has, as far as Slurm says
+	nodes      int   // set to how many nodes are to have left something
 	stays      error // set if the job's directory should have been removed, and was not
 }
 
@@ -113,6 +114,8 @@ func (c *client) fetchResults(ctx context.Context, store submission.Store, rec s
 	state, err := c.state(ctx, rec)
 	ended := state.over()
 	how.ended = ended
+	rec.Nodes = c.nodesGiven(ctx, rec, state)
+	how.nodes = rec.Nodes
 	if err != nil {
 		if !how.recover {
 			return nil, err
@@ -145,13 +148,13 @@ func (c *client) fetchResults(ctx context.Context, store submission.Store, rec s
 // reportNodes says what came of each node; directories go to standard output.
 func reportNodes(a *app, rec submission.Record, nodes []results.Node, how fetching) error {
 	var failed error
-	if n := rec.Nodes - lastRun(nodes); n > 0 {
+	if n := how.nodes - lastRun(nodes); n > 0 {
 		class := fault.Job
 		if how.ended {
 			class = fault.Incomplete
 		}
 		failed = fault.New(class,
-			fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, rec.Nodes),
+			fmt.Errorf("%d of %d nodes left nothing: they never came as far as their attestation, or it was removed", n, how.nodes),
 			"the job's log says more: "+transfer.At(rec.LogFile))
 		ui.PrintError(a.stderr, failed)
 	}

@@ -77,7 +77,7 @@ type Trust struct {
 // Job is [job]: defaults for job-prep's flags, which override them.
 type Job struct {
 	Partition, Account, Time, Workdir string
-	SealTime                          time.Duration // time kept at the end of a job for sealing results
+	SealTime                          time.Duration // time kept at the end of a job for sealing results; 0 if it is not said
 }
 
 // Policy is [policy]: what is demanded of jobs where a flag does not say otherwise.
@@ -89,9 +89,6 @@ type Policy struct {
 type Registry struct {
 	Mirrors []string // REGISTRY=MIRROR, as in docker.io=https://mirror.example/hub; asked in this order
 }
-
-// DefaultSealTime is how long before its time limit a job stops and seals its results.
-const DefaultSealTime = 300 * time.Second
 
 // EnvClient names the environment variable that names the client configuration.
 const EnvClient = "SEALBATCH_CONFIG"
@@ -138,7 +135,7 @@ func findClient() (string, error) {
 }
 
 func defaultClient(path string) *Client {
-	c := &Client{Path: path, Job: Job{SealTime: DefaultSealTime}}
+	c := &Client{Path: path}
 	if home, err := os.UserHomeDir(); err == nil {
 		c.Identity.SSHKey = filepath.Join(home, ".ssh", "id_ed25519")
 	}

@@ -140,8 +140,9 @@ func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, f *
 		return refuse(why, "")
 	}
 	// How many are left is for the owner to know.
-	if left := sec.Policy.Releases - sec.Released; sec.Policy.Releases > 0 && left < m.Nodes {
-		return refuse(fmt.Sprintf("too few releases of its key are left for the job's %d nodes, each of which needs one", m.Nodes),
+	least := cmp.Or(m.MinNodes, m.Nodes)
+	if left := sec.Policy.Releases - sec.Released; sec.Policy.Releases > 0 && left < least {
+		return refuse(fmt.Sprintf("too few releases of its key are left for the job's %d nodes, each of which needs one", least),
 			"ask its owner for more: sealbatch policy set --releases")
 	}
 	return s.standsPolicy(g, sec)

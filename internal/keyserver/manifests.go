@@ -49,7 +49,8 @@ type manifestRecord struct {
 	User       string           `json:"user"`    // Unix user whose job it is
 	Attest     string           `json:"attest"`  // the type of its evidence
 	Nodes      int              `json:"nodes"`
-	HostBinds  bool             `json:"host_binds"` // its runtime flags need permission
+	MinNodes   int              `json:"min_nodes,omitempty"` // 0: as many as Nodes
+	HostBinds  bool             `json:"host_binds"`          // its runtime flags need permission
 	Network    string           `json:"network"`
 	Volumes    []volumeUse      `json:"volumes"`
 	// Bound is the first job that was given keys; Restart in it is 0.
@@ -154,7 +155,7 @@ func recordOf(m manifest.Manifest, p manifest.Private, d manifest.Digest, who ac
 	flags, err := manifest.ParseFlags(p.Flags) // a parsed private part's flags are valid
 	rec := manifestRecord{
 		Digest: d, Run: m.Run, JobDir: m.JobDir, Account: who.ID, Submitter: who.Name, Expires: m.Expires, Tier: m.Tier,
-		Cluster: m.Cluster, User: m.User, Attest: m.Attest.Type, Nodes: m.Nodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
+		Cluster: m.Cluster, User: m.User, Attest: m.Attest.Type, Nodes: m.Nodes, MinNodes: m.MinNodes, HostBinds: err != nil || flags.HostBinds, Network: m.Network,
 	}
 	seen := map[volumeUse]bool{}
 	for _, v := range m.Volumes {

@@ -84,10 +84,11 @@ type Manifest struct {
 	Runtime string `json:"runtime"` // name or absolute path; empty: first found
 	Network string `json:"network"` // NetworkNone if containers get no network; empty: the node's
 
-	User       string   `json:"user"`    // Unix user at the site whose job this is
-	JobDir     string   `json:"job_dir"` // absolute, on the site
-	Nodes      int      `json:"nodes"`
-	Recipients []string `json:"recipients"` // age recipients of the results
+	User       string   `json:"user"`                // Unix user at the site whose job this is
+	JobDir     string   `json:"job_dir"`             // absolute, on the site
+	Nodes      int      `json:"nodes"`               // at most
+	MinNodes   int      `json:"min_nodes,omitempty"` // at least; 0: as many as Nodes
+	Recipients []string `json:"recipients"`          // age recipients of the results
 	// SealSeconds is how long before the time limit the application is
 	// stopped so that its outputs can be sealed.
 	SealSeconds int `json:"seal_seconds"`
@@ -178,7 +179,7 @@ func (m Manifest) validateDemands() error {
 		return fmt.Errorf("%w: no minimum tier", ErrInvalid)
 	case len(m.Recipients) == 0 || len(m.Recipients) > 64:
 		return fmt.Errorf("%w: results need 1 to 64 recipients, not %d", ErrInvalid, len(m.Recipients))
-	case m.Nodes < 1 || m.Nodes > 65536:
+	case m.Nodes < 1 || m.Nodes > 65536 || m.MinNodes < 0 || m.MinNodes > m.Nodes:
 		return fmt.Errorf("%w: %d nodes", ErrInvalid, m.Nodes)
 	case m.SealSeconds < 0 || m.SealSeconds > 86400:
 		return fmt.Errorf("%w: seal time of %d s", ErrInvalid, m.SealSeconds)

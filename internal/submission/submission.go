@@ -41,10 +41,11 @@ type Record struct {
 	Address   string           `json:"address"`  // login node; empty when used on it
 	Service   manifest.Service `json:"service"`
 	Tier      manifest.Tier    `json:"tier"`
-	Attest    string           `json:"attest"` // type of evidence
-	Nodes     int              `json:"nodes"`
-	Volumes   []string         `json:"volumes,omitempty"` // ids of those that the manifest pins
-	Identity  string           `json:"identity"`          // file that opens the results; may be empty
+	Attest    string           `json:"attest"`              // type of evidence
+	Nodes     int              `json:"nodes"`               // at most
+	MinNodes  int              `json:"min_nodes,omitempty"` // at least; 0: as many as Nodes
+	Volumes   []string         `json:"volumes,omitempty"`   // ids of those that the manifest pins
+	Identity  string           `json:"identity"`            // file that opens the results; may be empty
 	Submitted time.Time        `json:"submitted"`
 	Stage     Stage            `json:"stage,omitempty"`
 	Script    manifest.Digest  `json:"script,omitzero"` // of the batch script on the site
