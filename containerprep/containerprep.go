@@ -167,6 +167,9 @@ func (p preparation) sif(ctx context.Context) (publish.Published, error) {
 			"leave --platform out, or name another file")
 	}
 	described := &manifest.Image{Reference: filepath.Base(path), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
+	if info.HPCS {
+		described.Prepared = manifest.PreparedHPCS
+	}
 	in := source.Input{Paths: []string{path}, AsFile: true, FileName: manifest.ImageFile}
 	r := p.request(strings.TrimSuffix(filepath.Base(path), ".sif"), in, described)
 	// That it is what is sealed, publish sees to: it compares the file's inode, size and times before this with those after sealing.
@@ -227,6 +230,9 @@ func describe(img *image.Image) (*manifest.Image, error) {
 	}
 	out := &manifest.Image{
 		Reference: reference, Digest: digest, Of: manifest.ImageDigestOf(img.DigestOf), Platform: img.Platform,
+	}
+	if image.PreparedByHPCS(img.Config.Config) {
+		out.Prepared = manifest.PreparedHPCS
 	}
 	if b := img.Base; b.Name != "" || b.Digest != "" {
 		out.Base = &manifest.BaseImage{Reference: b.Name, Digest: b.Digest}

@@ -2,11 +2,13 @@ package container
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
@@ -28,6 +30,7 @@ const (
 	OutputRel  = TreeRel + "/output"
 	ScratchRel = TreeRel + "/scratch"
 	HomeRel    = TreeRel + "/home"
+	KeysRel    = TreeRel + "/keys" // as in HPCS, and empty
 	ToolsRel   = TreeRel + "/tools"
 	// In mode runtime, what the supervisor and the runtime themselves look at.
 	ViewRel    = "view"
@@ -55,6 +58,13 @@ const (
 // .../tools, as in HPCS.
 func ScriptDir(stage string) string { return stage + "_logic/jobs" }
 
+// HPCS's container-prep gives images an entry point that runs these, its own scripts, before and after the application. What
+// they do, the supervisor does.
+const (
+	driver     = "run.sh"
+	driverText = "#!/bin/sh\nexit 0\n"
+)
+
 // passedRE is the allow-list of variables that reach the application.
 var passedRE = regexp.MustCompile(`^(SLURM_[A-Z0-9_]+|SLURMD_NODENAME|PMI[A-Z0-9_]*|OMP_[A-Z0-9_]+|[A-Z0-9_]+_VISIBLE_DEVICES)$`)
 
@@ -79,10 +89,17 @@ type Commands struct {
 	Environ []string // the job's, of which only allowed variables reach the application
 	Fuse    []string // mode runtime: what the runtime mounts, as --fusemount takes it
 	Network string   // manifest.NetworkNone, or empty
+	// Prepared is the image's (manifest.Image).
+	Prepared string
 }
 
 // Run returns the command that runs the image's run script with the application's arguments.
-func (c Commands) Run(args []string) sandbox.Cmd { return c.command("run", args) }
+func (c Commands) Run(args []string) sandbox.Cmd {
+	if c.Prepared == manifest.PreparedHPCS {
+		args = append([]string{"--"}, args...)
+	}
+	return c.command("run", args)
+}
 
 // Exec returns the command that runs a program of the image.
 func (c Commands) Exec(argv ...string) sandbox.Cmd { return c.command("exec", argv) }
@@ -158,7 +175,7 @@ func (c Commands) env() []string {
 
 // LayOut makes the tree of the private tmpfs, but for the volumes.
 func LayOut(s *sandbox.Space, inputs []manifest.VolumeRef, scripts map[string][]Script) error {
-	for _, d := range []string{TreeRel, DatasetRel, HomeRel, ToolsRel} {
+	for _, d := range []string{TreeRel, DatasetRel, HomeRel, KeysRel, ToolsRel} {
 		if err := s.Mkdir(d, 0o755); err != nil {
 			return err
 		}
@@ -175,6 +192,15 @@ func LayOut(s *sandbox.Space, inputs []manifest.VolumeRef, scripts map[string][]
 			if err := s.WriteFile(dir+"/"+sc.Name, sc.Data, 0o555); err != nil {
 				return err
 			}
+		}
+	}
+	for _, stage := range []string{jobdir.InputStage, jobdir.OutputStage} {
+		dir := ToolsRel + "/" + filepath.Dir(ScriptDir(stage))
+		if err := s.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := s.WriteFile(dir+"/"+driver, []byte(driverText), 0o555); err != nil {
+			return err
 		}
 	}
 	if len(inputs) == 0 {

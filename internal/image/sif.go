@@ -17,6 +17,7 @@ type Info struct {
 	Format string // "SIF"
 	Arch   string // as Go spells it: amd64, arm64
 	Size   int64  // bytes
+	HPCS   bool   // HPCS's container-prep has made it
 }
 
 // Inspect reads what a SIF file says of itself: the file at path has to be a complete one,
@@ -100,5 +101,5 @@ func inspectFile(r io.ReaderAt, size int64) (Info, error) {
 	case d.Offset() < headerSize || d.Size() <= 0 || d.Offset() > size-d.Size():
 		return Info{}, errors.New("its system partition does not lie within the file: it was cut off")
 	}
-	return Info{Format: "SIF", Arch: arch, Size: size}, nil
+	return Info{Format: "SIF", Arch: arch, Size: size, HPCS: sifPrepared(f)}, nil
 }

@@ -46,7 +46,7 @@ func TestInspect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Inspect(path); err != nil || got != (Info{"SIF", arch, st.Size()}) {
+		if got, err := Inspect(path); err != nil || got != (Info{Format: "SIF", Arch: arch, Size: st.Size()}) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}

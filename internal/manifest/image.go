@@ -34,9 +34,16 @@ type Image struct {
 	// SignedBy is the SHA-256 of the public key (DER, PKIX) by which a signature over Digest was checked
 	// before sealing; zero if none was asked for.
 	SignedBy Digest `json:"signed_by,omitzero" yaml:"signed_by,omitempty"`
+	// Prepared is PreparedHPCS for an image that HPCS's container-prep has made; "" for any other.
+	Prepared string `json:"prepared,omitempty" yaml:"prepared,omitempty"`
 	// SBOM is the bill of materials that lies beside the image in its volume.
 	SBOM *FileRef `json:"sbom,omitempty" yaml:"sbom,omitempty"`
 }
+
+// PreparedHPCS is said of an image whose entry point is HPCS's: a shell command that runs HPCS's input scripts, then the
+// application with its output and exit code in files, then HPCS's output scripts. HPCS hands it "--" before the
+// application's arguments, for the shell to take for its own name.
+const PreparedHPCS = "hpcs"
 
 // BaseImage names an image by reference and digest, as another image's annotations do. Either may be missing.
 type BaseImage struct {
@@ -74,6 +81,8 @@ func (i Image) Validate() error {
 		return fmt.Errorf("%w: image platform %.80q is not OS/ARCHITECTURE", ErrInvalid, i.Platform)
 	case i.Base != nil && !(printable(i.Base.Reference) && printable(i.Base.Digest)):
 		return fmt.Errorf("%w: base image %.80q is not printable text", ErrInvalid, i.Base.Reference)
+	case i.Prepared != "" && i.Prepared != PreparedHPCS:
+		return fmt.Errorf("%w: image prepared by %.40q", ErrInvalid, i.Prepared)
 	case i.SBOM != nil && (validName(i.SBOM.Name) != nil || i.SBOM.Digest.IsZero() || i.SBOM.Size <= 0):
 		return fmt.Errorf("%w: bill of materials lacks name, digest or size", ErrInvalid)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
@@ -86,13 +87,33 @@ func (m *mounted) runApplication() (exit int, err error) {
 		m.log.Info("the application was not started, or left no exit code")
 		return neverRan, err
 	}
+	end.Code = m.ownExitCode(end.Code)
 	m.ended = end.Code
 	m.results.write(exitCodeFile, strconv.Itoa(end.Code)+"\n", os.O_TRUNC)
 	m.log.Info("application ended", "exit", end.Code)
 	return end.Code, err
 }
 
+// ownExitCode returns the exit code of an application whose container ended with code. The entry point of an image that
+// HPCS prepared ends well whatever the application did, and has written its exit code where this is written.
+func (m *mounted) ownExitCode(code int) int {
+	said := strings.TrimSpace(m.results.read(exitCodeFile, maxExitCode))
+	own, err := strconv.ParseUint(said, 10, 8)
+	if code != 0 || err != nil || own == 0 {
+		return code
+	}
+	m.results.note("the container ended with exit code 0, and had written %d into %s: that counts", own, exitCodeFile)
+	return int(own)
+}
+
+// maxExitCode bounds what is read of a file with an exit code, in bytes.
+const maxExitCode = 16
+
 func (m *mounted) commands() container.Commands {
-	return container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse,
+	c := container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse,
 		Network: m.manifest.Network}
+	if image := m.manifest.Volumes[0].Image; image != nil {
+		c.Prepared = image.Prepared
+	}
+	return c
 }

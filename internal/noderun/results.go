@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"syscall"
@@ -51,6 +52,26 @@ func (r *results) write(name, data string, mode int) {
 	if err != nil {
 		r.log.Warn("cannot write among the results", "file", name, "error", terse(err))
 	}
+}
+
+// read returns what a regular file in the output volume begins with, up to limit bytes; "" if there is none.
+func (r *results) read(name string, limit int64) string {
+	if r.root == nil {
+		return ""
+	}
+	f, err := r.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return ""
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return ""
+	}
+	return string(b)
 }
 
 func (r *results) close() {
