@@ -15,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -53,7 +54,7 @@ sealbatch open genomes.sealed -o genomes -i ~/.ssh/id_ed25519`)
 }
 
 func identityFlag(f *ui.Flags, dst *string) {
-	f.String(dst, "age identity or SSH private key that opens the volume (default: ~/.ssh/id_ed25519)", []string{"i", "identity"})
+	f.String(dst, "age identity or SSH private key that opens the volume (default: ~/.ssh/id_ed25519, or id_rsa)", []string{"i", "identity"})
 }
 
 // opening says how a volume is opened.
@@ -75,9 +76,8 @@ func maxIndexFlag(f *ui.Flags, dst *int64) {
 // identities reads an identity file, one's own SSH key if none is named.
 func identities(a *app, id string) ([]age.Identity, error) {
 	if id == "" {
-		var err error
-		if id, err = homeFile(".ssh/id_ed25519"); err != nil {
-			return nil, err
+		if id = userdirs.Key(); id == "" {
+			return nil, fault.New(fault.Usage, errNoSSHDir, "name a key with -i")
 		}
 	}
 	ids, err := volume.ParseIdentityFile(id, func() ([]byte, error) { return a.passphrase("Passphrase of " + id + ": ") }, a.plugins())
@@ -168,11 +168,5 @@ func unwrapFile(path string, ids []age.Identity) (volume.Key, error) {
 	return volume.UnwrapKey(f, st.Size(), ids...)
 }
 
-// homeFile returns the path of a file in the home directory.
-func homeFile(rel string) (string, error) {
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("where %s lies: %w", rel, err)
-	}
-	return filepath.Join(home, rel), nil
-}
+// errNoSSHDir says that HOME is not set, and that there is no /tmp/.ssh.
+var errNoSSHDir = errors.New("there is no SSH directory to look for keys in: HOME is not set")

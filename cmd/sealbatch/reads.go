@@ -3,13 +3,15 @@ package main
 import (
 	"path/filepath"
 	"strings"
+
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // sshFiles are the keys and what else SSH keeps in ~/.ssh: no output takes their place, whether the command reads
 // them or not.
 func sshFiles() []string {
-	dir, err := homeFile(".ssh")
-	if err != nil {
+	dir := userdirs.SSH()
+	if dir == "" {
 		return nil
 	}
 	files, _ := filepath.Glob(filepath.Join(dir, "*")) // the only error is of a home whose name is a bad pattern

@@ -15,6 +15,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/output"
 	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -31,7 +32,7 @@ sealbatch seal genomes/ -o - | ssh archive 'cat >genomes.sealed'`)
 	f.String(&out, "the sealed volume to write; - for standard output", []string{"o", "output"}, ui.Required)
 	f.Bool(&force, "replace the output if it is a file that exists", []string{"force"}, ui.Whole)
 	f.Strings(&recipients, "who can open it: age1... (post-quantum: age1pq1...; of a plugin: age1NAME1...),\n"+
-		"ssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub)", []string{"r", "recipient"})
+		"ssh-ed25519 ..., ssh-rsa ..., or a file of them (default: your own ~/.ssh/id_ed25519.pub, or id_rsa.pub)", []string{"r", "recipient"})
 	in.add(f)
 	f.Word(&name, "what standard input's file is called, with --as-file", []string{"name"})
 	if err := a.parse(f, args); err != nil {
@@ -138,10 +139,7 @@ func (a *app) stream(out output.File) (io.WriteCloser, error) {
 // parseRecipients reads recipients as given, and returns what they were read from, too; none means one's own SSH key.
 func parseRecipients(a *app, given []string) (rcpts []age.Recipient, files []string, err error) {
 	if len(given) == 0 {
-		p, err := homeFile(".ssh/id_ed25519.pub")
-		if err != nil {
-			return nil, nil, err
-		}
+		p := userdirs.Key() + ".pub"
 		if _, err := os.Stat(p); err != nil {
 			return nil, nil, fault.New(fault.Usage, errors.New("no recipient: nobody could open the volume"),
 				"name one with -r, for example your public key: -r ~/.ssh/id_ed25519.pub")

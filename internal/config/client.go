@@ -4,10 +4,13 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/trusted"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // Client is what client.conf says. HPCS's client.conf is one, unchanged.
@@ -95,8 +98,9 @@ const EnvClient = "SEALBATCH_CONFIG"
 
 // LoadClient reads the client configuration at path. An empty path means $SEALBATCH_CONFIG, else
 // sealbatch/client.conf in the user's configuration directory (~/.config), else
-// /etc/sealbatch/client.conf. Neither the working directory nor /tmp is ever searched, since
-// whoever writes this file decides whom the user trusts. Errors wrap ErrConfig.
+// /etc/sealbatch/client.conf, else HPCS's /tmp/hpcs-client.conf. Whoever writes this file decides
+// whom the user trusts: what belongs to anybody else, or others can write, is refused
+// (internal/trusted), and the working directory is never searched. Errors wrap ErrConfig.
 func LoadClient(path string) (*Client, error) {
 	if path == "" {
 		var err error
@@ -106,6 +110,10 @@ func LoadClient(path string) (*Client, error) {
 	}
 	f, err := readFile(path)
 	if err != nil {
+		if errors.Is(err, trusted.ErrUnsafe) && path == userdirs.HPCSConfig && !userdirs.Container() {
+			err = fault.WithHint(err, "another user may have put it there: write your own as ~/.config/sealbatch/client.conf, "+
+				"or name it with --config")
+		}
 		return nil, err
 	}
 	c := defaultClient(f.path)
@@ -120,11 +128,7 @@ func findClient() (string, error) {
 	if p := os.Getenv(EnvClient); p != "" {
 		return p, nil
 	}
-	var candidates []string
-	if dir, err := os.UserConfigDir(); err == nil {
-		candidates = append(candidates, filepath.Join(dir, "sealbatch", "client.conf"))
-	}
-	candidates = append(candidates, "/etc/sealbatch/client.conf")
+	candidates := userdirs.ClientConfigs()
 	for _, p := range candidates {
 		if _, err := os.Stat(p); !errors.Is(err, os.ErrNotExist) {
 			return p, nil
@@ -135,11 +139,7 @@ func findClient() (string, error) {
 }
 
 func defaultClient(path string) *Client {
-	c := &Client{Path: path}
-	if home, err := os.UserHomeDir(); err == nil {
-		c.Identity.SSHKey = filepath.Join(home, ".ssh", "id_ed25519")
-	}
-	return c
+	return &Client{Path: path, Identity: Identity{SSHKey: userdirs.Key()}}
 }
 
 func clientSchema(f *file, c *Client) schema {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/trusted"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // maxFileSize bounds what is read: a real configuration is a few kilobytes.
@@ -194,12 +195,16 @@ func (f *file) resolve(p string) (string, error) {
 	if strings.ContainsAny(p, "\x00\n") {
 		return "", fmt.Errorf("%q is not a path", p)
 	}
-	if p == "~" || strings.HasPrefix(p, "~/") {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("%s: no home directory: %w", p, err)
+	for _, home := range []string{"~", "$HOME", "${HOME}"} {
+		rest, ok := strings.CutPrefix(p, home)
+		if !ok || rest != "" && rest[0] != '/' {
+			continue
 		}
-		return filepath.Join(home, p[1:]), nil
+		dir, err := userdirs.Home()
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", p, err)
+		}
+		return userdirs.SSHPath(filepath.Join(dir, rest)), nil
 	}
 	if strings.HasPrefix(p, "~") {
 		return "", fmt.Errorf("%s: other users' home directories are not looked up; write the path in full", p)
@@ -207,5 +212,5 @@ func (f *file) resolve(p string) (string, error) {
 	if !filepath.IsAbs(p) {
 		p = filepath.Join(filepath.Dir(f.path), p)
 	}
-	return filepath.Clean(p), nil
+	return userdirs.SSHPath(filepath.Clean(p)), nil
 }

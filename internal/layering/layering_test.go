@@ -38,7 +38,7 @@ var floors = [][]string{
 	{"internal/trusted", "internal/output", "internal/spool", "internal/sbom"},
 	{"internal/fault", "internal/fusemount", "internal/fsx", "internal/retry", "internal/text", "internal/shellwords",
 		"internal/progress", "internal/harden", "internal/sshkey", "internal/sitecmd", "internal/hostlist", "internal/names", "internal/version",
-		"internal/squashfs", "internal/inflate"},
+		"internal/squashfs", "internal/inflate", "internal/userdirs"},
 }
 
 func floorOf(pkg string) (floor int, sub bool, err error) {

@@ -17,11 +17,16 @@ import (
 // Expand returns a path of the configuration as OpenSSH takes it: a ~ at its beginning, tokens such as %h
 // (ssh_config(5), TOKENS) and environment variables as ${HOME} are replaced. Errors wrap ErrConfig.
 func Expand(s string, q Query, v Values) (string, error) {
-	s, err := expandTilde(s, whoAmI())
-	if err != nil {
-		return "", err
+	return tokens(whoAmI(), q, v).path(s, whoAmI())
+}
+
+// path expands a path of the user's, and places it.
+func (t table) path(s string, me person) (string, error) {
+	s, err := expandTilde(s, me)
+	if err == nil {
+		s, err = t.expand(s, true)
 	}
-	return tokens(whoAmI(), q, v).expand(s, true)
+	return me.place(s), err
 }
 
 // Command returns the ProxyCommand with its tokens replaced; the shell replaces the variables.

@@ -25,7 +25,7 @@ func (q Query) roots(me person) []string {
 	case "none":
 		return nil
 	case "":
-		return []string{filepath.Join(me.home, ".ssh", "config"), systemFile}
+		return []string{filepath.Join(me.ssh, "config"), systemFile}
 	}
 	return []string{q.File}
 }
@@ -57,8 +57,9 @@ func included(pattern string, me person, system bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	path = me.place(path)
 	if !filepath.IsAbs(path) {
-		dir := filepath.Join(me.home, ".ssh")
+		dir := me.ssh
 		if system {
 			dir = systemDir
 		}

@@ -193,10 +193,7 @@ func (r *reader) finish() error {
 	with := tokens(r.me, r.q, r.v)
 	for _, keyword := range []string{"userknownhostsfile", "identityagent"} {
 		for i, s := range r.v[keyword] {
-			s, err := expandTilde(s, r.me)
-			if err == nil {
-				s, err = with.expand(s, true)
-			}
+			s, err := with.path(s, r.me)
 			if err != nil {
 				return err
 			}

@@ -7,9 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/sealbatch/sealbatch/internal/sitecmd"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // ErrConfig is wrapped by errors about what a configuration says.
@@ -74,7 +76,17 @@ var Keywords = map[string]kind{
 // person is who asks, as the machine's user database has them.
 type person struct {
 	name, home string
-	known      bool // in the user database, and with that home
+	ssh        string // directory of keys and configuration
+	known      bool   // in the user database, with that home and its .ssh: ssh reads the same files
+}
+
+// place returns a path, of which ~/.ssh at the beginning is where that really is.
+func (p person) place(path string) string {
+	rest, ok := strings.CutPrefix(path, filepath.Join(p.home, ".ssh"))
+	if !ok || rest != "" && rest[0] != '/' {
+		return path
+	}
+	return p.ssh + rest
 }
 
 // whoAmI returns the user; $HOME, where it is set, says where the home directory is.
@@ -82,13 +94,19 @@ var whoAmI = sync.OnceValue(func() person {
 	var p person
 	u, err := sitecmd.Lookup(context.Background(), strconv.Itoa(os.Getuid()))
 	if err == nil {
-		p = person{u.Name, u.Home, true}
+		p = person{name: u.Name, home: u.Home, known: true}
 	}
 	if home := os.Getenv("HOME"); home != "" && filepath.Clean(home) != filepath.Clean(p.home) {
 		p.home, p.known = home, false
 	}
 	if p.name == "" {
 		p.name = os.Getenv("USER")
+	}
+	p.ssh = filepath.Join(p.home, ".ssh")
+	if _, err := os.Stat(p.ssh); err != nil {
+		if dir := userdirs.SSH(); dir != "" && dir != p.ssh {
+			p.ssh, p.known = dir, false
+		}
 	}
 	return p
 })

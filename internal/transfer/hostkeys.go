@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // hostKeys checks one host's key against known_hosts files.
@@ -161,6 +163,10 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 	if len(t.knownHosts) > 0 {
 		file = t.knownHosts[0]
 	}
+	where := ""
+	if outside, moved := strings.CutPrefix(file, userdirs.Mounted+"/"); moved && userdirs.Container() {
+		where, file = ", outside of the container", "~/.ssh/"+outside
+	}
 	if file == os.DevNull {
 		file = "FILE, and [supercomputer] known-hosts = FILE, since ssh_config names " + os.DevNull
 	}
@@ -169,7 +175,7 @@ func (h *hostKeys) unknown(key ssh.PublicKey) error {
 		what += "; passed over, since it cannot be read: " + strings.Join(h.bad[:min(len(h.bad), maxBadLines)], ", ")
 	}
 	next := fmt.Sprintf("compare the fingerprint with the one that the site publishes; "+
-		"if it is the same: ssh-keyscan -p %d %s >>%s", t.port, t.host, file)
+		"if it is the same%s: ssh-keyscan -p %d %s >>%s", where, t.port, t.host, file)
 	if t.strict == "false" || t.strict == "accept-new" {
 		next += "; StrictHostKeyChecking in ssh_config does not change this: sealbatch takes no key that nobody compared"
 	}
