@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -170,6 +171,10 @@ func notStdout(dir string) error {
 func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target,
 	run func(*config.Client, publish.Deps) (publish.Published, error),
 ) error {
+	if !strings.HasPrefix(t.DirAtRest, "/") {
+		return fault.New(fault.Usage, fmt.Errorf("--data-path-at-rest %s is not an absolute path", t.DirAtRest),
+			"name the directory at the site from / on, as in /scratch/project_1/etellier")
+	}
 	var err error
 	if t.Policy, err = p.policy.Policy(time.Now()); err != nil {
 		return err

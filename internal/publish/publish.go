@@ -25,6 +25,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/progress"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/volume"
@@ -262,6 +263,10 @@ func (p *publishing) reachable(ctx context.Context) error {
 		return fmt.Errorf("key service: %w", away(err, "nothing was sealed; is [hpcs-server] url right, and does the service run?"))
 	}
 	notes, err := transfer.CheckAncestors(p.FS, p.r.DirAtRest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.WithHint(fmt.Errorf("directory at rest: %w", err),
+			"look for a slip in the path, or make it at the site: mkdir -p "+shellwords.QuoteArgs(p.r.DirAtRest))
+	}
 	if err != nil {
 		return fmt.Errorf("directory at rest: %w", err)
 	}

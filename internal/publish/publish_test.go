@@ -209,6 +209,9 @@ func TestRefusedEarly(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || fault.ClassOf(err) != c.code {
 				t.Errorf("Run: %v (class %s)", err, fault.ClassOf(err))
 			}
+			if missing := errors.Is(err, fs.ErrNotExist); missing != strings.Contains(fault.Hint(err), "mkdir -p "+s.r.DirAtRest) {
+				t.Errorf("hint: %s", fault.Hint(err))
+			}
 			if _, err := os.Lstat(s.r.SealedPath); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("sealed all the same: %v", err)
 			}
