@@ -39,7 +39,7 @@ func (s Service) CheckFromNode(ctx context.Context) {
 	const what = "key service"
 	answer, err := s.Keys.Service(ctx)
 	switch {
-	case errors.Is(err, keyclient.ErrUnavailable):
+	case errors.Is(err, keyclient.ErrUnavailable), errors.Is(err, keyclient.ErrForeign): // a site's firewall may answer
 		s.Report.warn(what, s.URL+" cannot be reached from here: jobs ask through the cluster's verifier",
 			"fine where the cluster has a verifier (sealbatch doctor on your machine lists it)")
 	case err != nil:

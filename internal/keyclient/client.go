@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -24,7 +23,6 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
-	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -207,29 +205,9 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 		return retry.After(apiError(res.StatusCode, b), retryAfter(res))
 	}
 	if err := manifest.DecodeJSON(b, out); err != nil {
-		return foreign(ErrAnswer, "200 OK", b, err)
+		return notOurs(k, b, err)
 	}
 	return nil
-}
-
-// transportError returns err as that of a service that is out of reach, which may
-// come back, or of one that must not be trusted.
-func (c *Client) transportError(ctx context.Context, err error) error {
-	said := fault.Network(err, c.base.Host, "[hpcs-server] url")
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
-		said = fault.Network(err, "the proxy", "HTTPS_PROXY")
-	}
-	var cert *tls.CertificateVerificationError
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrUnavailable, fault.Network(ctx.Err(), c.base.Host, "[hpcs-server] url"))
-	case errors.As(err, &cert):
-		return fmt.Errorf("%w: %w", ErrService, said)
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w: %w", ErrUnavailable, notSent{said})
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, said)
 }
 
 // viaProxy adds to an error by which proxy the request went.
@@ -249,30 +227,6 @@ func retryAfter(res *http.Response) time.Duration {
 		return 0
 	}
 	return min(time.Duration(s)*time.Second, maxRetryAfter)
-}
-
-func apiError(status int, b []byte) error {
-	var e keyapi.Error
-	if err := manifest.DecodeJSON(b, &e); err != nil || byCode[e.Code] == nil {
-		kind := ErrAnswer
-		if status == http.StatusBadGateway || status == http.StatusGatewayTimeout || status == http.StatusServiceUnavailable {
-			kind = ErrUnavailable
-		}
-		return foreign(kind, fmt.Sprintf("%d %s", status, http.StatusText(status)), b, nil)
-	}
-	return &APIError{Status: status, Code: e.Code, Message: clean(e.Message), Hint: clean(e.Hint),
-		Retryable: e.Retryable, kind: byCode[e.Code]}
-}
-
-// foreign is an answer that is not of a key service's making.
-func foreign(kind error, status string, b []byte, cause error) error {
-	what := "which is not a key service's"
-	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("<")) {
-		what = "which is a web page: of a proxy, or of another server"
-	}
-	text := fmt.Sprintf("%v: HTTP status %s with an answer %s", kind, status, what)
-	return fault.WithHint(fault.Reword(errors.Join(kind, cause), text),
-		"is [hpcs-server] url right, its path too, and does no proxy stand before it?")
 }
 
 // clean bounds a message from the network and removes what could drive a terminal.
@@ -342,7 +296,7 @@ func (c *Client) Service(ctx context.Context) (keyapi.Service, error) {
 		return *known, nil
 	}
 	var s keyapi.Service
-	if err := c.do(ctx, call{method: http.MethodGet, path: "/v1/service"}, &s); err != nil {
+	if err := c.do(ctx, call{method: http.MethodGet, path: servicePath}, &s); err != nil {
 		return s, err
 	}
 	key, err := manifest.DecodeKey(s.StatementKey)

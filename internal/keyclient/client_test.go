@@ -298,7 +298,7 @@ func TestOptions(t *testing.T) {
 	if _, err := keyclient.New(keyclient.Options{URL: w.URL, CA: []byte("nothing")}); err == nil {
 		t.Error("a CA without a certificate is accepted")
 	}
-	if _, err := newClient(t, keyclient.Options{URL: w.URL, CA: caOf(w)}).Nonce(t.Context()); !errors.Is(err, keyclient.ErrAnswer) {
+	if _, err := newClient(t, keyclient.Options{URL: w.URL, CA: caOf(w)}).Nonce(t.Context()); !errors.Is(err, keyclient.ErrForeign) {
 		t.Errorf("a redirection: %v", err)
 	}
 }

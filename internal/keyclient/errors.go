@@ -23,6 +23,9 @@ var (
 	ErrUnavailable  = errors.New("key service is not available")
 	// ErrService says that who answered is not the expected key service.
 	ErrService = fault.Sentinel(fault.Integrity, "not the expected key service")
+	// ErrForeign says that what answers under the URL is something else, or does not
+	// speak TLS: the URL is wrong, and trying again does not help.
+	ErrForeign = fault.Sentinel(fault.Config, "that is no sealbatch key service")
 	// ErrAnswer says that an answer does not hold: a wrong signature, keys
 	// for something else, or no proper JSON.
 	ErrAnswer = fault.Sentinel(fault.Integrity, "answer of the key service does not hold")

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -109,5 +110,61 @@ func TestTriedOnceAtATime(t *testing.T) {
 	}
 	if asked.Load() != 3 {
 		t.Errorf("it was asked %d times, not 3", asked.Load())
+	}
+}
+
+// TestForeign: what is no key service, or speaks no TLS, is a wrong address, is asked once, and is no breach.
+func TestForeign(t *testing.T) {
+	t.Parallel()
+	page := func(status int, kind, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	const html = "<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n"
+	for name, c := range map[string]struct {
+		answer http.Handler
+		plain  bool
+		want   string
+	}{
+		"HPCS behind a TLS proxy": {answer: page(404, "text/html", html), want: "HTTP status 404 Not Found with an answer which is a web page"},
+		"HPCS itself":             {answer: page(404, "text/html", html), plain: true, want: "does not speak TLS"},
+		"a wrong method":          {answer: page(405, "text/html", html), want: "405"},
+		"its own JSON":            {answer: page(200, "application/json", `{"success": true, "message": "ok"}`), want: "HTTP status 200 OK"},
+		"a fault of its own":      {answer: page(500, "text/html", html), want: "500"},
+		"a login page":            {answer: http.RedirectHandler("https://sso.example.org/", http.StatusFound), want: "302 Found"},
+		"JSON of others":          {answer: page(404, "application/json", `{"detail":"Not Found"}`), want: "not a key service's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int32
+			s := httptest.NewUnstartedServer(c.answer)
+			s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					asked.Add(1)
+				}
+			}
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			s.StartTLS()
+			t.Cleanup(s.Close)
+			at := s.URL
+			if c.plain {
+				plain := httptest.NewUnstartedServer(c.answer)
+				plain.Config.ConnState = s.Config.ConnState
+				plain.Start()
+				t.Cleanup(plain.Close)
+				at = strings.Replace(plain.URL, "http:", "https:", 1)
+			}
+			_, err := newClient(t, keyclient.Options{URL: at, CA: caOf(s), Retries: 1}).Service(t.Context())
+			if !errors.Is(err, keyclient.ErrForeign) || fault.ClassOf(err) != fault.Config || !strings.Contains(err.Error(), c.want) ||
+				!strings.Contains(fault.Hint(err), "docs/migrating-from-hpcs.md") {
+				t.Errorf("%v, of class %v, hint %q; want %s", err, fault.ClassOf(err), fault.Hint(err), c.want)
+			}
+			if n := asked.Load(); n != 1 {
+				t.Errorf("it was asked %d times", n)
+			}
+		})
 	}
 }

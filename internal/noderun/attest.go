@@ -61,7 +61,9 @@ func (s serviceKeys) client(ctx context.Context, to manifest.Service, relay evid
 	}
 	probe, cancel := context.WithTimeout(ctx, directLimit)
 	defer cancel()
-	if _, err = direct.Service(probe); !errors.Is(err, keyclient.ErrUnavailable) {
+	_, err = direct.Service(probe)
+	// A firewall of the site's may answer in the service's place.
+	if !errors.Is(err, keyclient.ErrUnavailable) && !errors.Is(err, keyclient.ErrForeign) {
 		return direct, err
 	}
 	return keyclient.New(keyclient.Options{
@@ -86,6 +88,7 @@ func keyError(err error) error {
 	}
 	for _, m := range []struct{ from, to error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
+		{keyclient.ErrForeign, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
 		{keyclient.ErrAttestation, ErrAttestation},
 		{keyclient.ErrBadRequest, ErrAttestation},

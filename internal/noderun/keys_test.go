@@ -125,6 +125,7 @@ func TestKeyErrorsHaveOneMeaning(t *testing.T) {
 	for _, c := range []struct{ from, want error }{
 		{keyclient.ErrUnavailable, ErrUnreachable},
 		{keyclient.ErrTooMany, ErrUnreachable},
+		{keyclient.ErrForeign, ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, &evidence.UnavailableError{Err: keyclient.ErrVerifierUnreachable}),
 			ErrUnreachable},
 		{fmt.Errorf("%w: %w", keyclient.ErrAttestation, keyclient.ErrVerifierRefused), ErrAttestation},
