@@ -22,7 +22,9 @@ import (
 )
 
 func runResults(ctx context.Context, a *app, args []string) error {
-	f := ui.NewFlags("sealbatch results", "Fetch, check and open what a job sealed, one directory a node.", "JOB|DIRECTORY", `
+	f := ui.NewFlags("sealbatch results", `Fetch, check and open what a job sealed, one directory a node.
+A job is named by Slurm's number, its run, or its directory at the site. One that was submitted elsewhere is found by its
+number, once it has been given keys, or by its directory: its manifest there must be signed by a key of your account.`, "JOB|DIRECTORY", `
 sealbatch results 4711 -o results-4711
 sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	var cf clientFlags
@@ -40,7 +42,7 @@ sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"}, ui.Whole)
 	f.Bool(&appCode, "end with the application's exit code, the highest of all nodes, if all results are opened",
 		[]string{"exit-code"})
-	f.Bool(&list, "list the jobs submitted from here instead", []string{"list"})
+	f.Bool(&list, "list the jobs that this machine knows instead", []string{"list"})
 	if err := a.parse(f, args); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ sealbatch rewrap --job 4711 -i ~/.ssh/id_ed25519.old -r ~/.ssh/id_ed25519.pub`)
 		[]string{"r", "recipient"}, ui.Required)
 	f.String(&info, "the volume's signed info file, on this machine: it gets the new checksum and is signed anew",
 		[]string{"info"})
-	f.String(&job, "instead of a FILE: a job submitted from here, whose results are to open to the recipients", []string{"job"})
+	f.String(&job, "instead of a FILE: a job (as for sealbatch results), whose results are to open to the recipients", []string{"job"})
 	f.Bool(&yes, "do not ask, if you are not among them", []string{"y", "yes"}, ui.Whole)
 	f.String(&cf.config, "configuration file, for --info and --job (default: $SEALBATCH_CONFIG, else ~/.config/sealbatch/client.conf)",
 		[]string{"config"})

@@ -155,8 +155,8 @@ func TestFindByTrust(t *testing.T) {
 	}
 }
 
-// TestAttackFoundJob: whoever can write the site's storage has nothing else taken for a job that was asked for.
-func TestAttackFoundJob(t *testing.T) {
+// TestNothingElseIsFound: whoever can write the site's storage has nothing else taken for a job that was asked for.
+func TestNothingElseIsFound(t *testing.T) {
 	t.Parallel()
 	for name, attack := range map[string]func(e *elsewhere, older, asked submitted){
 		"another's manifest": func(e *elsewhere, _, asked submitted) {
@@ -225,8 +225,8 @@ func TestAttackFoundJob(t *testing.T) {
 	}
 }
 
-// TestAttackFoundResults: papers of another run do not pass in a directory that is genuine.
-func TestAttackFoundResults(t *testing.T) {
+// TestPapersOfAnotherRun: papers of another run do not pass in a directory that is genuine.
+func TestPapersOfAnotherRun(t *testing.T) {
 	t.Parallel()
 	e := newElsewhere(t)
 	older := e.submit(e.alice, "alice", nil)
