@@ -285,7 +285,8 @@ func resultsElsewhere(t *testing.T, j *job) {
 		read(t, onDisk(t, "laptop", strings.TrimSpace(r.out)), "p") != "partial\n" {
 		t.Errorf("by its number: %s", r)
 	}
-	if r := results("elsewhere", j.id); r.code != 0 || strings.Contains(r.err, note) || !strings.Contains(r.err, "opened before") {
+	if r := results("elsewhere", j.id); r.code != 0 || strings.Contains(r.err, note) || !strings.Contains(r.err, "opened before") ||
+		!strings.Contains(r.err, "was submitted elsewhere, on ") {
 		t.Errorf("again: %s", r)
 	}
 	if r := results("third", "site:"+j.dir, "--remove"); r.code != 0 || !strings.Contains(r.err, note) ||

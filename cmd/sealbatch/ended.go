@@ -66,10 +66,16 @@ func (c *client) nodesGiven(ctx context.Context, rec submission.Record, s jobSta
 // whyNothing says why a job, or a node of it, has left nothing, as far as Slurm and the job's log
 // know it. err is an ErrNothing, which stays where neither knows more.
 func (c *client) whyNothing(rec submission.Record, s jobState, err error) error {
-	if !errors.Is(err, results.ErrNothing) || rec.JobID == "" {
+	if !errors.Is(err, results.ErrNothing) {
 		return err
 	}
 	log := c.logTail(rec)
+	if rec.JobID == "" {
+		if len(log) > 0 {
+			err = fault.New(fault.ClassOf(err), err, "the end of its log, "+transfer.At(rec.LogFile)+":\n"+strings.Join(log, "\n"))
+		}
+		return err
+	}
 	hint := "it has no log; what Slurm recorded of it: sacct -j " + rec.JobID + " on the login node"
 	if len(log) > 0 {
 		hint = "the end of its log, " + transfer.At(rec.LogFile) + ":\n" + strings.Join(log, "\n")

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/results"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -26,34 +30,48 @@ func openJob(ctx context.Context, a *app, cf clientFlags, store submission.Store
 	if missing != nil && (!errors.Is(missing, submission.ErrNotFound) || errors.Is(missing, submission.ErrDamaged)) {
 		return nil, rec, notListed(missing)
 	}
-	id, iderr := strconv.ParseUint(ref, 10, 32)
-	if missing != nil && iderr != nil && !strings.HasPrefix(ref, "/") {
+	_, noNumber := strconv.ParseUint(ref, 10, 32)
+	if missing != nil && noNumber != nil && !strings.HasPrefix(path.Base(ref), jobdir.Prefix) && !strings.HasPrefix(ref, "/") {
 		return nil, rec, notListed(missing)
 	}
 	c, err := loadClient(ctx, a, cf)
+	if err == nil && missing == nil && rec.Found { // Slurm's numbers begin anew some day
+		fmt.Fprintf(a.stderr, "note: %s was submitted elsewhere, on %s\n", text.Printable(transfer.At(rec.JobDir)),
+			rec.Submitted.Local().Format(time.DateTime))
+	}
 	if err != nil || missing == nil {
 		return c, rec, err
 	}
-	var found results.Found
-	find, err := c.finder(ctx)
-	switch {
-	case err != nil:
-	case iderr == nil:
-		found, err = find.Job(ctx, uint32(id))
-		if errors.Is(err, results.ErrUnknownJob) {
-			err = c.unknownJob(ctx, slurm.JobID(ref), err)
+	if !strings.HasPrefix(ref, "/") && noNumber != nil { // a directory, seen from where one is
+		here, err := filepath.Abs(ref)
+		if err != nil || !c.conf.Supercomputer.Local {
+			return nil, rec, fault.New(fault.Usage, missing, "name a job's directory at the site by its whole path, from / on")
 		}
-	default:
-		found, err = find.Dir(ctx, ref)
+		return openJob(ctx, a, cf, store, here)
 	}
-	if err == nil {
-		rec, err = c.remember(store, found)
-	}
-	if err != nil {
+	if rec, err = c.findElsewhere(ctx, store, ref); err != nil {
 		c.close()
 		return nil, rec, fmt.Errorf("%.200q was not submitted from here: %w", ref, notListed(err))
 	}
 	return c, rec, nil
+}
+
+// findElsewhere returns the record of a job that was submitted elsewhere, by its number or by its directory.
+func (c *client) findElsewhere(ctx context.Context, store submission.Store, ref string) (submission.Record, error) {
+	find, err := c.finder(ctx)
+	if err != nil {
+		return submission.Record{}, err
+	}
+	var found results.Found
+	if id, bad := strconv.ParseUint(ref, 10, 32); bad != nil {
+		found, err = find.Dir(ctx, ref)
+	} else if found, err = find.Job(ctx, uint32(id)); errors.Is(err, results.ErrUnknownJob) {
+		err = c.unknownJob(ctx, slurm.JobID(ref), err)
+	}
+	if err != nil {
+		return submission.Record{}, err
+	}
+	return c.remember(store, found)
 }
 
 // findJob returns the record that ref names on this machine.
@@ -168,8 +186,8 @@ func (c *client) unknownJob(ctx context.Context, id slurm.JobID, unknown error) 
 		return fault.New(fault.Usage, unknown, hint)
 	case s.State.Ended():
 		return fault.New(fault.Empty, fmt.Errorf("%w; Slurm says that it is %s", unknown, jobState{Status: s}.ended()),
-			"if it is yours, its directory, which job-prep printed, has its log: sealbatch results DIRECTORY shows the end of it")
+			"its directory, which job-prep printed, has its log, if it is yours: sealbatch results DIRECTORY shows the end of it")
 	}
 	return fault.New(fault.Job, fmt.Errorf("%w; Slurm says that it is %s", unknown, text.Printable(string(s.State))),
-		"wait until it has begun")
+		"wait until it has been given its keys")
 }

@@ -62,8 +62,11 @@ const (
 // Programs returns the names of the programs that travel with every job.
 func Programs() []string { return []string{Sealbatch, Gocryptfs} }
 
+// Prefix begins the names of jobs' directories.
+const Prefix = "sealbatch-"
+
 // Path returns the path of a run's directory below a work directory.
-func Path(workdir, run string) string { return path.Join(workdir, "sealbatch-"+run[:16]) }
+func Path(workdir, run string) string { return path.Join(workdir, Prefix+run[:16]) }
 
 // NodePath returns the path of a node's directory in the job's directory, or of
 // what elem names in it. node is as NodeName returns it.

@@ -82,7 +82,7 @@ func (f Finder) Dir(ctx context.Context, dir string) (Found, error) {
 
 // at rebuilds the record of the job in dir. known is what the key service says is there; nil if it is to be asked.
 func (f Finder) at(ctx context.Context, dir string, known *keyapi.ManifestEntry) (found Found, err error) {
-	signed, sig, err := f.read(dir)
+	signed, sig, err := f.read(dir, known != nil)
 	if err != nil {
 		return Found{}, err
 	}
@@ -127,8 +127,9 @@ func notGenuine(dir string, err error) error {
 		"no results are taken from there: somebody may have put it there; the machine that submitted the job knows what it was")
 }
 
-// read reads a job directory's manifest and its signature. Nothing of them is believed yet.
-func (f Finder) read(dir string) (signed, sig []byte, err error) {
+// read reads a job directory's manifest and its signature. Nothing of them is believed yet. known says that the key
+// service knows dir as a job's.
+func (f Finder) read(dir string, known bool) (signed, sig []byte, err error) {
 	info, err := f.FS.Lstat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -143,7 +144,11 @@ func (f Finder) read(dir string) (signed, sig []byte, err error) {
 		sig, err = transfer.ReadFile(f.FS, path.Join(dir, jobdir.SignatureName), maxSmall)
 	}
 	if err != nil {
-		return nil, nil, fault.New(fault.Integrity, fmt.Errorf("what the job in %s was cannot be read: %w", transfer.At(dir), err),
+		class := fault.Integrity
+		if !known && len(signed) == 0 && errors.Is(err, fs.ErrNotExist) {
+			class = fault.Usage // it is another directory, as a rule
+		}
+		return nil, nil, fault.New(class, fmt.Errorf("what the job in %s was cannot be read: %w", transfer.At(dir), err),
 			"name the directory that job-prep made for the job, sealbatch-RUN")
 	}
 	return signed, sig, nil
