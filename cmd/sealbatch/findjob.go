@@ -110,30 +110,28 @@ func (c *client) finder(ctx context.Context) (results.Finder, error) {
 }
 
 // jobTrust returns who is trusted to have submitted a job: the keys of one's own account, and configured signers
-// whose line names that. A line without namespaces= was written for info files: whoever prepares data for the user does
-// not thereby submit the user's jobs.
+// whose line names that.
 func (c *client) jobTrust(ctx context.Context) (sshid.Trust, error) {
 	t, err := c.trust(ctx)
 	if err != nil || len(t.Allowed) == 0 {
 		return t, err
 	}
 	own, err := t.Others()
-	if err != nil {
-		return t, err
-	}
-	t.Allowed = slices.Clone(t.Allowed)
-	for i, line := range t.Allowed {
-		if len(line.Namespaces) == 0 && (line.CertAuthority || !slices.ContainsFunc(own, sameKeyAs(line))) {
-			t.Allowed[i].Namespaces = []string{manifest.NamespaceInfo}
-		}
-	}
-	return t, nil
+	t.Allowed = forJobs(t.Allowed, own)
+	return t, err
 }
 
-func sameKeyAs(line sshid.AllowedSigner) func(sshid.AllowedSigner) bool {
-	return func(other sshid.AllowedSigner) bool {
-		return sshid.Fingerprint(other.Key) == sshid.Fingerprint(line.Key)
+// forJobs returns lines of allowed signers as they count for jobs. One without namespaces= was written for info files:
+// whoever prepares data for the user does not thereby submit the user's jobs. Own are the account's keys.
+func forJobs(lines, own []sshid.AllowedSigner) []sshid.AllowedSigner {
+	lines = slices.Clone(lines)
+	for i, line := range lines {
+		same := func(k sshid.AllowedSigner) bool { return sshid.Fingerprint(k.Key) == sshid.Fingerprint(line.Key) }
+		if len(line.Namespaces) == 0 && (line.CertAuthority || !slices.ContainsFunc(own, same)) {
+			lines[i].Namespaces = []string{manifest.NamespaceInfo}
+		}
 	}
+	return lines
 }
 
 // remember keeps what was found of a job, so that the next time this machine knows it, and says by what it is believed.

@@ -153,6 +153,23 @@ func TestFindByTrust(t *testing.T) {
 	if _, err := e.find.Job(t.Context(), 7); !errors.Is(err, ErrUnknownJob) {
 		t.Errorf("another account's job, by its number: %v", err)
 	}
+
+	second := keyservertest.NewSigner(t) // of alice's other machine, which is given up
+	e.service.Enrol(t, "alice", second.PublicKey())
+	e.image = e.service.Deposit(t, e.alice, "image", manifest.KindImage, keyservertest.Policy("alice"))
+	s = e.submit(second, "alice", nil)
+	e.run(s, 8, "alice")
+	line := sshid.AllowedSigner{Principals: []string{"alice"}, Key: second.PublicKey(), ValidBefore: s.m.Created.Add(time.Second)}
+	e.find.Trust.Others = func() ([]sshid.AllowedSigner, error) { return []sshid.AllowedSigner{line}, nil }
+	for _, when := range []string{"retired since", "retired before", "removed"} {
+		got, err := e.find.Job(t.Context(), 8)
+		if good := when == "retired since"; good != (err == nil) || good && (got.Signer != sshid.OtherPrincipal || !got.Confirmed) {
+			t.Errorf("by another key of one's own, %s: %+v, %v", when, got, err)
+		}
+		if line.ValidBefore = s.m.Created.Add(-time.Second); when == "retired before" {
+			line.Key = e.alice.PublicKey()
+		}
+	}
 }
 
 // TestNothingElseIsFound: whoever can write the site's storage has nothing else taken for a job that was asked for.
