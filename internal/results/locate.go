@@ -188,7 +188,8 @@ func (f Finder) ask(ctx context.Context, digest manifest.Digest) (*keyapi.Manife
 func (f Finder) record(m manifest.Manifest, digest manifest.Digest, real string) submission.Record {
 	rec := submission.Record{
 		Run: m.Run, Manifest: digest, JobDir: m.JobDir, RealDir: real, LogFile: path.Join(m.JobDir, jobdir.LogName),
-		Address: f.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, Submitted: m.Created, Found: true,
+		Address: f.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes,
+		MinNodes: m.MinNodes, Submitted: m.Created, Found: true,
 	}
 	for _, v := range m.Volumes {
 		rec.Volumes = append(rec.Volumes, v.VolumeID)

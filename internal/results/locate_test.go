@@ -103,7 +103,7 @@ func (e *elsewhere) run(s submitted, id uint32, user string) {
 func TestFindJob(t *testing.T) {
 	t.Parallel()
 	e := newElsewhere(t)
-	s := e.submit(e.alice, "alice", nil)
+	s := e.submit(e.alice, "alice", func(m *manifest.Manifest) { m.Nodes, m.MinNodes = 4, 2 })
 	check(t, os.Symlink("pfs", filepath.Join(filepath.Dir(e.scratch), "scratch"))) // as sites have it
 	byLink := filepath.Join(filepath.Dir(e.scratch), "scratch", filepath.Base(s.m.JobDir))
 
@@ -115,7 +115,7 @@ func TestFindJob(t *testing.T) {
 	}
 	e.run(s, 7, "alice")
 	want := submission.Record{Run: s.m.Run, Manifest: s.digest, JobID: "7", JobDir: s.m.JobDir, RealDir: s.m.JobDir,
-		LogFile: s.m.JobDir + "/job.log", Service: s.m.Service, Tier: s.m.Tier, Attest: "slurm", Nodes: 1,
+		LogFile: s.m.JobDir + "/job.log", Service: s.m.Service, Tier: s.m.Tier, Attest: "slurm", Nodes: 4, MinNodes: 2,
 		Volumes: []string{e.image.ID}, Submitted: s.m.Created, Found: true}
 	for how, find := range map[string]func() (Found, error){
 		"its number":           func() (Found, error) { return e.find.Job(t.Context(), 7) },
