@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -66,7 +67,9 @@ func cmdMigrating(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return
 	}
-	lines := said(strings.ReplaceAll(ts.ReadFile("stderr"), ts.Getenv("WORK")+"/", ""))
+	work := ts.Getenv("WORK")
+	places := strings.NewReplacer(work+"/scratch", "/scratch/project_1/etellier", work+"/bobs", "/scratch/project_1/bob", work+"/", "")
+	lines := said(places.Replace(ts.ReadFile("stderr")))
 	if len(lines) == 0 {
 		ts.Fatalf("nothing was said")
 	}
@@ -80,4 +83,31 @@ func cmdMigrating(ts *testscript.TestScript, neg bool, args []string) {
 		before = append(before, line+"\n"...)
 	}
 	ts.Check(os.WriteFile(seen, before, 0o600))
+}
+
+// othersFlags are flags in the document that are not of sealbatch's: the container runtime's, Docker's, and an abbreviation.
+var othersFlags = []string{"--bind", "--env", "--home", "--rm", "--nodel"}
+
+// TestMigratingFlags: the flags that docs/migrating-from-hpcs.md names exist.
+func TestMigratingFlags(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(migratingPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var help strings.Builder
+	for _, h := range helpTexts(t) {
+		help.WriteString(h.Help)
+	}
+	flags := regexp.MustCompile(`--[a-z][a-z-]*[a-z]`)
+	known := append(flags.FindAllString(help.String(), -1), othersFlags...)
+	found := flags.FindAllString(string(b), -1)
+	for _, f := range found {
+		if !slices.Contains(known, f) {
+			t.Errorf("no command has %s", f)
+		}
+	}
+	if len(found) < 20 {
+		t.Errorf("only %d flags were found", len(found))
+	}
 }
