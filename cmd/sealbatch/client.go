@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +23,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -71,7 +74,7 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
 	if err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err),
-			orHint(err, "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it"))
+			orHint(err, keyHint(err, conf.Identity.SSHKey)))
 	}
 	c.keys, err = keyclient.New(keyclient.Options{
 		URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: a.log,
@@ -168,6 +171,17 @@ func (c *client) accountKeys(ctx context.Context) (keys []sshid.AllowedSigner, e
 			ValidAfter: k.ValidAfter, ValidBefore: k.ValidBefore, Key: pub})
 	}
 	return keys, nil
+}
+
+// keyHint says what to do where the account key cannot be read.
+func keyHint(err error, path string) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return userdirs.OwnerHint(path)
+	}
+	if _, err := os.Lstat(userdirs.Mounted); err == nil && userdirs.Container() && userdirs.SSH() != userdirs.Mounted {
+		return userdirs.OwnerHint(userdirs.Mounted)
+	}
+	return "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it"
 }
 
 // orHint returns the hint that err has, else another.

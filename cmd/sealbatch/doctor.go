@@ -17,6 +17,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 func runDoctor(ctx context.Context, a *app, args []string) error {
@@ -180,8 +181,8 @@ func clientFiles(conf *config.Client) []error {
 	for _, h := range conf.Supercomputer.KnownHosts {
 		errs = append(errs, unsafe(trusted.Check(h, trusted.Public)))
 	}
-	if state, err := config.StateDir(); err == nil {
-		errs = append(errs, unsafe(trusted.CheckDir(state)))
+	if state, err := userdirs.StateDir(); err == nil {
+		errs = append(errs, unsafe(trusted.CheckDir(state.Dir)))
 	}
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }

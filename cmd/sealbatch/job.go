@@ -199,6 +199,11 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err != nil {
 		return err
 	}
+	if !j.dryRun {
+		if _, err := a.state(); err != nil {
+			return err
+		}
+	}
 	d, err := c.jobDeps(ctx)
 	if err != nil {
 		return err

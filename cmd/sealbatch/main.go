@@ -68,6 +68,7 @@ func realMain(args []string) int {
 	a := &app{stdin: os.Stdin, stdout: out, stderr: os.Stderr}
 	a.log = slog.New(ui.NewLogHandler(a.stderr))
 	err := dispatch(a, args)
+	giveState()
 	if unwritten := out.Close(); err == nil || errors.Is(err, flag.ErrHelp) || errors.Is(err, unwritten) {
 		err = unwritten
 	}

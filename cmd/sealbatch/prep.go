@@ -187,14 +187,14 @@ func (p *prepFlags) publish(ctx context.Context, a *app, t *publish.Target,
 	if err := t.Check(); err != nil {
 		return err
 	}
+	state, err := a.state()
+	if err != nil {
+		return err
+	}
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
 	defer func() { c.close() }() // of the newest connection
-	state, err := config.StateDir()
-	if err != nil {
-		return err
-	}
 	if t.Readers, t.Recipients, err = c.ageRecipients(a.plugins()); err != nil {
 		return err
 	}

@@ -70,6 +70,7 @@ sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	defer func() { c.close() }()
 	how := fetching{identities: identities, out: out, recover: recovering, remove: remove, open: volume.OpenOptions{MaxIndex: maxIndex}}
 	nodes, err := c.fetchResults(ctx, store, rec, &how)
+	giveTree(filepath.Dir(out), out)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,12 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/trusted"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // maxRecord bounds a record's file, in bytes.
@@ -83,14 +83,15 @@ var (
 // Store is a directory of records, mode 0700. The zero value is not usable.
 type Store struct{ dir string }
 
-// Open returns the store at dir; an empty dir means $XDG_STATE_HOME/sealbatch,
-// else ~/.local/state/sealbatch. The directory is made when first written to.
+// Open returns the store at dir; an empty dir means where sealbatch remembers
+// things (userdirs.StateDir). The directory is made when first written to.
 func Open(dir string) (Store, error) {
 	if dir == "" {
-		var err error
-		if dir, err = config.StateDir(); err != nil {
+		s, err := userdirs.StateDir()
+		if err != nil {
 			return Store{}, err
 		}
+		dir = s.Dir
 	}
 	return Store{dir: filepath.Join(dir, "jobs")}, nil
 }

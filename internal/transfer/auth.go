@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/sshkey"
 	"github.com/sealbatch/sealbatch/internal/trusted"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // Prompt is a question for the person at the terminal.
@@ -163,6 +165,9 @@ func (c *credentials) fileSigner(path string, held []ssh.Signer) ssh.Signer {
 	data, err := readPrivateKey(path)
 	if errors.Is(err, trusted.ErrUnsafe) {
 		c.passed = append(c.passed, fmt.Sprintf("%v (%s)", err, fault.Hint(err)))
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		c.passed = append(c.passed, fmt.Sprintf("%s (permission denied; %s)", path, userdirs.OwnerHint(path)))
 	}
 	if err != nil {
 		return nil

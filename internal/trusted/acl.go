@@ -46,16 +46,16 @@ func (w *walk) perm(f *os.File, fi fs.FileInfo) fs.FileMode {
 	case err != nil:
 		return perm
 	}
-	group, ok := groupOf(acl[:n], w.uid)
+	group, ok := groupOf(acl[:n], w.uid, w.owner)
 	if !ok {
 		return perm
 	}
 	return perm&^0o070 | group<<3&perm
 }
 
-// groupOf returns what an access list gives to groups, and to users but root and
-// uid; false if it cannot be read.
-func groupOf(acl []byte, uid uint32) (given fs.FileMode, ok bool) {
+// groupOf returns what an access list gives to groups, and to users but root, uid and
+// owner; false if it cannot be read.
+func groupOf(acl []byte, uid, owner uint32) (given fs.FileMode, ok bool) {
 	if len(acl) < aclHeader || binary.LittleEndian.Uint32(acl) != aclVersion || (len(acl)-aclHeader)%aclEntry != 0 {
 		return 0, false
 	}
@@ -65,7 +65,7 @@ func groupOf(acl []byte, uid uint32) (given fs.FileMode, ok bool) {
 		case aclGroupObj, aclGroup:
 			given |= perm
 		case aclUser:
-			if id != 0 && id != uid {
+			if id != 0 && id != uid && id != owner {
 				given |= perm
 			}
 		case aclUserObj, aclMask, aclOther:

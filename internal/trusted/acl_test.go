@@ -81,7 +81,7 @@ func FuzzAccessList(f *testing.F) {
 	f.Add(list(6, entry{aclUser, 6, stranger}))
 	f.Add([]byte{2, 0, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if given, ok := groupOf(b, 1); given&^fs.FileMode(7) != 0 || (!ok && given != 0) {
+		if given, ok := groupOf(b, 1, 1); given&^fs.FileMode(7) != 0 || (!ok && given != 0) {
 			t.Errorf("%o, %v", given, ok)
 		}
 	})

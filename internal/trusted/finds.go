@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/shellwords"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // ErrUnsafe says that somebody else can change a file, or read a secret one.
@@ -64,7 +65,13 @@ func cures(finds []find) string {
 func (w *walk) verdict(path string) error {
 	if len(w.finds) > 0 {
 		hint := cures(w.finds)
-		if w.uid == 0 && w.stranger != "" {
+		switch in := userdirs.FromOutside(w.finds[0].path); {
+		case in && w.stranger != "":
+			hint = fmt.Sprintf("run the container as their owner (`user: \"%d\"` in the compose file), or, outside of it: %s",
+				w.strangerID, hint)
+		case in:
+			hint = "outside of the container, on what is mounted there: " + hint
+		case w.uid == 0 && w.stranger != "":
 			hint = "run it as " + w.stranger + ", or: " + hint
 		}
 		return fault.New(fault.Config, &Error{path, w.finds}, hint)
@@ -105,8 +112,8 @@ func (w *walk) writable(f *os.File, fi fs.FileInfo) {
 // own finds what belongs to neither root nor this process's user.
 func (w *walk) own(path string, fi fs.FileInfo) {
 	st, _ := fi.Sys().(*syscall.Stat_t) // always, on Linux
-	if st.Uid != 0 && st.Uid != w.uid {
-		w.stranger = userName(st.Uid)
+	if st.Uid != 0 && st.Uid != w.uid && st.Uid != w.owner {
+		w.stranger, w.strangerID = userName(st.Uid), st.Uid
 		w.add(path, fmt.Sprintf("(mode %04o) belongs to %s", fi.Mode().Perm(), w.stranger), "chown -h "+userName(w.uid))
 	}
 }

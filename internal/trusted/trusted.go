@@ -11,6 +11,9 @@
 //	                             neither group nor others can write it; a Secret
 //	                             they cannot read, either
 //
+// For root in a container, the owner of what is mounted at /tmp counts as this process's
+// user, too (internal/userdirs).
+//
 // Where there is a POSIX access list, what it gives to others counts as the group's.
 // A service may have one group count as its user (ShareGroup).
 // The walk opens each place below the one before and looks at it through its

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // maxLinks is how many symbolic links a path may lead through (Linux: 40).
@@ -19,18 +20,25 @@ const maxLinks = 40
 // walk is a walk from "/" to what is to be opened.
 type walk struct {
 	uid   uint32
-	group int64 // a group that counts as that user; -1 is none
+	owner uint32 // who counts as that user, too (userdirs.Owner); else uid again
+	group int64  // a group that counts as that user; -1 is none
 	kind  Kind
 	trail []*os.File // O_PATH, from "/" to where the walk is
 	links int
 	finds []find
-	// stranger is an owner who was found and should not be one; root may want to
-	// be that user rather than to take the file.
-	stranger string
+	// stranger is an owner who was found and should not be one; root, or who runs a container, may
+	// want to be that user rather than to take the file.
+	stranger   string
+	strangerID uint32
 }
 
 func newWalk(k Kind) *walk {
-	return &walk{uid: uint32(os.Geteuid()), group: sharedGroup.Load(), kind: k}
+	w := &walk{uid: uint32(os.Geteuid()), group: sharedGroup.Load(), kind: k}
+	w.owner = w.uid
+	if owner, ok := userdirs.Owner(); ok {
+		w.owner = owner
+	}
+	return w
 }
 
 func (w *walk) close() { w.back(0) }

@@ -2,6 +2,7 @@ package userdirs
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -76,6 +77,21 @@ func Give(paths ...string) error {
 		}
 	}
 	return nil
+}
+
+// OwnerHint says what to do about a file that exists and cannot be read, as far as its owner tells.
+func OwnerHint(path string) string {
+	owner, what := "its owner", path
+	for ; what != "/" && what != "."; what = filepath.Dir(what) {
+		if fi, err := os.Stat(what); err == nil {
+			owner = fmt.Sprintf("uid %d, whose %s is", ownerOf(fi), what)
+			break
+		}
+	}
+	if Container() {
+		return "run the container as " + owner + ": `user:` in the compose file, docker run --user"
+	}
+	return "run it as " + owner
 }
 
 // mine reports whether a file is root's or one's own.

@@ -33,6 +33,12 @@ func (m machine) writable(dir string) error {
 	return err
 }
 
+// FromOutside reports whether a path lies on something that was mounted into this container.
+func FromOutside(path string) bool {
+	m := here()
+	return m.container() && m.lasts(filepath.Clean(path))
+}
+
 // lasts reports whether a directory, which need not be there, is on something that
 // was mounted into the container from outside.
 func (m machine) lasts(dir string) bool {
