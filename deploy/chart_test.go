@@ -46,10 +46,12 @@ type container struct {
 		ContainerPort int
 	}
 	StartupProbe, LivenessProbe, ReadinessProbe *probe
-	VolumeMounts                                []struct {
-		Name, MountPath string
-		ReadOnly        bool
-	}
+	VolumeMounts                                []mount
+}
+
+type mount struct {
+	Name, MountPath string
+	ReadOnly        bool
 }
 
 type probe struct {
