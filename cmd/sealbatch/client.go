@@ -64,6 +64,9 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 		a.log.Warn(w)
 	}
 	c := &client{a: a, conf: conf, close: func() error { return nil }}
+	if err := c.atHome(ctx); err != nil {
+		return nil, err
+	}
 	if conf.Service.CACert == "" {
 		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
 			"name the PEM file with the key service's authority; its operator has it")
@@ -82,6 +85,32 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	return c, fault.New(fault.Config, err, "")
 }
 
+// atHome finds out whether this is the login node itself, where no SSH is needed.
+func (c *client) atHome(ctx context.Context) error {
+	s := &c.conf.Supercomputer
+	switch me := transfer.Myself(ctx); {
+	case s.Local && s.Username != "" && me != "" && s.Username != me:
+		return fault.New(fault.Config, fmt.Errorf("local = yes in [supercomputer] works as %s, not as %s", me, s.Username),
+			"take out local = yes to log in over SSH, or name no other user")
+	case !s.Local && s.Address != "" && transfer.ThisHost(ctx, c.dialing()):
+		c.a.log.Debug(s.Address + " is this machine: no SSH is needed")
+		s.Local = true
+	}
+	if s.Local {
+		s.Address = ""
+	}
+	return nil
+}
+
+// dialing are the options to log in to the site with.
+func (c *client) dialing() transfer.Options {
+	s := c.conf.Supercomputer
+	return transfer.Options{
+		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
+		ProxyJump: s.ProxyJump, Prompt: c.a.prompt, Connections: s.Connections,
+	}
+}
+
 // connect reaches the site, unless it is reached: over SSH, or directly on a login node.
 func (c *client) connect(ctx context.Context) error {
 	if c.fs != nil {
@@ -96,10 +125,7 @@ func (c *client) connect(ctx context.Context) error {
 		return fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] address is missing", c.conf.Path),
 			"name the login node, or set local = yes when you are on it")
 	}
-	t, err := transfer.Dial(ctx, transfer.Options{
-		Host: s.Address, Port: s.Port, User: s.Username, Keys: s.SSHKeys, KnownHosts: s.KnownHosts, ConfigFile: s.SSHConfig,
-		ProxyJump: s.ProxyJump, Prompt: c.a.prompt, Connections: s.Connections,
-	})
+	t, err := transfer.Dial(ctx, c.dialing())
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,8 @@ func setUpScript(e *testscript.Env) error {
 	}
 	e.Setenv("HPCS", vectors)
 	e.Setenv("GORACE", raceOptions)
-	return os.MkdirAll(filepath.Join(home, ".ssh"), 0o700)
+	return errors.Join(os.MkdirAll(filepath.Join(home, ".ssh"), 0o700),
+		os.MkdirAll(filepath.Join(home, ".local/state/sealbatch"), 0o700)) // where tests run in a container, its making is announced
 }
 
 // cmdExits runs a program that must end with a given code, where exec only

@@ -47,7 +47,7 @@ type Supercomputer struct {
 	Address    string   // host or ssh_config alias, without the port
 	Port       int      // 0 means ssh_config's, or 22
 	Username   string   // "" means ssh_config's, or the local user's name
-	Local      bool     // sealbatch runs on the login node itself: no SSH
+	Local      bool     // sealbatch runs on the login node itself: no SSH, whatever the address is
 	SSHKeys    []string // private key files to try first
 	KnownHosts []string // known_hosts files instead of ssh_config's
 	SSHConfig  string   // ssh_config file; "" means ~/.ssh/config, "none" means none
@@ -224,8 +224,6 @@ func (c *Client) check(f *file) error {
 	switch {
 	case c.Service.URL == "":
 		return fail(Error{File: f.path, What: "[hpcs-server] url is missing", Next: "add the key service's address: url = https://HOST:PORT"})
-	case s.Local && s.Address != "":
-		return f.errorf("supercomputer", "local", "[supercomputer] local = yes and address exclude each other")
 	case strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t@/"):
 		return f.errorf("supercomputer", "address",
 			"[supercomputer] address: %q is not a host name; the user's name goes under username", s.Address)

@@ -121,7 +121,6 @@ func TestClientErrors(t *testing.T) {
 		{ok + "[supercomputer]\nconnections = 9\n", `:4: [supercomputer] connections: "9" is not a whole number from 1 to 8`},
 		{ok + "[supercomputer]\nport = 70000\n", `:4: [supercomputer] port: "70000" is not a whole number`},
 		{ok + "[supercomputer]\nlocal = maybe\n", `neither yes nor no`},
-		{ok + "[supercomputer]\nlocal = yes\naddress = x\n", `exclude each other`},
 		{ok + "[supercomputer]\naddress = -oProxyCommand=x\n", `is not a host name`},
 		{ok + "[supercomputer]\naddress = me@x\n", `goes under username`},
 		{ok + "[identity]\nssh-key = ~bob/x\n", `other users' home`},

@@ -65,11 +65,11 @@ func (c Client) checkSite(ctx context.Context) {
 		return
 	}
 	defer site.Close()
-	where := c.Conf.Supercomputer.Address
-	if where == "" {
-		where = "this machine"
+	if c.Conf.Supercomputer.Local {
+		c.Report.ok("site", "this machine itself, without SSH")
+	} else {
+		c.Report.ok("site", "%s: logged in, SFTP answers", c.Conf.Supercomputer.Address)
 	}
-	c.Report.ok("site", "%s: logged in, SFTP answers", where)
 	c.checkSbatch(ctx, site.Runner)
 	if dir := c.Conf.Job.Workdir; dir != "" {
 		c.checkWorkdir(site.FS, dir)
