@@ -32,6 +32,9 @@ func (p preparation) fromHPCS(ctx context.Context) (publish.Published, error) {
 	}
 	p.Reads = append(p.Reads[:len(p.Reads):len(p.Reads)], p.Options.HPCS.KeyFile)
 	described := &manifest.Image{Reference: path.Base(a.Path), Of: manifest.OfFile, Platform: "linux/" + info.Arch}
+	if info.HPCS {
+		described.Prepared = manifest.PreparedHPCS
+	}
 	r := p.request(hpcs.Name(a.Path), hpcs.Image{Artefact: a, FileName: manifest.ImageFile}, described)
 	r.Hash = func(ctx context.Context) (manifest.Digest, error) {
 		s, err := a.Stream(ctx)
