@@ -306,7 +306,9 @@ func TestVerificationScripts(t *testing.T) {
 	scripts := alice.scratch() + "/checks"
 	write(t, "login", "alice", scripts+"/10-first.sh",
 		"#!/bin/sh\ntest -e /sd-container/input/run.sh && echo seen >/sd-container/scratch/first\n")
-	write(t, "login", "alice", scripts+"/20-second.sh", "#!/bin/sh\ntest -e /sd-container/scratch/first\n")
+	write(t, "login", "alice", scripts+"/deep/20-second.sh",
+		"test -e /sd-container/scratch/first && read -r what <\"${0%/*}/../list.txt\" && [ \"$what\" = first ]\n") // no #!, as HPCS takes it
+	write(t, "login", "alice", scripts+"/list.txt", "first\n")
 	bad := alice.scratch() + "/bad-checks"
 	write(t, "login", "alice", bad+"/10-no.sh", "#!/bin/sh\nexit 3\n")
 	data := alice.dataset(t, "scripts", map[string]string{"run.sh": "echo ran >/sd-container/output/ran\n"})

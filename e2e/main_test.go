@@ -155,7 +155,7 @@ func must(t *testing.T, host, user string, argv ...string) string {
 // write puts a file on a host.
 func write(t *testing.T, host, user, path, content string) {
 	t.Helper()
-	r := run(t.Context(), host, user, strings.NewReader(content), "sh", "-c", `mkdir -p "$(dirname "$1")" && cat >"$1"`, "sh", path)
+	r := run(t.Context(), host, user, strings.NewReader(content), "sh", "-c", `mkdir -p "$(dirname "$1")" && cat >"$1" && case $1 in *.sh) chmod +x "$1" ;; esac`, "sh", path)
 	if r.code != 0 {
 		t.Fatalf("write %s on %s: %s", path, host, r)
 	}

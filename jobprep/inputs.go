@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"sort"
 	"strings"
 	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/publish"
 	"github.com/sealbatch/sealbatch/internal/sshid"
@@ -181,65 +179,4 @@ func volumeRef(i manifest.Info) (manifest.VolumeRef, error) {
 		Kind: i.Kind, Name: name, Path: i.PathAtRest, VolumeID: i.VolumeID, Digest: i.Digest, Checksum: sum, Size: i.Size,
 		Image: i.Image,
 	}, err
-}
-
-// checkScript is one verification script with its pinned content.
-type checkScript struct {
-	name    string
-	content []byte
-}
-
-// HPCS runs every file with ".sh" in its name but this one, which is its own driver.
-const hpcsDriver = "run.sh"
-
-// readScripts collects the *.sh files of a directory in lexical order. The
-// directory is looked for on the site, as HPCS does, and then on this machine.
-func (p *planned) readScripts(ctx context.Context, dir string) ([]checkScript, error) {
-	if dir == "" {
-		return nil, nil
-	}
-	fsys, shown, read := p.d.FS, transfer.At(dir), func(name string) ([]byte, error) { return transfer.ReadFile(p.d.FS, name, maxSmall) }
-	st, err := fsys.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		local := transfer.Local{}
-		if lst, lerr := local.Stat(dir); lerr == nil {
-			fsys, shown, st, err = local, dir, lst, nil
-			read = func(name string) ([]byte, error) { return fsx.ReadRegular(name, maxSmall) }
-		}
-	}
-	if err != nil {
-		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %w", err),
-			"name a directory at the site or on this machine")
-	}
-	if !st.IsDir() {
-		return nil, fault.New(fault.Usage, fmt.Errorf("verification scripts: %s is not a directory", shown), "")
-	}
-	entries, err := fsys.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("verification scripts: %w", err)
-	}
-	var out []checkScript
-	for _, e := range entries {
-		if e.IsDir() || !strings.HasSuffix(e.Name(), ".sh") || e.Name() == hpcsDriver {
-			continue
-		}
-		b, err := read(path.Join(dir, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("verification script: %w", err)
-		}
-		out = append(out, checkScript{e.Name(), b})
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
-	if len(out) == 0 {
-		p.d.Log.Warn("no verification script (*.sh) in " + shown)
-	}
-	return out, nil
-}
-
-func refs(scripts []checkScript) []manifest.FileRef {
-	out := []manifest.FileRef{}
-	for _, s := range scripts {
-		out = append(out, manifest.FileRef{Name: s.name, Digest: manifest.DigestOf(s.content), Size: int64(len(s.content))})
-	}
-	return out
 }

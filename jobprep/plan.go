@@ -34,8 +34,8 @@ type planned struct {
 	run string
 
 	volumes   []manifest.Info // the image, then the inputs
-	inputSh   []checkScript
-	outputSh  []checkScript
+	inputSh   []scriptFile
+	outputSh  []scriptFile
 	binaries  []manifest.FileRef
 	service   keyapi.Service
 	private   []byte // manifest.Private, encoded
@@ -84,10 +84,10 @@ func plan(ctx context.Context, d Deps, o Options) (*planned, error) {
 			p.o.Network = manifest.NetworkNone
 		}
 	}
-	if p.inputSh, err = p.readScripts(ctx, o.InputScripts); err != nil {
+	if p.inputSh, err = p.readScripts(o.InputScripts); err != nil {
 		return nil, err
 	}
-	if p.outputSh, err = p.readScripts(ctx, o.OutputScripts); err != nil {
+	if p.outputSh, err = p.readScripts(o.OutputScripts); err != nil {
 		return nil, err
 	}
 	if err := p.digestPrograms(); err != nil {
@@ -165,7 +165,7 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 	m := manifest.Manifest{
 		Format: manifest.Format, Run: p.run, Created: now, Expires: now.Add(p.o.Valid),
 		Service: manifest.Service{URL: p.d.Service.URL, ID: p.service.ID, CA: p.d.Service.CA, StatementKey: p.service.StatementKey},
-		Tier:    p.o.Tier, InputScripts: refs(p.inputSh), OutputScripts: refs(p.outputSh), Binaries: p.binaries,
+		Tier:    p.o.Tier, InputScripts: scriptRefs(p.inputSh), OutputScripts: scriptRefs(p.outputSh), Binaries: p.binaries,
 		Private: manifest.DigestOf(p.private), User: p.user, Runtime: p.o.Runtime,
 		Network: p.o.Network, Recipients: p.o.Recipients,
 		JobDir: p.at(), Nodes: p.o.Script.Nodes, MinNodes: p.o.Script.MinNodes, SealSeconds: int(p.o.Script.SealTime / time.Second),
@@ -279,8 +279,7 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, script []byte) e
 	if err := p.write(ctx, jobdir.ManifestName, m.bytes); err != nil {
 		return err
 	}
-	inputs, outputs := path.Join(jobdir.ScriptsDir, jobdir.InputStage), path.Join(jobdir.ScriptsDir, jobdir.OutputStage)
-	for _, d := range []string{jobdir.BinDir, jobdir.NodesDir, jobdir.ScriptsDir, inputs, outputs} {
+	for _, d := range []string{jobdir.BinDir, jobdir.NodesDir, jobdir.ScriptsDir} {
 		if err := p.d.FS.Mkdir(p.at(d), 0o700); err != nil {
 			return err
 		}
@@ -288,23 +287,15 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, script []byte) e
 	if err := p.shipPrograms(ctx); err != nil {
 		return err
 	}
-	type file struct {
-		name    string
-		content []byte
-	}
-	files := []file{{jobdir.SignatureName, m.sig}, {jobdir.ScriptName, script}}
-	for _, s := range p.inputSh {
-		files = append(files, file{path.Join(inputs, s.name), s.content})
-	}
-	for _, s := range p.outputSh {
-		files = append(files, file{path.Join(outputs, s.name), s.content})
-	}
-	for _, f := range files {
-		if err := p.write(ctx, f.name, f.content); err != nil {
+	for stage, files := range map[string][]scriptFile{jobdir.InputStage: p.inputSh, jobdir.OutputStage: p.outputSh} {
+		if err := p.layOutScripts(ctx, path.Join(jobdir.ScriptsDir, stage), files); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := p.write(ctx, jobdir.SignatureName, m.sig); err != nil {
+		return err
+	}
+	return p.write(ctx, jobdir.ScriptName, script)
 }
 
 // write writes a small file of the job's directory.

@@ -22,8 +22,13 @@ func TestPrepareAndSubmit(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	scripts := t.TempDir()
-	for name, text := range map[string]string{"20-b.sh": "b", "10-a.sh": "a", "run.sh": "HPCS's driver", "notes": "x"} {
-		check(t, os.WriteFile(filepath.Join(scripts, name), []byte(text), 0o644))
+	check(t, os.Mkdir(filepath.Join(scripts, "sub"), 0o755))
+	for name, text := range map[string]string{"20-b.sh": "b", "10-a.sh": "a", "run.sh": "HPCS's driver", "notes": "x", "sub/c.sh": "c"} {
+		mode := fs.FileMode(0o755)
+		if name == "notes" {
+			mode = 0o644
+		}
+		check(t, os.WriteFile(filepath.Join(scripts, name), []byte(text), mode))
 	}
 	s.o.InputScripts = scripts
 	p, err := Prepare(t.Context(), s.d, s.o)
@@ -37,12 +42,13 @@ func TestPrepareAndSubmit(t *testing.T) {
 	for name, mode := range map[string]fs.FileMode{
 		"": fs.ModeDir | 0o700, "bin": fs.ModeDir | 0o700, "bin/sealbatch": 0o700, "bin/gocryptfs": 0o700, "nodes": fs.ModeDir | 0o700,
 		"manifest.json": 0o600, "manifest.json.sig": 0o600, "job.sbatch": 0o600, "scripts/input/10-a.sh": 0o600, "scripts/input/20-b.sh": 0o600,
+		"scripts/input/sub": fs.ModeDir | 0o700, "scripts/input/sub/c.sh": 0o600, "scripts/input/notes": 0o600,
 	} {
 		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != mode {
 			t.Errorf("%s: mode %v, want %v; %v", name, st.Mode(), mode, err)
 		}
 	}
-	for _, name := range []string{"tokens", "scripts/input/run.sh", "scripts/input/notes"} {
+	for _, name := range []string{"tokens", "tools"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("%s is there", name)
 		}
@@ -92,9 +98,14 @@ func (s *site) checkManifest(p Prepared) {
 		m.Service.ID != s.service.ID {
 		t.Errorf("manifest: %+v", m)
 	}
-	want := []manifest.FileRef{{Name: "10-a.sh", Digest: manifest.DigestOf([]byte("a")), Size: 1},
-		{Name: "20-b.sh", Digest: manifest.DigestOf([]byte("b")), Size: 1}}
-	if len(m.InputScripts) != 2 || m.InputScripts[0] != want[0] || m.InputScripts[1] != want[1] {
+	var names, run []string
+	for _, r := range m.InputScripts {
+		if names = append(names, r.Name); r.Check() {
+			run = append(run, r.Name)
+		}
+	}
+	if !slices.Equal(names, []string{"10-a.sh", "20-b.sh", "notes", "run.sh", "sub/c.sh"}) ||
+		!slices.Equal(run, []string{"10-a.sh", "20-b.sh", "sub/c.sh"}) || m.InputScripts[4].Digest != manifest.DigestOf([]byte("c")) {
 		t.Errorf("scripts: %+v", m.InputScripts)
 	}
 	if bytes.Contains(b, []byte("--width")) {
@@ -174,7 +185,7 @@ func TestScriptsFromHere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	here := t.TempDir()
-	check(t, os.WriteFile(filepath.Join(here, "check.sh"), []byte("here"), 0o644))
+	check(t, os.WriteFile(filepath.Join(here, "check.sh"), []byte("here"), 0o755))
 	s.d.FS = hiding{transfer.Local{}, here}
 	s.o.OutputScripts = here
 	p, err := Prepare(t.Context(), s.d, s.o)

@@ -29,7 +29,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 			t.Parallel()
 			s := shared.site(t)
 			s.o.InputScripts = t.TempDir()
-			check(t, os.WriteFile(filepath.Join(s.o.InputScripts, "a.sh"), nil, 0o600))
+			check(t, os.WriteFile(filepath.Join(s.o.InputScripts, "a.sh"), nil, 0o700))
 			s.d.FS = full{transfer.Local{}, name}
 			if _, err := Prepare(t.Context(), s.d, s.o); !errors.Is(err, errFull) {
 				t.Errorf("Prepare: %v", err)

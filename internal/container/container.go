@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -13,9 +14,9 @@ import (
 	"github.com/sealbatch/sealbatch/internal/sandbox"
 )
 
-// Script is a verification script whose bytes have been checked.
+// Script is a verification script whose bytes have been checked, or what one reads.
 type Script struct {
-	Name string
+	manifest.FileRef
 	Data []byte
 }
 
@@ -40,6 +41,7 @@ const (
 // Places inside the container: HPCS's, and the home directory.
 const (
 	Root    = "/sd-container"
+	Dataset = Root + "/encrypted" // with each dataset in it
 	Output  = Root + "/output"
 	Scratch = Root + "/scratch"
 	Home    = Root + "/home"
@@ -86,6 +88,7 @@ type Commands struct {
 	Runtime Runtime
 	Space   *sandbox.Space
 	Flags   manifest.Flags
+	Pwd     string   // working directory, if Flags have none: Output, if empty
 	Environ []string // the job's, of which only allowed variables reach the application
 	Fuse    []string // mode runtime: what the runtime mounts, as --fusemount takes it
 	Network string   // manifest.NetworkNone, or empty
@@ -105,10 +108,7 @@ func (c Commands) Run(args []string) sandbox.Cmd {
 func (c Commands) Exec(argv ...string) sandbox.Cmd { return c.command("exec", argv) }
 
 func (c Commands) command(verb string, args []string) sandbox.Cmd {
-	pwd := c.Flags.Pwd
-	if pwd == "" {
-		pwd = Output
-	}
+	pwd := cmp.Or(c.Flags.Pwd, c.Pwd, Output)
 	argv := append(c.Runtime.Command(verb), "--home", c.home()+":"+Home, "--pwd", pwd)
 	argv = append(argv, c.Flags.Words...)
 	argv = append(argv, Network(c.Network)...)
@@ -173,6 +173,29 @@ func (c Commands) env() []string {
 	return env
 }
 
+// layOutScripts writes a stage's scripts, and what they read, below dir.
+func layOutScripts(s *sandbox.Space, dir string, scripts []Script) error {
+	var refs []manifest.FileRef
+	for _, sc := range scripts {
+		refs = append(refs, sc.FileRef)
+	}
+	for _, d := range manifest.Parents(refs) {
+		if err := s.Mkdir(dir+"/"+d, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, sc := range scripts {
+		perm := os.FileMode(0o444)
+		if sc.Exec {
+			perm = 0o555
+		}
+		if err := s.WriteFile(dir+"/"+sc.Name, sc.Data, perm); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // LayOut makes the tree of the private tmpfs, but for the volumes.
 func LayOut(s *sandbox.Space, inputs []manifest.VolumeRef, scripts map[string][]Script) error {
 	for _, d := range []string{TreeRel, DatasetRel, HomeRel, KeysRel, ToolsRel} {
@@ -188,10 +211,8 @@ func LayOut(s *sandbox.Space, inputs []manifest.VolumeRef, scripts map[string][]
 		if err := errors.Join(s.Mkdir(filepath.Dir(dir), 0o755), s.Mkdir(dir, 0o755)); err != nil {
 			return err
 		}
-		for _, sc := range list {
-			if err := s.WriteFile(dir+"/"+sc.Name, sc.Data, 0o555); err != nil {
-				return err
-			}
+		if err := layOutScripts(s, dir, list); err != nil {
+			return err
 		}
 	}
 	for _, stage := range []string{jobdir.InputStage, jobdir.OutputStage} {

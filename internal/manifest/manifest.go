@@ -27,9 +27,10 @@ type VolumeRef struct {
 
 // FileRef pins one file.
 type FileRef struct {
-	Name   string `json:"name" yaml:"name"`
+	Name   string `json:"name" yaml:"name"` // of verification scripts and what they read: a relative path
 	Digest Digest `json:"digest" yaml:"digest"`
 	Size   int64  `json:"size" yaml:"size"`
+	Exec   bool   `json:"exec,omitempty" yaml:"exec,omitempty"` // it is executable
 }
 
 // Service says which key service releases the keys and how it is reached.
@@ -76,8 +77,8 @@ type Manifest struct {
 	Tier    Tier    `json:"tier"`    // at least this, or the node does not start
 
 	Volumes       []VolumeRef `json:"volumes"`        // the image, then the inputs
-	InputScripts  []FileRef   `json:"input_scripts"`  // run in this order
-	OutputScripts []FileRef   `json:"output_scripts"` // run in this order
+	InputScripts  []FileRef   `json:"input_scripts"`  // of them, what Check says runs, in this order
+	OutputScripts []FileRef   `json:"output_scripts"` // the same
 	Binaries      []FileRef   `json:"binaries"`       // "sealbatch" and "gocryptfs"
 
 	Private Digest `json:"private"` // of the Private part: arguments and runtime flags
@@ -231,19 +232,14 @@ func (m Manifest) validateVolumes() error {
 }
 
 func (m Manifest) validateFiles() error {
-	for _, list := range [][]FileRef{m.InputScripts, m.OutputScripts, m.Binaries} {
-		if len(list) > 1024 {
-			return fmt.Errorf("%w: %d files in one list", ErrInvalid, len(list))
+	for _, f := range m.Binaries {
+		if err := validName(f.Name); err != nil {
+			return err
 		}
-		seen := map[string]bool{}
-		for _, f := range list {
-			if err := validName(f.Name); err != nil {
-				return err
-			}
-			if f.Digest.IsZero() || f.Size < 0 || seen[f.Name] {
-				return fmt.Errorf("%w: file %q lacks a digest or is named twice", ErrInvalid, f.Name)
-			}
-			seen[f.Name] = true
+	}
+	for _, list := range [][]FileRef{m.InputScripts, m.OutputScripts, m.Binaries} {
+		if err := validScripts(list); err != nil {
+			return err
 		}
 	}
 	return nil

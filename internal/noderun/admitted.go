@@ -133,7 +133,7 @@ func (j *job) readStages() (map[string][]container.Script, error) {
 		}
 		list := make([]container.Script, len(refs))
 		for i, ref := range refs {
-			list[i] = container.Script{Name: ref.Name, Data: data[i]}
+			list[i] = container.Script{FileRef: ref, Data: data[i]}
 		}
 		all[stage] = list
 	}

@@ -202,16 +202,23 @@ func (j *testJob) binaries() {
 	}
 }
 
-// script adds a verification script.
+// script adds a verification script, name.sh.
 func (j *testJob) script(stage, name, body string) {
 	j.t.Helper()
-	data := []byte("#!/bin/sh\n" + body + "\n")
-	check(j.t, os.WriteFile(filepath.Join(j.dir, "scripts", stage, name), data, 0o600))
+	j.scriptFile(stage, name+".sh", "#!/bin/sh\n"+body+"\n", true)
+}
+
+// scriptFile adds a file to those of the verification scripts.
+func (j *testJob) scriptFile(stage, name, content string, executable bool) {
+	j.t.Helper()
+	data, path := []byte(content), filepath.Join(j.dir, "scripts", stage, name)
+	check(j.t, os.MkdirAll(filepath.Dir(path), 0o700))
+	check(j.t, os.WriteFile(path, data, 0o600))
 	list := &j.m.InputScripts
 	if stage == jobdir.OutputStage {
 		list = &j.m.OutputScripts
 	}
-	*list = append(*list, manifest.FileRef{Name: name, Digest: manifest.DigestOf(data), Size: int64(len(data))})
+	*list = append(*list, manifest.FileRef{Name: name, Digest: manifest.DigestOf(data), Size: int64(len(data)), Exec: executable})
 }
 
 // start starts the supervisor.

@@ -57,10 +57,19 @@ func (m *mounted) checkInputs(ctx context.Context) error {
 // runScripts runs a stage's verification scripts in the order in which the
 // manifest lists them. The first that fails is the last.
 func (m *mounted) runScripts(stage string, code int) error {
-	for i, sc := range m.scripts[stage] {
-		err := m.step(fmt.Sprintf("%s script %d", stage, i+1), code, func(context.Context) error {
-			m.results.note("%s script %d is %s", stage, i+1, sc.Name)
-			cmd := m.commands().Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
+	number := 0
+	for _, sc := range m.scripts[stage] {
+		if !sc.Check() {
+			continue // what the scripts read
+		}
+		number++
+		err := m.step(fmt.Sprintf("%s script %d", stage, number), code, func(context.Context) error {
+			m.results.note("%s script %d is %s", stage, number, sc.Name)
+			commands := m.commands()
+			if stage == jobdir.InputStage {
+				commands.Pwd = container.Dataset // as in HPCS
+			}
+			cmd := commands.Exec(container.Tools + "/" + container.ScriptDir(stage) + "/" + sc.Name)
 			cmd.Stdout = m.space.Path(m.outputRel() + "/" + logFile)
 			cmd.Stderr = cmd.Stdout
 			exit, err := m.exec(cmd)

@@ -38,6 +38,9 @@ func TestRunSealsTheResults(t *testing.T) {
 	j.m.Volumes = append(j.m.Volumes, j.seal(manifest.KindResults, "a,b:c d", map[string]string{"name": "second dataset"}))
 	j.private.Flags = append(j.private.Flags, "--env", "MINE=own=1, 2")
 	j.script(jobdir.InputStage, "10-first", `echo "input script sees $(ls /sd-container/encrypted)"`)
+	j.script(jobdir.InputStage, "deep/er/20-second", `pwd; cat "$(dirname "$0")"/../list.txt; [ -x "${0%/*/*}"/tool ]`)
+	j.scriptFile(jobdir.InputStage, "deep/list.txt", "read by a script\n", false)
+	j.scriptFile(jobdir.InputStage, "deep/tool", "#!/bin/sh\necho a tool ran\n", true)
 	j.script(jobdir.OutputStage, "90-last", `[ "$(cat /sd-container/output/result)" = `+canary+` ] && echo "output script is content"`)
 	if code := j.run(); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -53,12 +56,15 @@ func TestRunSealsTheResults(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"input script sees a,b:c d\ninput\n", "output script is content\n",
+		"input script sees a,b:c d\ninput\n", "/sd-container/encrypted\nread by a script\n", "input script 2 is deep/er/20-second.sh", "output script is content\n",
 		"2 entries were made readable",
 	} {
 		if !strings.Contains(got[logFile], want) {
 			t.Errorf("%s lacks %q: %s", logFile, want, got[logFile])
 		}
+	}
+	if strings.Contains(got[logFile], "a tool ran") {
+		t.Errorf("what is no script ran: %s", got[logFile])
 	}
 	r := j.receipt()
 	if r.Reason != "completed" || r.Exit != 0 || r.Run != j.m.Run || r.Tier != manifest.TierC ||
@@ -227,7 +233,7 @@ func TestScriptsThatFail(t *testing.T) {
 		t.Parallel()
 		j := newJob(t, nil, "sh", "-c", "echo ran > result")
 		j.script(jobdir.InputStage, "1", "exit 4")
-		check(t, os.WriteFile(j.dir+"/scripts/input/1", []byte("#!/bin/sh\nexit 0\n"), 0o600))
+		check(t, os.WriteFile(j.dir+"/scripts/input/1.sh", []byte("#!/bin/sh\nexit 0\n"), 0o600))
 		if code := j.run(); code != ExitIntegrity {
 			t.Fatalf("exit code %d", code)
 		}
