@@ -114,6 +114,12 @@ func TestPod(t *testing.T) {
 	if out, err := s.as(t, p, "policy", "list"); err != nil || !strings.Contains(out, "data") {
 		t.Errorf("after a restart: %v\n%s", err, out)
 	}
+	for _, args := range [][]string{{"serve", "--check"}, {"serve", "account", "list"}} {
+		out, err := p.exec(t, append(args, "--config", "/etc/sealbatch/server.conf")...)
+		if err != nil || strings.Contains(out, "NO ") || !strings.Contains(out, "accounts") && !strings.Contains(out, "alice") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
 	p.stop(t)
 
 	// The group is in server.conf for a reason.

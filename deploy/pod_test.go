@@ -162,6 +162,13 @@ func (p *pod) inside(t *testing.T, argv ...string) (string, error) {
 	return string(out), err
 }
 
+// exec runs the program in the container, as kubectl exec does.
+func (p *pod) exec(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.Command("runc", append([]string{"exec", p.id, program}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
 // asks makes a probe as kubelet does, which takes any certificate, and returns the status.
 func (p *pod) asks(t *testing.T, q *probe) string {
 	t.Helper()

@@ -45,7 +45,7 @@ group = {{ .Values.user }}
 
 {{/* The pod: of the service, and of the Job that makes its store. .args is the command, .serves whether it answers. */}}
 {{- define "sealbatch.pod" -}}
-{{- $v := .root.Values }}
+{{- $v := .root.Values -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 restartPolicy: {{ .restart }}
