@@ -24,14 +24,16 @@ import (
 
 // openJob returns the record that ref names, with a client. What this machine remembers comes first. Of a job that
 // was submitted elsewhere it is made of the job's directory, by what the key service says, and kept.
-func openJob(ctx context.Context, a *app, cf clientFlags, store submission.Store, ref string) (*client, submission.Record, error) {
+func openJob(ctx context.Context, a *app, cf clientFlags, store submission.Store, ref string,
+) (*client, submission.Record, error) {
 	ref = strings.TrimPrefix(ref, transfer.At("")) // a path as messages show it
 	rec, missing := store.Find(ref)
 	if missing != nil && (!errors.Is(missing, submission.ErrNotFound) || errors.Is(missing, submission.ErrDamaged)) {
 		return nil, rec, notListed(missing)
 	}
 	_, noNumber := strconv.ParseUint(ref, 10, 32)
-	if missing != nil && noNumber != nil && !strings.HasPrefix(path.Base(ref), jobdir.Prefix) && !strings.HasPrefix(ref, "/") {
+	isDir := strings.HasPrefix(ref, "/") || strings.HasPrefix(path.Base(ref), jobdir.Prefix)
+	if missing != nil && noNumber != nil && !isDir {
 		return nil, rec, notListed(missing)
 	}
 	c, err := loadClient(ctx, a, cf)
@@ -79,7 +81,8 @@ func findJob(store submission.Store, ref string) (submission.Record, error) {
 	rec, err := store.Find(ref)
 	asked := errors.Is(err, submission.ErrNotFound) || errors.Is(err, submission.ErrAmbiguous)
 	if asked && !errors.Is(err, submission.ErrDamaged) {
-		err = fault.New(fault.Usage, err, "sealbatch results --list shows them; a job is known on the machine that prepared it")
+		err = fault.New(fault.Usage, err,
+			"sealbatch results --list shows them; a job is known on the machine that prepared it")
 	}
 	return rec, err
 }
@@ -90,8 +93,8 @@ func notListed(err error) error {
 	if !asked || errors.Is(err, submission.ErrDamaged) {
 		return err
 	}
-	return fault.New(fault.Usage, err, "sealbatch results --list shows those; others are found by Slurm's number once they have "+
-		"begun, or by the directory that job-prep printed")
+	return fault.New(fault.Usage, err, "sealbatch results --list shows those; others are found by Slurm's number "+
+		"once they have begun, or by the directory that job-prep printed")
 }
 
 // finder connects to the site, and finds jobs there.
@@ -162,10 +165,11 @@ func (c *client) remember(store submission.Store, f results.Found) (submission.R
 	}
 	what := "the key service confirms it"
 	if !f.Confirmed {
-		what = "the key service does not know this job as one of yours, or has forgotten it, so that signature alone says whose it is"
+		what = "the key service does not know this job as one of yours, or has forgotten it, so that signature alone " +
+			"says whose it is"
 	}
-	fmt.Fprintln(c.a.stderr, text.Printable(fmt.Sprintf("note: %s was not submitted from here: its manifest is signed by %s; %s",
-		transfer.At(rec.JobDir), by, what)))
+	fmt.Fprintln(c.a.stderr, text.Printable(fmt.Sprintf(
+		"note: %s was not submitted from here: its manifest is signed by %s; %s", transfer.At(rec.JobDir), by, what)))
 	if f.Confirmed && rec.JobID != "" {
 		if err := store.Save(rec); err != nil {
 			c.a.log.Warn("what the job was is not remembered here", "error", err)
@@ -176,7 +180,8 @@ func (c *client) remember(store submission.Store, f results.Found) (submission.R
 
 // unknownJob says what Slurm knows of a job that the key service does not: it may have not begun, or have got no keys.
 func (c *client) unknownJob(ctx context.Context, id slurm.JobID, unknown error) error {
-	hint := "results --list shows those that were submitted from here; others are found by the directory that job-prep printed, too"
+	hint := "results --list shows those that were submitted from here; others are found by the directory that job-prep " +
+		"printed, too"
 	all, err := c.slurm().Status(ctx, []slurm.JobID{id})
 	s := all[id]
 	switch {
@@ -184,7 +189,8 @@ func (c *client) unknownJob(ctx context.Context, id slurm.JobID, unknown error) 
 		return fault.New(fault.Usage, unknown, hint)
 	case s.State.Ended():
 		return fault.New(fault.Empty, fmt.Errorf("%w; Slurm says that it is %s", unknown, jobState{Status: s}.ended()),
-			"its directory, which job-prep printed, has its log, if it is yours: sealbatch results DIRECTORY shows the end of it")
+			"its directory, which job-prep printed, has its log, if it is yours: "+
+				"sealbatch results DIRECTORY shows the end of it")
 	}
 	return fault.New(fault.Job, fmt.Errorf("%w; Slurm says that it is %s", unknown, text.Printable(string(s.State))),
 		"wait until it has been given its keys")

@@ -80,7 +80,8 @@ func (s *Server) getManifest(q *request) (any, error) {
 	_, err := q.commit(ev, func(w store.Writer) error {
 		err := getJSON(w, bucketManifests, q.manifest.String(), &m)
 		if errors.Is(err, store.ErrNotFound) || err == nil && m.Account != q.caller.account.ID {
-			return service.Refuse(keyapi.CodeNotFound, "this account has registered no manifest %s, or it is forgotten", q.manifest)
+			return service.Refuse(keyapi.CodeNotFound, "this account has registered no manifest %s, or it is forgotten",
+				q.manifest)
 		}
 		return err
 	})

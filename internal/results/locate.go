@@ -68,9 +68,11 @@ func (f Finder) Job(ctx context.Context, id uint32) (Found, error) {
 	case n > 1 || list.More:
 		var runs []string
 		for _, m := range list.Manifests[:min(n, maxNamedRuns)] {
-			runs = append(runs, fmt.Sprintf("%s on %s, registered on %s", m.JobDir, m.Job.Cluster, m.Registered.Local().Format(time.DateOnly)))
+			runs = append(runs, fmt.Sprintf("%s on %s, registered on %s", m.JobDir, m.Job.Cluster,
+				m.Registered.Local().Format(time.DateOnly)))
 		}
-		return Found{}, fmt.Errorf("%w: %d: name one by its directory: %s", submission.ErrAmbiguous, id, strings.Join(runs, "; "))
+		return Found{}, fmt.Errorf("%w: %d: name one by its directory: %s", submission.ErrAmbiguous, id,
+			strings.Join(runs, "; "))
 	}
 	return f.at(ctx, list.Manifests[0].JobDir, &list.Manifests[0])
 }
@@ -87,7 +89,8 @@ func (f Finder) at(ctx context.Context, dir string, known *keyapi.ManifestEntry)
 		return Found{}, err
 	}
 	if known != nil && manifest.DigestOf(signed) != known.Digest {
-		return Found{}, notGenuine(dir, fmt.Errorf("the manifest there is not the one that job %d was given keys for", known.Job.ID))
+		err := fmt.Errorf("the manifest there is not the one that job %d was given keys for", known.Job.ID)
+		return Found{}, notGenuine(dir, err)
 	}
 	m, digest, err := manifest.Parse(signed)
 	if err != nil {
@@ -97,8 +100,8 @@ func (f Finder) at(ctx context.Context, dir string, known *keyapi.ManifestEntry)
 		return Found{}, notGenuine(dir, fmt.Errorf("its manifest: %w", err))
 	}
 	if m.Service.ID != f.Service.ID || m.Service.StatementKey != f.Service.StatementKey {
-		err := fmt.Errorf("%s: the job was submitted with key service %s, which is not the configured one, %s", transfer.At(dir),
-			m.Service.ID, f.Service.ID)
+		err := fmt.Errorf("%s: the job was submitted with key service %s, which is not the configured one, %s",
+			transfer.At(dir), m.Service.ID, f.Service.ID)
 		return Found{}, fault.New(fault.Config, err, "use the configuration with which it was submitted (--config)")
 	}
 	real, err := f.place(dir, m)
@@ -124,7 +127,8 @@ func (f Finder) at(ctx context.Context, dir string, known *keyapi.ManifestEntry)
 
 func notGenuine(dir string, err error) error {
 	return fault.New(fault.Integrity, fmt.Errorf("%s: %w", transfer.At(dir), err),
-		"no results are taken from there: somebody may have put it there; the machine that submitted the job knows what it was")
+		"no results are taken from there: somebody may have put it there; the machine that submitted the job knows "+
+			"what it was")
 }
 
 // read reads a job directory's manifest and its signature. Nothing of them is believed yet. known says that the key
