@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,7 +21,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
-	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -51,7 +48,8 @@ func (c *clientFlags) add(f *ui.Flags) {
 	f.Word(&c.username, "user at the site (default: the configuration's)", []string{"username"})
 }
 
-// loadClient reads the configuration and the account key and contacts nobody.
+// loadClient reads the configuration and the account key. It contacts nobody, unless the SSH agent holds several
+// keys that may be the account's: then the key service is asked which is.
 func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	conf, err := config.LoadClient(cf.config)
 	if err != nil {
@@ -74,15 +72,19 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	if c.ca, err = trusted.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
 		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
 	}
-	c.signer, err = sshid.LoadSigner(ctx, conf.Identity.SSHKey, a.passphrase)
+	keys, err := c.signers(ctx)
 	if err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("[identity] ssh-key: %w", err),
-			orHint(err, keyHint(err, conf.Identity.SSHKey)))
+		return nil, err
 	}
+	return c, c.choose(ctx, keys)
+}
+
+// newKeys makes the key service's client.
+func (c *client) newKeys() (err error) {
 	c.keys, err = keyclient.New(keyclient.Options{
-		URL: conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: a.log,
+		URL: c.conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: c.a.log,
 	})
-	return c, fault.New(fault.Config, err, "")
+	return fault.New(fault.Config, err, "")
 }
 
 // atHome finds out whether this is the login node itself, where no SSH is needed.
@@ -147,6 +149,10 @@ func (c *client) reconnect(ctx context.Context) (transfer.FS, error) {
 // identities reads the keys that open the user's own volumes and results; of several
 // files, those that can be read. An error if none can.
 func (c *client) identities(files []string) (ids []age.Identity, err error) {
+	if len(files) == 0 {
+		return nil, fault.New(fault.Key, errors.New("the account key is in the SSH agent only, which opens nothing"),
+			"name the key's file with -i, or under [results] identity; or open it where that file is")
+	}
 	var unread error
 	for _, file := range files {
 		got, err := volume.ParseIdentityFile(file, func() ([]byte, error) { return c.a.passphrase("Passphrase of " + file + ": ") },
@@ -197,17 +203,6 @@ func (c *client) accountKeys(ctx context.Context) (keys []sshid.AllowedSigner, e
 			ValidAfter: k.ValidAfter, ValidBefore: k.ValidBefore, Key: pub})
 	}
 	return keys, nil
-}
-
-// keyHint says what to do where the account key cannot be read.
-func keyHint(err error, path string) string {
-	if errors.Is(err, fs.ErrPermission) {
-		return userdirs.OwnerHint(path)
-	}
-	if _, err := os.Lstat(userdirs.Mounted); err == nil && userdirs.Container() && userdirs.SSH() != userdirs.Mounted {
-		return userdirs.OwnerHint(userdirs.Mounted)
-	}
-	return "make one with ssh-keygen -t ed25519, and have the key service's operator enrol it"
 }
 
 // orHint returns the hint that err has, else another.
@@ -267,10 +262,13 @@ func (c *client) ageRecipients(plugins *plugin.ClientUI) ([]string, []age.Recipi
 	return text, r, fault.New(fault.Config, wrap("[results] recipients", err), "")
 }
 
-// identityFiles returns the files that open results.
+// identityFiles returns the files that open results; none where the account key is only in the SSH agent.
 func (c *client) identityFiles() []string {
 	if len(c.conf.Results.Identities) > 0 {
 		return c.conf.Results.Identities
+	}
+	if c.conf.Identity.SSHKey == "" {
+		return nil
 	}
 	return []string{strings.TrimSuffix(c.conf.Identity.SSHKey, ".pub")}
 }

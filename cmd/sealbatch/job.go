@@ -156,7 +156,10 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 		return o, fault.New(fault.Config, fmt.Errorf("%s: [supercomputer] mounts: %w", c.conf.Path, err), "")
 	}
 	o.Mounts = c.conf.Supercomputer.Mounts
-	o.Runtime, o.Cluster, o.Identity = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster, c.identityFiles()[0]
+	o.Runtime, o.Cluster = c.conf.Supercomputer.Runtime, c.conf.Supercomputer.Cluster
+	if files := c.identityFiles(); len(files) > 0 {
+		o.Identity = files[0]
+	}
 	if o.Recipients, _, err = c.ageRecipients(nil); err != nil {
 		return o, err
 	}

@@ -27,6 +27,9 @@ func (c *client) reads() []string {
 	files = append(files, r.Recipients...)
 	for _, keys := range [][]string{{c.conf.Identity.SSHKey}, s.SSHKeys, r.Identities} {
 		for _, key := range keys {
+			if key == "" { // in the agent only
+				continue
+			}
 			private := strings.TrimSuffix(key, ".pub")
 			files = append(files, private, private+".pub")
 		}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (c Client) Check(ctx context.Context) {
 	if _, err := sandbox.ParseMode(c.Conf.Supercomputer.Mounts); err != nil {
 		c.Report.failed("[supercomputer] mounts", err)
 	}
-	c.Report.ok("account key", "%s, a %s key", c.Conf.Identity.SSHKey, c.KeyType)
+	c.Report.ok("account key", "%s, a %s key", cmp.Or(c.Conf.Identity.SSHKey, "in the SSH agent"), c.KeyType)
 	if n, err := c.Recipients(); err != nil {
 		c.Report.failed("recipients of results", err)
 	} else {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -143,6 +144,41 @@ func agentSignerFor(ctx context.Context, path string, key ssh.PublicKey) (ssh.Si
 		}
 	}
 	return nil, fmt.Errorf("%w: %s (%s); load it with ssh-add", ErrNoAgentKey, path, Fingerprint(key))
+}
+
+// maxAgentKeys bounds the keys of an agent that are tried.
+const maxAgentKeys = 8
+
+// AgentSigners returns signers for the keys that the SSH agent at $SSH_AUTH_SOCK holds and that
+// CheckKey takes, Ed25519 first and RSA last; at most 8. Without an agent there are none.
+func AgentSigners(ctx context.Context) ([]ssh.Signer, error) {
+	socket := os.Getenv("SSH_AUTH_SOCK")
+	if socket == "" {
+		return nil, nil
+	}
+	var held []*agent.Key
+	err := agentSigner{socket: socket}.ask(ctx, func(a agent.ExtendedAgent) (err error) {
+		held, err = a.List()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keys of the SSH agent: %w", err)
+	}
+	var keys []ssh.PublicKey
+	for _, k := range held {
+		key, err := ssh.ParsePublicKey(k.Blob)
+		_, certified := key.(*ssh.Certificate) // its key is there by itself, too
+		if err == nil && CheckKey(key) == nil && !certified {
+			keys = append(keys, key)
+		}
+	}
+	rank := map[string]int{ssh.KeyAlgoED25519: -1, ssh.KeyAlgoRSA: 1}
+	slices.SortStableFunc(keys, func(a, b ssh.PublicKey) int { return rank[a.Type()] - rank[b.Type()] })
+	var out []ssh.Signer
+	for _, key := range keys[:min(len(keys), maxAgentKeys)] {
+		out = append(out, agentSigner{key, socket})
+	}
+	return out, nil
 }
 
 // ask runs f on a fresh connection to the agent.

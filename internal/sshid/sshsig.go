@@ -98,8 +98,8 @@ func CheckKey(k ssh.PublicKey) error {
 	}
 	r, ok := c.CryptoPublicKey().(*rsa.PublicKey)
 	if !ok || r.N.BitLen() < minRSABits {
-		return fmt.Errorf("%w: RSA key %s is shorter than %d bits; make one with ssh-keygen -t ed25519",
-			ErrWeakKey, Fingerprint(k), minRSABits)
+		return fmt.Errorf("%w: RSA key %s is shorter than %d bits; it opens what was sealed to it before (-i), and signs nothing: "+
+			"make a new one with ssh-keygen -t ed25519", ErrWeakKey, Fingerprint(k), minRSABits)
 	}
 	return nil
 }
