@@ -369,14 +369,28 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestSubmitByHand: the script that job-prep leaves is a site's own workflow's to submit: from within another job, of an
+// array even, whose variables are not this job's, as a link of a chain. Slurm may choose how many nodes it gets, and the
+// seal time is a share of a short limit.
 func TestSubmitByHand(t *testing.T) {
 	t.Parallel()
-	data := alice.dataset(t, "by-hand", map[string]string{"run.sh": "echo by hand >/sd-container/output/x\n"})
-	script := alice.mustSB(t, "job-prep", "-ai", shell(t), "-di", data, "-t", "10", "--seal-time", "60", "--workdir", alice.scratch(),
-		"-args", "/sd-container/input/run.sh", "--no-submit")
-	id := must(t, "login", "alice", "sbatch", "--parsable", "--wait", script)
-	if !strings.Contains(id, "\n") && id == "" {
-		t.Fatalf("sbatch printed %q", id)
+	data := alice.dataset(t, "by-hand", map[string]string{"run.sh": "set | grep SLURM_ARRAY >/sd-container/output/x; true\n"})
+	work := alice.scratch() + "/by-hand"
+	must(t, "login", "alice", "mkdir", work)
+	script := alice.mustSB(t, "job-prep", "-ai", shell(t), "-di", data, "-N", "1-2", "-t", "3", "--workdir", work, "-J", "a/chain",
+		"-args", "/sd-container/input/run.sh", "--no-submit", "--output", "by-hand.sbatch")
+	if local, site := must(t, "laptop", "alice", "cat", "by-hand.sbatch"), must(t, "login", "alice", "cat", script); local != site ||
+		!strings.Contains(site, "--signal=USR1@45\n") || !strings.Contains(site, "--nodes=1-2\n") || !strings.Contains(site, "--job-name=a_chain\n") {
+		t.Errorf("the script here and at the site:\n%s\n%s", local, site)
+	}
+	before := must(t, "login", "alice", "sbatch", "--parsable", "-o", "/dev/null", "--wrap", "true")
+	write(t, "login", "alice", work+"/outer", "#!/bin/bash\n"+
+		"SLURM_RESTART_COUNT=3 sbatch --parsable --dependency=afterok:"+before+" '"+script+"' >'"+work+"/id'\n")
+	must(t, "login", "alice", "sbatch", "--parsable", "--wait", "-o", "/dev/null", "--array=7", work+"/outer")
+	id := must(t, "login", "alice", "cat", work+"/id")
+	must(t, "login", "alice", "sbatch", "--parsable", "--wait", "-o", "/dev/null", "--dependency=afterany:"+id, "--wrap", "true")
+	if log := must(t, "login", "alice", "cat", work+"/a_chain.out"); !strings.Contains(log, "application ended") {
+		t.Errorf("the log under HPCS's name:\n%s", log)
 	}
 	// The record has no job id: the job's directory names it, and the key service knows its number.
 	for _, ref := range []string{path.Dir(script), id} {

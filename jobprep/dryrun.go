@@ -63,6 +63,7 @@ func DryRun(d Deps, o Options) (string, error) {
 		fmt.Fprintf(&b, "      %s/%s (%s)\n", jobdir.BinDir, f.Name, text.Size(f.Size))
 	}
 	fmt.Fprintf(&b, "      %s, %s, %s, %s/\n", jobdir.ManifestName, jobdir.SignatureName, jobdir.ScriptName, jobdir.ScriptsDir)
+	step("make a symbolic link to its log beside it, NAME%s as in HPCS, unless something else has that name", jobdir.LogLinkSuffix)
 	without := ""
 	if p.credentials() != "" {
 		without = " and the " + p.credentials() + " in it, which are never shown"

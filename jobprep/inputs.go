@@ -53,6 +53,9 @@ func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind)
 		return manifest.Info{}, err
 	}
 	info, err := p.trustedInfo(ctx, file)
+	if err != nil && strings.Contains(err.Error(), transfer.At(file)) {
+		return info, fmt.Errorf("info file: %w", err)
+	}
 	if err != nil {
 		return info, fmt.Errorf("info file %s: %w", transfer.At(file), err)
 	}

@@ -44,6 +44,7 @@ type Options struct {
 	Valid           time.Duration // how long the manifest may wait for its job
 	Recipients      []string      // who can open the results
 	Cluster         string        // where the key service knows several
+	LogName         string        // what the link to the job's log in Workdir is called; "" for HPCS's lumi-sd_USER
 	// ByHand says that somebody else submits the script, which lies on the site: it
 	// has the nodes' credentials in it then, if there are any.
 	ByHand bool
@@ -185,6 +186,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	if err := d.Store.Save(rec); err != nil {
 		return Prepared{}, err
 	}
+	p.linkLog(ctx)
 	return Prepared{Record: rec, Script: whole, ScriptPath: p.at(jobdir.ScriptName), Credentials: p.credentials(),
 		Keep: o.Force, Until: p.until(m), unlock: sync.OnceFunc(unlock)}, nil
 }

@@ -298,6 +298,15 @@ func (p *planned) layOut(ctx context.Context, m signedManifest, script []byte) e
 	return p.write(ctx, jobdir.ScriptName, script)
 }
 
+// linkLog makes the log known under the name that HPCS gives it. Nothing depends on that.
+func (p *planned) linkLog(ctx context.Context) {
+	name := strings.ReplaceAll(cmp.Or(p.o.LogName, "lumi-sd_"+p.user), "/", "_") + jobdir.LogLinkSuffix
+	if err := jobdir.LinkLog(ctx, p.d.Slurm.Runner, p.o.Workdir, name, p.run); err != nil {
+		p.d.Log.Debug("no link to the log", "error", err)
+		p.d.Log.Info("the log has no second name, since something else has that or links cannot be made there", "name", name)
+	}
+}
+
 // write writes a small file of the job's directory.
 func (p *planned) write(ctx context.Context, name string, content []byte) error {
 	return transfer.WriteNew(ctx, p.d.FS, bytes.NewReader(content), int64(len(content)), p.at(name),

@@ -98,6 +98,13 @@ in_job_directory() {
   [ -f @manifest@ ] && [ ! -L @manifest@ ] && echo "@digest@  @manifest@" | sha256sum --check --status --strict
 }
 if ! in_job_directory || [ -L @log@ ] || ! exec >>@log@ 2>&1; then exit @not-ours@; fi
+
+# sbatch hands on the SLURM_* variables of a job in which it was called, and Slurm sets here only those that this job has:
+# what is left of arrays and restarts may be the other job's.
+if [ -n "$SLURM_ARRAY_JOB_ID$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" ] && about=$(scontrol -o show job "$SLURM_JOB_ID"); then
+  case " $about " in *" ArrayTaskId="*) ;; *) unset "${!SLURM_ARRAY_@}" ;; esac
+  case " $about " in *" Restarts=0 "*) unset SLURM_RESTART_COUNT ;; esac
+fi
 `
 
 // nodePart is the text that bash runs on each node. It holds no single quote, so that it stands in

@@ -34,6 +34,7 @@ type jobFlags struct {
 	raw                      []string
 	goOn                     string
 	follow, dryRun, noSubmit bool
+	script                   string // file on this machine for the script, with noSubmit
 	o                        jobprep.Options
 }
 
@@ -86,6 +87,7 @@ func (j *jobFlags) define(f *ui.Flags) {
 	f.Bool(&j.o.Force, "submit even what will not run as things are, and leave it waiting", []string{"force"},
 		ui.Whole)
 	f.Bool(&j.noSubmit, "prepare everything, and leave a script to submit by hand", []string{"no-submit"})
+	f.String(&j.script, "with --no-submit: write the script to this file on this machine, too, with mode 0600", []string{"output"})
 	f.Alone("continue", "a job stays as it was prepared: to have another, run job-prep without --continue",
 		"follow", "force", "config", "username")
 	f.Prefer("config", "job-name", "nodes", "partition", "time", "account", "nodelist", "workdir", "application-info", "data-info",
@@ -118,6 +120,8 @@ func (j *jobFlags) options(c *client) (jobprep.Options, error) {
 	setDefault(&o.Script.Partition, job.Partition)
 	setDefault(&o.Script.Account, job.Account)
 	setDefault(&o.Script.Time, job.Time)
+	o.Script.JobName = strings.ReplaceAll(o.Script.JobName, "/", "_") // as HPCS names jobs and their logs
+	o.LogName = o.Script.JobName
 	setDefault(&o.Script.JobName, "sealbatch")
 	if o.Workdir = filepath.Clean(o.Workdir); !filepath.IsAbs(o.Workdir) {
 		return o, usageError("--workdir is needed: an absolute path at the site", "or set [job] workdir in the configuration")
@@ -195,8 +199,8 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	if err := a.parse(f, args); err != nil {
 		return err
 	}
-	if j.noSubmit && j.follow {
-		return usageError("--no-submit submits nothing that --follow could follow", "leave one of them out")
+	if err := j.byHand(); err != nil {
+		return err
 	}
 	c, err := loadClient(ctx, a, j.clientFlags)
 	if err != nil {
@@ -235,8 +239,7 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	}
 	defer p.Close()
 	if j.noSubmit {
-		leaveScript(a, p)
-		return nil
+		return leaveScript(a, p, j.script)
 	}
 	rec, err := jobprep.Submit(ctx, d, p)
 	p.Close()
@@ -246,15 +249,6 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 	a.log.Info("submitted", "job", rec.JobID, "directory", transfer.At(rec.JobDir))
 	fmt.Fprintln(a.stdout, rec.JobID)
 	return followJob(ctx, a, d, rec, j)
-}
-
-// leaveScript says where the script of a prepared job lies, for who submits it by hand.
-func leaveScript(a *app, p jobprep.Prepared) {
-	if p.Credentials != "" {
-		a.log.Warn("the script has the job's " + p.Credentials + " in it: who reads it can use them before the job does")
-	}
-	a.log.Info("ready; submit it with: sbatch " + p.ScriptPath)
-	fmt.Fprintln(a.stdout, p.ScriptPath)
 }
 
 // continueJob takes up a run that an earlier job-prep began.

@@ -125,7 +125,7 @@ func (s *Server) foreseeSecret(g getter, sec secretRecord, m manifestRecord, f *
 	if why := unusable(sec, f.claims, s.now()); why != "" {
 		hint := "ask its owner"
 		if sec.SupersededBy != "" {
-			hint = "use the newer volume's info file, or ask its owner to pin this version"
+			hint = "use the newer volume's info file, or ask its owner to keep this version open: sealbatch policy set --pin-version"
 		}
 		return refuse(why, hint)
 	}

@@ -42,6 +42,13 @@ in_job_directory() {
 }
 if ! in_job_directory || [ -L job.log ] || ! exec >>job.log 2>&1; then exit 239; fi
 
+# sbatch hands on the SLURM_* variables of a job in which it was called, and Slurm sets here only those that this job has:
+# what is left of arrays and restarts may be the other job's.
+if [ -n "$SLURM_ARRAY_JOB_ID$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" ] && about=$(scontrol -o show job "$SLURM_JOB_ID"); then
+  case " $about " in *" ArrayTaskId="*) ;; *) unset "${!SLURM_ARRAY_@}" ;; esac
+  case " $about " in *" Restarts=0 "*) unset SLURM_RESTART_COUNT ;; esac
+fi
+
 # The site's own lines, from [supercomputer] setup.
 module purge
 export SITE="a b"; module load apptainer # this one
