@@ -34,6 +34,7 @@ lint: build
 	$(GO) mod tidy -diff
 	$(GO) -C tools/gocryptfs mod tidy -diff
 	$(GO) -C tools/sbom mod tidy -diff
+	$(GO) -C tools/compose mod tidy -diff
 	$(GO) -C tools/chart mod tidy -diff
 	$(GO) vet ./...
 	$(GO) -C tools/chart vet .
@@ -78,6 +79,7 @@ unit:
 	$(GO) test -count=1 -run '^TestLoad(Image)?$$' ./cmd/sealbatch
 
 e2e: build
+	@tools/compose/build >/dev/null # a few minutes, once
 	$(GO) test -count=1 -vet=off -timeout 40m -parallel 6 ./e2e/...
 	$(MAKE) e2e-linuxproc
 
