@@ -228,6 +228,11 @@ sealbatch job-prep -N 1 -p standard -t 00:60:00 -A project_1 --workdir /scratch/
 		fmt.Fprint(a.stdout, text)
 		return err
 	}
+	return prepareJob(ctx, a, c, d, o, j)
+}
+
+// prepareJob prepares a job and, unless it is left to be submitted by hand, submits it.
+func prepareJob(ctx context.Context, a *app, c *client, d jobprep.Deps, o jobprep.Options, j jobFlags) error {
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
