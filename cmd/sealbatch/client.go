@@ -15,12 +15,15 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/config"
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
+	"github.com/sealbatch/sealbatch/internal/knownservice"
 	"github.com/sealbatch/sealbatch/internal/progress"
 	"github.com/sealbatch/sealbatch/internal/sshid"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/slurm"
 	"github.com/sealbatch/sealbatch/volume"
 )
@@ -31,7 +34,7 @@ type client struct {
 	a      *app
 	conf   *config.Client
 	signer ssh.Signer
-	ca     []byte
+	ca     []byte // of [hpcs-server] ca-cert; nil without one
 	keys   *keyclient.Client
 	fs     transfer.FS
 	run    slurm.Runner
@@ -65,12 +68,10 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	if err := c.atHome(ctx); err != nil {
 		return nil, err
 	}
-	if conf.Service.CACert == "" {
-		return nil, fault.New(fault.Config, fmt.Errorf("%s: [hpcs-server] ca-cert is missing", conf.Path),
-			"name the PEM file with the key service's authority; its operator has it")
-	}
-	if c.ca, err = trusted.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
-		return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
+	if conf.Service.CACert != "" {
+		if c.ca, err = trusted.ReadFile(conf.Service.CACert, maxSmallFile); err != nil {
+			return nil, fault.New(fault.Config, fmt.Errorf("[hpcs-server] ca-cert: %w", err), "")
+		}
 	}
 	keys, err := c.signers(ctx)
 	if err != nil {
@@ -79,12 +80,31 @@ func loadClient(ctx context.Context, a *app, cf clientFlags) (*client, error) {
 	return c, c.choose(ctx, keys)
 }
 
-// newKeys makes the key service's client.
+// newKeys makes the key service's client. Without ca-cert this machine's authorities vouch for the service, and what it
+// said of itself at first use is remembered.
 func (c *client) newKeys() (err error) {
-	c.keys, err = keyclient.New(keyclient.Options{
-		URL: c.conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: c.a.log,
-	})
+	o := keyclient.Options{URL: c.conf.Service.URL, CA: c.ca, Signer: c.signer, Proxy: http.ProxyFromEnvironment, Log: c.a.log}
+	if c.conf.Service.CACert == "" {
+		state, err := userdirs.StateDir()
+		if err != nil {
+			return fault.New(fault.Config, err, "")
+		}
+		o.SystemRoots = true
+		known := knownservice.Open(state.Dir, c.a.log)
+		o.Known = func(s keyapi.Service) error { return known.Check(c.conf.Service.URL, s) }
+	}
+	c.keys, err = keyclient.New(o)
 	return fault.New(fault.Config, err, "")
+}
+
+// authority returns the authority, in PEM, that a job's nodes are to believe for the key service: the configured one, else
+// the one of this machine's that vouched for it. No node believes the others, nor those of the site.
+func (c *client) authority(ctx context.Context) (string, error) {
+	if c.conf.Service.CACert != "" {
+		return string(c.ca), nil
+	}
+	root, err := c.keys.Root(ctx)
+	return string(root), err
 }
 
 // atHome finds out whether this is the login node itself, where no SSH is needed.

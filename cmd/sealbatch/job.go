@@ -238,6 +238,9 @@ func prepareJob(ctx context.Context, a *app, c *client, d jobprep.Deps, o jobpre
 	}
 	defer func() { c.close() }() // of the newest connection
 	d.FS, d.Slurm = c.fs, c.slurm()
+	if d.Service.CA, err = c.authority(ctx); err != nil {
+		return err
+	}
 	p, err := jobprep.Prepare(ctx, d, o)
 	if err != nil {
 		return err
@@ -325,7 +328,7 @@ func (c *client) jobDeps(ctx context.Context) (jobprep.Deps, error) {
 	return jobprep.Deps{
 		Evidence: builtin.Types,
 		Keys:     c.keys, Signer: c.signer, Trust: trust, Store: store,
-		Service: jobprep.ServiceConf{URL: c.conf.Service.URL, CA: string(c.ca)}, Address: c.conf.Supercomputer.Address,
+		Service: jobprep.ServiceConf{URL: c.conf.Service.URL}, Address: c.conf.Supercomputer.Address,
 		Log: c.a.log, Progress: c.progress,
 		Reconnect: func(ctx context.Context) (transfer.FS, slurm.Runner, error) {
 			fsys, err := c.reconnect(ctx)

@@ -33,7 +33,7 @@ type Client struct {
 // Service is [hpcs-server]: the key service.
 type Service struct {
 	URL    string // https://host:port, without a trailing slash; required
-	CACert string // PEM file with the only authorities to trust; required to reach the key service
+	CACert string // PEM file with the only authorities to trust; "" means this machine's
 }
 
 // Spire is [spire-server], HPCS's section for the site's SPIRE server. Kept as written.

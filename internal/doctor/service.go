@@ -27,7 +27,7 @@ type KeyService interface {
 // Service is a key service as this machine sees it.
 type Service struct {
 	URL      string
-	CA       []byte // PEM
+	CA       []byte // PEM; nil for the authorities of this machine
 	Keys     KeyService
 	Evidence evidence.Types // that nodes can make
 	Report   Report
@@ -127,7 +127,7 @@ func certificateFinding(what string, ends time.Time) Finding {
 }
 
 // certificateEnd returns when the certificate of the service at a URL expires.
-// The service has to prove that it holds one of the authority ca, in PEM.
+// The service has to prove that it holds one of the authority ca, in PEM; nil are those of this machine.
 func certificateEnd(ctx context.Context, address string, ca []byte) (time.Time, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -137,8 +137,11 @@ func certificateEnd(ctx context.Context, address string, ca []byte) (time.Time, 
 	if port == "" {
 		port = "443"
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
+	var pool *x509.CertPool
+	if ca != nil {
+		pool = x509.NewCertPool()
+		pool.AppendCertsFromPEM(ca)
+	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}

@@ -29,10 +29,16 @@ import (
 	"github.com/sealbatch/sealbatch/internal/retry"
 )
 
-// Options say how a key service is reached. URL and CA are required.
+// Options say how a key service is reached. URL is required, and CA or SystemRoots.
 type Options struct {
 	URL string // https, with an optional path prefix
 	CA  []byte // PEM bundle that alone vouches for the server's certificate
+	// SystemRoots lets the authorities of this machine vouch in the place of CA, which is empty then. For people's
+	// machines only: nodes are told by Root which of them did.
+	SystemRoots bool
+	// Known is asked, before anything else is sent, whether the service is the expected one, and may refuse it; nil
+	// asks nobody.
+	Known func(keyapi.Service) error
 	// Signer signs requests; nil for nodes, which make only Release.
 	Signer ssh.Signer
 	// ServiceID pins the service, and with it its statement key; "" takes
@@ -56,11 +62,14 @@ type Client struct {
 	proxy   func(*http.Request) (*url.URL, error)
 	signer  ssh.Signer
 	pinned  string
+	known   func(keyapi.Service) error
+	system  bool
 	retries int
 	log     *slog.Logger
 
 	mu      sync.Mutex
-	service *keyapi.Service // once known
+	service *keyapi.Service   // once known
+	root    *x509.Certificate // the authority that vouched for it
 }
 
 const (
@@ -83,11 +92,12 @@ func New(o Options) (*Client, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("key service: %.200q is not an https URL", o.URL)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(o.CA) {
-		return nil, errors.New("key service: its CA (ca-cert) holds no PEM certificate")
+	pool, err := o.roots()
+	if err != nil {
+		return nil, err
 	}
-	c := &Client{base: u, proxy: o.Proxy, signer: o.Signer, pinned: o.ServiceID, retries: o.Retries, log: o.Log}
+	c := &Client{base: u, proxy: o.Proxy, signer: o.Signer, pinned: o.ServiceID, known: o.Known, system: o.SystemRoots,
+		retries: o.Retries, log: o.Log}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -194,6 +204,7 @@ func (c *Client) once(ctx context.Context, k call, out any) error {
 		return c.viaProxy(req, c.transportError(ctx, err))
 	}
 	defer res.Body.Close()
+	c.noteRoot(res.TLS)
 	b, err := fsx.ReadAll(res.Body, maxAnswer)
 	if errors.Is(err, fsx.ErrTooLarge) {
 		return fmt.Errorf("%w: %w", ErrAnswer, err)
@@ -287,7 +298,7 @@ func (c *Client) sign(ctx context.Context, req *http.Request, k call) error {
 }
 
 // Service asks who the service is, once. The answer's statement key is checked
-// against its id, and the id against Options.ServiceID.
+// against its id, the id against Options.ServiceID, and both by Options.Known.
 func (c *Client) Service(ctx context.Context) (keyapi.Service, error) {
 	c.mu.Lock()
 	known := c.service
@@ -307,8 +318,13 @@ func (c *Client) Service(ctx context.Context) (keyapi.Service, error) {
 		return s, fmt.Errorf("%w: %s is %.160q, expected is %.160q", ErrService, c.base.Host, clean(s.ID), c.pinned)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.service == nil && c.known != nil {
+		if err := c.known(s); err != nil {
+			return s, err
+		}
+	}
 	c.service = &s
-	c.mu.Unlock()
 	return s, nil
 }
 

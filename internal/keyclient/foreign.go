@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,9 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnavailable, fault.Network(ctx.Err(), c.base.Host, "[hpcs-server] url"))
+	case errors.As(err, &cert) && c.system && !atProxy && !saysWhy(cert.Err):
+		return fault.New(fault.Config, fmt.Errorf("%w: %s shows a certificate for which no authority of this machine vouches", ErrService,
+			c.base.Host), "name the PEM file with the service's own authority, which its operator gives out: ca-cert under [hpcs-server]")
 	case errors.As(err, &cert):
 		return fmt.Errorf("%w: %w", ErrService, said)
 	case !atProxy && speaksNoTLS(err):
@@ -44,6 +48,12 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, notSent{said})
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, said)
+}
+
+// saysWhy reports whether a certificate has another fault than that nobody who counts vouches for it.
+func saysWhy(err error) bool {
+	invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
+	return ok && invalid.Reason == x509.Expired || errors.As(err, new(x509.HostnameError))
 }
 
 // speaksNoTLS reports whether the other side does not speak TLS as a key service does, which no second try alters.

@@ -28,7 +28,7 @@ var floors = [][]string{
 	{"internal/evidence", "internal/sifbuild"},
 	{"internal/keyserver", "internal/verifier", "internal/fusetest", "internal/container", "internal/image", "internal/hpcs"},
 	{"internal/sandbox", "slurm", "internal/jobdir", "internal/transfer", "internal/sshid",
-		"internal/keyclient", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/slotstore",
+		"internal/keyclient", "internal/knownservice", "internal/keyserver/audit", "internal/keyserver/boltstore", "internal/keyserver/slotstore",
 		"internal/keyserver/voucher",
 		"internal/keyserver/token", "internal/service", "internal/source"},
 	{"internal/registry"},
