@@ -91,7 +91,10 @@ func (c *client) newKeys() (err error) {
 		}
 		o.SystemRoots = true
 		known := knownservice.Open(state.Dir, c.a.log)
-		o.Known = func(s keyapi.Service) error { return known.Check(c.conf.Service.URL, s) }
+		o.Known = func(s keyapi.Service) error {
+			_, _ = c.a.state() // says where that is, if it is unusual; Check says what cannot be kept
+			return known.Check(c.conf.Service.URL, s)
+		}
 	}
 	c.keys, err = keyclient.New(o)
 	return fault.New(fault.Config, err, "")

@@ -238,9 +238,11 @@ func prepareJob(ctx context.Context, a *app, c *client, d jobprep.Deps, o jobpre
 	}
 	defer func() { c.close() }() // of the newest connection
 	d.FS, d.Slurm = c.fs, c.slurm()
-	if d.Service.CA, err = c.authority(ctx); err != nil {
+	ca, err := c.authority(ctx)
+	if err != nil {
 		return err
 	}
+	d.Service.CA = ca
 	p, err := jobprep.Prepare(ctx, d, o)
 	if err != nil {
 		return err
