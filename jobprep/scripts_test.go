@@ -93,7 +93,8 @@ func TestScriptsRefused(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	if found, said, err := scriptsIn(t, "list.txt"); err != nil || len(found) != 1 || !strings.Contains(said, "no verification script (*.sh) in") {
+	found, said, err := scriptsIn(t, "list.txt")
+	if err != nil || len(found) != 1 || !strings.Contains(said, "no verification script (*.sh) in") {
 		t.Errorf("none: %v, %v, %s", found, err, said)
 	}
 	p := &planned{d: Deps{FS: transfer.Local{}, Log: slog.New(slog.DiscardHandler)}}

@@ -25,7 +25,8 @@ func TestParseNodes(t *testing.T) {
 			t.Errorf("%s: %d to %d, %v", in, least, most, err)
 		}
 	}
-	for _, in := range []string{"", "0", "-1", "+1", "1-", "-4", "0-4", "4-1", "1-4-5", "1,2,4", "1-8:2", "1k", "65537", "1 - 4", "99999999999999999999"} {
+	for _, in := range []string{"", "0", "-1", "+1", "1-", "-4", "0-4", "4-1", "1-4-5", "1,2,4", "1-8:2",
+		"1k", "65537", "1 - 4", "99999999999999999999"} {
 		if least, most, err := ParseNodes(in); err == nil {
 			t.Errorf("%s: %d to %d", in, least, most)
 		}
@@ -35,8 +36,10 @@ func TestParseNodes(t *testing.T) {
 // TestSealTime: a short job has time to run, and a long one five minutes to seal.
 func TestSealTime(t *testing.T) {
 	t.Parallel()
-	for limit, want := range map[time.Duration]time.Duration{0: 5 * time.Minute, time.Second: 15 * time.Second, time.Minute: 15 * time.Second,
-		61 * time.Second: 30 * time.Second, 5 * time.Minute: 75 * time.Second, 20 * time.Minute: 5 * time.Minute, 100 * time.Hour: 5 * time.Minute} {
+	for limit, want := range map[time.Duration]time.Duration{
+		0: 5 * time.Minute, time.Second: 15 * time.Second, time.Minute: 15 * time.Second,
+		61 * time.Second: 30 * time.Second, 5 * time.Minute: 75 * time.Second, 20 * time.Minute: 5 * time.Minute, 100 * time.Hour: 5 * time.Minute,
+	} {
 		if got := SealTime(limit); got != want {
 			t.Errorf("%v: %v, want %v", limit, got, want)
 		}
