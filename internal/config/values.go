@@ -138,7 +138,7 @@ const hintHTTP = "an HPCS server keeps no keys for sealbatch: name a sealbatch k
 // placeholder returns what to do about an address as HPCS's README has it.
 func placeholder(url string) string {
 	if strings.HasSuffix(url, ":port") || strings.HasSuffix(url, ":PORT") {
-		return "write the port's number in place of the word"
+		return "that is the example of HPCS's README: write the key service's address, with the port's number in place of the word"
 	}
 	return ""
 }

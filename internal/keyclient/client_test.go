@@ -298,6 +298,11 @@ func TestOptions(t *testing.T) {
 	if _, err := keyclient.New(keyclient.Options{URL: w.URL, CA: []byte("nothing")}); err == nil {
 		t.Error("a CA without a certificate is accepted")
 	}
+	for _, o := range []keyclient.Options{{URL: w.URL}, {URL: w.URL, CA: caOf(w), SystemRoots: true}} {
+		if _, err := keyclient.New(o); err == nil {
+			t.Errorf("a CA of %d bytes, with the system's authorities %v, is accepted", len(o.CA), o.SystemRoots)
+		}
+	}
 	if _, err := newClient(t, keyclient.Options{URL: w.URL, CA: caOf(w)}).Nonce(t.Context()); !errors.Is(err, keyclient.ErrForeign) {
 		t.Errorf("a redirection: %v", err)
 	}

@@ -33,7 +33,6 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/trusted"
-	"github.com/sealbatch/sealbatch/internal/userdirs"
 )
 
 // ErrChanged says that another service answers than the one that is remembered.
@@ -95,9 +94,6 @@ func (s Store) remember(file string, k known) {
 	}
 	if err == nil {
 		err = fsx.Replace(file, append(b, '\n'), 0o600)
-	}
-	if err == nil {
-		err = userdirs.Give(s.Dir, file)
 	}
 	if err != nil {
 		s.Log.Warn("it cannot be remembered, so that another in its place would not be noticed: name its authority "+
