@@ -22,7 +22,12 @@ type reading struct {
 // hpcsStyle reports whether a file says what only HPCS's programs want to know, where SPIRE and Vault are, or has
 // values for whoever reads it.
 func hpcsStyle(parsed *ini.File) bool {
-	return len(parsed.Section(ini.DefaultSection).Keys()) > 0 || len(parsed.Section("spire-server").Keys()) > 0 || len(parsed.Section("vault").Keys()) > 0
+	for _, name := range []string{ini.DefaultSection, "spire-server", "vault"} {
+		if len(parsed.Section(name).Keys()) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *reading) section(section *ini.Section) error {
