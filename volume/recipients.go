@@ -22,7 +22,7 @@ const maxKeyFile = 1 << 20
 
 // ParseRecipients reads recipients, each given as an age recipient (X25519,
 // age1...; post-quantum hybrid, age1pq1...), an ssh-ed25519 or ssh-rsa public key
-// (RSA from 3072 bits), with options of authorized_keys before it or not, or a file
+// (RSA from 2048 bits), with options of authorized_keys before it or not, or a file
 // that holds one of these a line (empty lines and # comments allowed).
 // ErrIdentity if one is unusable, or if they do not go together: hybrid ones
 // take no others beside them.
@@ -132,8 +132,9 @@ func ageRecipient(s string, plugins *plugin.ClientUI) (age.Recipient, error) {
 	return plugin.NewRecipient(s, plugins)
 }
 
-// minRSA is the least length of RSA keys in bits, as for signatures.
-const minRSA = 3072
+// minRSA is the least length of RSA keys in bits, age's own. It is less than what signatures need
+// (internal/sshid): whoever has only such a key can open what is sealed to them, and vouch for nothing.
+const minRSA = 2048
 
 func sshRecipient(pub ssh.PublicKey) (age.Recipient, error) {
 	switch pub.Type() {

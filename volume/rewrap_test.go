@@ -200,7 +200,10 @@ func rsaIdentity(t *testing.T, bits int) rsaKey {
 
 func TestShortRSA(t *testing.T) {
 	t.Parallel()
-	if _, err := ParseRecipients([]string{rsaIdentity(t, 2048).public}); !errors.Is(err, ErrIdentity) {
+	if _, err := ParseRecipients([]string{rsaIdentity(t, 2048).public}); err != nil {
 		t.Errorf("a key of 2048 bits: %v", err)
+	}
+	if _, err := ParseRecipients([]string{rsaIdentity(t, 1536).public}); !errors.Is(err, ErrIdentity) {
+		t.Errorf("a key of 1536 bits: %v", err)
 	}
 }

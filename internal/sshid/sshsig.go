@@ -98,7 +98,7 @@ func CheckKey(k ssh.PublicKey) error {
 	}
 	r, ok := c.CryptoPublicKey().(*rsa.PublicKey)
 	if !ok || r.N.BitLen() < minRSABits {
-		return fmt.Errorf("%w: RSA key %s is shorter than %d bits; it opens what was sealed to it before (-i), and signs nothing: "+
+		return fmt.Errorf("%w: RSA key %s is shorter than %d bits; it opens what is sealed to it, and signs nothing: "+
 			"make a new one with ssh-keygen -t ed25519", ErrWeakKey, Fingerprint(k), minRSABits)
 	}
 	return nil
