@@ -145,13 +145,13 @@ func defaultClient(path string) *Client {
 func clientSchema(f *file, c *Client) schema {
 	s := &c.Supercomputer
 	return schema{hpcs: true, sections: map[string][]key{
-		"hpcs-server": {httpsKey("url", &c.Service.URL), f.pathKey("ca-cert", &c.Service.CACert)},
+		"hpcs-server": {httpsKey("url", &c.Service.URL), narrows(f.pathKey("ca-cert", &c.Service.CACert))},
 		"spire-server": {stringKey("address", &c.Spire.Address), stringKey("port", &c.Spire.Port),
 			stringKey("trust-domain", &c.Spire.TrustDomain)},
 		"vault": {stringKey("url", &c.Vault.URL)},
 		"supercomputer": {
 			addressKey("address", s), wordKey("username", &s.Username), intKey("port", &s.Port, 1, 65535),
-			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), f.pathsKey("known-hosts", &s.KnownHosts),
+			boolKey("local", &s.Local), f.pathsKey("ssh-key", &s.SSHKeys), narrows(f.pathsKey("known-hosts", &s.KnownHosts)),
 			f.pathOrKey("ssh-config", &s.SSHConfig, "none"), stringKey("proxy-jump", &s.ProxyJump),
 			stringKey("cluster", &s.Cluster), stringKey("runtime", &s.Runtime),
 			intKey("connections", &s.Connections, 1, 8), stringKey("mounts", &s.Mounts), stringKey("slurm-bin", &s.SlurmBin),
@@ -159,12 +159,18 @@ func clientSchema(f *file, c *Client) schema {
 		},
 		"identity": {f.pathKey("ssh-key", &c.Identity.SSHKey)},
 		"results":  {f.recipientsKey("recipients", &c.Results.Recipients), f.pathsKey("identity", &c.Results.Identities)},
-		"trust":    {f.pathKey("allowed-signers", &c.Trust.AllowedSigners)},
+		"trust":    {narrows(f.pathKey("allowed-signers", &c.Trust.AllowedSigners))},
 		"job": {stringKey("partition", &c.Job.Partition), stringKey("account", &c.Job.Account),
 			stringKey("time", &c.Job.Time), stringKey("workdir", &c.Job.Workdir), secondsKey("seal-time", &c.Job.SealTime)},
-		"policy":   {oneOfKey("network", &c.Policy.Network, "any", "none")},
+		"policy":   {narrows(oneOfKey("network", &c.Policy.Network, "any", "none"))},
 		"registry": {linesKey("mirror", &c.Registry.Mirrors)},
 	}}
+}
+
+// narrows makes k a key that says whom alone to believe, or what not to permit.
+func narrows(k key) key {
+	k.narrows = true
+	return k
 }
 
 // addressKey takes HOST, HOST:PORT, [IPv6]:PORT or IPv6.

@@ -22,6 +22,7 @@ const maxFileSize = 1 << 20
 type key struct {
 	name     string
 	repeated bool // may stand several times or over several lines
+	narrows  bool // says whom alone to believe: an empty value, or the key in a wrong place, is an error
 	set      func(values []string) error
 }
 

@@ -80,10 +80,15 @@ func TestUnknownInHPCS(t *testing.T) {
 		"[supercomputer]\nknown-host = x\n", "[supercomputer]\nknown_hosts = x\n", "[hpcs-server]\nca-certificate = x\n",
 		"[hpcs-server]\ncacert = x\n", "[hpcs-server]\nca = x\n", "[trust]\nallowed-signer = x\n", "[trusts]\nallowed-signers = x\n",
 		"[policy]\nnetworks = none\n", "[DEFAULT]\nca_cert = x\n",
+		"[supercomputer]\nca-cert = x\n", "[hpcs-server]\nknown_hosts = x\n", "[site]\nca-cert = x\n", "[identity]\nnetwork = none\n",
+		"[hpcs-server]\nca-cert =\n", "[hpcs-server]\nca-cert = \"\"\n", "[supercomputer]\nknown-hosts =\n",
 	} {
 		if _, err := LoadClient(write(t, hpcs+slip)); err == nil {
 			t.Errorf("%q is passed over", slip)
 		}
+	}
+	if _, err := LoadClient(write(t, hpcs+"[vault]\nca-cert = vault.pem\n")); err != nil {
+		t.Errorf("the authority of HPCS's Vault: %v", err)
 	}
 	if _, err := LoadClient(write(t, "[hpcs-server]\nurl = https://k:1\n[spire-server]\n[vault]\n[site]\n")); err == nil {
 		t.Error("a section that is unknown in a file of sealbatch's own")

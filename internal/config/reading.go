@@ -34,6 +34,11 @@ func (r *reading) section(section *ini.Section) error {
 	name := section.Name()
 	keys, others, err := r.schema.keysOf(name)
 	if err != nil {
+		for _, k := range section.Keys() {
+			if err := r.misplaced(name, k.Name()); err != nil {
+				return err
+			}
+		}
 		return r.pass(r.errorf(name, "", "%v", err), near(name, r.schema.names()) != "", "unknown section [%s]", name)
 	}
 	for _, got := range slices.Concat(section.Keys(), r.inherited(section, keys)) {
@@ -74,6 +79,10 @@ func (r *reading) set(section string, k key, values []string) error {
 			What: fmt.Sprintf("[%s] %s is given %d times or over several lines", section, k.name, len(values)),
 			Next: "a line that is indented deeper than its key's goes on with the value above it"})
 	}
+	if len(values) == 0 && k.narrows {
+		return fail(Error{File: r.path, Line: r.lineOf(section, k.name), What: fmt.Sprintf("[%s] %s is empty", section, k.name),
+			Next: "give it a value, or take the line out if nobody is to be kept out by it"})
+	}
 	if len(values) == 0 {
 		return nil // `key =` means the default, as HPCS's own `pre-command = ""`
 	}
@@ -93,8 +102,27 @@ func (r *reading) unknownKey(section, name string, keys []key) error {
 	for _, k := range keys {
 		known = append(known, k.name)
 	}
+	if err := r.misplaced(section, name); err != nil && near(name, known) == "" {
+		return err
+	}
 	err := r.errorf(section, name, "unknown key %q in [%s]%s", name, section, suggest("; did you mean %q?", name, known))
 	return r.pass(err, near(name, known) != "", "unknown key %q in [%s]", name, section)
+}
+
+// misplaced returns an error if a key that no section of that name has is one, or nearly one, that narrows whom the user
+// believes, and belongs elsewhere: it would have no effect. The sections for HPCS's own services may have such keys of theirs.
+func (r *reading) misplaced(section, name string) error {
+	if section == "spire-server" || section == "vault" {
+		return nil
+	}
+	for at, keys := range r.schema.sections {
+		for _, k := range keys {
+			if k.narrows && near(name, []string{k.name}) != "" {
+				return r.errorf(section, name, "unknown key %q in [%s]; did you mean %s under [%s]?", name, section, k.name, at)
+			}
+		}
+	}
+	return nil
 }
 
 // pass returns err, or nil and a warning where that is enough: what is not known here may be another program's. Not if
