@@ -25,7 +25,7 @@ type docker struct {
 
 // daemon runs dockerd, for the group that HPCS's compose file names, until its input ends, however the tests end.
 // Containers stand in the laptop's part of the cluster's cgroups, which goes with it.
-const daemon = `mount -t tmpfs run /run && mount -t tmpfs home /home && mkdir /run/lock || exit
+const daemon = `mount -t tmpfs run /run && mount -t tmpfs home /home && mkdir /run/lock /run/ours || exit
 dockerd --data-root "$1" --cgroup-parent "$2" --dns 10.77.0.2 --group 120 --userland-proxy=false \
   --log-level=error </dev/null &
 exec cat`
@@ -81,11 +81,11 @@ func (d docker) must(t *testing.T, dir string, argv ...string) string {
 	return r.out
 }
 
-// api makes a call of the daemon's.
+// api makes a call of the daemon's: not of this machine's own, which has no such directory.
 func (d docker) api(t *testing.T, call string, flags ...string) result {
 	t.Helper()
 	curl := []string{"curl", "-sSf", "--unix-socket", "/run/docker.sock", "http://docker/" + call}
-	return d.run(t.Context(), "/", append(curl, flags...)...)
+	return d.run(t.Context(), "/run/ours", append(curl, flags...)...)
 }
 
 // load is docker load.
