@@ -115,7 +115,7 @@ func TestAttackTLSMiddle(t *testing.T) {
 	const tlsLine = "TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}"
 	believing := installed(t, "laptop",
 		weakened(t, weakness{"internal/keyclient/client.go", tlsLine,
-			"TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}"})) + "/sealbatch"
+			"TLSClientConfig:     &tls.Config{RootCAs: pool, InsecureSkipVerify: true}"})) + "/sealbatch"
 	for i, c := range []struct{ name, dir, want string }{
 		{"an authority of their own", "/etc/attacker", "unknown authority"},
 		{"a certificate for another name", "/etc/attacker-other-name", "not keys"},
