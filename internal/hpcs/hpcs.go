@@ -22,6 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 	"github.com/sealbatch/sealbatch/internal/trusted"
 )
 
@@ -100,12 +101,13 @@ func ReadKey(file string) (*age.X25519Identity, error) {
 		HintKey(""))
 }
 
-// HintKey says where the key of a file is; secret is the info file's secret_path, "" if that is not known.
+// HintKey says where the key of a file is; secret is the info file's secret_path, "" if that is not known. Nobody vouches
+// for info files: what they say is quoted, since people paste this.
 func HintKey(secret string) string {
 	if secret == "" {
 		secret = "SECRET_PATH"
 	}
-	return "HPCS keeps the key in Vault: vault kv get -mount=kv -field=key " + secret + " >FILE, by whoever may read it there; chmod 600 FILE"
+	return "HPCS keeps the key in Vault: vault kv get -mount=kv -field=key " + shellwords.QuoteArgs(secret) + " >FILE, by whoever may read it there; chmod 600 FILE"
 }
 
 // Name returns what was packed into a file that HPCS called file: "jp2a" for "encrypted_prepared_jp2a.sif".

