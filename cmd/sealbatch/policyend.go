@@ -20,7 +20,7 @@ func (e *endFlags) add(f *ui.Flags) {
 	f.Bool(&e.yes, "do not ask: with revoke and delete, and with set, add, remove and renew where a policy counts no more",
 		[]string{"y", "yes"}, ui.Whole)
 	f.Bool(&e.superseded, "with delete: the older versions of the name, except for those that were published with --pin-version",
-		[]string{"superseded"})
+		[]string{"superseded"}, ui.Whole)
 }
 
 // stillOpens is what no key service can take back.
