@@ -21,6 +21,8 @@ FROM scratch AS base
 COPY --from=build /image/ /
 # The home directory is where compose.yaml mounts .ssh, and where submitted jobs are remembered.
 ENV PATH=/usr/local/bin HOME=/tmp
+# What is named by no absolute path, such as results-4711, outlives the container.
+WORKDIR /tmp
 # Whoever publishes the images says what they are.
 ARG SOURCE=https://github.com/sealbatch/sealbatch
 ARG VERSION=unknown

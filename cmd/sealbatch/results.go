@@ -18,6 +18,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 	"github.com/sealbatch/sealbatch/internal/ui"
+	"github.com/sealbatch/sealbatch/internal/userdirs"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -37,7 +38,7 @@ sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	f.Strings(&identities, "age identity or SSH private key that opens them\n"+
 		"(default: what the configuration named when the job was submitted, and what it names now)", []string{"i", "identity"})
 	f.Bool(&recovering, "open whatever can be: of damaged results what is not; where a receipt or sealed results\n"+
-		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"})
+		"are missing or damaged, the working volume; of a job that still runs, what it has written", []string{"recover"}, ui.Whole)
 	maxIndexFlag(f, &maxIndex)
 	f.Bool(&remove, "when the results of all nodes are opened, remove the job's directory at the site", []string{"remove"}, ui.Whole)
 	f.Bool(&appCode, "end with the application's exit code, the highest of all nodes, if all results are opened",
@@ -63,6 +64,7 @@ sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 	if err := output.CheckDirs(out); err != nil {
 		return err
 	}
+	warnPassing(a, out)
 	c, rec, err := openJob(ctx, a, cf, store, ref)
 	if err != nil {
 		return err
@@ -85,6 +87,15 @@ sealbatch results /scratch/project_1/etellier/sealbatch-0123456789abcdef`)
 		err = exitStatus(code)
 	}
 	return err
+}
+
+// warnPassing says that a directory ends with the container in which it is made: `docker compose run --rm` removes that.
+func warnPassing(a *app, dir string) {
+	abs, err := filepath.Abs(dir)
+	if err == nil && userdirs.Container() && !userdirs.FromOutside(abs) {
+		a.log.Warn("these results end with this container, since nothing is mounted where they go: name a directory with -o that is mounted, "+
+			"such as /tmp/"+filepath.Base(abs), "directory", abs)
+	}
 }
 
 // fetching says how to fetch results.

@@ -36,6 +36,9 @@ func step(name string) target {
 // environment is every image's. The home directory is where compose files mount the user's.
 var environment = []string{"PATH=/usr/local/bin", "HOME=/tmp"}
 
+// workDir is where HPCS's compose file mounts the user's directory: what is named by no absolute path outlives the container.
+const workDir = "/tmp"
+
 // labels returns what an image says of itself (github.com/opencontainers/image-spec/blob/main/annotations.md).
 func labels(target, version string) map[string]string {
 	l := map[string]string{
@@ -61,7 +64,7 @@ func (t target) image(l v1.Layer, p v1.Platform, created time.Time, labels map[s
 	}
 	c = c.DeepCopy()
 	c.OS, c.Architecture, c.Created = p.OS, p.Architecture, v1.Time{Time: created}
-	c.Config = v1.Config{Entrypoint: t.entrypoint, Cmd: t.command, Env: environment, Labels: labels}
+	c.Config = v1.Config{Entrypoint: t.entrypoint, Cmd: t.command, Env: environment, WorkingDir: workDir, Labels: labels}
 	if t.name == "server" {
 		c.Config.ExposedPorts = map[string]struct{}{"8443/tcp": {}}
 	}

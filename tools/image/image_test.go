@@ -65,7 +65,7 @@ func TestArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.Architecture != "arm64" || c.OS != "linux" || !slices.Equal(c.Config.Entrypoint, target.entrypoint) ||
-			c.Config.Labels["org.opencontainers.image.version"] != "v1.2" {
+			c.Config.Labels["org.opencontainers.image.version"] != "v1.2" || c.Config.WorkingDir != workDir {
 			t.Errorf("%s: %+v", target.name, c)
 		}
 		for _, form := range []string{"docker-archive:", "oci-archive:"} {
@@ -145,6 +145,9 @@ func TestDockerfile(t *testing.T) {
 		}
 	}
 	if want := "ENV " + strings.Join(environment, " ") + "\n"; !strings.Contains(stages["base"], want) {
+		t.Errorf("the stage base lacks %s", want)
+	}
+	if want := "WORKDIR " + workDir + "\n"; !strings.Contains(stages["base"], want) {
 		t.Errorf("the stage base lacks %s", want)
 	}
 	if len(stages) != len(targets)+2 {
