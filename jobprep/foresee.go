@@ -96,7 +96,8 @@ func (p *planned) unfit(chosen []slurm.Partition) (first string) {
 
 // warnOfNodes warns if Slurm may give the job nodes on which a volume is not to be opened, by its info file.
 func (p *planned) warnOfNodes(ctx context.Context, chosen []slurm.Partition) {
-	if p.o.Script.NodeList != "" || len(chosen) != 1 {
+	// Of a --nodelist Slurm gives every node, and others to those as long as the job has asked for more.
+	if all := p.o.Script.NodeList != "" && len(p.nodes) >= p.o.Script.Nodes; all || len(chosen) != 1 {
 		return
 	}
 	var nodes []string // of the partition, once they are needed

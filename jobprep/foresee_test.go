@@ -107,6 +107,10 @@ func TestForeseen(t *testing.T) {
 		"choose nodes with --nodelist": func(s *site) {
 			s.o.DataInfo[0] = s.publish("narrow", manifest.KindDataset, func(p *manifest.Policy) { p.Nodes = []string{"cn[2-9]"} })
 		},
+		"on other nodes of partition": func(s *site) { // those that Slurm adds to the list
+			s.o.DataInfo[0] = s.publish("narrow-list", manifest.KindDataset, func(p *manifest.Policy) { p.Nodes = []string{"cn1"} })
+			s.o.Script.Nodes, s.o.Script.NodeList = 2, "cn1"
+		},
 	} {
 		s, said := at(t)
 		change(s)
