@@ -236,6 +236,10 @@ func (o Options) archive(ctx context.Context, f *os.File, size int64) (*archive,
 	case inflate.Detect(head[:n]) != inflate.None:
 		return o.inflated(ctx, f, size, inflate.Detect(head[:n]))
 	}
+	if inflate.Encrypted(head[:n]) {
+		return nil, fault.New(fault.Usage, fmt.Errorf("%w: it is encrypted with age", ErrFormat),
+			"what HPCS prepared is sealed by --from-hpcs FILE --hpcs-key KEY, in the place of -b")
+	}
 	return nil, fault.New(fault.Usage, fmt.Errorf("%w: it is no tar archive and no SIF file", ErrFormat),
 		"docker save, podman save and skopeo copy write archives that can be read, and apptainer build .sif files")
 }

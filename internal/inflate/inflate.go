@@ -35,8 +35,14 @@ func (f Format) String() string {
 	return [...]string{"uncompressed", "gzip", "zstd", "xz", "bzip2"}[f]
 }
 
-// Longest is how many bytes Detect wants to see at most.
-const Longest = 6
+// Longest is how many bytes Detect and Encrypted want to see at most.
+const Longest = len(ageIntro)
+
+// ageIntro begins files that are encrypted with age (age-encryption.org/v1).
+const ageIntro = "age-encryption.org/v1\n"
+
+// Encrypted reports whether a stream that begins like this is encrypted with age, as what HPCS prepared is.
+func Encrypted(begin []byte) bool { return bytes.HasPrefix(begin, []byte(ageIntro)) }
 
 // The first bytes of compressed streams (RFC 1952, the .xz format, bzip2; zstd's are in isZstd).
 var (

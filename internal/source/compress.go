@@ -19,6 +19,9 @@ func inflated(r io.Reader) (io.Reader, func(), error) {
 		}
 		return nil, nil, err
 	}
+	if inflate.Encrypted(begin) {
+		return nil, nil, fmt.Errorf("%w: %w", ErrArchive, errEncrypted)
+	}
 	plain, free, err := inflate.NewReader(b, inflate.Detect(begin))
 	if err != nil {
 		return nil, nil, broken(err)

@@ -15,6 +15,8 @@ import (
 // ErrArchive: an archive that is damaged, cut, or holds what cannot be sealed.
 var ErrArchive = errors.New("unusable archive")
 
+var errEncrypted = errors.New("it is encrypted with age")
+
 // Bounds of a member. Names and targets are those of a volume.
 const (
 	maxPath   = 4095

@@ -33,6 +33,10 @@ func (in Input) tree() volume.Source {
 // Walk implements volume.Source. Standard input can be walked once.
 func (in Input) Walk(ctx context.Context, emit func(volume.Entry) (uint32, error)) error {
 	err := in.tree().Walk(ctx, emit)
+	if errors.Is(err, errEncrypted) {
+		return fault.New(fault.Other, err, "what HPCS prepared is sealed by --from-hpcs FILE --hpcs-key KEY, in the place of -i; "+
+			"--as-file seals the encrypted file as it is")
+	}
 	if errors.Is(err, ErrArchive) {
 		return fault.New(fault.Other, err, "pack it anew with tar -czf NAME.tgz DIRECTORY, or seal the archive itself with --as-file")
 	}
