@@ -17,6 +17,7 @@
 package knownservice
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -69,19 +70,30 @@ type known struct {
 func (s Store) Check(url string, got keyapi.Service) error {
 	file := s.file(url)
 	before, err := read(file, url)
-	if errors.Is(err, fs.ErrNotExist) {
+	first := errors.Is(err, fs.ErrNotExist)
+	if first { // unless somebody else removed it
+		err = cmp.Or(unsafe(s.Dir), unsafe(filepath.Dir(s.Dir)))
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("which key service answered under %s before: %w", url, err)
+	case first:
 		s.remember(file, known{format, url, got.ID, got.StatementKey, time.Now().UTC().Truncate(time.Second)})
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("which key service answered under %s before: %w", url, err)
-	}
-	if before.ID == got.ID && before.StatementKey == got.StatementKey {
+	case before.ID == got.ID && before.StatementKey == got.StatementKey:
 		return nil
 	}
 	return fault.WithHint(fmt.Errorf("%w under %s: %.160q, statement key %.80s; since %s it was %.160q, statement key %.80s",
 		ErrChanged, url, got.ID, got.StatementKey, before.Since.Format(time.DateOnly), before.ID, before.StatementKey),
 		"ask its operator whether it was set up anew; if so, accept the new one by removing "+file)
+}
+
+// unsafe returns an error if somebody else can remove what is in a directory.
+func unsafe(dir string) error {
+	if err := trusted.CheckDir(dir); errors.Is(err, trusted.ErrUnsafe) {
+		return err
+	}
+	return nil
 }
 
 // remember writes k, and says so.

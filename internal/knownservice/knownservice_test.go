@@ -84,6 +84,23 @@ func TestFileThatDoesNotCount(t *testing.T) {
 	}
 }
 
+// Where somebody else could have removed what was remembered, no use is a first one.
+func TestDirectoryOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, made := range []string{"", "services"} {
+		s, _ := newStore(t)
+		if err := os.MkdirAll(filepath.Join(filepath.Dir(s.Dir), made), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(filepath.Dir(s.Dir), made), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Check(url, keyapi.Service{ID: "keys#01", StatementKey: "AAAA"}); !errors.Is(err, trusted.ErrUnsafe) {
+			t.Errorf("%q: %v", made, err)
+		}
+	}
+}
+
 // Where nothing can be written, it is said, and goes on.
 func TestNothingCanBeWritten(t *testing.T) {
 	t.Parallel()
