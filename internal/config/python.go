@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+
+	"gopkg.in/ini.v1"
 )
 
 // sectionRE is configparser's: a heading is all between the first and the last bracket, and what follows does not count.
@@ -41,4 +43,31 @@ func (f *file) pythonLines() ([]byte, error) {
 		out.WriteString(text + "\n")
 	}
 	return out.Bytes(), nil
+}
+
+// reference is how configparser's values name another key's, or a percent sign.
+var reference = regexp.MustCompile(`%%|%\([^()\n]+\)s`)
+
+// maxInterpolation is how deep values may name others (configparser.MAX_INTERPOLATION_DEPTH).
+const maxInterpolation = 10
+
+// interpolated returns a value of a section with the values of the keys of it, or of [DEFAULT], that it names as %(KEY)s,
+// and % for %%. A percent sign that stands by itself, which is an error for configparser, stays.
+func (r *reading) interpolated(section *ini.Section, value string, depth int) (string, error) {
+	var err error
+	out := reference.ReplaceAllStringFunc(value, func(ref string) string {
+		if ref == "%%" || err != nil {
+			return "%"
+		}
+		name := ref[2 : len(ref)-2]
+		for _, k := range append(section.Keys(), r.defaults.Keys()...) {
+			if v := clean(k.ValueWithShadows()); strings.EqualFold(k.Name(), name) && len(v) == 1 && depth < maxInterpolation {
+				v[0], err = r.interpolated(section, v[0], depth+1)
+				return v[0]
+			}
+		}
+		err = r.errorf(section.Name(), "", "[%s] %s names no key of that section or of [DEFAULT] with a value of one line", section.Name(), ref)
+		return ref
+	})
+	return out, err
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,6 +54,28 @@ func TestAsPython(t *testing.T) {
 				t.Errorf("%s: %+v, %+v\nconfigparser: %v", name, got.Service, got.Supercomputer, c.Values)
 			}
 		}
+	}
+}
+
+// TestInterpolation: values that name others', as HPCS's ConfigParser takes them; in sealbatch's own files they are as they stand.
+func TestInterpolation(t *testing.T) {
+	t.Parallel()
+	const text = "[DEFAULT]\nhost = keys\nwhere = %(host)s.example.org\n[hpcs-server]\nport = 1\nurl = https://%(where)s:%(Port)s\n" +
+		"[vault]\nurl = 100%% of %(host)s\n[supercomputer]\nusername = 5%\nsetup = printf '%(host)s%%'\n"
+	c, err := LoadClient(write(t, text))
+	if err != nil || c.Service.URL != "https://keys.example.org:1" || c.Vault.URL != "100% of keys" ||
+		c.Supercomputer.Username != "5%" || !slices.Equal(c.Supercomputer.Setup, []string{"printf '%(host)s%%'"}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, bad := range []string{"%(nothing)s", "%(url)s", "%(url)s%(url)s"} {
+		if _, err := LoadClient(write(t, "[vault]\nurl = x\n[hpcs-server]\nurl = "+bad+"\n")); err == nil ||
+			!strings.Contains(err.Error(), "names no key") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	c, err = LoadClient(write(t, "[hpcs-server]\nurl = https://k:1\n[supercomputer]\nusername = %(url)s%%\n"))
+	if err != nil || c.Supercomputer.Username != "%(url)s%%" {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -51,7 +51,15 @@ func (r *reading) section(section *ini.Section) error {
 			}
 			continue
 		}
-		if err := r.set(name, k, clean(got.ValueWithShadows())); err != nil {
+		values := clean(got.ValueWithShadows())
+		if r.lenient && !k.repeated {
+			for i, v := range values {
+				if values[i], err = r.interpolated(section, v, 0); err != nil {
+					return err
+				}
+			}
+		}
+		if err := r.set(name, k, values); err != nil {
 			return err
 		}
 	}
