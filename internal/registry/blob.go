@@ -94,14 +94,12 @@ func (b *download) part(ctx context.Context, s *source) (int64, error) {
 		rest = fmt.Sprintf("bytes=%d-%d", start, b.d.Size-1)
 	}
 	resp, err := s.get(ctx, "blobs/"+b.d.Digest.String(), "Range", rest)
-	if e := status(err); e != nil {
-		if e.blob = true; e.Code == http.StatusRequestedRangeNotSatisfiable && !b.whole {
-			b.whole = true
-			return b.part(ctx, s)
-		}
+	if e := status(err); e != nil && e.Code == http.StatusRequestedRangeNotSatisfiable && !b.whole {
+		b.whole = true
+		return b.part(ctx, s)
 	}
 	if err != nil {
-		return 0, err
+		return 0, blobError{err}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {

@@ -33,9 +33,13 @@ type StatusError struct {
 	Codes   []string      // of the registry: "MANIFEST_UNKNOWN"
 	Message string        // of the registry, printable and short
 	Wait    time.Duration // that was asked for; 0 for none
-
-	blob bool // a layer or a config was asked for, and its manifest had been there
 }
+
+// blobError is an error about a layer or a config whose manifest had been there. It wraps, since the answer to one failed
+// login is the error of all that are fetched at the moment.
+type blobError struct{ error }
+
+func (e blobError) Unwrap() error { return e.error }
 
 // longestWait is what a registry may ask for while somebody looks on.
 const longestWait = 2 * time.Minute
@@ -135,7 +139,7 @@ func (s *source) inWords(err error) error {
 			"try again; if it stays so, have who runs "+s.host()+" look, or push the image anew")
 	}
 	if e := status(err); e != nil && !unvouched(err) {
-		said, hint := s.refusal(e)
+		said, hint := s.refusal(e, errors.As(err, new(blobError)))
 		return fault.New(fault.Other, fault.Reword(err, said), hint)
 	}
 	said, hint := s.trouble(err)
@@ -146,11 +150,11 @@ func (s *source) inWords(err error) error {
 }
 
 // refusal says what an answer means, and what to do about it.
-func (s *source) refusal(e *StatusError) (said, hint string) {
+func (s *source) refusal(e *StatusError, blob bool) (said, hint string) {
 	host := s.host()
 	login := fmt.Sprintf("docker login %s, or podman login %s", host, host)
 	switch {
-	case e.blob && (e.Code == http.StatusNotFound || e.Code == http.StatusGone):
+	case blob && (e.Code == http.StatusNotFound || e.Code == http.StatusGone):
 		return host + " has the image's manifest, but not this part of it", "have who runs " + host + " look, or push the image anew"
 	case e.Code == http.StatusTooManyRequests:
 		wait := "wait"
