@@ -53,6 +53,9 @@ func DryRun(d Deps, o Options) (string, error) {
 			step("read the verification scripts in %s", dir)
 		}
 	}
+	if len(o.HPCSKeys) > 0 {
+		step("look into the files of those info files that HPCS wrote, and deposit their keys at %s for this job alone", d.Service.URL)
+	}
 	step("ask Slurm about the partition, the nodes and the jobs that are named")
 	step("ask %s who it is, and register the signed manifest there", d.Service.URL)
 	if p.credentials() != "" {

@@ -27,7 +27,7 @@ func (p *planned) readInfos(ctx context.Context) error {
 		return err
 	}
 	p.volumes = []manifest.Info{image}
-	if image.Image != nil {
+	if image.Image != nil && !image.Image.Digest.IsZero() {
 		p.d.Log.Info("the image is " + image.Image.String())
 	}
 	for _, f := range p.o.DataInfo {
@@ -43,7 +43,7 @@ func (p *planned) readInfos(ctx context.Context) error {
 		}
 		p.volumes = append(p.volumes, in)
 	}
-	return nil
+	return p.withoutUse()
 }
 
 // readInfo reads an info file, checks its signature against the trust anchors
@@ -51,6 +51,9 @@ func (p *planned) readInfos(ctx context.Context) error {
 func (p *planned) readInfo(ctx context.Context, file string, kind manifest.Kind) (manifest.Info, error) {
 	if err := p.notTheVolume(file, kind); err != nil {
 		return manifest.Info{}, err
+	}
+	if len(p.o.HPCSKeys) > 0 && p.byHPCS(file) {
+		return p.readHPCS(ctx, file, kind)
 	}
 	info, err := p.trustedInfo(ctx, file)
 	if err != nil && strings.Contains(err.Error(), transfer.At(file)) {
@@ -116,8 +119,8 @@ func (p *planned) trustedInfo(ctx context.Context, file string) (manifest.Info, 
 	sig, err := transfer.ReadFile(p.d.FS, file+".sig", maxSmall)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, perr := manifest.ParseInfo(b); errors.Is(perr, manifest.ErrHPCSInfo) {
-			return manifest.Info{}, fault.New(fault.Integrity, perr, "HPCS's files carry no signature: prepare the data again, "+
-				"or seal what HPCS prepared with data-prep (an image: container-prep) --from-hpcs "+file+" --hpcs-key FILE")
+			return manifest.Info{}, fault.New(fault.Integrity, perr, "give its key, --hpcs-key FILE, and the job decrypts it; "+
+				"or seal it for all jobs with data-prep (an image: container-prep) --from-hpcs "+file+" --hpcs-key FILE")
 		}
 		return manifest.Info{}, fault.New(fault.Integrity,
 			fmt.Errorf("it is not signed: there is no %s.sig", path.Base(file)), "ask its owner to publish it again")

@@ -45,6 +45,7 @@ type Options struct {
 	Recipients      []string      // who can open the results
 	Cluster         string        // where the key service knows several
 	LogName         string        // what the link to the job's log in Workdir is called; "" for HPCS's lumi-sd_USER
+	HPCSKeys        []string      // local files of the keys of what HPCS prepared
 	// ByHand says that somebody else submits the script, which lies on the site: it
 	// has the nodes' credentials in it then, if there are any.
 	ByHand bool
@@ -65,6 +66,13 @@ type Keys interface {
 	RegisterManifest(ctx context.Context, signed, signature, private []byte) (keyapi.ManifestInfo, error)
 	RegisterJob(ctx context.Context, signed, signature, private []byte, e keyapi.Expect) (keyapi.ManifestInfo, error)
 	evidence.Keys
+	Deposits
+}
+
+// Deposits takes a volume's key in, and destroys it.
+type Deposits interface {
+	PutSecret(ctx context.Context, volume string, s keyapi.Secret) (keyapi.SecretInfo, error)
+	Delete(ctx context.Context, volume string) error
 }
 
 // Deps are the parties that take part.
@@ -165,10 +173,14 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	}
 	defer func() {
 		if err != nil {
+			p.forget(ctx)
 			err = d.withdraw(ctx, rec, err)
 			unlock()
 		}
 	}()
+	if err := p.deposit(ctx, m); err != nil {
+		return Prepared{}, err
+	}
 	if err := p.register(ctx, signed); err != nil {
 		return Prepared{}, fmt.Errorf("register the job: %w", err)
 	}

@@ -33,7 +33,8 @@ type planned struct {
 	o   Options
 	run string
 
-	volumes   []manifest.Info // the image, then the inputs
+	volumes   []manifest.Info      // the image, then the inputs
+	hpcs      map[string]hpcsInput // by volume id: those of the volumes that HPCS encrypted
 	inputSh   []scriptFile
 	outputSh  []scriptFile
 	binaries  []manifest.FileRef
@@ -177,6 +178,10 @@ func (p *planned) manifest() (manifest.Manifest, error) {
 		return m, err
 	}
 	for _, i := range p.volumes {
+		if in, ok := p.hpcs[i.VolumeID]; ok {
+			m.Volumes = append(m.Volumes, in.ref)
+			continue
+		}
 		ref, err := volumeRef(i)
 		if err != nil {
 			return m, err

@@ -55,6 +55,8 @@ func (j *jobFlags) define(f *ui.Flags) {
 		ui.RequiredUnless("continue"))
 	f.Strings(&j.o.DataInfo, "info file of a dataset, at the site; each is at /sd-container/encrypted/NAME",
 		[]string{"di", "data-info"}, ui.RequiredUnless("continue"))
+	f.Strings(&j.o.HPCSKeys, "file of the key of an input that HPCS prepared (-di or -ai names HPCS's info file): AGE-SECRET-KEY-1...,\n"+
+		"readable by you alone. Each node decrypts that file for the job", []string{"hpcs-key"})
 	f.Word(&j.o.InputScripts, "directory of scripts that check the input before the application runs",
 		[]string{"i", "supplementary-input-scripts"})
 	f.Word(&j.o.OutputScripts, "directory of scripts that check the output after it", []string{"o", "supplementary-output-scripts"})

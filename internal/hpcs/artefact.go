@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"filippo.io/age"
 
@@ -32,7 +33,7 @@ type Artefact struct {
 	Info  *Info  // nil if there is no info file
 
 	fsys transfer.FS
-	key  *age.X25519Identity
+	keys []age.Identity // one of which opens it
 }
 
 // Named is what a user named.
@@ -60,7 +61,7 @@ func (n Named) Open(site transfer.FS, log *slog.Logger) (*Artefact, error) {
 // Open opens what name says, an info file or the encrypted file beside which there may be one: on this machine, and else at the site.
 // An info file on this machine may speak of a file that lies beside it under the same name.
 func Open(site transfer.FS, name string, key *age.X25519Identity) (*Artefact, error) {
-	a := &Artefact{fsys: transfer.Local{}, Local: true, key: key}
+	a := &Artefact{fsys: transfer.Local{}, Local: true, keys: []age.Identity{key}}
 	at, err := filepath.Abs(name)
 	if err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func (a *Artefact) measure() error {
 		return err
 	}
 	defer f.Close()
-	if _, a.Plain, err = age.DecryptReaderAt(f, a.Size, a.key); err != nil {
+	if _, a.Plain, err = age.DecryptReaderAt(f, a.Size, a.keys...); err != nil {
 		return a.why(err)
 	}
 	return nil
@@ -130,6 +131,9 @@ func (a *Artefact) why(err error) error {
 			secret = a.Info.SecretPath
 		}
 		return fault.New(fault.Key, fmt.Errorf("%s: the key does not open it", a.Shown), "each file has a key of its own; "+HintKey(secret))
+	}
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return fmt.Errorf("read %s: %w", a.Shown, err)
 	}
 	return fault.New(fault.Integrity, fmt.Errorf("%s: %w: %v", a.Shown, ErrDamaged, err), "take the file from where it is whole")
 }
@@ -154,7 +158,7 @@ func (a *Artefact) Content() (io.ReaderAt, io.Closer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r, _, err := age.DecryptReaderAt(f, a.Size, a.key)
+	r, _, err := age.DecryptReaderAt(f, a.Size, a.keys...)
 	if err != nil {
 		return nil, nil, errors.Join(a.why(err), f.Close())
 	}
@@ -170,7 +174,7 @@ func (a *Artefact) Stream(ctx context.Context) (io.ReadCloser, error) {
 	}
 	s := &stream{a: a, ctx: ctx, f: f, sum: sha512.New()}
 	s.rest = bufio.NewReaderSize(cipher{s}, 1<<20) // large reads are several requests at once over SFTP
-	if s.plain, err = age.Decrypt(s.rest, a.key); err != nil {
+	if s.plain, err = age.Decrypt(s.rest, a.keys...); err != nil {
 		return nil, errors.Join(a.why(err), f.Close())
 	}
 	return s, nil

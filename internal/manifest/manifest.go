@@ -16,13 +16,16 @@ const Format = "sealbatch-manifest/1"
 // VolumeRef pins one sealed volume that a job opens.
 type VolumeRef struct {
 	Kind     Kind   `json:"kind"`
-	Name     string `json:"name"`      // below /sd-container/encrypted; "image" for the image
-	Path     string `json:"path"`      // absolute, on the site
-	VolumeID string `json:"volume_id"` // 32 hex digits
-	Digest   Digest `json:"digest"`    // volume digest
-	Checksum Digest `json:"checksum"`  // of the whole file
-	Size     int64  `json:"size"`      // of the sealed file, bytes
+	Name     string `json:"name"`              // below /sd-container/encrypted; "image" for the image
+	Path     string `json:"path"`              // absolute, on the site
+	VolumeID string `json:"volume_id"`         // 32 hex digits
+	Digest   Digest `json:"digest"`            // volume digest
+	Checksum Digest `json:"checksum,omitzero"` // of the whole file
+	Size     int64  `json:"size"`              // of the sealed file, bytes
 	Image    *Image `json:"image,omitempty"`
+	// HPCS says that a file lies there that HPCS encrypted, and no sealed volume. VolumeID then names what its key is
+	// deposited under for this job, Digest is HPCSFile's, and there is no Checksum.
+	HPCS *HPCSFile `json:"hpcs,omitempty"`
 }
 
 // FileRef pins one file.
@@ -211,8 +214,11 @@ func (m Manifest) validateVolumes() error {
 		if err := validPath(v.Path); err != nil {
 			return fmt.Errorf("volume path: %w", err)
 		}
-		if !names.ID(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() || v.Size <= 0 {
+		if !names.ID(v.VolumeID) || v.Digest.IsZero() || v.Checksum.IsZero() != (v.HPCS != nil) || v.Size <= 0 {
 			return fmt.Errorf("%w: volume %q lacks id, digest, checksum or size", ErrInvalid, v.Name)
+		}
+		if err := validHPCS(v); err != nil {
+			return fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 		if err := validImage(v.Kind, v.Image); err != nil {
 			return fmt.Errorf("volume %q: %w", v.Name, err)

@@ -28,12 +28,26 @@ func (g *granted) mount() (*mounted, error) {
 	if err := m.step("volumes", ExitIntegrity, m.openVolumes); err != nil {
 		return m, err
 	}
-	return m, m.step("mounts", ExitMount, m.mountVolumes)
+	if !m.fromHPCS() {
+		return m, m.step("mounts", ExitMount, func(ctx context.Context) error {
+			if err := m.mountOutput(ctx); err != nil {
+				return err
+			}
+			return m.mountInputs(ctx)
+		})
+	}
+	if err := m.step("output volume", ExitMount, m.mountOutput); err != nil {
+		return m, err
+	}
+	if err := m.step("HPCS's files", ExitIntegrity, m.decrypt); err != nil {
+		return m, err
+	}
+	return m, m.step("mounts", ExitMount, m.mountInputs)
 }
 
-// mountVolumes makes the tree that the container gets. The output volume comes first:
+// mountOutput begins the tree that the container gets. The output volume comes first:
 // from then on there is a place for details.
-func (m *mounted) mountVolumes(context.Context) (err error) {
+func (m *mounted) mountOutput(context.Context) (err error) {
 	if err := container.LayOut(m.space, m.manifest.Inputs(), m.scripts); err != nil {
 		return fmt.Errorf("prepare the mount points: %w", terse(err))
 	}
@@ -47,6 +61,11 @@ func (m *mounted) mountVolumes(context.Context) (err error) {
 	if m.results.root, err = os.OpenRoot(m.space.Outside(m.outputRel())); err != nil {
 		return fmt.Errorf("output volume: %w", err)
 	}
+	return nil
+}
+
+// mountInputs completes the tree that the container gets.
+func (m *mounted) mountInputs(context.Context) (err error) {
 	mountScratch, mountInput := m.mountScratch, m.mountTree
 	if m.space.Mode() == sandbox.Runtime {
 		mountScratch, mountInput = m.addRuntimeScratch, m.addRuntimeTree

@@ -121,8 +121,11 @@ const maxExitCode = 16
 func (m *mounted) commands() container.Commands {
 	c := container.Commands{Runtime: m.runtime, Space: m.space, Flags: m.flags, Environ: m.environ, Fuse: m.fuse,
 		Network: m.manifest.Network}
-	if image := m.manifest.Volumes[0].Image; image != nil {
-		c.Prepared = image.Prepared
+	switch image := m.manifest.Volumes[0]; {
+	case image.Image != nil:
+		c.Prepared = image.Image.Prepared
+	case image.HPCS != nil:
+		c.Prepared = image.HPCS.Prepared
 	}
 	return c
 }

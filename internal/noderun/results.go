@@ -12,8 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/jobdir"
 	"github.com/sealbatch/sealbatch/internal/sandbox"
+	"github.com/sealbatch/sealbatch/internal/source"
 	"github.com/sealbatch/sealbatch/volume"
 )
 
@@ -89,7 +91,8 @@ func terse(err error) error {
 		volume.ErrVersion, volume.ErrKey, volume.ErrChanged, volume.ErrSpecial, volume.ErrPath,
 		volume.ErrFooter, volume.ErrIndex, volume.ErrBlock, volume.ErrSize, volume.ErrName, volume.ErrIntegrity,
 		sandbox.ErrNoNamespace, sandbox.ErrUnmappedGroup, sandbox.ErrClosed,
-		errTimeLimit, errCancelled, errNoTime, errNoSpace, errUnread, errNotAll, context.Canceled,
+		errTimeLimit, errCancelled, errNoTime, errNoSpace, errNoRoom, errUnread, errNotAll, context.Canceled,
+		hpcs.ErrChecksum, hpcs.ErrDamaged, source.ErrArchive,
 	} {
 		if errors.Is(err, class) {
 			return class

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbatch/sealbatch/internal/container"
 	"github.com/sealbatch/sealbatch/internal/fsx"
+	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/volume"
@@ -15,6 +16,7 @@ import (
 // openVolume is a sealed volume that has been opened and is the pinned one.
 type openVolume struct {
 	*volume.Reader
+	hpcs *hpcs.Artefact // what HPCS encrypted, until it is decrypted: there is no Reader yet
 	kind manifest.Kind
 	file *os.File
 	rel  string // where it is mounted
@@ -34,13 +36,22 @@ func (m *mounted) openVolumes(context.Context) error {
 		if !ok {
 			return fmt.Errorf("%s: %w: no key was released for volume %s", what, ErrKeyRefused, ref.VolumeID)
 		}
-		r, f, err := openPinned(ref, key)
+		v := openVolume{kind: ref.Kind, rel: rel, what: what}
+		var err error
+		if ref.HPCS != nil {
+			v.hpcs, v.file, err = openHPCS(ref, key)
+		} else {
+			v.Reader, v.file, err = openPinned(ref, key)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, terse(err))
 		}
-		m.volumes = append(m.volumes, openVolume{r, ref.Kind, f, rel, what})
+		m.volumes = append(m.volumes, v)
 	}
 	m.released.WipeKeys()
+	if m.volumes[0].hpcs != nil {
+		return nil // decrypt looks
+	}
 	return checkImage(m.volumes[0].Reader)
 }
 
