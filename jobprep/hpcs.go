@@ -12,6 +12,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/image"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
+	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -158,7 +159,7 @@ func (p *planned) forget(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
 	defer cancel()
 	for id, in := range p.hpcs {
-		if err := p.d.Keys.Delete(ctx, id); err != nil {
+		if err := p.d.Keys.Delete(ctx, id); err != nil && !errors.Is(err, keyclient.ErrNotFound) {
 			p.d.Log.Warn("the key of what HPCS prepared may stay at the key service until it expires", "file", in.file, "error", err)
 		}
 	}

@@ -175,6 +175,9 @@ func (a *Artefact) Stream(ctx context.Context) (io.ReadCloser, error) {
 	s := &stream{a: a, ctx: ctx, f: f, sum: sha512.New()}
 	s.rest = bufio.NewReaderSize(cipher{s}, 1<<20) // large reads are several requests at once over SFTP
 	if s.plain, err = age.Decrypt(s.rest, a.keys...); err != nil {
+		if ctx.Err() != nil {
+			return nil, errors.Join(context.Cause(ctx), f.Close())
+		}
 		return nil, errors.Join(a.why(err), f.Close())
 	}
 	return s, nil

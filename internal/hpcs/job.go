@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 
 	"filippo.io/age"
 
@@ -27,6 +28,9 @@ func AtSite(site transfer.FS, info string, keyFiles []string) (*Artefact, error)
 			return nil, fault.New(fault.Usage, fmt.Errorf("HPCS's info file: %w", err), "")
 		}
 		info = real
+	}
+	if !strings.HasSuffix(info, InfoSuffix) {
+		return nil, fault.New(fault.Usage, fmt.Errorf("%s: %w: its name does not end in %s", transfer.At(info), ErrInfo, InfoSuffix), "")
 	}
 	a := &Artefact{fsys: site}
 	for _, file := range keyFiles {
