@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
@@ -30,7 +31,7 @@ func encryptLikeHPCS(t *testing.T, plain []byte, dir, file string) {
 		os.WriteFile(dir+"/key", []byte(id.String()), 0o600)))
 }
 
-// TestFromHPCS: an image and a dataset that HPCS prepared, the dataset at the site as HPCS shipped it, are sealed anew and run as they did there.
+// TestFromHPCS: an image and a dataset that HPCS prepared, the dataset at the site as HPCS shipped it, run as they did there: sealed anew, and decrypted by the job.
 func TestFromHPCS(t *testing.T) {
 	t.Parallel()
 	must(t, "laptop", "alice", "mkdir", "-p", "from-hpcs/oci")
@@ -44,10 +45,16 @@ func TestFromHPCS(t *testing.T) {
 	sif, err := os.ReadFile(dir + "/prepared_app.sif")
 	check(t, err)
 	encryptLikeHPCS(t, sif, dir, "encrypted_prepared_app.sif")
+	shipped := alice.scratch() + "/from-hpcs/"
 	for _, file := range []string{"encrypted_jp2a_input.tgz", "encrypted_jp2a_input.tgz.info.yaml"} {
 		b, err := os.ReadFile("../internal/hpcs/testdata/" + file)
 		check(t, err)
-		write(t, "login", "alice", alice.scratch()+"/from-hpcs/"+file, string(b))
+		write(t, "login", "alice", shipped+file, string(b))
+	}
+	for _, file := range []string{"encrypted_prepared_app.sif", "encrypted_prepared_app.sif.info.yaml"} {
+		b, err := os.ReadFile(dir + "/" + file)
+		check(t, err)
+		write(t, "login", "alice", shipped+file, string(b))
 	}
 	key, err := os.ReadFile("../internal/hpcs/testdata/keys")
 	check(t, err)
@@ -55,21 +62,36 @@ func TestFromHPCS(t *testing.T) {
 	must(t, "laptop", "root", "sh", "-c", "chown -R alice /home/alice/from-hpcs")
 
 	common := []string{"--data-path-at-rest", alice.scratch(), "-u", "alice", "-c", "*"}
-	data := alice.mustSB(t, append([]string{"data-prep", "--from-hpcs", alice.scratch() + "/from-hpcs/encrypted_jp2a_input.tgz.info.yaml",
+	data := alice.mustSB(t, append([]string{"data-prep", "--from-hpcs", shipped + "encrypted_jp2a_input.tgz.info.yaml",
 		"--hpcs-key", "from-hpcs/keys", "-o", "from-hpcs"}, common...)...)
 	image := alice.mustSB(t, append([]string{"container-prep", "--from-hpcs", "from-hpcs/encrypted_prepared_app.sif.info.yaml",
 		"--hpcs-key", "from-hpcs/key", "--data-path", "from-hpcs/sif.sealed"}, common...)...)
-	j := alice.submit(t, image, data, "-args", "one --two")
-	if code := j.wait(); code != 7 {
-		t.Errorf("exit code %d, want the application's 7", code)
+	jobs := map[string]*job{
+		"sealed anew": alice.submit(t, image, data, "-args", "one --two"),
+		"as they are": alice.submit(t, shipped+"encrypted_prepared_app.sif.info.yaml", shipped+"encrypted_jp2a_input.tgz.info.yaml",
+			"-args", "one --two", "--hpcs-key", "from-hpcs/keys", "--hpcs-key", "from-hpcs/key"),
 	}
-	nodes, r := j.results()
-	if len(nodes) != 1 {
-		t.Errorf("results: %s", r)
-	}
-	for _, dir := range nodes {
-		if got := read(t, dir, "stdout"); got != "2 one --two\na picture\n" {
-			t.Errorf("it printed %q", got)
+	for name, j := range jobs {
+		if code := j.wait(); code != 7 {
+			t.Errorf("%s: exit code %d, want the application's 7", name, code)
 		}
+		nodes, r := j.results()
+		if len(nodes) != 1 {
+			t.Errorf("%s: results: %s", name, r)
+		}
+		for _, dir := range nodes {
+			if got := read(t, dir, "stdout"); got != "2 one --two\na picture\n" {
+				t.Errorf("%s: it printed %q", name, got)
+			}
+		}
+	}
+	for _, want := range []string{"it is you who vouches for this file", "once more, encrypted", "container-prep --from-hpcs"} {
+		if said := jobs["as they are"].log.String(); !strings.Contains(said, want) {
+			t.Errorf("job-prep does not say %q: %s", want, said)
+		}
+	}
+	left := must(t, "login", "alice", "sh", "-c", "cd "+alice.scratch()+`; find . -path '*/nodes/*' -name nameless; grep -rl 'a picture' . || :`)
+	if left != "" {
+		t.Errorf("left at the site: %s", left)
 	}
 }
