@@ -31,7 +31,7 @@ func encryptLikeHPCS(t *testing.T, plain []byte, dir, file string) {
 		os.WriteFile(dir+"/key", []byte(id.String()), 0o600)))
 }
 
-// TestFromHPCS: an image and a dataset that HPCS prepared, the dataset at the site as HPCS shipped it, run as they did there: sealed anew, and decrypted by the job.
+// TestFromHPCS: an image and a dataset that HPCS prepared, at the site as HPCS shipped it, run as they did there: sealed anew, and decrypted by the job.
 func TestFromHPCS(t *testing.T) {
 	t.Parallel()
 	must(t, "laptop", "alice", "mkdir", "-p", "from-hpcs/oci")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"time"
 
 	"github.com/sealbatch/sealbatch/internal/fault"
 	"github.com/sealbatch/sealbatch/internal/hpcs"
@@ -14,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
 )
@@ -49,9 +49,9 @@ func (p *planned) readHPCS(ctx context.Context, file string, kind manifest.Kind)
 	info := manifest.Info{Kind: kind, VolumeID: in.ref.VolumeID, PathAtRest: a.Path, Policy: manifest.Policy{
 		Nodes: []string{"*"}, HostBinds: true, Expires: manifest.Never, // one's own: nothing is demanded
 	}}
-	command := "data-prep"
+	command, size := "data-prep", "more than "+text.Size(a.Plain) // as an archive is compressed
 	if kind == manifest.KindImage {
-		command = "container-prep"
+		command, size = "container-prep", text.Size(a.Plain)
 		err = in.image(a, &info)
 	} else {
 		err = in.dataset(ctx, a, &info)
@@ -67,9 +67,8 @@ func (p *planned) readHPCS(ctx context.Context, file string, kind manifest.Kind)
 	}
 	p.hpcs[info.VolumeID] = in
 	p.d.Log.Warn("HPCS's info files are not signed: it is you who vouches for this file, by the job's manifest", "file", a.Shown)
-	p.d.Log.Warn(fmt.Sprintf("each node decrypts the file and writes what is in it once more, encrypted, below the work directory: that takes "+
-		"%s more, and what an archive has compressed, and the time of unpacking it; to do so once for all jobs: sealbatch %s --from-hpcs %s",
-		text.Size(a.Plain), command, file), "file", a.Shown, "size", text.Size(a.Size))
+	p.d.Log.Warn(fmt.Sprintf("each node decrypts it and writes its content once more, encrypted, below the work directory: that needs "+
+		"%s there and the time to unpack it, in each job; once for all: sealbatch %s --from-hpcs %s", size, command, file))
 	return info, nil
 }
 
@@ -151,16 +150,11 @@ func (p *planned) jobPolicy(m manifest.Manifest) manifest.Policy {
 	return policy
 }
 
-// forgetTime bounds what is done about keys of a job that is not submitted.
-const forgetTime = 20 * time.Second
-
-// forget has the key service destroy the keys that deposit gave it.
-func (p *planned) forget(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), forgetTime)
-	defer cancel()
-	for id, in := range p.hpcs {
-		if err := p.d.Keys.Delete(ctx, id); err != nil && !errors.Is(err, keyclient.ErrNotFound) {
-			p.d.Log.Warn("the key of what HPCS prepared may stay at the key service until it expires", "file", in.file, "error", err)
+// forget has the key service destroy what was deposited for a job that does not run.
+func (d Deps) forget(ctx context.Context, rec submission.Record) {
+	for _, id := range rec.Deposited {
+		if err := d.Keys.Delete(ctx, id); err != nil && !errors.Is(err, keyclient.ErrNotFound) {
+			d.Log.Warn("a key that was deposited for the job alone stays at the key service until it expires", "volume", id, "error", err)
 		}
 	}
 }

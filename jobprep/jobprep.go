@@ -10,6 +10,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -160,7 +162,7 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	rec := submission.Record{
 		Run: m.Run, Manifest: signed.digest, Name: o.Script.JobName, JobDir: m.JobDir, RealDir: p.realDir(), LogFile: p.logFile(),
 		Address: d.Address, Service: m.Service, Tier: m.Tier, Attest: m.Attest.Type, Nodes: m.Nodes, MinNodes: m.MinNodes, Identity: o.Identity,
-		Volumes:   volumeIDs(m.Volumes),
+		Volumes: volumeIDs(m.Volumes), Deposited: slices.Sorted(maps.Keys(p.hpcs)),
 		Submitted: time.Now().UTC(), Stage: submission.Preparing,
 	}
 	unlock, err := d.Store.Lock(rec.Run)
@@ -173,7 +175,6 @@ func Prepare(ctx context.Context, d Deps, o Options) (_ Prepared, err error) {
 	}
 	defer func() {
 		if err != nil {
-			p.forget(ctx)
 			err = d.withdraw(ctx, rec, err)
 			unlock()
 		}

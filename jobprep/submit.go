@@ -81,6 +81,7 @@ func (d Deps) withdraw(ctx context.Context, rec submission.Record, err error) er
 	removal := jobdir.Removal{Dir: rec.JobDir, Real: rec.RealDir, Manifest: rec.Manifest}
 	rmCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTime)
 	defer cancel()
+	d.forget(rmCtx, rec)
 	rmErr := removal.Do(rmCtx, d.Slurm.Runner)
 	if rmErr == nil {
 		rmErr = d.Store.Remove(rec.Run)

@@ -41,7 +41,7 @@ func AtSite(site transfer.FS, info string, keyFiles []string) (*Artefact, error)
 		a.keys = append(a.keys, key)
 	}
 	if err := a.find(site, path.Clean(info)); err != nil {
-		return nil, err
+		return nil, fault.New(fault.Usage, err, "HPCS's info file has to be as HPCS wrote it, with the file beside it or where it says")
 	}
 	a.Shown = transfer.At(a.Path)
 	return a, a.measure()

@@ -81,7 +81,8 @@ func (j *testJob) addHPCS(i int, kind manifest.Kind, name, file string, sum [sha
 	j.t.Helper()
 	st, err := os.Stat(file)
 	check(j.t, err)
-	ref := manifest.VolumeRef{Kind: kind, Name: name, Path: file, VolumeID: j.m.Volumes[i].VolumeID, Size: st.Size(), HPCS: manifest.NewHPCSFile(sum)}
+	ref := manifest.VolumeRef{Kind: kind, Name: name, Path: file, VolumeID: j.m.Volumes[i].VolumeID, Size: st.Size(),
+		HPCS: manifest.NewHPCSFile(sum)}
 	ref.Digest = ref.HPCS.Digest(kind)
 	j.m.Volumes[i] = ref
 	j.in.Keys[i] = keyapi.BundleKey{VolumeID: ref.VolumeID, Digest: ref.Digest, Key: key}
@@ -155,7 +156,8 @@ func TestWhatHPCSDidNotPrepare(t *testing.T) {
 			check(t, errors.Join(err, f.Close()))
 		}, hpcs.ErrDamaged.Error()},
 		"no archive": {manifest.KindDataset, []byte("plain"), func(*testJob, string) {}, "unusable archive"},
-		"leads out":  {manifest.KindDataset, targz(t, [2]string{"data/"}, [2]string{"data/../../" + secret, "x"}), func(*testJob, string) {}, "unusable archive"},
+		"leads out": {manifest.KindDataset, targz(t, [2]string{"data/"}, [2]string{"data/../../" + secret, "x"}), func(*testJob, string) {},
+			"unusable archive"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

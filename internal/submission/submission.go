@@ -45,6 +45,7 @@ type Record struct {
 	Nodes     int              `json:"nodes"`               // at most
 	MinNodes  int              `json:"min_nodes,omitempty"` // at least; 0: as many as Nodes
 	Volumes   []string         `json:"volumes,omitempty"`   // ids of those that the manifest pins
+	Deposited []string         `json:"deposited,omitempty"` // ids of those whose keys were deposited for this job alone
 	Identity  string           `json:"identity"`            // file that opens the results; may be empty
 	Submitted time.Time        `json:"submitted"`
 	Stage     Stage            `json:"stage,omitempty"`
