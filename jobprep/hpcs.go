@@ -13,6 +13,7 @@ import (
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/keyclient"
 	"github.com/sealbatch/sealbatch/internal/manifest"
+	"github.com/sealbatch/sealbatch/internal/shellwords"
 	"github.com/sealbatch/sealbatch/internal/submission"
 	"github.com/sealbatch/sealbatch/internal/text"
 	"github.com/sealbatch/sealbatch/internal/transfer"
@@ -68,7 +69,7 @@ func (p *planned) readHPCS(ctx context.Context, file string, kind manifest.Kind)
 	p.hpcs[info.VolumeID] = in
 	p.d.Log.Warn("HPCS's info files are not signed: it is you who vouches for this file, by the job's manifest", "file", a.Shown)
 	p.d.Log.Warn(fmt.Sprintf("each node decrypts it and writes its content once more, encrypted, below the work directory: that needs "+
-		"%s there and the time to unpack it, in each job; once for all: sealbatch %s --from-hpcs %s", size, command, file))
+		"%s there and the time to unpack it, in each job; once for all: sealbatch %s --from-hpcs %s", size, command, shellwords.QuoteArgs(file)))
 	return info, nil
 }
 
