@@ -14,7 +14,7 @@
 //
 // Inside the container:
 //
-//	/sd-container/encrypted/NAME   the inputs, read-only
+//	/sd-container/encrypted/NAME   the inputs, read-only; what HPCS encrypted, as a sealed volume of the run's own
 //	/sd-container/input            the first of them
 //	/sd-container/output           the output volume, and the working directory;
 //	                               stdout, stderr, exit_code and sealbatch.log land here too

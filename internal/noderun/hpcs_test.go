@@ -188,16 +188,29 @@ func TestWhatHPCSDidNotPrepare(t *testing.T) {
 	}
 }
 
+// watched tells that it is read beyond its first mebibyte.
+type watched struct {
+	*os.File
+	reading func()
+}
+
+func (w watched) ReadAt(p []byte, off int64) (int, error) {
+	if off >= 1<<20 && len(p) >= 1<<20 { // not to see how long it is
+		w.reading()
+	}
+	return w.File.ReadAt(p, off)
+}
+
 // TestDecryptingStops: without room it does not begin, a run that has to stop interrupts it, and nothing is left.
 func TestDecryptingStops(t *testing.T) {
 	t.Parallel()
-	file, sha, key := encrypted(t, targz(t, [2]string{"d/"}, [2]string{"d/f", strings.Repeat("content", 100000)}))
+	file, sha, key := encrypted(t, targz(t, [2]string{"d/"}, [2]string{"d/f", noise(8 << 20)}))
 	dir := nodeDir{fsx.Dir{Root: openDir(t, t.TempDir()).Root}}
 	m := &mounted{granted: &granted{admitted: &admitted{supervisor: &supervisor{log: slog.New(slog.DiscardHandler)}}, dir: dir}}
-	reseal := func(ctx context.Context, plain int64) error {
+	reseal := func(ctx context.Context, plain int64, reading func()) error {
 		f, err := os.Open(file)
 		check(t, err)
-		a, err := hpcs.Pinned(f, sha, key)
+		a, err := hpcs.Pinned(watched{f, reading}, sha, key)
 		check(t, err)
 		a.Plain += plain
 		v := openVolume{hpcs: a, file: f, kind: manifest.KindDataset}
@@ -208,16 +221,15 @@ func TestDecryptingStops(t *testing.T) {
 		}
 		return err
 	}
-	if err := reseal(t.Context(), 0); err != nil {
+	if err := reseal(t.Context(), 0, func() {}); err != nil {
 		t.Error(err)
 	}
-	err := reseal(t.Context(), 1<<60)
+	err := reseal(t.Context(), 1<<60, func() {})
 	if !errors.Is(err, errNoRoom) || exitOf(refused(err), 0) != ExitMount || !errors.Is(refused(err), errNoRoom) {
 		t.Errorf("an exabyte: %v", err)
 	}
 	ctx, stop := context.WithCancelCause(t.Context())
-	stop(errTimeLimit)
-	if err := reseal(ctx, 0); !errors.Is(err, errTimeLimit) && !errors.Is(err, context.Canceled) {
+	if err := reseal(ctx, 0, func() { stop(errTimeLimit) }); !errors.Is(err, errTimeLimit) && !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	} else if r := refused(err); !errors.Is(r, errTimeLimit) && !errors.Is(r, context.Canceled) {
 		t.Errorf("stopped: %v", r)
