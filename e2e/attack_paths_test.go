@@ -152,8 +152,8 @@ func watchModes(dir string) (stop func() map[string]fs.FileMode) {
 	watching.Go(func() {
 		for {
 			_ = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-				if err != nil || p == dir {
-					return nil // renamed meanwhile
+				if err != nil || p == dir || e.Type()&fs.ModeSymlink != 0 {
+					return nil // renamed meanwhile; of a link, the mode means nothing
 				}
 				if info, err := e.Info(); err == nil {
 					seen[strings.TrimPrefix(p, dir+"/")] |= info.Mode().Perm()

@@ -71,3 +71,26 @@ func TestLinkLog(t *testing.T) {
 		t.Error("a name was run")
 	}
 }
+
+// TestRemovalUnlinksLog: with a job's directory goes the link to its log, and no other.
+func TestRemovalUnlinksLog(t *testing.T) {
+	t.Parallel()
+	work, run := filepath.Join(t.TempDir(), "it's work"), strings.Repeat("0", 32)
+	r := laidOut(t, Path(work, run))
+	if err := LinkLog(t.Context(), here{}, work, "-my job.out", run); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"other.out": "sealbatch-aaaaaaaaaaaaaaaa/job.log", "file": "sealbatch-0000000000000000/job.log"} {
+		if err := os.Symlink(to, filepath.Join(work, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second time there is no directory any more
+		if err := r.Do(t.Context(), here{}); err != nil {
+			t.Fatal(err)
+		}
+		if left := files(t, work); left != "file other.out" {
+			t.Errorf("left: %s", left)
+		}
+	}
+}

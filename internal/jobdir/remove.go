@@ -106,7 +106,7 @@ func (r Removal) all() string {
 	return "if [ -e " + dir + " ] || [ -L " + dir + " ]; then " + r.enter() + " && " +
 		"if [ -s " + ManifestName + " ]; then " + r.check() + " && " +
 		"{ [ ! -d " + nodes + " ] || " + writable(nodes) + "; } && rm -rf -- " + shellwords.QuoteArgs(names...) + "; fi && " +
-		"rm -f -- ./" + ManifestName + " && cd / && rmdir -- " + dir + "; fi"
+		"rm -f -- ./" + ManifestName + " && cd / && rmdir -- " + dir + "; fi && " + unlinkLog(r.Dir)
 }
 
 // Do has the removal done at the site. ErrNotRemoved if something else lies there, or no
