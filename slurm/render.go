@@ -175,13 +175,16 @@ on_each_node='
 `
 
 // ending waits for srun. It never signals it: srun would have all tasks killed at once. The trap is
-// remembered, since a wait that a signal interrupts gives the signal's number and not srun's status.
+// remembered, since a wait that a signal interrupts gives the signal's number and not srun's status. Of two signals at once,
+// bash runs the second's trap before the wait that it interrupts, now and then: so srun is looked for, too.
 const ending = `step=$!
 while :; do
   signalled=no
   wait "$step"
   status=$?
-  [ "$signalled" = yes ] || break
+  [ "$signalled" = no ] || continue
+  [ "$status" -gt 128 ] || break
+  kill -0 "$step" 2>/dev/null || break
 done
 exit "$status"
 `

@@ -147,6 +147,8 @@ while :; do
   signalled=no
   wait "$step"
   status=$?
-  [ "$signalled" = yes ] || break
+  [ "$signalled" = no ] || continue
+  [ "$status" -gt 128 ] || break
+  kill -0 "$step" 2>/dev/null || break
 done
 exit "$status"
