@@ -10,7 +10,6 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/sealbatch/sealbatch/internal/fsx"
 	"github.com/sealbatch/sealbatch/internal/hpcs"
 	"github.com/sealbatch/sealbatch/internal/keyapi"
 	"github.com/sealbatch/sealbatch/internal/manifest"
@@ -29,23 +28,14 @@ func openHPCS(ref manifest.VolumeRef, released keyapi.BundleKey) (a *hpcs.Artefa
 	if err != nil {
 		return nil, nil, err
 	}
-	if f, err = fsx.OpenRegular(ref.Path); err != nil {
+	if f, _, err = openSized(ref.Path, ref); err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-		}
-	}()
-	st, err := f.Stat()
-	if err != nil {
+	if a, err = hpcs.Pinned(f, sum, released.Key); err != nil {
+		_ = f.Close()
 		return nil, nil, err
 	}
-	if st.Size() != ref.Size {
-		return nil, nil, fmt.Errorf("%w: %d bytes, the manifest pins %d", volume.ErrSize, st.Size(), ref.Size)
-	}
-	a, err = hpcs.Pinned(f, sum, released.Key)
-	return a, f, err
+	return a, f, nil
 }
 
 // fromHPCS reports whether there is something to decrypt.

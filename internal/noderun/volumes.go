@@ -67,10 +67,27 @@ func openPinned(ref manifest.VolumeRef, released keyapi.BundleKey) (*volume.Read
 	return nil, nil, err
 }
 
+// openSized opens a regular file, which must have the size that the manifest pins, and returns its size.
+func openSized(path string, ref manifest.VolumeRef) (f *os.File, size int64, err error) {
+	if f, err = fsx.OpenRegular(path); err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() != ref.Size {
+		err = fmt.Errorf("%w: %d bytes, the manifest pins %d", volume.ErrSize, st.Size(), ref.Size)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, err
+	}
+	return f, st.Size(), nil
+}
+
 // openPinnedAt opens a volume and compares it with what the manifest pins and
 // with what the key service released the key for.
 func openPinnedAt(path string, ref manifest.VolumeRef, released keyapi.BundleKey) (r *volume.Reader, f *os.File, err error) {
-	if f, err = fsx.OpenRegular(path); err != nil {
+	f, size, err := openSized(path, ref)
+	if err != nil {
 		return nil, nil, err
 	}
 	defer func() {
@@ -78,13 +95,6 @@ func openPinnedAt(path string, ref manifest.VolumeRef, released keyapi.BundleKey
 			_ = f.Close()
 		}
 	}()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if st.Size() != ref.Size {
-		return nil, nil, fmt.Errorf("%w: %d bytes, the manifest pins %d", volume.ErrSize, st.Size(), ref.Size)
-	}
 	key, err := volume.KeyFromBytes(released.Key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrKeyRefused, err)
@@ -92,7 +102,7 @@ func openPinnedAt(path string, ref manifest.VolumeRef, released keyapi.BundleKey
 	defer key.Wipe()
 	// The owner vouches for the volume with this digest, so its index may be as large as it is.
 	opt := volume.OpenOptions{MaxIndex: volume.AnyIndex, Digest: volume.Digest(released.Digest)}
-	if r, err = opt.Open(f, st.Size(), key); err != nil {
+	if r, err = opt.Open(f, size, key); err != nil {
 		return nil, nil, err
 	}
 	digest := manifest.Digest(r.Digest())
